@@ -1,0 +1,248 @@
+"""The command line: parse, call, print. Bad input is one line on standard error and exit code 2."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from arkasr.errors import InputError
+
+app = typer.Typer(
+    name="arkasr",
+    help="Data-efficient speech recognition by on-policy distillation.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Check and prepare manifests.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the file; may be repeated."),
+]
+BATCH_SECONDS = Annotated[float, typer.Option(help="Audio seconds decoded at once.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that is there.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny models, data and step counts; same code.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run a recipe from its first stage to the report."""
+    from arkasr.recipe.load import load_settings
+    from arkasr.recipe.progress import Progress
+    from arkasr.recipe.run import run_recipe
+    from arkasr.recipe.settings import Recipe
+    from arkasr.recipe.smoke import shrink
+    from arkasr.report.terminal import print_results
+
+    settings = load_settings(Recipe, recipe, overrides or [])
+    if smoke:
+        settings = shrink(settings)
+    folder = run_recipe(settings, output or Path("runs") / settings.name, resume=resume, progress=Progress())
+    if settings.evaluation.sets:
+        print_results(folder.path, Console())
+        print(f"report: {folder.path / 'report.html'}")
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    smoke: Annotated[bool, typer.Option("--smoke", help="What `run --smoke` would do.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Check a recipe and print its stages, without data or models."""
+    from arkasr.recipe.load import load_settings
+    from arkasr.recipe.plan import plan_table, variants_table
+    from arkasr.recipe.settings import Recipe
+    from arkasr.recipe.smoke import shrink
+
+    settings = load_settings(Recipe, recipe, overrides or [])
+    if smoke:
+        settings = shrink(settings)
+    console = Console()
+    console.print(plan_table(settings))
+    console.print(variants_table(settings))
+
+
+@app.command()
+def train(
+    kind: Annotated[str, typer.Argument(help="ctc, sft or opd.")],
+    config: Annotated[Path, typer.Argument(help="Recipe file with one stage of that kind.")],
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that is there.")] = False,
+    stage: Annotated[str | None, typer.Option(help="Which stage, when there are several of the kind.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run one training stage of a recipe file, and nothing else."""
+    from arkasr.recipe.load import load_settings
+    from arkasr.recipe.progress import Progress
+    from arkasr.recipe.run import run_one_stage
+    from arkasr.recipe.settings import Recipe
+
+    settings = load_settings(Recipe, config, overrides or [])
+    name = the_stage(settings.stages, kind, stage, config)
+    place = run_one_stage(
+        settings, name, output or Path("runs") / settings.name, resume=resume, progress=Progress()
+    )
+    print(f"model: {place}")
+
+
+@app.command()
+def calibrate(
+    config: Annotated[Path, typer.Argument(help="Recipe file with an opd stage.")],
+    output: Annotated[Path | None, typer.Option(help="Folder of the run that holds earlier stages.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Which opd stage, when there are several.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure rollouts and support without an optimizer step, and say whether OPD is likely to work."""
+    from arkasr.recipe.load import load_settings
+    from arkasr.recipe.run import calibrate_stage
+    from arkasr.recipe.settings import Recipe
+
+    settings = load_settings(Recipe, config, overrides or [])
+    name = the_stage(settings.stages, "opd", stage, config)
+    calibration = calibrate_stage(settings, name, output or Path("runs") / settings.name)
+    console = Console()
+    for metric, value in sorted(calibration.metrics.items()):
+        console.print(f"{metric:<36} {value:.4f}", highlight=False)
+    for warning in calibration.warnings:
+        console.print(f"doubtful: {warning}", highlight=False, soft_wrap=True)
+    if not calibration.warnings:
+        console.print("verdict: nothing seen speaks against OPD", highlight=False)
+
+
+def the_stage(stages: dict[str, Any], kind: str, name: str | None, source: Path) -> str:
+    """The one stage of a kind, or the one asked for.
+
+    Raises:
+        InputError: there is none, or there are several to choose from.
+    """
+    names = [stage for stage, settings in stages.items() if settings.kind == kind]
+    if name is not None:
+        names = [stage for stage in names if stage == name]
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise InputError(f"{source}: no stage of kind {kind}" + (f" called {name!r}" if name else ""))
+    raise InputError(f"{source}: several stages of kind {kind}; choose with --stage: {', '.join(names)}")
+
+
+@app.command()
+def label(
+    manifest: Annotated[Path, typer.Argument(help="Audio to label; its own text is not looked at.")],
+    teacher: Annotated[str, typer.Option(help="Folder or hub name of the teacher.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a label.")] = 256,
+    batch_seconds: BATCH_SECONDS = 120.0,
+) -> None:
+    """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
+    from arkasr.data.manifest import read_manifest, write_manifest
+    from arkasr.model.recognize import RecognitionSettings
+    from arkasr.recipe.progress import Progress
+    from arkasr.recipe.run import default_device
+    from arkasr.teacher.label import label as label_utterances
+    from arkasr.teacher.load import load_recognizer
+
+    utterances = read_manifest(manifest)
+    recognizer = load_recognizer(teacher, device=str(default_device()))
+    with Progress().count("label", len(utterances)) as advance:
+        settings = RecognitionSettings(batch_seconds, max_new_tokens)
+        labels = label_utterances(recognizer, utterances, settings, on_batch=advance)
+    write_manifest(output, labels.rows)
+    write_manifest(output.with_suffix(".dropped.jsonl"), labels.dropped)
+    print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))
+
+
+@app.command()
+def evaluate(
+    manifest: Annotated[Path, typer.Argument(help="Audio with reference text.")],
+    model: Annotated[str, typer.Option(help="Folder or hub name.")],
+    normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Transcripts, JSON Lines.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a transcript.")] = 256,
+    batch_seconds: BATCH_SECONDS = 120.0,
+) -> None:
+    """Transcribe a manifest and print its error rate with a 95% interval."""
+    from arkasr.recipe.run import default_device
+    from arkasr.recipe.single import evaluate_manifest
+    from arkasr.model.recognize import RecognitionSettings
+
+    settings = RecognitionSettings(batch_seconds, max_new_tokens)
+    for line in evaluate_manifest(manifest, model, normalizer, output, settings, default_device()):
+        print(line)
+
+
+@app.command()
+def compare(
+    transcripts: Annotated[list[Path], typer.Argument(help="Two or more outputs of `evaluate -o`.")],
+    normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",
+) -> None:
+    """Test the first system against each of the others on the same utterances."""
+    from arkasr.recipe.single import compare_transcripts
+
+    for line in compare_transcripts(transcripts, normalizer):
+        print(line)
+
+
+@data_app.command("check")
+def data_check(
+    manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every file as well.")] = False,
+) -> None:
+    """Validate every line of a manifest and summarise it."""
+    from arkasr.data.check import check_manifest, render
+
+    report = check_manifest(manifest, decode_audio=decode)
+    Console().print(render(report))
+    if report.problems:
+        raise InputError(f"{manifest}: {len(report.problems)} problems; mend the lines listed above")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    corpus: Annotated[str, typer.Argument(help="an4, dspspeech20, spoken-digits or synthetic.")],
+    source: Annotated[Path | None, typer.Option("--from", help="Folder of the corpus or of its manifests.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the manifests.")] = Path("data"),
+) -> None:
+    """Turn a corpus into normalised manifests with its official split."""
+    from arkasr.data.prepare import prepare_corpus
+
+    if source is None:
+        raise InputError(f"data prepare {corpus}: say where the corpus is with --from DIR")
+    prepared = prepare_corpus(corpus, source, output)
+    print(prepared.summary())
+
+
+def main() -> None:
+    """Entry point of the `arkasr` command."""
+    quieten_libraries()
+    try:
+        app(standalone_mode=False)
+    except InputError as error:
+        print(f"arkasr: {error}", file=sys.stderr)
+        sys.exit(2)
+    except click.UsageError as error:
+        print(f"arkasr: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        print("arkasr: interrupted; the same command with --resume continues", file=sys.stderr)
+        sys.exit(130)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+
+
+def quieten_libraries() -> None:
+    """Keep other libraries' bars and advice off the terminal; their errors stay."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="torch|transformers|accelerate")

@@ -1,0 +1,105 @@
+"""Batches of utterances of like duration under a budget, the same ones for the same seed and epoch.
+
+Knows only durations: how the audio is read and what is done with it is for others.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import Sampler
+
+from arkasr.errors import InputError
+
+# Utterances meet others that are up to this share longer or shorter, so that batches differ from epoch to epoch.
+DURATION_JITTER = 0.15
+
+
+class DurationBatchSampler(Sampler[list[int]]):
+    """Every utterance once an epoch, in batches whose padded size stays under the budget.
+
+    Args:
+        durations: seconds of every utterance.
+        max_audio_seconds: longest utterance times their number, at most.
+        text_tokens: tokens of every transcript, where they count.
+        max_text_tokens: longest transcript times the number of utterances, at most.
+        max_utterances: utterances in a batch, at most.
+        shuffle: random batches in random order; else longest first and nothing random.
+        seed: with the epoch, decides everything random.
+
+    Raises:
+        InputError: an utterance does not fit into the budget by itself.
+    """
+
+    def __init__(
+        self,
+        durations: Sequence[float],
+        *,
+        max_audio_seconds: float,
+        text_tokens: Sequence[int] | None = None,
+        max_text_tokens: int | None = None,
+        max_utterances: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.durations = durations
+        self.text_tokens = text_tokens if text_tokens is not None and max_text_tokens is not None else None
+        self.max_audio_seconds = max_audio_seconds
+        self.max_text_tokens = max_text_tokens or 0
+        self.max_utterances = max_utterances
+        self.shuffle = shuffle
+        self.seed = seed
+        self._epoch = 0
+        self._next_batch = 0
+        for place, duration in enumerate(durations):
+            if duration > max_audio_seconds:
+                raise InputError(
+                    f"utterance {place} is {duration:.1f} s long, a batch holds {max_audio_seconds:g} s; "
+                    "raise batch_seconds or leave out the utterance"
+                )
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, as lists of utterance numbers."""
+        generator = random.Random(f"{self.seed}:{epoch}")
+        jitter = DURATION_JITTER if self.shuffle else 0.0
+        order = sorted(
+            range(len(self.durations)),
+            key=lambda place: -self.durations[place] * (1 + jitter * (2 * generator.random() - 1)),
+        )
+        batches: list[list[int]] = []
+        for place in order:
+            if batches and self._fits([*batches[-1], place]):
+                batches[-1].append(place)
+            else:
+                batches.append([place])
+        if self.shuffle:
+            generator.shuffle(batches)
+        return batches
+
+    def padding_share(self, epoch: int = 0) -> float:
+        """Share of an epoch's padded audio that is padding."""
+        padded = sum(max(self.durations[place] for place in batch) * len(batch) for batch in self.batches(epoch))
+        return 1 - sum(self.durations) / padded
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The rest of the epoch at hand; afterwards the sampler stands at the start of the next one."""
+        batches = self.batches(self._epoch)
+        first, self._next_batch = self._next_batch, 0
+        self._epoch += 1
+        yield from batches[first:]
+
+    def __len__(self) -> int:
+        return len(self.batches(self._epoch)) - self._next_batch
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a place in the data: `epoch`, and `next_batch` in it."""
+        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
+
+    def _fits(self, batch: list[int]) -> bool:
+        if self.max_utterances is not None and len(batch) > self.max_utterances:
+            return False
+        if max(self.durations[place] for place in batch) * len(batch) > self.max_audio_seconds:
+            return False
+        if self.text_tokens is None:
+            return True
+        return max(self.text_tokens[place] for place in batch) * len(batch) <= self.max_text_tokens

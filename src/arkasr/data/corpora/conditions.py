@@ -1,0 +1,115 @@
+"""What happens to speech between mouth and file, as data: which degradations, drawn from which ranges.
+
+Training hears the same kinds of degradation as the tests, but not the same conditions: other rooms, levels,
+bands and codecs. Knows nothing of how a degradation is computed (`degrade.py`) or of who speaks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arkasr.data.corpora import degrade
+
+Range = tuple[float, float]
+
+_BABBLERS = 3
+_PEAK_INTO_CODEC_DB = -3
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One way of recording. Every range is drawn from evenly, once an utterance; None does not happen.
+
+    Attributes:
+        name: goes into the manifest.
+        babble_snr: level of the speech over that of three other speakers, in dB.
+        rt60: reverberation time of the room, in seconds.
+        direct_to_reverberant: direct sound over the room's, in dB.
+        noise_snr: level of the speech over that of stationary noise, in dB.
+        noise_slope: how the noise's power falls with frequency: 0 white, 1 pink, 2 brown.
+        music_snr: level of the speech over that of music, in dB.
+        level_jumps: depth of sudden changes of level, in dB.
+        telephone_low: lower edge of a telephone band, in hertz.
+        telephone_high: upper edge of a telephone band, in hertz.
+        codec: libsndfile's container and codec of a lossy round trip.
+        compression: of that codec, from 0 (most bits) to 1 (fewest; MP3 takes at most 0.98).
+    """
+
+    name: str
+    babble_snr: Range | None = None
+    rt60: Range | None = None
+    direct_to_reverberant: Range = (0, 0)
+    noise_snr: Range | None = None
+    noise_slope: Range = (1, 1)
+    music_snr: Range | None = None
+    level_jumps: Range | None = None
+    telephone_low: Range | None = None
+    telephone_high: Range = (3400, 3400)
+    codec: tuple[str, str] | None = None
+    compression: Range = (0.9, 0.9)
+
+    def record(self, speech: np.ndarray, others: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        """The speech as recorded.
+
+        Args:
+            speech: float32 `[samples]` at 16 kHz.
+            others: at least three other pieces of speech to babble; unused where the condition has no babble.
+            rng: draws all that is random.
+
+        Returns:
+            float32 `[samples]` at 16 kHz, as long as `speech`.
+        """
+        samples = len(speech)
+        if self.babble_snr:
+            talking = [others[index] for index in rng.choice(len(others), size=_BABBLERS, replace=False)]
+            speech = degrade.mix(speech, degrade.babble(talking, samples, rng), rng.uniform(*self.babble_snr))
+        if self.rt60:
+            distance = rng.uniform(*self.direct_to_reverberant)
+            speech = degrade.reverberate(speech, rng, rng.uniform(*self.rt60), distance)
+        if self.noise_snr:
+            noise = degrade.coloured_noise(samples, rng, rng.uniform(*self.noise_slope))
+            speech = degrade.mix(speech, noise, rng.uniform(*self.noise_snr))
+        if self.music_snr:
+            speech = degrade.mix(speech, degrade.music(samples, rng), rng.uniform(*self.music_snr))
+        if self.level_jumps:
+            speech = degrade.uneven_level(speech, rng, rng.uniform(*self.level_jumps))
+        if self.telephone_low:
+            low, high = rng.uniform(*self.telephone_low), rng.uniform(*self.telephone_high)
+            speech = degrade.telephone(speech, low, high)
+        if self.codec:
+            speech = degrade.normalise(speech, _PEAK_INTO_CODEC_DB)
+            speech = degrade.lossy_codec(speech, *self.codec, compression=rng.uniform(*self.compression))
+        return speech
+
+
+CLEAN = Condition("clean")
+
+TRAIN_CONDITIONS = (
+    Condition("noise", noise_snr=(10, 25), noise_slope=(0, 1.6)),
+    Condition("room", rt60=(0.15, 0.4), direct_to_reverberant=(2, 9)),
+    Condition("babble", babble_snr=(11, 22)),
+    Condition("music", music_snr=(11, 22), level_jumps=(2, 5)),
+    Condition("telephone", telephone_low=(120, 260), telephone_high=(3000, 3800), level_jumps=(0, 5)),
+    Condition("vorbis", codec=("OGG", "VORBIS"), compression=(0.7, 1.0)),
+)
+
+OTHER_CONDITIONS = (
+    Condition("noise", noise_snr=(10, 15), noise_slope=(0.4, 1.8), rt60=(0.1, 0.15), direct_to_reverberant=(8, 12)),
+)
+
+MEETING_CONDITIONS = (
+    Condition(
+        "room+babble",
+        babble_snr=(11, 16),
+        rt60=(0.3, 0.5),
+        direct_to_reverberant=(0, 5),
+        noise_snr=(22, 28),
+    ),
+)
+
+NET_CONDITIONS = (
+    Condition("telephone", telephone_low=(300, 300), level_jumps=(4, 9)),
+    Condition("opus", codec=("OGG", "OPUS"), compression=(0.95, 0.99), music_snr=(12, 18)),
+    Condition("mp3", codec=("MP3", "MPEG_LAYER_III"), compression=(0.93, 0.98), level_jumps=(3, 6)),
+)

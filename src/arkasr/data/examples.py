@@ -1,0 +1,89 @@
+"""Utterances with their log-mel features, read in worker processes or kept in memory.
+
+Comes after the manifest and before batching. Knows nothing of models: how a waveform becomes features is handed in.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from arkasr.data.audio import decode
+from arkasr.data.manifest import Utterance
+
+FeatureFunction = Callable[[np.ndarray], Tensor]
+
+
+@dataclass(frozen=True)
+class Example:
+    """An utterance as a model hears it.
+
+    Attributes:
+        utterance: the manifest line.
+        features: log-mel float32 `[mels, T]` for each listener, by its name.
+    """
+
+    utterance: Utterance
+    features: Mapping[str, Tensor]
+
+
+class FeatureMemory:
+    """Keeps every feature ever computed in this process, for corpora that fit in memory and are heard many times."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str, float | None, float | None], Tensor] = {}
+
+    def get(self, listener: str, utterance: Utterance, compute: Callable[[], Tensor]) -> Tensor:
+        """The features of `utterance` for `listener`, computed at most once."""
+        key = (listener, str(utterance.audio), utterance.begin_time, utterance.end_time)
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+
+class ExampleDataset(Dataset[Example]):
+    """Utterances by index, with the features of every listener.
+
+    Args:
+        utterances: what is heard.
+        listeners: how each listener turns a waveform into features; the name identifies features in `memory`.
+        memory: where to keep features; None = compute them anew each time, as worker processes do.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        listeners: Mapping[str, FeatureFunction],
+        memory: FeatureMemory | None = None,
+    ) -> None:
+        self.utterances = utterances
+        self.listeners = listeners
+        self.memory = memory
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> Example:
+        """Decode and analyse one utterance.
+
+        Raises:
+            InputError: the audio cannot be read; names the file.
+        """
+        utterance = self.utterances[index]
+        waveform: np.ndarray | None = None
+
+        def compute(features_of: FeatureFunction) -> Tensor:
+            nonlocal waveform
+            if waveform is None:
+                waveform = decode(utterance.audio, utterance.begin_time, utterance.end_time)
+            return features_of(waveform)
+
+        features = {}
+        for name, features_of in self.listeners.items():
+            if self.memory is None:
+                features[name] = compute(features_of)
+            else:
+                features[name] = self.memory.get(name, utterance, lambda f=features_of: compute(f))
+        return Example(utterance, features)

@@ -1,0 +1,5 @@
+"""On-policy distillation: section 3 of the paper, one file an idea. Tensors in, tensors out, no loop."""
+
+from arkasr.distill.objective import UnionTopkKL, union_topk_kl
+
+__all__ = ["UnionTopkKL", "union_topk_kl"]

@@ -1,0 +1,128 @@
+"""What on-policy distillation looks like from inside (docs/objective.md, "Diagnostics"; paper, section 4.3).
+
+In: the logits and the result of a micro-batch, or the rollouts themselves. Out: values per position or
+utterance and, gathered over a step, the numbers of `metrics.jsonl`. Knows no process group: its sums are
+tensors, ready to be reduced.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from arkasr.distill.objective import UnionTopkKL
+from arkasr.distill.support import NO_PROBABILITY, log_probabilities, restrict, working_dtype
+
+POSITION_METRICS = (
+    "vuss",
+    "overlap",
+    "overlap_ratio",
+    "overlap_mass_teacher",
+    "overlap_mass_student",
+    "overlap_advantage",
+    "entropy_teacher",
+    "entropy_student",
+    "entropy_gap",
+    "tail_mass_teacher",
+    "tail_mass_student",
+    "argmax_agreement",
+)
+ROLLOUT_METRICS = ("tokens", "empty", "stopped", "truncated", "repetition")
+REPETITION_NGRAM = 4  # tokens
+
+
+@torch.no_grad()
+def support_diagnostics(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    result: UnionTopkKL,
+    *,
+    top_k: int,
+    student_allowed: Tensor | None = None,
+    teacher_allowed: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Describe every position. Distributions are at temperature 1, over the whole of A_T or A_S.
+
+    Args:
+        student_logits: [N, V_S], as given to `union_topk_kl`.
+        teacher_logits: [N, V_T], as given to `union_topk_kl`.
+        result: what `union_topk_kl` returned for them.
+        top_k: k, as given to `union_topk_kl`.
+        student_allowed: A_S, BoolTensor [V_S]; None = all.
+        teacher_allowed: A_T, BoolTensor [V_T]; None = all.
+
+    Returns:
+        The values [N] of `POSITION_METRICS`, 0 where not valid:
+
+        - vuss: |U_t|, tokens. overlap: |K^T ∩ K^S|, tokens. overlap_ratio: |K^T ∩ K^S| / k.
+        - overlap_mass_teacher, overlap_mass_student: probability on K^T ∩ K^S, not renormalised.
+        - overlap_advantage: mean over v in K^T ∩ K^S of p̄(v) · (log q̄(v) − log p̄(v)), nats, with the
+          teacher's p̄ and the student's q̄ renormalised on K^T ∩ K^S. It is −KL(p̄ ‖ q̄) / |K^T ∩ K^S|: at
+          most 0; 0 if none is shared.
+        - entropy_teacher, entropy_student: nats. entropy_gap: their absolute difference.
+        - tail_mass_teacher, tail_mass_student: probability outside U_t.
+        - argmax_agreement: 1 where both models find the same token most probable, else 0.
+    """
+    dtype = working_dtype(student_logits, teacher_logits)
+    log_p = log_probabilities(restrict(teacher_logits, teacher_allowed, dtype))
+    log_q = log_probabilities(restrict(student_logits, student_allowed, dtype))
+    entropy_teacher = torch.special.entr(log_p.exp()).sum(dim=1)
+    entropy_student = torch.special.entr(log_q.exp()).sum(dim=1)
+
+    u = result.support
+    shared = u.in_teacher & u.in_student
+    log_p_shared = log_p.gather(1, u.teacher_ids).masked_fill(~shared, NO_PROBABILITY)
+    log_q_shared = log_q.gather(1, u.student_ids).masked_fill(~shared, NO_PROBABILITY)
+    log_p_bar = log_probabilities(log_p_shared)
+    log_q_bar = log_probabilities(log_q_shared)
+    advantages = torch.where(shared, log_p_bar.exp() * (log_q_bar - log_p_bar), 0.0)
+    is_teacher_argmax = u.in_teacher & (u.teacher_ids == log_p.argmax(dim=1)[:, None])
+    is_student_argmax = u.student_ids == log_q.argmax(dim=1)[:, None]
+
+    values = {
+        "vuss": result.support_size,
+        "overlap": result.overlap,
+        "overlap_ratio": result.overlap / top_k,
+        "overlap_mass_teacher": log_p_shared.exp().sum(dim=1),
+        "overlap_mass_student": log_q_shared.exp().sum(dim=1),
+        "overlap_advantage": advantages.sum(dim=1) / result.overlap.clamp_min(1),
+        "entropy_teacher": entropy_teacher,
+        "entropy_student": entropy_student,
+        "entropy_gap": (entropy_teacher - entropy_student).abs(),
+        "tail_mass_teacher": result.teacher_tail_mass,
+        "tail_mass_student": result.student_tail_mass,
+        "argmax_agreement": (is_teacher_argmax & is_student_argmax).any(dim=1),
+    }
+    return {name: torch.where(result.valid, value.to(dtype), 0.0) for name, value in values.items()}
+
+
+def rollout_statistics(token_ids: Sequence[Tensor], stopped: Tensor, cap: int) -> dict[str, Tensor]:
+    """Describe B rollouts as token sequences.
+
+    Args:
+        token_ids: B LongTensors, the ids generated for each utterance, its stop token included if emitted.
+        stopped: BoolTensor [B], the utterances that ended in the stop token.
+        cap: number of tokens at which generation was cut off.
+
+    Returns:
+        The values [B] of `ROLLOUT_METRICS`: tokens, the stop token not counted; empty, 1 where that is 0;
+        stopped; truncated, 1 where the cap was reached without a stop; repetition, the share of an
+        utterance's token 4-grams that occurred earlier in it (0 for an utterance of fewer than two).
+    """
+    texts = [ids[: len(ids) - int(end)] for ids, end in zip(token_ids, stopped.tolist(), strict=True)]
+    tokens = torch.tensor([len(text) for text in texts], dtype=torch.long, device=stopped.device)
+    return {
+        "tokens": tokens,
+        "empty": tokens == 0,
+        "stopped": stopped,
+        "truncated": ~stopped & (tokens >= cap),
+        "repetition": torch.tensor([_repeated_share(text) for text in texts], device=stopped.device),
+    }
+
+
+def _repeated_share(ids: Tensor) -> float:
+    if len(ids) <= REPETITION_NGRAM:
+        return 0.0
+    ngrams = ids.unfold(0, REPETITION_NGRAM, 1)
+    return 1 - len(ngrams.unique(dim=0)) / len(ngrams)
+

@@ -1,0 +1,79 @@
+"""The student writes: greedy transcripts of a batch, and what stands in for those that came out empty.
+
+Source: arXiv 2605.28139, section 3.2; specification objective, "When the rollout is empty". Knows nothing of the teacher.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from arkasr.model.decoding import decode_greedily
+from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.model.text import clean_transcript
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The transcript on which one utterance is compared.
+
+    Attributes:
+        clip: place of the utterance in the batch.
+        tokens: int64 `[n]`, the stop token included when it was written.
+        top_ids: int64 `[n, k]`, the student's best allowed tokens at each position as it wrote; None for a reference.
+    """
+
+    clip: int
+    tokens: Tensor
+    top_ids: Tensor | None
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What became of a batch.
+
+    Attributes:
+        kept: one rollout for every utterance that is not skipped.
+        written: what the student wrote for every utterance, empty ones included.
+        stopped: bool `[B]`, whether it came to a stop before the cap.
+        fallbacks: empty rollouts replaced by the reference.
+        skipped: empty rollouts without a reference.
+    """
+
+    kept: list[Rollout]
+    written: list[Tensor]
+    stopped: Tensor
+    fallbacks: int
+    skipped: int
+
+
+def roll_out(
+    student: Recognizer,
+    prompts: Prompts,
+    references: Sequence[str | None],
+    *,
+    max_new_tokens: int,
+    top_k: int,
+) -> Rollouts:
+    """Let the student write a transcript of every clip, without gradient.
+
+    Args:
+        student: its model's mode is the caller's.
+        prompts: B prompts on the model's device.
+        references: B texts to fall back on, None where there is none.
+        max_new_tokens: cap on the tokens of a rollout, the stop token included.
+        top_k: tokens remembered at every position.
+    """
+    transcripts = decode_greedily(student, prompts, max_new_tokens=max_new_tokens, top_k=top_k)
+    assert transcripts.top_ids is not None
+    kept, fallbacks, skipped = [], 0, 0
+    for clip, reference in enumerate(references):
+        tokens = transcripts.tokens[clip]
+        if clean_transcript(student.transcript_text(tokens)):
+            kept.append(Rollout(clip, tokens, transcripts.top_ids[clip]))
+        elif reference:
+            kept.append(Rollout(clip, student.transcript_ids(reference), None))
+            fallbacks += 1
+        else:
+            skipped += 1
+    return Rollouts(kept, transcripts.tokens, transcripts.stopped, fallbacks, skipped)

@@ -1,0 +1,1 @@
+"""What the words are worth: normalisation, error rates, confidence and significance."""

@@ -1,0 +1,67 @@
+"""Errors between two texts, counted and aligned by jiwer. Texts come normalised; rates over sets are made elsewhere."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jiwer
+
+from arkasr.evaluate.normalize import Unit
+
+
+@dataclass(frozen=True)
+class ErrorCount:
+    """Edits that turn a reference into a hypothesis."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    reference_tokens: int
+
+    @property
+    def errors(self) -> int:
+        """All edits."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float | None:
+        """Errors per reference token; None for an empty reference."""
+        return self.errors / self.reference_tokens if self.reference_tokens else None
+
+
+@dataclass(frozen=True)
+class AlignedToken:
+    """One column of an alignment; the missing side is None."""
+
+    kind: Literal["equal", "substitute", "delete", "insert"]
+    reference: str | None
+    hypothesis: str | None
+
+
+def tokens_of(text: str, unit: Unit) -> list[str]:
+    """The words, or the characters without spaces, of a text."""
+    return text.split() if unit == "word" else list("".join(text.split()))
+
+
+def count_errors(reference: str, hypothesis: str, unit: Unit) -> ErrorCount:
+    """Count edits; with an empty reference everything said is an insertion."""
+    kinds = [token.kind for token in align(reference, hypothesis, unit)]
+    inserted = kinds.count("insert")
+    return ErrorCount(kinds.count("substitute"), kinds.count("delete"), inserted, len(kinds) - inserted)
+
+
+def align(reference: str, hypothesis: str, unit: Unit) -> list[AlignedToken]:
+    """One alignment with the fewest edits, column by column."""
+    expected, written = tokens_of(reference, unit), tokens_of(hypothesis, unit)
+    if not expected or not written:
+        missing = [AlignedToken("delete", token, None) for token in expected]
+        return missing + [AlignedToken("insert", None, token) for token in written]
+    # Tokens are joined by one blank, so jiwer's word alignment serves characters as well.
+    chunks = jiwer.process_words(" ".join(expected), " ".join(written)).alignments[0]
+    aligned: list[AlignedToken] = []
+    for chunk in chunks:
+        left = expected[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = written[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        width = max(len(left), len(right))
+        pairs = zip(left + [None] * (width - len(left)), right + [None] * (width - len(right)), strict=True)
+        aligned.extend(AlignedToken(chunk.type, *pair) for pair in pairs)
+    return aligned

@@ -1,0 +1,118 @@
+"""Normaliser profiles: what counts as the same text. Named and versioned, since a score means nothing without them.
+
+A profile never changes; a better one gets a new version. Knows nothing of errors or references.
+"""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from arkasr.errors import InputError
+
+Unit = Literal["word", "character"]
+# Written without spaces between words, so there are no words to count. Korean has them, and is scored by words.
+CHARACTER_LANGUAGES = frozenset({"Chinese", "Cantonese", "Japanese", "Thai"})
+IDEOGRAPH = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+SPACE_BETWEEN_IDEOGRAPHS = re.compile(rf"(?<=[{IDEOGRAPH}]) +(?=[{IDEOGRAPH}])")
+FULL_WIDTH_DIGITS = str.maketrans("０１２３４５６７８９", "0123456789")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A normaliser with a name that is printed beside every score."""
+
+    name: str
+    version: int
+    normalize: Callable[[str], str]
+
+    @property
+    def label(self) -> str:
+        """Name and version, such as `basic@1`."""
+        return f"{self.name}@{self.version}"
+
+    def __call__(self, text: str) -> str:
+        """The text as it is compared."""
+        return self.normalize(text)
+
+
+def unit_for(language: str | None) -> Unit:
+    """What an error rate counts in a language: characters (CER) where words are not written apart, else words (WER)."""
+    return "character" if language in CHARACTER_LANGUAGES else "word"
+
+
+def get_profile(name: str) -> Profile:
+    """The profile called `name`.
+
+    Raises:
+        InputError: there is none; names the nearest.
+    """
+    if name not in PROFILES:
+        near = difflib.get_close_matches(name, PROFILES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(PROFILES)}"
+        raise InputError(f"normalizer {name!r} does not exist; {hint}")
+    return PROFILES[name]
+
+
+def _identity(text: str) -> str:
+    return text
+
+
+def _basic(text: str) -> str:
+    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    return " ".join("".join(_plain(text, place) for place in range(len(text))).split())
+
+
+def _plain(text: str, place: int) -> str:
+    character = text[place]
+    if unicodedata.category(character)[0] in "LNM":
+        return character
+    inside_word = 0 < place < len(text) - 1 and text[place - 1].isalpha() and text[place + 1].isalpha()
+    return "'" if character == "'" and inside_word else " "
+
+
+def _whisper_english(text: str) -> str:
+    return str(_whisper_normalizer()(text))
+
+
+@lru_cache(maxsize=1)
+def _whisper_normalizer() -> Any:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    # The table of British spellings is a file of the Whisper checkpoints; without it both spellings stay.
+    return EnglishTextNormalizer({})
+
+
+def _chinese(text: str) -> str:
+    spoken = _chinese_verbalizer().normalize(unicodedata.normalize("NFKC", text))
+    return SPACE_BETWEEN_IDEOGRAPHS.sub("", _basic(spoken))
+
+
+@lru_cache(maxsize=1)
+def _chinese_verbalizer() -> Any:
+    try:
+        from wetext import Normalizer
+    except ImportError as error:
+        raise InputError("normalizer 'zh' needs the package wetext; install arkasr[zh]") from error
+    return Normalizer(lang="zh", operator="tn")
+
+
+def _upstream_ark(text: str) -> str:
+    text = text.translate(FULL_WIDTH_DIGITS).lower()
+    kept = (character for character in text if not unicodedata.category(character).startswith("P"))
+    return " ".join("".join(kept).split())
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("identity", 1, _identity),
+        Profile("basic", 1, _basic),
+        Profile("whisper-en", 1, _whisper_english),
+        Profile("zh", 1, _chinese),
+        Profile("upstream-ark", 1, _upstream_ark),
+    )
+}

@@ -1,0 +1,48 @@
+"""The configuration of an Ark-ASR model: Qwen2's fields at the top level, the audio encoder's nested as Whisper's.
+
+The layout is that of the published checkpoints, so that their `config.json` is read as it is.
+"""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import Qwen2Config, WhisperConfig
+
+
+@strict
+class ArkAsrConfig(Qwen2Config):
+    """Configuration of `ArkAsrForConditionalGeneration`; fields not named here are those of `Qwen2Config`.
+
+    Attributes:
+        whisper_config: the audio encoder, in Whisper's terms (`d_model`, `encoder_layers`, `num_mel_bins`, …).
+        audio_token_id: the placeholder in `input_ids` that one merged audio embedding replaces.
+        merge_factor: encoder frames that are concatenated into one audio token.
+        use_rope: the encoder rotates queries and keys instead of adding learned positions; only True exists.
+        adapter_type: the map from encoder to decoder; only "mlp" exists.
+        mlp_adapter_act: activation between the adapter's two linear layers.
+        max_whisper_length: encoder frames of the longest clip seen in training (30 s).
+        spec_aug: carried for the published files; augmentation belongs to training, not to the model.
+    """
+
+    model_type = "arkasr"
+    sub_configs: ClassVar[dict[str, Any]] = {"whisper_config": WhisperConfig}
+
+    whisper_config: dict | WhisperConfig | None = None
+    audio_token_id: int = 151663
+    merge_factor: int = 4
+    use_rope: bool = True
+    adapter_type: str = "mlp"
+    mlp_adapter_act: str = "gelu"
+    max_whisper_length: int = 1500
+    spec_aug: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.whisper_config is None:
+            self.whisper_config = WhisperConfig()
+        elif isinstance(self.whisper_config, dict):
+            self.whisper_config = WhisperConfig(**self.whisper_config)
+        if not self.use_rope:
+            raise ValueError("use_rope=False is not an Ark-ASR encoder: no checkpoint with learned positions exists")
+        if self.adapter_type != "mlp":
+            raise ValueError(f"adapter_type {self.adapter_type!r} is unknown; Ark-ASR checkpoints use 'mlp'")
+        super().__post_init__(**kwargs)

@@ -1,0 +1,155 @@
+"""A recogniser: an audio-conditioned language model together with what writes its prompts.
+
+The one seam between the model families and everything that trains, scores, decodes or evaluates them. A family says
+how it hears and how it is asked; how tokens are forced or generated is the same for all and stands in `scoring.py` and
+`decoding.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of questions: audio and the tokens around it, padded on the left.
+
+    Attributes:
+        input_ids: int64 `[B, P]`.
+        attention_mask: int64 `[B, P]`, zero at padding.
+        audio: the audio part of the model's keyword arguments, batch first.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    audio: dict[str, Tensor]
+
+    def select(self, clips: Sequence[int]) -> "Prompts":
+        """The prompts of some clips, in the order given."""
+        return Prompts(
+            self.input_ids[clips],
+            self.attention_mask[clips],
+            {name: tensor[clips] for name, tensor in self.audio.items()},
+        )
+
+    def to(self, device: torch.device) -> "Prompts":
+        """The same prompts on another device."""
+        return Prompts(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            {name: tensor.to(device) for name, tensor in self.audio.items()},
+        )
+
+
+class Recognizer(ABC):
+    """A model, its processor, and the conventions of its family.
+
+    Attributes:
+        model: the Transformers model; its `forward` takes `input_ids`, `attention_mask`, `position_ids`,
+            `past_key_values`, `logits_to_keep` and the tensors of `Prompts.audio`.
+        processor: the Transformers processor, with `tokenizer` and `feature_extractor`.
+        stop_token_id: ends a transcript.
+        allowed_tokens: bool `[V]`, what may stand in a transcript; the stop token is allowed.
+    """
+
+    model: Any
+    processor: Any
+    stop_token_id: int
+    allowed_tokens: Tensor
+    first_blocked_id: int | None = None
+
+    @abstractmethod
+    def features(self, waveform: np.ndarray) -> Tensor:
+        """Log-mel features float32 `[mels, T]` of one 16 kHz mono float32 clip `[samples]`."""
+
+    @abstractmethod
+    def pad_features(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Batch features `[mels, T]` into the audio part of the model's keyword arguments."""
+
+    @abstractmethod
+    def audio_token_count(self, frames: int) -> int:
+        """Audio tokens that a clip of so many mel frames takes in the prompt."""
+
+    @abstractmethod
+    def prompt_text(self, language: str | None) -> str:
+        """The prompt with one audio placeholder, up to where the transcript begins."""
+
+    @abstractmethod
+    def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The decoder's view of the audio: real embeddings in order `[sum N, H]`, and their number per clip `[B]`."""
+
+    @property
+    @abstractmethod
+    def audio_modules(self) -> list[nn.Module]:
+        """Encoder and projector: what a CTC warm start trains."""
+
+    @property
+    def listener(self) -> str:
+        """Names this family's features: two recognisers with the same name hear the same."""
+        return f"{self.model.config.model_type}-{self.processor.feature_extractor.feature_size}"
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the model's logits, which may exceed the tokenizer's length."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the decoder."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(iter(self.model.parameters())).device
+
+    @lru_cache(maxsize=256)  # noqa: B019  (a recogniser lives as long as the process)
+    def _prompt_ids(self, language: str | None) -> tuple[list[int], list[int]]:
+        ids = self.tokenizer(self.prompt_text(language), add_special_tokens=False)["input_ids"]
+        place = ids.index(self.processor.audio_token_id)
+        return ids[:place], ids[place + 1 :]
+
+    def prompt_ids(self, frames: int, language: str | None) -> list[int]:
+        """Token ids of the prompt for a clip of `frames` mel frames."""
+        before, after = self._prompt_ids(language)
+        return [*before, *[self.processor.audio_token_id] * self.audio_token_count(frames), *after]
+
+    def prompts(self, features: list[Tensor], languages: Sequence[str | None]) -> Prompts:
+        """Batch clips of log-mel features `[mels, T]` into prompts padded on the left."""
+        rows = [
+            self.prompt_ids(clip.shape[1], language) for clip, language in zip(features, languages, strict=True)
+        ]
+        width = max(map(len, rows))
+        input_ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
+        attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for place, row in enumerate(rows):
+            input_ids[place, width - len(row) :] = torch.tensor(row)
+            attention_mask[place, width - len(row) :] = 1
+        return Prompts(input_ids, attention_mask, self.pad_features(features))
+
+    def transcript_ids(self, text: str) -> Tensor:
+        """Token ids of a transcript with the stop token at its end, int64 `[n]`."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor([*ids, self.stop_token_id])
+
+    def transcript_text(self, ids: Tensor) -> str:
+        """The words of generated ids `[n]`, as the model wrote them; the stop token is left out."""
+        kept = [token for token in ids.tolist() if token != self.stop_token_id]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def save(self, folder: Path) -> None:
+        """Write a plain `from_pretrained` folder: model, processor, tokenizer, generation config."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)

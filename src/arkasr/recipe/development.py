@@ -1,0 +1,42 @@
+"""The error rate on a development set during training: words or characters by language, pooled."""
+
+from collections.abc import Sequence
+
+from arkasr.data.manifest import Utterance
+from arkasr.evaluate.error_rate import count_errors
+from arkasr.evaluate.normalize import get_profile, unit_for
+from arkasr.model.recognize import RecognitionSettings, recognize
+from arkasr.model.recognizer import Recognizer
+from arkasr.recipe.settings import EvaluationSettings
+from arkasr.recipe.workshop import Workshop
+
+
+def development_error_rate(
+    workshop: Workshop, recognizer: Recognizer, utterances: Sequence[Utterance]
+) -> dict[str, float]:
+    """Pooled error rate of a recogniser, the share of utterances without an error, and of those that failed."""
+    settings = workshop.recipe.evaluation
+    recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
+    written = recognize(recognizer, utterances, recognition, memory=workshop.memory)
+    errors = tokens = perfect = failed = 0
+    for utterance, recognized in zip(utterances, written, strict=True):
+        if recognized.text is None or utterance.text is None:
+            failed += recognized.text is None
+            continue
+        profile = get_profile(profile_name(settings, utterance.language))
+        count = count_errors(profile(utterance.text), profile(recognized.text), unit_for(utterance.language))
+        errors, tokens, perfect = (
+            errors + count.errors,
+            tokens + count.reference_tokens,
+            perfect + (count.errors == 0),
+        )
+    return {
+        "dev/error_rate": errors / max(tokens, 1),
+        "dev/perfect_share": perfect / max(len(utterances) - failed, 1),
+        "dev/failed": float(failed),
+    }
+
+
+def profile_name(settings: EvaluationSettings, language: str | None) -> str:
+    """The normaliser profile that a recipe names for a language."""
+    return settings.normalizer.get(language or "default", settings.normalizer["default"])

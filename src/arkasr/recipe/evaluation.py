@@ -1,0 +1,154 @@
+"""Variants on test sets: what each wrote, and `results.json` with rates, intervals, comparisons and support figures."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from arkasr.data.manifest import Utterance
+from arkasr.evaluate.error_rate import count_errors
+from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
+from arkasr.evaluate.scoring import Prediction, Score, comparison_row, results_row, score
+from arkasr.evaluate.significance import paired_comparison
+from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
+from arkasr.recipe.development import profile_name
+from arkasr.recipe.progress import Progress
+from arkasr.recipe.settings import OpdStageSettings
+from arkasr.recipe.workshop import Workshop
+
+POOLED = "pooled"
+
+
+def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Progress) -> None:
+    """Transcribe every test set with a variant, sets that are done excepted."""
+    recipe, folder = workshop.recipe, workshop.folder
+    missing = [
+        name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()
+    ]
+    if not missing:
+        return
+    recognizer = workshop.recognizer(recipe.variants[variant], seed)
+    settings = RecognitionSettings(recipe.evaluation.batch_seconds, recipe.evaluation.max_new_tokens)
+    total = sum(len(workshop.set(name)) for name in missing)
+    with progress.count(f"evaluate {variant} (seed {seed})", total) as advance:
+        for name in missing:
+            utterances = workshop.set(name)
+            written = recognize(recognizer, utterances, settings, memory=workshop.memory, on_batch=advance)
+            profile, unit = scoring_of(workshop, name)
+            rows = [
+                prediction_row(utterance, recognized, profile, unit)
+                for utterance, recognized in zip(utterances, written, strict=True)
+            ]
+            folder.write_rows(folder.predictions(variant, seed, name), rows)
+
+
+def scoring_of(workshop: Workshop, set_name: str) -> tuple[Profile, Unit]:
+    """Normaliser and unit of a test set, by the language of its first utterance."""
+    language = workshop.set(set_name)[0].language
+    return get_profile(profile_name(workshop.recipe.evaluation, language)), unit_for(language)
+
+
+def prediction_row(utterance: Utterance, recognized: Recognition, profile: Profile, unit: Unit) -> dict[str, Any]:
+    """The manifest line with what was written for it, or why nothing was."""
+    row = dict(utterance.fields) | {"id": utterance.id, "audio_path": str(utterance.audio)}
+    if recognized.text is None:
+        return row | {"error": recognized.error}
+    row |= {"pred_text": recognized.text, "pred_text_raw": recognized.raw}
+    if utterance.text is not None:
+        count = count_errors(profile(utterance.text), profile(recognized.text), unit)
+        row |= {"errors": count.errors, "reference_tokens": count.reference_tokens}
+    return row
+
+
+def collect_results(workshop: Workshop) -> dict[str, Any]:
+    """`results.json`: every variant, seed and set; the recipe's comparisons; the support before each OPD stage."""
+    recipe = workshop.recipe
+    scores = {
+        (variant, seed, name): _score(workshop, variant, seed, name)
+        for variant, stage in recipe.variants.items()
+        for seed in recipe.seeds
+        if workshop.seed_of(stage, seed) == seed
+        for name in recipe.evaluation.sets
+    }
+    return {
+        "recipe": recipe.name,
+        "seeds": recipe.seeds,
+        "rows": [results_row(variant, seed, name, result) for (variant, seed, name), result in scores.items()],
+        "comparisons": _comparisons(workshop, scores),
+        "support": _support_rows(workshop),
+    }
+
+
+def _score(workshop: Workshop, variant: str, seed: int, name: str) -> Score:
+    path = workshop.folder.predictions(variant, seed, name)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    predictions = [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in rows]
+    profile, unit = scoring_of(workshop, name)
+    settings = workshop.recipe.evaluation
+    by_speaker = settings.resample == "speaker"
+    return score(predictions, profile=profile, unit=unit, by_speaker=by_speaker, samples=settings.samples)
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    set_name: str
+    id: str
+    speaker: str | None
+
+
+def _comparisons(workshop: Workshop, scores: dict[tuple[str, int, str], Score]) -> list[dict[str, Any]]:
+    settings = workshop.recipe.evaluation
+    rows = []
+    for a, b in settings.comparisons:
+        for name in [POOLED, *settings.sets]:
+            sets = settings.sets if name == POOLED else [name]
+            errors_a, tokens = _errors(scores, a, sets)
+            errors_b, _ = _errors(scores, b, sets)
+            shared = [key for key in errors_a if key in errors_b]
+            if not shared:
+                continue
+            comparison = paired_comparison(
+                np.array([errors_a[key] for key in shared]).T,
+                np.array([errors_b[key] for key in shared]).T,
+                [tokens[key] for key in shared],
+                groups=[key.speaker for key in shared] if settings.resample == "speaker" else None,
+                strata=[key.set_name for key in shared],
+                samples=settings.samples,
+            )
+            rows.append(comparison_row(a, b, name, comparison))
+    return rows
+
+
+def _errors(
+    scores: dict[tuple[str, int, str], Score], variant: str, sets: Sequence[str]
+) -> tuple[dict[_Utterance, list[int]], dict[_Utterance, int]]:
+    """Errors of every utterance under each seed of a variant, and its reference tokens; utterances that failed are out."""
+    seeds = sorted({seed for name, seed, _ in scores if name == variant})
+    errors: dict[_Utterance, list[int]] = {}
+    tokens: dict[_Utterance, int] = {}
+    for name in sets:
+        for seed in seeds:
+            result = scores[variant, seed, name]
+            for item, count in zip(result.scored, result.counts, strict=True):
+                key = _Utterance(name, item.id, item.speaker)
+                errors.setdefault(key, []).append(count.errors)
+                tokens[key] = count.reference_tokens
+    return {key: values for key, values in errors.items() if len(values) == len(seeds)}, tokens
+
+
+def _support_rows(workshop: Workshop) -> list[dict[str, Any]]:
+    """What each OPD stage started from, named by the variant (or stage) that its start is."""
+    recipe = workshop.recipe
+    variant_of = {stage: variant for variant, stage in recipe.variants.items()}
+    rows = []
+    for name, stage in recipe.stages.items():
+        if not isinstance(stage, OpdStageSettings):
+            continue
+        for seed in recipe.seeds:
+            path = workshop.folder.stage(name, seed) / "calibration.json"
+            if path.exists():
+                figures = json.loads(path.read_text(encoding="utf-8"))
+                rows.append({"variant": variant_of.get(stage.start, stage.start), "seed": seed, "before": name} | figures)
+    return rows

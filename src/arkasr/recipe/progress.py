@@ -1,0 +1,56 @@
+"""Progress of a run on a terminal: one bar for the stage at work, one line for each that is done."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Bars on standard error, so that standard output holds results only."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+
+    @contextmanager
+    def stage(self, name: str, steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+        """A bar over optimizer steps that shows the loss and the development error rate last seen."""
+        with self._bar() as bar:
+            task = bar.add_task(name, total=steps, figures="")
+            seen: dict[str, float] = {}
+
+            def on_step(step: int, values: dict[str, float]) -> None:
+                seen.update({key: values[key] for key in ("loss", "dev/error_rate") if key in values})
+                bar.update(task, completed=step, figures=_figures(seen))
+
+            yield on_step
+
+    @contextmanager
+    def count(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar over things."""
+        with self._bar() as bar:
+            task = bar.add_task(name, total=total, figures="")
+            yield lambda done: bar.update(task, advance=done)
+
+    def _bar(self) -> Bar:
+        return Bar(
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            refresh_per_second=2,
+        )
+
+
+def _figures(seen: dict[str, float]) -> str:
+    parts = []
+    if "loss" in seen:
+        parts.append(f"loss {seen['loss']:.3f}")
+    if "dev/error_rate" in seen:
+        parts.append(f"dev {seen['dev/error_rate']:.1%}")
+    return " ".join(parts)

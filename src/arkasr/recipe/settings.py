@@ -1,0 +1,255 @@
+"""What a recipe file may say. Parsing is strict; cross-references are checked before anything runs."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
+from arkasr.train.settings import AugmentationSettings, ObjectiveSettings, OptimizationSettings, Settings
+
+
+class CorpusSettings(Settings):
+    """Where manifests named by a set are.
+
+    Attributes:
+        synthetic: build (once, into the cache) the built-in speech with this configuration.
+        folder: or take a folder of manifests, relative to the working directory.
+    """
+
+    synthetic: SyntheticCorpusConfig | None = None
+    folder: str | None = None
+
+
+class SetSettings(Settings):
+    """A set of utterances.
+
+    Attributes:
+        manifest: file in the corpus folder, or an absolute path.
+        shuffle: seed of a shuffle before anything is taken; None = manifest order.
+        first: take the first so many; None = all.
+        labels: `given` or `withheld`. Withheld text is removed as the set is read.
+    """
+
+    manifest: str
+    shuffle: int | None = None
+    first: int | None = Field(default=None, ge=1)
+    labels: Literal["given", "withheld"] = "given"
+
+
+class TokenizerSettings(Settings):
+    """The base vocabulary of models built from nothing.
+
+    Attributes:
+        texts: the set whose labels it is trained on.
+        vocab_size: tokens, the 256 single bytes among them.
+    """
+
+    texts: str
+    vocab_size: int = Field(ge=256)
+
+
+class ModelSettings(Settings):
+    """A starting point: a preset with random weights, or a trained model.
+
+    Attributes:
+        preset: sizes of a model built from nothing.
+        sizes: config fields that differ from the preset.
+        pretrained: a folder or a hub name.
+        revision: commit, tag or branch of a hub name.
+    """
+
+    preset: str | None = None
+    sizes: dict[str, Any] = Field(default_factory=dict)
+    pretrained: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ModelSettings":
+        if (self.preset is None) == (self.pretrained is None):
+            raise ValueError("give either `preset` or `pretrained`")
+        return self
+
+
+class StageSettings(Settings):
+    """What every stage says.
+
+    Attributes:
+        start: the model or the stage whose weights it starts from.
+        once: run for the first seed only and share the result among all seeds.
+    """
+
+    start: str
+    once: bool = False
+
+
+class TrainingStageSettings(StageSettings):
+    """A stage that changes weights.
+
+    Attributes:
+        train: the set, or the label stage, that is heard.
+        dev: the set that is looked at during training.
+        optimization: how.
+    """
+
+    train: str
+    dev: str | None = None
+    optimization: OptimizationSettings
+
+
+class CtcStageSettings(TrainingStageSettings):
+    """Warm start of the audio encoder."""
+
+    kind: Literal["ctc"]
+    augmentation: AugmentationSettings | None = None
+
+
+class SftStageSettings(TrainingStageSettings):
+    """Supervised fine-tuning."""
+
+    kind: Literal["sft"]
+    augmentation: AugmentationSettings | None = None
+
+
+class OpdStageSettings(TrainingStageSettings):
+    """On-policy distillation.
+
+    Attributes:
+        teacher: the stage or model that scores.
+        objective: the loss.
+        calibration_batches: micro-batches whose support is measured before the first step.
+    """
+
+    kind: Literal["opd"]
+    teacher: str
+    objective: ObjectiveSettings = ObjectiveSettings()
+    calibration_batches: int = Field(default=8, ge=1)
+
+
+class LabelStageSettings(StageSettings):
+    """The teacher writes labels; `start` is the teacher.
+
+    Attributes:
+        audio: the set that is labelled.
+        max_new_tokens: cap on the tokens of a label.
+        batch_seconds: audio seconds decoded at once.
+        drop_failures: leave out what cannot be right; False is for trials with a teacher that cannot write yet.
+    """
+
+    kind: Literal["label"]
+    audio: str
+    drop_failures: bool = True
+    max_new_tokens: int = Field(default=256, ge=1)
+    batch_seconds: float = Field(default=120.0, gt=0)
+
+
+AnyStageSettings = Annotated[
+    CtcStageSettings | SftStageSettings | OpdStageSettings | LabelStageSettings, Field(discriminator="kind")
+]
+
+
+class EvaluationSettings(Settings):
+    """How variants are judged.
+
+    Attributes:
+        sets: test sets, in the order of the table's columns.
+        normalizer: profile by language, `default` for the others.
+        max_new_tokens: cap on the tokens of a transcript.
+        batch_seconds: audio seconds decoded at once.
+        comparisons: pairs of variants that are tested against each other, pooled over all sets and set by set.
+        samples: bootstrap and permutation samples.
+        resample: what is drawn: `utterance` or `speaker`.
+    """
+
+    sets: list[str] = Field(default_factory=list)
+    normalizer: dict[str, str] = Field(default_factory=lambda: {"default": "basic"})
+    max_new_tokens: int = Field(default=256, ge=1)
+    batch_seconds: float = Field(default=120.0, gt=0)
+    comparisons: list[tuple[str, str]] = Field(default_factory=list)
+    samples: int = Field(default=10_000, ge=100)
+    resample: Literal["utterance", "speaker"] = "utterance"
+
+
+class Recipe(Settings):
+    """A whole experiment.
+
+    Attributes:
+        name: of the run's folder.
+        description: one paragraph for the report.
+        seeds: every stage runs once for each, unless it says `once`.
+        corpus: where manifests are.
+        sets: by name.
+        tokenizer: base vocabulary of models built from nothing.
+        models: starting points by name.
+        stages: by name, in the order in which they run.
+        variants: what is compared: variant name to stage (or model) name.
+        evaluation: test sets, normalisers and comparisons.
+    """
+
+    name: str
+    description: str = ""
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    corpus: CorpusSettings = CorpusSettings()
+    sets: dict[str, SetSettings]
+    tokenizer: TokenizerSettings | None = None
+    models: dict[str, ModelSettings]
+    stages: dict[str, AnyStageSettings]
+    variants: dict[str, str] = Field(default_factory=dict)
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> "Recipe":
+        known: dict[str, set[str]] = {"set": set(self.sets), "stage": set(self.models), "labels": set()}
+        for name, stage in self.stages.items():
+            if name in self.models:
+                raise ValueError(f"stages.{name}: a model has that name too; rename one")
+            for key, kinds, value in _references(stage):
+                if not any(value in known[kind] for kind in kinds):
+                    raise ValueError(
+                        f"stages.{name}.{key}: there is no {' or '.join(kinds)} {value!r} above it in this recipe"
+                    )
+            known["labels" if stage.kind == "label" else "stage"].add(name)
+        for variant, name in self.variants.items():
+            if name not in known["stage"]:
+                raise ValueError(f"variants.{variant}: there is no stage {name!r}")
+        for name in self.evaluation.sets:
+            if name not in known["set"]:
+                raise ValueError(f"evaluation.sets: there is no set {name!r}")
+        for pair in self.evaluation.comparisons:
+            for name in pair:
+                if name not in self.variants:
+                    raise ValueError(f"evaluation.comparisons: there is no variant {name!r}")
+        if any(model.preset for model in self.models.values()) and self.tokenizer is None:
+            raise ValueError("tokenizer: a model built from a preset needs one")
+        return self
+
+    def chain(self, name: str) -> list[str]:
+        """The training stages behind a stage's weights, first to last, itself included."""
+        stages = []
+        while name in self.stages:
+            stages.append(name)
+            name = self.stages[name].start
+        return stages[::-1]
+
+    def origin(self, name: str) -> str:
+        """The model that a stage's weights come from."""
+        while name in self.stages:
+            name = self.stages[name].start
+        return name
+
+    def updates(self, name: str) -> int:
+        """Optimizer steps behind a stage's weights."""
+        chain = [self.stages[stage] for stage in self.chain(name)]
+        return sum(stage.optimization.steps for stage in chain if isinstance(stage, TrainingStageSettings))
+
+
+def _references(stage: Any) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    yield "start", ("stage",), stage.start
+    if isinstance(stage, TrainingStageSettings):
+        yield "train", ("set", "labels"), stage.train
+        if stage.dev is not None:
+            yield "dev", ("set",), stage.dev
+    if isinstance(stage, OpdStageSettings):
+        yield "teacher", ("stage",), stage.teacher
+    if isinstance(stage, LabelStageSettings):
+        yield "audio", ("set",), stage.audio

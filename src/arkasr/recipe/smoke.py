@@ -1,0 +1,87 @@
+"""Any recipe at toy size: the same stages, variants and code, with small models, built-in speech and a few steps.
+
+What a smoke run shows is that the recipe's references, stages and settings fit together, not how well they do.
+"""
+
+from typing import Any
+
+from arkasr.data.corpora.plan import SyntheticCorpusConfig
+from arkasr.recipe.settings import (
+    AnyStageSettings,
+    CorpusSettings,
+    EvaluationSettings,
+    LabelStageSettings,
+    ModelSettings,
+    OpdStageSettings,
+    Recipe,
+    SetSettings,
+    TokenizerSettings,
+    TrainingStageSettings,
+)
+
+STEPS = 2
+UTTERANCES = 24
+BATCH_SECONDS = 20.0
+MAX_NEW_TOKENS = 12
+TEXTS = "smoke-texts"
+CORPUS = SyntheticCorpusConfig(seed=0, train_utterances=UTTERANCES, dev_utterances=2, test_utterances=2)
+
+
+def shrink(recipe: Recipe) -> Recipe:
+    """The recipe with every number made small and everything that must be downloaded replaced."""
+    heard = {stage.train for stage in recipe.stages.values() if isinstance(stage, TrainingStageSettings)}
+    heard |= {stage.audio for stage in recipe.stages.values() if isinstance(stage, LabelStageSettings)}
+    sets = {
+        name: SetSettings(manifest="train.jsonl" if name in heard else "dev.jsonl", labels=settings.labels)
+        for name, settings in recipe.sets.items()
+    }
+    sets[TEXTS] = SetSettings(manifest="train.jsonl")
+    teachers = {recipe.origin(name) for name in _teacher_names(recipe)}
+    models = {
+        name: ModelSettings(preset="qwen3-asr-tiny" if name in teachers else "ark-asr-tiny") for name in recipe.models
+    }
+    return recipe.model_copy(
+        update={
+            "name": f"{recipe.name}-smoke",
+            "corpus": CorpusSettings(synthetic=CORPUS),
+            "sets": sets,
+            "tokenizer": TokenizerSettings(texts=TEXTS, vocab_size=400),
+            "models": models,
+            "stages": {name: _shrink_stage(stage) for name, stage in recipe.stages.items()},
+            "evaluation": _shrink_evaluation(recipe.evaluation),
+        }
+    )
+
+
+def _teacher_names(recipe: Recipe) -> list[str]:
+    scoring = [stage.teacher for stage in recipe.stages.values() if isinstance(stage, OpdStageSettings)]
+    labelling = [stage.start for stage in recipe.stages.values() if isinstance(stage, LabelStageSettings)]
+    return scoring + labelling
+
+
+def _shrink_stage(stage: AnyStageSettings) -> AnyStageSettings:
+    if isinstance(stage, LabelStageSettings):
+        return stage.model_copy(update={"max_new_tokens": MAX_NEW_TOKENS, "drop_failures": False})
+    changes: dict[str, Any] = {
+        "optimization": stage.optimization.model_copy(
+            update={
+                "steps": min(STEPS, stage.optimization.steps),
+                "batch_seconds": BATCH_SECONDS,
+                "warmup_steps": min(1, stage.optimization.warmup_steps),
+                "evaluate_every": 0,
+                "checkpoint_every": 0,
+                "data_workers": 0,
+                "mixed_precision": "no",
+            }
+        )
+    }
+    if isinstance(stage, OpdStageSettings):
+        changes["calibration_batches"] = 1
+        changes["objective"] = stage.objective.model_copy(
+            update={"max_new_tokens": MAX_NEW_TOKENS, "min_mapped_share": 0.0}
+        )
+    return stage.model_copy(update=changes)
+
+
+def _shrink_evaluation(evaluation: EvaluationSettings) -> EvaluationSettings:
+    return evaluation.model_copy(update={"max_new_tokens": MAX_NEW_TOKENS, "samples": 100, "batch_seconds": 30.0})

@@ -1,0 +1,131 @@
+"""One stage of a recipe, from the names in the file to a finished model or manifest in the run's folder."""
+
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+
+from arkasr.data.batches import DurationBatchSampler
+from arkasr.data.examples import ExampleDataset
+from arkasr.data.manifest import Utterance
+from arkasr.errors import InputError
+from arkasr.model.recognize import RecognitionSettings, segment_duration
+from arkasr.model.recognizer import Recognizer
+from arkasr.recipe.development import development_error_rate
+from arkasr.recipe.progress import Progress
+from arkasr.recipe.settings import (
+    CtcStageSettings,
+    LabelStageSettings,
+    OpdStageSettings,
+    SftStageSettings,
+    TrainingStageSettings,
+)
+from arkasr.recipe.workshop import Workshop
+from arkasr.teacher.label import label
+from arkasr.train.calibrate import Calibration, calibrate
+from arkasr.train.loop import train
+from arkasr.train.settings import OptimizationSettings
+from arkasr.train.stage import Stage
+from arkasr.train.stages.ctc import CtcStage
+from arkasr.train.stages.opd import DistillationStage
+from arkasr.train.stages.sft import SupervisedStage
+from arkasr.train.stream import BatchStream
+
+
+def run_training_stage(
+    workshop: Workshop, name: str, seed: int, settings: TrainingStageSettings, progress: Progress
+) -> None:
+    """Train a stage and write its model; continues from the newest checkpoint."""
+    folder = workshop.folder
+    student = workshop.recognizer(settings.start, seed)
+    stage = build_stage(workshop, student, settings, seed)
+    stream = build_stream(workshop, stage, settings, seed)
+    dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
+    if isinstance(settings, OpdStageSettings):
+        calibration_file = f"stages/{name}-seed{seed}/calibration.json"
+        if not (folder.path / calibration_file).exists():
+            calibration = run_calibration(workshop, stage, settings, seed)
+            folder.write_json(calibration_file, calibration.support_row() | {"warnings": calibration.warnings})
+    with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
+        train(
+            stage,
+            stream,
+            settings.optimization,
+            folder.stage(name, seed),
+            seed=seed,
+            evaluate=(lambda: development_error_rate(workshop, student, dev)) if dev else None,
+            on_step=on_step,
+            accelerator=Accelerator(
+                mixed_precision=settings.optimization.mixed_precision, cpu=workshop.device.type == "cpu"
+            ),
+        )
+    folder.save_model(student, name, seed)
+
+
+def run_calibration(
+    workshop: Workshop, stage: Stage, settings: OpdStageSettings, seed: int
+) -> Calibration:
+    """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
+    stream = build_stream(workshop, stage, settings, seed)
+    return calibrate(stage, iter(stream), settings.calibration_batches)
+
+
+def run_label_stage(
+    workshop: Workshop, name: str, seed: int, settings: LabelStageSettings, progress: Progress
+) -> None:
+    """Let the teacher label a set; writes what was dropped, the counts, and last the labels."""
+    teacher = workshop.recognizer(settings.start, seed)
+    utterances = workshop.set(settings.audio)
+    recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
+    with progress.count(f"{name} (seed {seed})", len(utterances)) as advance:
+        labels = label(
+            teacher,
+            utterances,
+            recognition,
+            drop_failures=settings.drop_failures,
+            memory=workshop.memory,
+            on_batch=advance,
+        )
+    folder = workshop.folder
+    folder.write_rows(folder.stage(name, seed) / "dropped.jsonl", labels.dropped)
+    folder.write_json(f"stages/{name}-seed{seed}/counts.json", labels.counts)
+    if not labels.rows:
+        raise InputError(
+            f"stages.{name}: every one of the {len(utterances)} labels was dropped; "
+            f"{folder.stage(name, seed) / 'dropped.jsonl'} says why; train the teacher further"
+        )
+    folder.write_rows(folder.labels(name, seed), labels.rows)
+
+
+def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStageSettings, seed: int) -> Stage:
+    """The stage object of a training stage."""
+    if isinstance(settings, CtcStageSettings):
+        return CtcStage(student, settings.augmentation)
+    if isinstance(settings, SftStageSettings):
+        return SupervisedStage(student, settings.augmentation)
+    assert isinstance(settings, OpdStageSettings)
+    return DistillationStage(student, workshop.recognizer(settings.teacher, seed), settings.objective)
+
+
+def build_stream(workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int) -> BatchStream:
+    """The batches that a training stage hears."""
+    utterances = workshop.heard(settings.train, seed)
+    listeners = {stage.student.listener: stage.student.features}
+    if isinstance(stage, DistillationStage):
+        listeners[stage.teacher.listener] = stage.teacher.features
+    workers = settings.optimization.data_workers
+    dataset = ExampleDataset(utterances, listeners, workshop.memory if workers == 0 else None)
+    sampler = batch_sampler(utterances, settings.optimization, seed)
+    return BatchStream(dataset, sampler, workers)
+
+
+def batch_sampler(
+    utterances: Sequence[Utterance], settings: OptimizationSettings, seed: int
+) -> DurationBatchSampler:
+    """Duration-bucketed batches within the budget of a stage."""
+    return DurationBatchSampler(
+        [utterance.duration or segment_duration(utterance) for utterance in utterances],
+        max_audio_seconds=settings.batch_seconds,
+        max_utterances=settings.batch_utterances,
+        shuffle=True,
+        seed=seed,
+    )

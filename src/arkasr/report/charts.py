@@ -1,0 +1,211 @@
+"""Training curves as Plotly figures: plain mappings that plotly.js draws. Text and background colours are the page's.
+
+In: a `Run`. Out: charts with a title and a sentence on how to read them; those without data are left out. Knows
+nothing of files or HTML.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arkasr.report.curves import Curve, History, histories
+from arkasr.report.run_folder import Run, Stage
+
+# At least 3:1 on white and on the page's dark background, and told apart by colour-blind eyes.
+PALETTE = ("#2f7ed8", "#cf6410", "#14957a", "#b8559f", "#8a7a10", "#7d6be0", "#cc4a55", "#6f7d8c")
+DASHES = ("solid", "dash", "dot")
+PHASES = ("data", "encode", "rollout", "teacher", "student", "backward", "optimizer")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a chart of training metrics shows: `lines` are metric names by their label ("" = the only one)."""
+
+    title: str
+    note: str
+    unit: str
+    lines: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart; `figure` is what `Plotly.newPlot` takes."""
+
+    title: str
+    note: str
+    figure: dict[str, Any]
+
+    @property
+    def in_words(self) -> str:
+        """Where each line starts and ends, for those who cannot see it."""
+        lines = (f"{trace['name']} from {trace['y'][0]:.3g} to {trace['y'][-1]:.3g}" for trace in self.figure["data"])
+        return f"{'; '.join(lines)}."
+
+
+LOSS_NOTES = {
+    "ctc": "CTC warm start of the audio encoder: nats per reference token.",
+    "sft": "Cross-entropy of the labels: nats per token.",
+    "opd": "Divergence from the teacher along the student's own transcripts: nats per valid position.",
+}
+DIAGNOSTICS = (
+    Panel(
+        "Size of the support (VUSS)",
+        "Tokens in the union of both top-k after filtering. Smaller: student and teacher agree more.",
+        "tokens a position",
+        {"mean": "support/vuss_mean", "min": "support/vuss_min", "max": "support/vuss_max"},
+    ),
+    Panel(
+        "Overlap ratio",
+        "Share of the top-k tokens that student and teacher have in common.",
+        "share of top-k",
+        {"": "support/overlap_ratio"},
+    ),
+    Panel(
+        "Overlap mass",
+        "Probability that each model puts on the tokens in common.",
+        "probability",
+        {"teacher": "support/overlap_mass_teacher", "student": "support/overlap_mass_student"},
+    ),
+    Panel(
+        "Entropies and their gap",
+        "How undecided each model is about the next token, and how far apart the two are.",
+        "nats",
+        {
+            "teacher": "support/entropy_teacher",
+            "student": "support/entropy_student",
+            "gap": "support/entropy_gap",
+        },
+    ),
+    Panel(
+        "Tail masses",
+        "Probability outside the support, which the objective does not see.",
+        "probability",
+        {"teacher": "support/tail_mass_teacher", "student": "support/tail_mass_student"},
+    ),
+    Panel(
+        "Rollout length",
+        "What the student writes before it stops.",
+        "tokens an utterance",
+        {"": "rollout/tokens"},
+    ),
+    Panel(
+        "Rollouts gone wrong",
+        "Empty transcripts, and those cut off at the cap on tokens.",
+        "share of rollouts",
+        {"empty": "rollout/empty", "truncated": "rollout/truncated"},
+    ),
+)
+
+
+def learning_charts(run: Run) -> list[Chart]:
+    """Error rate on the development set over all updates behind the weights, then the loss by kind of stage."""
+    logs = histories(run, run.stages)
+    charts = list(_development(run, logs))
+    for kind in dict.fromkeys(stage.kind for stage in run.stages):
+        panel = Panel(f"Loss, {kind.upper()} stages", LOSS_NOTES.get(kind, ""), "loss", {"": "loss"})
+        charts += _drawn(run, [log for log in logs if log.stage.kind == kind], panel)
+    return charts
+
+
+def diagnostic_charts(run: Run) -> list[Chart]:
+    """What the OPD stages looked like from inside, and where their time went."""
+    logs = histories(run, [stage for stage in run.stages if stage.kind == "opd"])
+    charts = [chart for panel in DIAGNOSTICS for chart in _drawn(run, logs, panel)]
+    return [*charts, *(chart for log in logs if log.seed == run.seeds[0] for chart in _time(log))]
+
+
+def _drawn(run: Run, logs: Sequence[History], panel: Panel) -> Iterator[Chart]:
+    traces = []
+    for log in logs:
+        for place, (label, metric) in enumerate(panel.lines.items()):
+            curve = log.curve(metric)
+            if curve:
+                traces.append(_line(run, log, curve, label, DASHES[place]))
+    if traces:
+        yield Chart(panel.title, panel.note, _figure(traces, "optimizer step", panel.unit))
+
+
+def _development(run: Run, logs: Sequence[History]) -> Iterator[Chart]:
+    found = {(log.stage.name, log.seed): (log, log.curve("dev/error_rate")) for log in logs}
+    traces = []
+    for log, curve in found.values():
+        if curve is None:
+            continue
+        first_update = _updates_before(run, log.stage)
+        steps, values = [first_update + step for step in curve.steps], curve.values
+        _, parent = found.get((log.stage.start, log.seed)) or found.get((log.stage.start, run.seeds[0])) or (None, None)
+        if parent is not None:
+            # A continued stage begins where the one before it ended.
+            steps, values = [first_update, *steps], [parent.values[-1], *values]
+        trace = _line(run, log, Curve(steps, values), "", "solid")
+        traces.append(trace | {"mode": "lines+markers", "marker": {"size": 6}})
+    if traces:
+        figure = _figure(traces, "optimizer steps since random weights", "error rate")
+        figure["layout"]["yaxis"] |= {"tickformat": ".0%", "hoverformat": ".1%"}
+        note = "A stage that continues another begins where that one ended, so that equal places had equal updates."
+        yield Chart("Error rate on the development set", note, figure)
+
+
+def _updates_before(run: Run, stage: Stage) -> int:
+    stages = {other.name: other for other in run.stages}
+    updates, name = 0, stage.start
+    while name in stages:
+        updates += stages[name].steps
+        name = stages[name].start
+    return updates
+
+
+def _time(log: History) -> Iterator[Chart]:
+    names = log.metrics("time")
+    known = [f"time/{phase}" for phase in PHASES]
+    ordered = [name for name in known if name in names] + [name for name in names if name not in known]
+    traces = []
+    for place, name in enumerate(ordered):
+        curve = log.curve(name)
+        if curve:
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": curve.steps,
+                    "y": curve.values,
+                    "name": name.removeprefix("time/"),
+                    "stackgroup": "time",
+                    "line": {"color": PALETTE[place % len(PALETTE)], "width": 1},
+                }
+            )
+    if traces:
+        note = "Wall-clock seconds of an optimizer step by phase, one above the other."
+        yield Chart(f"Time per phase, {log.stage.name}", note, _figure(traces, "optimizer step", "seconds a step"))
+
+
+def _line(run: Run, log: History, curve: Curve, label: str, dash: str) -> dict[str, Any]:
+    is_first_seed = log.seed == run.seeds[0]
+    name = f"{log.stage.name} {label}".strip()
+    colour = PALETTE[run.stages.index(log.stage) % len(PALETTE)]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": curve.steps,
+        "y": curve.values,
+        "name": name if is_first_seed else f"{name} (seed {log.seed})",
+        "legendgroup": name,
+        "showlegend": is_first_seed,
+        "opacity": 1 if is_first_seed else 0.5,
+        "line": {"color": colour, "dash": dash, "width": 2},
+    }
+
+
+def _figure(traces: Sequence[dict[str, Any]], x_title: str, y_title: str) -> dict[str, Any]:
+    return {
+        "data": list(traces),
+        "layout": {
+            "autosize": True,
+            "hovermode": "x unified",
+            "showlegend": True,
+            "legend": {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"},
+            "margin": {"l": 56, "r": 12, "t": 8, "b": 40},
+            "xaxis": {"title": {"text": x_title, "standoff": 8}, "zeroline": False},
+            "yaxis": {"title": {"text": y_title, "standoff": 8}, "zeroline": False, "automargin": True},
+        },
+    }

@@ -1,0 +1,60 @@
+"""Recordings as text that a page can hold: a small MP3 in a data URI, or the reason why there is none.
+
+MP3, because every browser plays it, telephones too; Opus would be smaller, but libsndfile needs ten times as long for
+it and not every browser plays it. Knows nothing of pages.
+"""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from arkasr.data.audio import SAMPLE_RATE, decode, duration_of
+from arkasr.errors import InputError
+
+COMPRESSION = 0.9  # of libsndfile's 0 (best) to 1 (smallest): about 26 kbit/s at 16 kHz
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording as `data:audio/mpeg;base64,…`, or the reason why it is missing; the other one is None."""
+
+    uri: str | None = None
+    missing: str | None = None
+
+
+def clip_of(row: Mapping[str, Any], longest: float) -> Clip:
+    """The recording of a transcript's line, cut by its `begin_time` and `end_time`, unless over `longest` seconds."""
+    path = Path(str(row.get("audio_path")))
+    if not path.is_file():
+        return Clip(missing="recording not found")
+    begin, end = _seconds(row.get("begin_time")), _seconds(row.get("end_time"))
+    try:
+        if (end or duration_of(path)) - (begin or 0.0) > longest:
+            return Clip(missing=f"recording longer than {longest:g} s")
+        return Clip(uri="data:audio/mpeg;base64," + _mp3(path, begin, end))
+    except (InputError, OSError, soundfile.SoundFileError):
+        return Clip(missing="recording cannot be read")
+
+
+def _mp3(path: Path, begin: float | None, end: float | None) -> str:
+    encoded = io.BytesIO()
+    soundfile.write(
+        encoded,
+        decode(path, begin, end),
+        SAMPLE_RATE,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        compression_level=COMPRESSION,
+        bitrate_mode="VARIABLE",
+    )
+    return base64.b64encode(encoded.getvalue()).decode("ascii")
+
+
+def _seconds(value: Any) -> float | None:
+    """A time of a manifest, where -1 stands for none."""
+    return float(value) if isinstance(value, (int, float)) and value >= 0 else None

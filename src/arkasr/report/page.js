@@ -1,0 +1,107 @@
+"use strict";
+
+const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const merged = (base, more) => ({ ...base, ...more });
+
+// plotly.js comes compressed and is unpacked only when a chart comes into view.
+let plotly = null;
+function loadPlotly() {
+  plotly ??= (async () => {
+    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), c => c.charCodeAt(0));
+    const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(unpacked).text();
+    document.head.append(script);
+    return window.Plotly;
+  })();
+  return plotly;
+}
+
+function themed(layout) {
+  const axis = { gridcolor: style("--line"), linecolor: style("--line"), tickcolor: style("--line") };
+  return merged(layout, {
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: style("--ink"), family: getComputedStyle(document.body).fontFamily, size: 13 },
+    hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line") },
+    // Dragging a finger scrolls the page; dragging a mouse zooms.
+    dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
+    xaxis: merged(layout.xaxis, axis),
+    yaxis: merged(layout.yaxis, axis),
+  });
+}
+
+const drawn = new Set();
+async function draw(chart) {
+  const { data, layout } = JSON.parse(chart.nextElementSibling.textContent);
+  const Plotly = await loadPlotly();
+  drawn.add(chart);
+  Plotly.react(chart, data, themed(layout), { responsive: true, displayModeBar: false });
+}
+const inView = new IntersectionObserver(entries => {
+  for (const entry of entries) {
+    if (entry.isIntersecting) {
+      inView.unobserve(entry.target);
+      draw(entry.target);
+    }
+  }
+}, { rootMargin: "300px" });
+document.querySelectorAll(".chart").forEach(chart => inView.observe(chart));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
+
+const player = new Audio();
+let playing = null;
+function stop() {
+  player.pause();
+  if (playing) {
+    playing.classList.remove("playing");
+    playing.ariaLabel = playing.ariaLabel.replace("Stop", "Play");
+    playing = null;
+  }
+}
+player.addEventListener("ended", stop);
+document.addEventListener("click", event => {
+  const button = event.target.closest(".play");
+  if (!button) return;
+  const again = button === playing;
+  stop();
+  if (again) return;
+  playing = button;
+  button.classList.add("playing");
+  button.ariaLabel = button.ariaLabel.replace("Play", "Stop");
+  player.src = button.dataset.clip;
+  player.play().catch(stop);
+});
+
+const tools = document.querySelector(".tools");
+const items = [...document.querySelectorAll("article")];
+const numbers = text => text.trim().split(/\s+/).map(Number);
+items.forEach((item, place) => {
+  item.place = place;
+  item.errors = numbers(item.dataset.errors);
+  item.words = item.textContent.replace(/\s+/g, " ").toLowerCase();
+});
+
+function filter() {
+  const wanted = tools.filter.value.trim().toLowerCase();
+  let shown = 0;
+  for (const item of items) {
+    item.hidden = !item.words.includes(wanted);
+    shown += !item.hidden;
+  }
+  if (wanted) {
+    for (const set of document.querySelectorAll(".set")) set.open = set.querySelector("article:not([hidden])") !== null;
+  }
+  tools.querySelector("output").textContent = wanted ? `${shown} of ${items.length} shown` : "";
+}
+
+// An order is a weight for every variant; the items with the highest weighted sum of errors come first.
+function sort() {
+  const weights = tools.order.value ? numbers(tools.order.value) : [];
+  const score = item => weights.reduce((sum, weight, place) => sum + weight * item.errors[place], 0);
+  for (const list of document.querySelectorAll(".items")) {
+    list.append(...[...list.children].sort((a, b) => score(b) - score(a) || a.place - b.place));
+  }
+}
+tools.addEventListener("submit", event => event.preventDefault());
+tools.addEventListener("input", event => (event.target.name === "order" ? sort() : filter()));

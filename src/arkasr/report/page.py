@@ -1,0 +1,92 @@
+"""A run as one HTML page that needs nothing else: no network, no second file.
+
+In: a run's folder. Out: `report.html` in it. What is on the page is decided in the templates beside this file.
+"""
+
+import base64
+import gzip
+import os
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from arkasr.report import wording
+from arkasr.report.charts import diagnostic_charts, learning_charts
+from arkasr.report.run_folder import Run, read_run
+from arkasr.report.summary import overall_set, summarise, verdict
+from arkasr.report.tables import rate_table, support_table
+from arkasr.report.utterances import Limits, load_shown_set
+
+DEFAULT_LIMITS = Limits()
+
+
+def write_report(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Path:
+    """Write `report.html` into a run's folder and return its path.
+
+    Raises:
+        InputError: the folder holds no finished run.
+    """
+    html = render_page(read_run(folder), limits)
+    target = folder / "report.html"
+    writing = target.with_name(".report.html.writing")
+    writing.write_text(html, encoding="utf-8")
+    os.replace(writing, target)
+    return target
+
+
+def render_page(run: Run, limits: Limits = DEFAULT_LIMITS) -> str:
+    """The page as text."""
+    overall = overall_set(run)
+    learning, diagnostics = learning_charts(run), diagnostic_charts(run)
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            run=run,
+            summary=summarise(run),
+            rates=rate_table(run),
+            support=support_table(run),
+            comparisons=[row for row in run.comparisons if row.set == overall],
+            comparisons_by_set=[row for row in run.comparisons if row.set != overall],
+            learning=learning,
+            diagnostics=diagnostics,
+            plotly=_packed_plotly() if learning or diagnostics else "",
+            test_sets=[load_shown_set(run, name, limits) for name in run.test_sets],
+            limits=limits,
+        )
+    )
+
+
+def _templates() -> Environment:
+    # Transcripts and manifests are other people's text: everything is escaped unless it is marked as ours.
+    environment = Environment(
+        loader=PackageLoader("arkasr", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["ours"] = _own_file
+    environment.globals["verdict"] = verdict
+    for function in (
+        wording.percent,
+        wording.percent_range,
+        wording.points,
+        wording.probability,
+        wording.count,
+    ):
+        environment.filters[function.__name__] = function
+    return environment
+
+
+def _own_file(name: str) -> Markup:
+    """A style sheet or script of this package, as it is."""
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+def _packed_plotly() -> str:
+    """plotly.js, compressed: 2 MB instead of 5. The page unpacks it when the first chart comes into view."""
+    packed = gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)
+    return base64.b64encode(packed).decode("ascii")

@@ -1,0 +1,108 @@
+"""What a run was and what came out, in sentences; as plain when nothing was gained as when something was.
+
+In: a `Run`. Out: plain text. Knows nothing of layout.
+"""
+
+from dataclasses import dataclass
+
+from arkasr.report.run_folder import POOLED, Comparison, Run
+from arkasr.report.tables import pooled_scores
+from arkasr.report.wording import count, duration, percent, percent_range, points, probability
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Sentences about a run.
+
+    Attributes:
+        setting: what was run.
+        headline: what the last student gained over the first one.
+        others: what else the last student was held against, and what failed.
+    """
+
+    setting: str
+    headline: str
+    others: list[str]
+
+
+def summarise(run: Run) -> Summary:
+    """Put a run into sentences."""
+    headline, *others = _results(run)
+    return Summary(_setting(run), headline, [*others, *_failures(run)])
+
+
+def verdict(comparison: Comparison) -> str:
+    """What a comparison shows, in a few words."""
+    if comparison.p >= SIGNIFICANT:
+        return "not significant"
+    better, worse = comparison.a, comparison.b
+    if comparison.difference > 0:
+        better, worse = worse, better
+    return f"{better} better than {worse}"
+
+
+def _setting(run: Run) -> str:
+    utterances = sum({score.set: score.utterances for score in run.scores if score.set != POOLED}.values())
+    parts = [
+        f"{count(len(run.variants), 'variant')} on {count(len(run.test_sets), 'test set')}",
+        f"{count(utterances, 'test utterance')}",
+        f"{count(len(run.seeds), 'seed')}",
+    ]
+    if seconds := run.environment.get("seconds"):
+        parts.append(f"{duration(seconds)} of computing")
+    description = str(run.recipe.get("description") or "").strip()
+    return f"{description} {', '.join(parts)}.".strip()
+
+
+def _results(run: Run) -> list[str]:
+    """The headline, then one sentence for each other pooled comparison of the last student."""
+    if len(run.students) < 2:
+        rates = (f"{name} {_pooled(run, name)}" for name in run.variants)
+        return [f"Error rate over all test sets: {', '.join(rates)}."]
+    base, final = run.students[0], run.students[-1]
+    concerned = [row for row in run.comparisons if row.set == overall_set(run) and final in (row.a, row.b)]
+    against = {row.b if row.a == final else row.a: row for row in concerned}
+    if base not in against:
+        return [
+            f"Error rate over all test sets: {base} {_pooled(run, base)}, {final} {_pooled(run, final)}; "
+            "the recipe asks for no comparison of the two, so chance is not ruled out."
+        ]
+    ordered = [base, *(name for name in against if name != base)]
+    return [_sentence(run, final, name, against[name]) for name in ordered]
+
+
+def _sentence(run: Run, final: str, other: str, row: Comparison) -> str:
+    difference, (low, high) = row.difference, row.ci95
+    if row.a != final:
+        difference, low, high = -difference, -high, -low
+    rates = f"{_pooled(run, other)} → {_pooled(run, final)}"
+    interval = f"95% interval {percent_range((low, high))}"
+    figures = f"{points(difference)} points, {interval}, p {_equal(probability(row.p))}"
+    if row.p >= SIGNIFICANT:
+        return f"{final} is not significantly different from {other}: {rates} ({figures})."
+    if difference < 0:
+        return f"{final} makes fewer errors than {other}: {rates} ({figures})."
+    return f"{final} makes more errors than {other}, the wrong way: {rates} ({figures})."
+
+
+def overall_set(run: Run) -> str:
+    """Name of the comparisons over everything: `pooled`, or the only test set."""
+    return POOLED if len(run.test_sets) > 1 else run.test_sets[0]
+
+
+def _pooled(run: Run, variant: str) -> str:
+    rates = [score.rate for score in pooled_scores(run, variant) if score.rate is not None]
+    return f"{percent(sum(rates) / len(rates))}%" if rates else "no rate"
+
+
+def _equal(text: str) -> str:
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _failures(run: Run) -> list[str]:
+    failed = sum(score.failed for score in run.scores if score.set != POOLED)
+    if not failed:
+        return []
+    return [f"{count(failed, 'transcription')} failed and are in no error rate; they are marked below."]

@@ -1,0 +1,202 @@
+"""The run's tables as plain data: error rates (shaped like the paper's table 1), support (table 2), comparisons.
+
+In: a `Run`. Out: rows and columns with numbers in them, which the terminal and the page lay out. Knows nothing of
+terminals, HTML or the number of digits that fit.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from arkasr.report.run_folder import POOLED, Comparison, Run, Score
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One cell of table 1.
+
+    Attributes:
+        mean: over seeds, a share; None where there are no reference tokens.
+        ci95: over utterances, where there is one seed only.
+        deviation: sample standard deviation over seeds, where there are several.
+        failed: utterances that could not be transcribed, summed over seeds; they are in no rate.
+        best: whether no student has a lower mean on this set.
+    """
+
+    mean: float | None
+    ci95: tuple[float, float] | None
+    deviation: float | None
+    failed: int
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One test set of table 1: `utterances` of a seed, and the `metric` (`wer`, `cer`, or both when pooled)."""
+
+    set: str
+    metric: str
+    utterances: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant of table 1; a cell is None where the variant was not scored on the set."""
+
+    variant: str
+    is_teacher: bool
+    cells: list[Rate | None]
+
+
+@dataclass(frozen=True)
+class RateTable:
+    """Table 1, and what its caption has to say.
+
+    Attributes:
+        columns: the test sets in order, all of them pooled last.
+        lines: the variants, in the recipe's order.
+        normalizers: labels such as `basic@1`.
+        seeds: how many seeds the run has.
+    """
+
+    columns: list[Column]
+    lines: list[Line]
+    normalizers: list[str]
+    seeds: int
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point that the largest percentage deserves: three significant ones."""
+        means = [cell.mean for line in self.lines for cell in line.cells if cell and cell.mean is not None]
+        return 2 if means and max(means) < 0.10 else 1
+
+
+@dataclass(frozen=True)
+class SupportLine:
+    """One model of table 2, before OPD: tokens for the support's size, shares for the rest; means over seeds."""
+
+    variant: str
+    vuss_mean: float
+    vuss_min: float
+    vuss_max: float
+    overlap_ratio: float
+    overlap_mass_teacher: float | None
+
+
+def rate_table(run: Run) -> RateTable:
+    """Error rates of every variant on every test set, and pooled over them."""
+    sets = run.test_sets
+    lines = []
+    for variant in run.variants:
+        cells = [_rate(_of(run.scores, variant, name)) for name in sets]
+        if len(sets) > 1:
+            cells.append(_rate(pooled_scores(run, variant)))
+        lines.append(Line(variant, variant in run.teachers, cells))
+    columns = [_column(run, name) for name in sets]
+    if len(sets) > 1:
+        metrics = sorted({column.metric for column in columns}, reverse=True)
+        columns.append(Column(POOLED, " + ".join(metrics), sum(column.utterances for column in columns)))
+    normalizers = list(dict.fromkeys(label for score in run.scores for label in score.normalizer.split(", ")))
+    return RateTable(columns, _mark_best(lines), normalizers, len(run.seeds))
+
+
+def pooled_scores(run: Run, variant: str) -> list[Score]:
+    """A variant on all test sets together, a score a seed: the run's own where it has them, else sums without interval.
+
+    Seeds for which a set is missing are left out, since their sums are over something else.
+    """
+    given = _of(run.scores, variant, POOLED)
+    if given:
+        return given
+    scores = [score for score in run.scores if score.variant == variant]
+    pooled = []
+    for seed in dict.fromkeys(score.seed for score in scores):
+        parts = [score for score in scores if score.seed == seed]
+        if len(parts) == len(run.test_sets):
+            pooled.append(_sum(parts))
+    return pooled
+
+
+def support_table(run: Run) -> list[SupportLine]:
+    """Support of every model that OPD started from; mean of the means, lowest and highest of the extremes over seeds."""
+    lines = []
+    for variant in dict.fromkeys(row.variant for row in run.support):
+        seeds = [row.figures for row in run.support if row.variant == variant]
+        masses = [figures["overlap_mass_teacher"] for figures in seeds if "overlap_mass_teacher" in figures]
+        lines.append(
+            SupportLine(
+                variant,
+                statistics.fmean(figures["vuss_mean"] for figures in seeds),
+                min(figures["vuss_min"] for figures in seeds),
+                max(figures["vuss_max"] for figures in seeds),
+                statistics.fmean(figures["overlap_ratio"] for figures in seeds),
+                statistics.fmean(masses) if masses else None,
+            )
+        )
+    return lines
+
+
+def sorted_comparisons(run: Run) -> list[Comparison]:
+    """Comparisons, the pooled ones first; otherwise in the order of the results."""
+    return sorted(run.comparisons, key=lambda comparison: comparison.set != POOLED)
+
+
+def _of(scores: Sequence[Score], variant: str, name: str) -> list[Score]:
+    return [score for score in scores if score.variant == variant and score.set == name]
+
+
+def _column(run: Run, name: str) -> Column:
+    score = next(score for score in run.scores if score.set == name)
+    return Column(name, score.metric, score.utterances)
+
+
+def _sum(parts: Sequence[Score]) -> Score:
+    errors = sum(part.errors for part in parts)
+    tokens = sum(part.reference_tokens for part in parts)
+    return Score(
+        variant=parts[0].variant,
+        seed=parts[0].seed,
+        set=POOLED,
+        metric=parts[0].metric,
+        errors=errors,
+        reference_tokens=tokens,
+        rate=errors / tokens if tokens else None,
+        ci95=None,
+        utterances=sum(part.utterances for part in parts),
+        failed=sum(part.failed for part in parts),
+        normalizer=parts[0].normalizer,
+    )
+
+
+def _rate(scores: Sequence[Score]) -> Rate | None:
+    if not scores:
+        return None
+    rates = [score.rate for score in scores if score.rate is not None]
+    return Rate(
+        mean=statistics.fmean(rates) if rates else None,
+        ci95=scores[0].ci95 if len(scores) == 1 else None,
+        deviation=statistics.stdev(rates) if len(rates) > 1 else None,
+        failed=sum(score.failed for score in scores),
+    )
+
+
+def _mark_best(lines: list[Line]) -> list[Line]:
+    students = [line for line in lines if not line.is_teacher]
+    if len(students) < 2:
+        return lines
+    lowest = [
+        min((cell.mean for cell in rivals if cell is not None and cell.mean is not None), default=None)
+        for rivals in zip(*(line.cells for line in students), strict=True)
+    ]
+    return [
+        line
+        if line.is_teacher
+        else replace(line, cells=[_marked(cell, least) for cell, least in zip(line.cells, lowest, strict=True)])
+        for line in lines
+    ]
+
+
+def _marked(cell: Rate | None, lowest: float | None) -> Rate | None:
+    if cell is None or cell.mean is None:
+        return cell
+    return replace(cell, best=cell.mean == lowest)

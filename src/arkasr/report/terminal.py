@@ -1,0 +1,131 @@
+"""A run's results on a terminal: tables as wide as the terminal allows, and the summary's sentences.
+
+In: a run's folder. Out: text on a rich console. Knows nothing of the page.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from arkasr.report.run_folder import Run, read_run
+from arkasr.report.summary import overall_set, summarise, verdict
+from arkasr.report.tables import Column, Rate, RateTable, rate_table, support_table
+from arkasr.report.wording import count, percent, percent_range, points, probability
+
+GAP = 2  # blanks between two columns
+
+
+def print_results(folder: Path, console: Console) -> None:
+    """Print the error rates, the support, the comparisons over all test sets, and the summary of a run.
+
+    Raises:
+        InputError: the folder holds no finished run.
+    """
+    run = read_run(folder)
+    table = rate_table(run)
+    for places in _blocks(table, console.width):
+        console.print(_rates(table, places))
+    console.print(Text(_rates_note(table), style="dim"), highlight=False)
+    if run.support:
+        console.print()
+        console.print(_support(run))
+    if any(row.set == overall_set(run) for row in run.comparisons):
+        console.print()
+        console.print(_comparisons(run))
+    console.print()
+    summary = summarise(run)
+    console.print(Text(summary.headline, style="bold"), highlight=False)
+    for sentence in summary.others:
+        console.print(Text(sentence), highlight=False)
+
+
+def _blocks(table: RateTable, width: int) -> Iterator[list[int]]:
+    """Places of the columns that fit beside each other, block by block; at least one a block."""
+    first = max(len(line.variant) for line in table.lines)
+    block, used = [], first
+    for place, column in enumerate(table.columns):
+        texts = [_cell(line.cells[place], table.decimals).plain for line in table.lines] + [_header(column)]
+        needed = GAP + max(len(part) for text in texts for part in text.split("\n"))
+        if block and used + needed > width:
+            yield block
+            block, used = [], first
+        block.append(place)
+        used += needed
+    yield block
+
+
+def _rates(table: RateTable, places: list[int]) -> Table:
+    rendered = _plain_table("Error rates, %")
+    rendered.add_column("\nvariant", no_wrap=True)
+    for place in places:
+        rendered.add_column(_header(table.columns[place]), justify="right", no_wrap=True)
+    for line, following in zip(table.lines, [*table.lines[1:], None], strict=True):
+        rendered.add_row(
+            Text(line.variant, style="italic" if line.is_teacher else ""),
+            *(_cell(line.cells[place], table.decimals) for place in places),
+            end_section=following is not None and line.is_teacher != following.is_teacher,
+        )
+    return rendered
+
+
+def _header(column: Column) -> str:
+    return f"{column.set}\n{column.metric.upper()}"
+
+
+def _cell(rate: Rate | None, decimals: int) -> Text:
+    if rate is None:
+        return Text("–")
+    text = Text(percent(rate.mean, decimals), style="bold" if rate.best else "")
+    if rate.deviation is not None:
+        text.append(f"\n±{percent(rate.deviation, decimals)}", style="not bold dim")
+    elif rate.ci95 is not None:
+        text.append(f"\n{percent_range(rate.ci95, decimals)}", style="not bold dim")
+    return text
+
+
+def _rates_note(table: RateTable) -> str:
+    spread = "± standard deviation over seeds" if table.seeds > 1 else "95% interval over utterances"
+    note = f"{spread}; bold: best student; normaliser {', '.join(table.normalizers)}"
+    failed = sum(cell.failed for line in table.lines for cell in line.cells[: len(table.columns)] if cell)
+    return f"{note}; {count(failed, 'failed transcription')} not counted" if failed else note
+
+
+def _support(run: Run) -> Table:
+    rendered = _plain_table("Support before OPD, tokens a position")
+    rendered.add_column("model", no_wrap=True)
+    for header in ("VUSS mean", "min", "max", "overlap ratio"):
+        rendered.add_column(header, justify="right")
+    for line in support_table(run):
+        sizes = (f"{value:.2f}" for value in (line.vuss_mean, line.vuss_min, line.vuss_max))
+        rendered.add_row(line.variant, *sizes, f"{percent(line.overlap_ratio)}%")
+    return rendered
+
+
+def _comparisons(run: Run) -> Table:
+    rendered = _plain_table("Comparisons over all test sets, percentage points")
+    for header in ("a", "b"):
+        rendered.add_column(header, no_wrap=True)
+    for header in ("a − b", "95% interval", "p"):
+        rendered.add_column(header, justify="right", no_wrap=True)
+    rendered.add_column("verdict")
+    for row in run.comparisons:
+        if row.set == overall_set(run):
+            figures = points(row.difference), percent_range(row.ci95), probability(row.p)
+            rendered.add_row(row.a, row.b, *figures, verdict(row))
+    return rendered
+
+
+def _plain_table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, GAP // 2),
+    )

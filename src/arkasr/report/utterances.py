@@ -1,0 +1,193 @@
+"""What every variant wrote for the utterances of a test set, beside the reference, errors marked.
+
+In: a `Run`, and limits on what a page may hold. Out: utterances with aligned words and sound. Knows nothing of HTML.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Literal
+
+from arkasr.evaluate.error_rate import AlignedToken, align
+from arkasr.evaluate.normalize import Profile, get_profile
+from arkasr.report.clips import Clip, clip_of
+from arkasr.report.run_folder import Run
+
+Row = Mapping[str, Any]  # a line of a transcripts file
+Unit = Literal["word", "character"]
+UNITS: Mapping[str, Unit] = {"wer": "word", "cer": "character"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What keeps a page small enough to open.
+
+    Attributes:
+        utterances_per_set: utterances shown of each test set: those with the most errors over all variants.
+        clips_per_set: of these, how many can be listened to: again those with the most errors.
+        clip_seconds: longer recordings are not embedded.
+    """
+
+    utterances_per_set: int = 300
+    clips_per_set: int = 40
+    clip_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive tokens of one kind, `equal`, `substitute`, `delete` or `insert`, joined as text.
+
+    Attributes:
+        kind: how the two sides differ.
+        reference: what was said; empty for an insertion.
+        written: what was written; empty for a deletion.
+    """
+
+    kind: str
+    reference: str
+    written: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one variant made of an utterance.
+
+    Attributes:
+        variant: name in the recipe.
+        pieces: what it wrote beside what was said.
+        errors: substitutions, deletions and insertions; None where it failed or there is no reference.
+        reference_tokens: words or characters of the reference.
+        failure: why nothing was written.
+    """
+
+    variant: str
+    pieces: list[Piece]
+    errors: int | None = None
+    reference_tokens: int = 0
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One utterance of a test set.
+
+    Attributes:
+        id: of the manifest.
+        facts: speaker, language and length, where known.
+        reference: normalised text, or None.
+        attempts: of the variants, in the recipe's order.
+        clip: the recording; None where the page has no room for it.
+    """
+
+    id: str
+    facts: list[str]
+    reference: str | None
+    attempts: list[Attempt]
+    clip: Clip | None = None
+
+    @property
+    def errors(self) -> int:
+        """Over all variants."""
+        return sum(attempt.errors or 0 for attempt in self.attempts)
+
+    def errors_of(self, variant: str) -> int:
+        """Of one variant; 0 where it failed or is missing."""
+        return sum(attempt.errors or 0 for attempt in self.attempts if attempt.variant == variant)
+
+
+@dataclass(frozen=True)
+class ShownSet:
+    """The utterances of a test set that a page shows, in the manifest's order.
+
+    Attributes:
+        name: of the set.
+        unit: `word` or `character`.
+        items: at most `Limits.utterances_per_set`.
+        total: utterances of the whole set.
+        seed: whose transcripts these are.
+    """
+
+    name: str
+    unit: Unit
+    items: list[Item]
+    total: int
+    seed: int
+
+    @property
+    def left_out(self) -> int:
+        """Utterances that are not among the items."""
+        return self.total - len(self.items)
+
+    @property
+    def without_clip(self) -> int:
+        """Items whose recording the page has no room for."""
+        return sum(item.clip is None for item in self.items)
+
+    @property
+    def clips(self) -> int:
+        """Items that can be listened to."""
+        return sum(item.clip is not None and item.clip.uri is not None for item in self.items)
+
+
+def load_shown_set(run: Run, name: str, limits: Limits) -> ShownSet:
+    """Read what every variant wrote for a test set under the run's first seed, and embed recordings."""
+    score = next(score for score in run.scores if score.set == name)
+    profile = get_profile(score.normalizer.partition("@")[0])
+    unit = UNITS[score.metric]
+    seed = run.seeds[0]
+    rows: dict[str, dict[str, Row]] = {}
+    for variant in run.variants:
+        for row in run.transcripts(variant, seed, name):
+            rows.setdefault(str(row.get("id")), {})[variant] = row
+    items = {key: _item(key, attempts, profile, unit) for key, attempts in rows.items()}
+    shown = _hardest(items.values(), limits.utterances_per_set)
+    heard = _hardest(shown, limits.clips_per_set)
+    recordings = [next(iter(rows[item.id].values())) for item in heard]
+    # Encoding releases the interpreter's lock.
+    with ThreadPoolExecutor() as pool:
+        encoded = pool.map(partial(clip_of, longest=limits.clip_seconds), recordings)
+        clips = dict(zip((item.id for item in heard), encoded, strict=True))
+    shown = [replace(item, clip=clips.get(item.id)) for item in shown]
+    return ShownSet(name, unit, shown, len(items), seed)
+
+
+def _item(key: str, rows: Mapping[str, Row], profile: Profile, unit: Unit) -> Item:
+    row = next(iter(rows.values()))
+    text = row.get("text")
+    reference = None if text is None else profile(text)
+    attempts = [_attempt(variant, written, reference, profile, unit) for variant, written in rows.items()]
+    return Item(key, _facts(row), reference, attempts)
+
+
+def _attempt(variant: str, row: Row, reference: str | None, profile: Profile, unit: Unit) -> Attempt:
+    if row.get("pred_text") is None:
+        return Attempt(variant, [], failure=str(row.get("error") or "no transcript"))
+    written = profile(row["pred_text"])
+    if reference is None:
+        return Attempt(variant, [Piece("equal", written, written)])
+    tokens = align(reference, written, unit)
+    pieces = [_piece(kind, list(same), unit) for kind, same in groupby(tokens, key=attrgetter("kind"))]
+    errors = sum(token.kind != "equal" for token in tokens)
+    return Attempt(variant, pieces, errors, sum(token.kind != "insert" for token in tokens))
+
+
+def _piece(kind: str, tokens: Sequence[AlignedToken], unit: Unit) -> Piece:
+    between = " " if unit == "word" else ""
+    reference = between.join(token.reference for token in tokens if token.reference is not None)
+    return Piece(kind, reference, between.join(token.hypothesis for token in tokens if token.hypothesis is not None))
+
+
+def _facts(row: Row) -> list[str]:
+    facts = [str(row[name]) for name in ("speaker", "language") if row.get(name)]
+    seconds = row.get("duration")
+    return [*facts, f"{seconds:.1f} s"] if isinstance(seconds, (int, float)) else facts
+
+
+def _hardest(items: Iterable[Item], most: int) -> list[Item]:
+    """The `most` items with the most errors, in the order they came in."""
+    in_order = list(items)
+    places = sorted(range(len(in_order)), key=lambda place: -in_order[place].errors)[:most]
+    return [in_order[place] for place in sorted(places)]

@@ -1,0 +1,48 @@
+"""Numbers as people read them: percentages, intervals, points, probabilities, durations."""
+
+MINUS = "\u2212"  # as wide as a plus sign, unlike the hyphen
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """0.1234 as `12.3`; None as a dash."""
+    return "–" if share is None else _signed(100 * share, decimals)
+
+
+def percent_range(shares: tuple[float, float], decimals: int = 1) -> str:
+    """(0.11, 0.138) as `11.0–13.8`, with `to` where a bound is below zero."""
+    low, high = (percent(share, decimals) for share in shares)
+    joint = " to " if low.startswith(MINUS) or high.startswith(MINUS) else "–"
+    return f"{low}{joint}{high}"
+
+
+def points(difference: float, decimals: int = 1) -> str:
+    """A difference of shares in percentage points, always with its sign."""
+    text = _signed(100 * difference, decimals)
+    return text if text.startswith(MINUS) or not float(text) else f"+{text}"
+
+
+def probability(p: float) -> str:
+    """0.00412 as `0.004`; below 0.001 only that."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `48 s`, `11 min 20 s` or `3 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 utterance`, `1,200 utterances`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _signed(number: float, decimals: int) -> str:
+    text = f"{number:.{decimals}f}"
+    if not float(text):
+        return text.lstrip("-")
+    return text.replace("-", MINUS)

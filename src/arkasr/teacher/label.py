@@ -1,0 +1,104 @@
+"""Teacher labels for TD: the teacher's transcript of every utterance, less its obvious failures.
+
+What is dropped is counted and kept beside the labels with its reason. Knows nothing of the student.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arkasr.data.examples import FeatureMemory
+from arkasr.data.manifest import Utterance
+from arkasr.model.recognize import Recognition, RecognitionSettings, recognize, segment_duration
+from arkasr.model.recognizer import Recognizer
+
+LOOP_REPEATS = 4  # the same words so many times in a row are a decoding loop, not speech
+LONGEST_LOOP_UNIT = 8
+FASTEST_LETTERS_PER_SECOND = 35.0  # auctioneers reach about 30
+FASTEST_IDEOGRAPHS_PER_SECOND = 12.0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the teacher made of a list of utterances.
+
+    Attributes:
+        rows: manifest rows of the kept utterances, `text` from the teacher, absolute `audio`.
+        dropped: rows of the others, with `dropped` saying why.
+        counts: utterances by reason, `kept` among them.
+    """
+
+    rows: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
+    counts: dict[str, int]
+
+
+def label(
+    teacher: Recognizer,
+    utterances: Sequence[Utterance],
+    settings: RecognitionSettings,
+    *,
+    drop_failures: bool = True,
+    memory: FeatureMemory | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Labels:
+    """Transcribe `utterances` with the teacher and drop the obvious failures.
+
+    Args:
+        teacher: hears and writes.
+        utterances: their own text, where there is any, is not looked at.
+        settings: batch size and cap.
+        drop_failures: False keeps every utterance that could be heard.
+        memory: features already computed.
+        on_batch: told the number of utterances just done.
+    """
+    rows, dropped = [], []
+    recognitions = recognize(teacher, utterances, settings, memory=memory, on_batch=on_batch)
+    for utterance, recognition in zip(utterances, recognitions, strict=True):
+        row = dict(utterance.fields) | {"audio": str(utterance.audio), "id": utterance.id, "text": recognition.text}
+        failure = failure_of(recognition, segment_duration(utterance) if recognition.error is None else 0.0)
+        if failure is None or (not drop_failures and recognition.text is not None):
+            rows.append(row)
+        else:
+            dropped.append(row | {"dropped": failure})
+    counts = Counter(row["dropped"] for row in dropped)
+    return Labels(rows, dropped, {"kept": len(rows), **dict(sorted(counts.items()))})
+
+
+def failure_of(recognition: Recognition, seconds: float) -> str | None:
+    """Why a transcript of `seconds` of audio cannot be right: unreadable, empty, truncated, looping, too-long; else None."""
+    if recognition.error is not None:
+        return "unreadable"
+    if not recognition.text:
+        return "empty"
+    if not recognition.stopped:
+        return "truncated"
+    if is_looping(recognition.text):
+        return "looping"
+    if fastest_possible_seconds(recognition.text) > seconds:
+        return "too-long"
+    return None
+
+
+def is_looping(text: str) -> bool:
+    """Whether up to eight words (or ideographs) stand four times in a row."""
+    units = [unit for word in text.split() for unit in (word if _is_ideographic(word) else [word])]
+    return any(
+        units[start : start + size] * LOOP_REPEATS == units[start : start + size * LOOP_REPEATS]
+        for size in range(1, LONGEST_LOOP_UNIT + 1)
+        for start in range(len(units) - size * LOOP_REPEATS + 1)
+    )
+
+
+def fastest_possible_seconds(text: str) -> float:
+    """Seconds in which the fastest speaker could say `text`."""
+    characters = [character for character in text if not character.isspace()]
+    ideographs = sum(map(_is_ideographic, characters))
+    letters = len(characters) - ideographs
+    return letters / FASTEST_LETTERS_PER_SECOND + ideographs / FASTEST_IDEOGRAPHS_PER_SECOND
+
+
+def _is_ideographic(text: str) -> bool:
+    return unicodedata.name(text[0], "").startswith("CJK")

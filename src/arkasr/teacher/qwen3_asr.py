@@ -1,0 +1,103 @@
+"""Qwen3-ASR, native in Transformers, as a recogniser: its own features, prompt and tokens.
+
+Facts: specification ark-asr-checkpoint, section 7. The language is always forced, so the transcript begins right after
+the prompt.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
+
+from arkasr.errors import InputError
+from arkasr.model.allowed import allowed_tokens
+from arkasr.model.frames import MAX_SAMPLES, SAMPLE_RATE, WINDOW_LENGTH
+from arkasr.model.recognizer import Recognizer
+
+STOP_TOKEN = "<|im_end|>"
+# The tokens of the prompt that follow the base vocabulary, in the order of the published one.
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", STOP_TOKEN, "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
+NAMED_TOKENS = {
+    "audio_token": "<|audio_pad|>",
+    "audio_bos_token": "<|audio_start|>",
+    "audio_eos_token": "<|audio_end|>",
+}
+ADDED_TOKENS = ("<asr_text>", "<timestamp>")
+CHAT_TEMPLATE = (
+    "{% set context = messages[0]['content'][0]['text'] if messages[0]['role'] == 'system' else '' %}"
+    "<|im_start|>system\n{{ context }}<|im_end|>\n"
+    "{% for message in messages if message['role'] != 'system' %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}<|audio_start|><|audio_pad|><|audio_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
+    "<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LANGUAGES = frozenset(LANGUAGE_CODE_TO_NAME.values())
+
+
+class Qwen3Asr(Recognizer):
+    """The teacher."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        self.stop_token_id = processor.tokenizer.convert_tokens_to_ids(STOP_TOKEN)
+        self.allowed_tokens = allowed_tokens(processor.tokenizer, self.vocab_size, self.stop_token_id)
+        model.generation_config.update(
+            eos_token_id=self.stop_token_id,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            do_sample=False,
+            suppress_tokens=(~self.allowed_tokens).nonzero().squeeze(1).tolist(),
+        )
+
+    def features(self, waveform: np.ndarray) -> Tensor:
+        waveform = np.asarray(waveform, dtype=np.float32)[:MAX_SAMPLES]
+        waveform = np.pad(waveform, (0, max(WINDOW_LENGTH - len(waveform), 0)))
+        features = self.processor.feature_extractor(
+            waveform, sampling_rate=SAMPLE_RATE, padding="longest", n_window=0, return_tensors="pt"
+        )
+        return features["input_features"][0]
+
+    def pad_features(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Batch features; the frame axis is a multiple of the encoder's convolution chunk."""
+        chunk = 2 * self.processor.feature_extractor.n_window
+        lengths = torch.tensor([clip.shape[1] for clip in features])
+        width = -(-int(lengths.max()) // chunk) * chunk
+        padded = torch.stack([F.pad(clip, (0, width - clip.shape[1])) for clip in features])
+        return {
+            "input_features": padded,
+            "input_features_mask": (torch.arange(width) < lengths[:, None]).long(),
+        }
+
+    def audio_token_count(self, frames: int) -> int:
+        return int(self.processor._get_audio_token_length(torch.tensor(frames)))
+
+    def prompt_text(self, language: str | None) -> str:
+        """The transcription request with the language forced.
+
+        Raises:
+            InputError: the teacher does not know the language, or none is given.
+        """
+        if language not in LANGUAGES:
+            raise InputError(
+                f"language {language!r} cannot be forced on Qwen3-ASR; give every utterance a `language` among "
+                f"{', '.join(sorted(LANGUAGES))}"
+            )
+        return str(self.processor.apply_transcription_request("", language=language, tokenize=False)[0])
+
+    def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        embeddings = self.model.get_audio_features(**audio, return_dict=True).pooler_output
+        frames = audio["input_features_mask"].sum(1)
+        counts = torch.as_tensor(self.processor._get_audio_token_length(frames), device=embeddings.device)
+        return embeddings, counts
+
+    @property
+    def audio_modules(self) -> list[nn.Module]:
+        return [self.model.model.audio_tower, self.model.model.multi_modal_projector]

@@ -1,0 +1,101 @@
+"""Is OPD likely to work? The diagnostics of a few batches, without an optimizer step, and a verdict.
+
+Also the source of the support table (paper, table 2), since both models stand still while it is measured.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from arkasr.data.examples import Example
+from arkasr.train.metrics import Metrics
+from arkasr.train.stage import Stage
+
+# Below these OPD compares transcripts that the teacher finds nonsensical: its advice is then about another sentence.
+LOWEST_OVERLAP_MASS = 0.6
+LOWEST_MAPPED_SHARE = 0.9
+HIGHEST_EMPTY_SHARE = 0.1
+HIGHEST_TRUNCATED_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a few batches show.
+
+    Attributes:
+        metrics: means over all batches, named as in `metrics.jsonl`, the loss among them.
+        vuss_of_batches: mean support size of every batch.
+        warnings: why OPD may not work; empty when nothing speaks against it.
+    """
+
+    metrics: dict[str, float]
+    vuss_of_batches: list[float]
+    warnings: list[str]
+
+    def support_row(self) -> dict[str, float]:
+        """The figures of the support table: extremes are over batches, as in the paper."""
+        names = {"loss": "loss"} | {
+            name: f"support/{name}"
+            for name in (
+                "overlap_ratio",
+                "overlap_mass_teacher",
+                "overlap_mass_student",
+                "overlap_advantage",
+                "entropy_teacher",
+                "entropy_student",
+                "entropy_gap",
+                "tail_mass_teacher",
+                "tail_mass_student",
+                "argmax_agreement",
+                "valid_share",
+            )
+        }
+        figures = {name: self.metrics[metric] for name, metric in names.items() if metric in self.metrics}
+        vuss = self.vuss_of_batches
+        return {"vuss_mean": sum(vuss) / len(vuss), "vuss_min": min(vuss), "vuss_max": max(vuss)} | figures
+
+
+@torch.no_grad()
+def calibrate(
+    stage: Stage, batches: Iterator[list[Example]], count: int, on_batch: Callable[[int], None] | None = None
+) -> Calibration:
+    """Run `count` micro-batches through an OPD stage and judge what is seen."""
+    stage.eval()
+    metrics, vuss = Metrics(), []
+    for place in range(count):
+        loss = stage(next(batches), seed=place)
+        loss.metrics.mean("loss", loss.total, loss.count)
+        values = loss.metrics.values()
+        if "support/vuss_mean" in values:
+            vuss.append(values["support/vuss_mean"])
+        metrics.merge(loss.metrics)
+        if on_batch:
+            on_batch(place + 1)
+    stage.clock.reset()
+    values = metrics.values()
+    return Calibration(values, vuss, verdict(values))
+
+
+def verdict(metrics: dict[str, float]) -> list[str]:
+    """Reasons to doubt that OPD will work, one sentence each."""
+    if metrics.get("rollout/skipped_rate") == 1.0:
+        return ["every rollout is empty: train the student with SFT first"]
+    warnings = []
+    if (mass := metrics["support/overlap_mass_teacher"]) < LOWEST_OVERLAP_MASS:
+        warnings.append(
+            f"only {mass:.0%} of the teacher's probability is on tokens that the student also ranks high "
+            f"(want {LOWEST_OVERLAP_MASS:.0%}): bring the student closer with SFT or TD first"
+        )
+    if (share := metrics["teacher/mapped_share"]) < LOWEST_MAPPED_SHARE:
+        warnings.append(
+            f"only {share:.0%} of the rollout tokens exist in the teacher's vocabulary (want {LOWEST_MAPPED_SHARE:.0%})"
+        )
+    if (share := metrics["rollout/empty"]) > HIGHEST_EMPTY_SHARE:
+        warnings.append(f"{share:.0%} of the rollouts are empty (want at most {HIGHEST_EMPTY_SHARE:.0%})")
+    if (share := metrics["rollout/truncated"]) > HIGHEST_TRUNCATED_SHARE:
+        warnings.append(
+            f"{share:.0%} of the rollouts hit the cap on tokens (want at most {HIGHEST_TRUNCATED_SHARE:.0%}): "
+            "raise objective.max_new_tokens, or the student loops"
+        )
+    return warnings

@@ -1,0 +1,84 @@
+"""Checkpoints of a stage: `step-N/` with the model's and the optimizer's tensors as safetensors and a state file.
+
+A checkpoint is written beside its place and renamed, so a folder with that name is whole. Nothing is pickled.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+
+
+def save_checkpoint(folder: Path, step: int, stage: nn.Module, optimizers: Sequence[Optimizer], state: dict[str, Any]) -> None:
+    """Write `folder/step-N`.
+
+    Args:
+        folder: holds the checkpoints of one stage.
+        step: optimizer steps done.
+        stage: the stage's module, possibly wrapped for distribution; every process must call this.
+        optimizers: its optimizers.
+        state: JSON-able position in the data and counters.
+    """
+    model_state = get_model_state_dict(stage, options=OPTIONS)
+    optimizer_state = get_optimizer_state_dict(stage, list(optimizers), options=OPTIONS)
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+        return
+    place = folder / f"step-{step}"
+    writing = folder / f".writing-{step}"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    save_file(_unshared(model_state), writing / "model.safetensors")
+    tensors = {name: value for name, value in optimizer_state.items() if isinstance(value, Tensor)}
+    save_file(_unshared(tensors), writing / "optimizer.safetensors")
+    settings = {name: value for name, value in optimizer_state.items() if not isinstance(value, Tensor)}
+    random_state = {"torch": torch.get_rng_state().numpy().tobytes().hex()}
+    document = {"step": step, "random": random_state, "optimizer": settings, **state}
+    (writing / "state.json").write_text(json.dumps(document))
+    shutil.rmtree(place, ignore_errors=True)
+    writing.rename(place)
+
+
+def load_checkpoint(place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    """Restore model, optimizers and random state from `step-N`; returns what `save_checkpoint` was given as state."""
+    state: dict[str, Any] = json.loads((place / "state.json").read_text())
+    set_model_state_dict(stage, load_file(place / "model.safetensors"), options=OPTIONS)
+    optimizer_state: dict[str, Any] = dict(load_file(place / "optimizer.safetensors")) | state["optimizer"]
+    set_optimizer_state_dict(stage, list(optimizers), optimizer_state, options=OPTIONS)
+    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]["torch"]), dtype=torch.uint8))
+    return state
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The `step-N` with the highest N, if there is one."""
+    places = [place for place in folder.glob("step-*") if (place / "state.json").exists()]
+    return max(places, key=_step_of, default=None)
+
+
+def drop_old_checkpoints(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    for place in sorted(folder.glob("step-*"), key=_step_of)[:-keep]:
+        shutil.rmtree(place)
+
+
+def _step_of(place: Path) -> int:
+    return int(place.name.removeprefix("step-"))
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that share memory (tied embeddings), since safetensors stores each name on its own."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,112 @@
+"""Figures of an optimizer step: gathered over micro-batches and processes, written to JSON Lines and TensorBoard.
+
+Names are `group/metric`. Knows nothing of what is measured.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Metrics:
+    """Weighted means, minima and maxima that can be merged in any order."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._weights: dict[str, float] = defaultdict(float)
+        self._extremes: dict[str, float] = {}
+
+    def mean(self, name: str, total: float | Tensor, weight: float | Tensor) -> None:
+        """Count `total`, a sum over `weight` things, towards the mean called `name`."""
+        self._sums[name] += float(total)
+        self._weights[name] += float(weight)
+
+    def minimum(self, name: str, value: float | Tensor) -> None:
+        """Lower the minimum called `name`, whose name ends in `_min`."""
+        self._extremes[name] = min(self._extremes.get(name, float("inf")), float(value))
+
+    def maximum(self, name: str, value: float | Tensor) -> None:
+        """Raise the maximum called `name`, whose name ends in `_max`."""
+        self._extremes[name] = max(self._extremes.get(name, float("-inf")), float(value))
+
+    def merge(self, other: "Metrics") -> None:
+        """Take in what another micro-batch or process has counted."""
+        for name, total in other._sums.items():
+            self.mean(name, total, other._weights[name])
+        for name, value in other._extremes.items():
+            (self.minimum if name.endswith("_min") else self.maximum)(name, value)
+
+    def values(self) -> dict[str, float]:
+        """Every figure that was counted at least once."""
+        means = {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]}
+        return means | self._extremes
+
+
+class PhaseClock:
+    """Adds up wall-clock seconds per phase of a step; on an accelerator it waits for the device at each boundary."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time inside the `with` block towards `phase`."""
+        self._synchronize()
+        started = time.perf_counter()
+        yield
+        self._synchronize()
+        self.seconds[phase] += time.perf_counter() - started
+
+    def reset(self) -> dict[str, float]:
+        """Hand over the seconds since the last reset."""
+        seconds, self.seconds = dict(self.seconds), defaultdict(float)
+        return seconds
+
+    @staticmethod
+    def _synchronize() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events of one stage; lines from after `resumed_step` are taken back."""
+
+    def __init__(self, folder: Path, resumed_step: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(path) if line["step"] <= resumed_step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one step."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush both."""
+        self._file.close()
+        self._writer.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines

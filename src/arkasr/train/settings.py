@@ -1,0 +1,110 @@
+"""What a recipe may say about how a stage is optimised. Every field is a key of the recipe file."""
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of everything a recipe file is parsed into: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suggest_nearest_key(cls, document: Any) -> Any:
+        if isinstance(document, dict):
+            for key in document:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(cls.model_fields)}"
+                    raise ValueError(f"unknown key {key!r}; {hint}")
+        return document
+
+
+class OptimizationSettings(Settings):
+    """How the loss of a stage is minimised.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_seconds: audio seconds in a micro-batch, padding included.
+        batch_utterances: most utterances in a micro-batch; None = no bound.
+        accumulation: micro-batches per optimizer step and process.
+        optimizer: `adamw` (the paper), or `muon`: orthogonalised momentum for the weight matrices of the layers and
+            AdamW for everything else, which learns from nothing in a third of the steps.
+        learning_rate: AdamW's highest one.
+        matrix_learning_rate: Muon's highest one; follows the same schedule.
+        warmup_steps: linear rise from zero.
+        schedule: what follows the rise: `constant`, or `linear`/`cosine` decay to `final_rate` of the highest.
+        final_rate: share of `learning_rate` that a decay ends at.
+        betas: AdamW.
+        weight_decay: AdamW, on all parameters.
+        max_grad_norm: gradients are scaled down to this norm.
+        mixed_precision: `no` (float32), `bf16` or `fp16`.
+        evaluate_every: steps between two looks at the development set; 0 = only at the end.
+        checkpoint_every: steps between two checkpoints; 0 = only at the end.
+        keep_checkpoints: the newest so many stay.
+        data_workers: processes that decode audio and compute features; 0 = in the training process.
+    """
+
+    steps: int = Field(ge=0)
+    batch_seconds: float = Field(gt=0)
+    batch_utterances: int | None = Field(default=None, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    matrix_learning_rate: float = Field(default=0.01, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_rate: float = Field(default=0.0, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.005, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    evaluate_every: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=0, ge=0)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    data_workers: int = Field(default=0, ge=0)
+
+
+class AugmentationSettings(Settings):
+    """SpecAugment on the log-mel features (arXiv 1904.08779): masked bands take the clip's mean value.
+
+    Attributes:
+        time_masks: masked stretches per ten seconds of audio, at least one.
+        time_width: longest stretch, in mel frames (10 ms).
+        frequency_masks: masked bands per clip.
+        frequency_width: widest band, in mel bins.
+    """
+
+    time_masks: int = Field(default=2, ge=0)
+    time_width: int = Field(default=20, ge=1)
+    frequency_masks: int = Field(default=2, ge=0)
+    frequency_width: int = Field(default=10, ge=1)
+
+
+class ObjectiveSettings(Settings):
+    """The distillation objective (specification objective) and the rollouts it is computed on.
+
+    Attributes:
+        top_k: tokens that teacher and student each bring to the support.
+        temperature: softens both distributions on the support.
+        divergence: `forward_kl` (the paper), `reverse_kl` or `jsd`.
+        beta: weight of the teacher in the mixture of `jsd`.
+        support: `union` (the paper), `teacher`, `student`, `intersection` or `full`.
+        tail: `none` (the paper), or `bucket`: what is outside the support is one more class.
+        upstream_scores: reproduce the published code's mix of logits and log-probabilities.
+        max_new_tokens: cap on the tokens of a rollout.
+        min_mapped_share: below this share of rollout tokens that the teacher can score, the run stops.
+    """
+
+    top_k: int = Field(default=32, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    beta: float = Field(default=0.5, gt=0, lt=1)
+    support: Literal["union", "teacher", "student", "intersection", "full"] = "union"
+    tail: Literal["none", "bucket"] = "none"
+    upstream_scores: bool = False
+    max_new_tokens: int = Field(default=256, ge=1)
+    min_mapped_share: float = Field(default=0.5, ge=0, le=1)

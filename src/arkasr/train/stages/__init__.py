@@ -1,0 +1,1 @@
+"""The three answers to "what is the loss of this batch?"."""

@@ -1,0 +1,58 @@
+"""Supervised fine-tuning: cross-entropy of the reference transcript, the stop token included.
+
+Trains Ark-Base on labels, the control on the same labels, TD on the teacher's labels, and the teacher itself.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from arkasr.data.examples import Example
+from arkasr.errors import InputError
+from arkasr.model.recognizer import Recognizer
+from arkasr.model.scoring import forced_logits
+from arkasr.train.augment import spec_augment
+from arkasr.train.settings import AugmentationSettings
+from arkasr.train.stage import Stage, StageLoss
+
+
+class SupervisedStage(Stage):
+    """Mean negative log-likelihood per transcript token."""
+
+    def __init__(self, student: Recognizer, augmentation: AugmentationSettings | None) -> None:
+        super().__init__(student)
+        self.augmentation = augmentation
+
+    def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
+        """Score the references of a micro-batch.
+
+        Raises:
+            InputError: an utterance has no text.
+        """
+        features = spec_augment([example.features[self.student.listener] for example in examples], self.augmentation, seed)
+        transcripts = [self.student.transcript_ids(reference_of(example)) for example in examples]
+        prompts = self.student.prompts(features, [example.utterance.language for example in examples])
+        device = self.student.device
+        with self.clock("student"):
+            pad_token_id = self.student.tokenizer.pad_token_id
+            logits = forced_logits(self.model, prompts.to(device), transcripts, pad_token_id)
+            targets = torch.cat(transcripts).to(device)
+            total = F.cross_entropy(logits.float(), targets, reduction="sum")
+        loss = StageLoss(total, torch.tensor(len(targets), device=device))
+        loss.metrics.mean("train/token_accuracy", (logits.argmax(-1) == targets).sum(), len(targets))
+        return loss
+
+
+def reference_of(example: Example) -> str:
+    """The text of a labelled utterance.
+
+    Raises:
+        InputError: there is none.
+    """
+    if example.utterance.text is None:
+        raise InputError(
+            f"utterance {example.utterance.id} has no `text`; a supervised stage needs labels: give the set labels, "
+            "or train on it with a stage of kind opd"
+        )
+    return example.utterance.text

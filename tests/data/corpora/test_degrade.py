@@ -1,0 +1,103 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from arkasr.data.audio import SAMPLE_RATE
+
+from arkasr.data.corpora import degrade
+
+SECONDS = 2
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """Something like speech: noise in syllables of a quarter second, most of it below 3 kHz."""
+    rng = np.random.default_rng(3)
+    noise = degrade.coloured_noise(SECONDS * SAMPLE_RATE, rng, 1.0)
+    time = np.arange(len(noise)) / SAMPLE_RATE
+    return degrade.normalise((noise * np.sin(np.pi * 4 * time) ** 2).astype(np.float32), -6)
+
+
+def power(signal: np.ndarray) -> float:
+    return float(np.mean(signal.astype(np.float64) ** 2))
+
+
+def power_between(signal: np.ndarray, low: float, high: float) -> float:
+    spectrum = np.abs(np.fft.rfft(signal)) ** 2
+    hertz = np.fft.rfftfreq(len(signal), 1 / SAMPLE_RATE)
+    return float(spectrum[(hertz >= low) & (hertz < high)].sum())
+
+
+EVERY_DEGRADATION: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "noise": lambda x, rng: degrade.mix(x, degrade.coloured_noise(len(x), rng, 1.0), 10),
+    "babble": lambda x, rng: degrade.mix(x, degrade.babble([x[:9000], x[5000:], x], len(x), rng), 10),
+    "room": lambda x, rng: degrade.reverberate(x, rng, 0.4, 3),
+    "telephone": lambda x, rng: degrade.telephone(x, 300, 3400),
+    "vorbis": lambda x, rng: degrade.lossy_codec(x, "OGG", "VORBIS", 1.0),
+    "opus": lambda x, rng: degrade.lossy_codec(x, "OGG", "OPUS", 0.97),
+    "mp3": lambda x, rng: degrade.lossy_codec(x, "MP3", "MPEG_LAYER_III", 0.98),
+    "levels": lambda x, rng: degrade.uneven_level(x, rng, 9),
+    "music": lambda x, rng: degrade.mix(x, degrade.music(len(x), rng), 10),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_DEGRADATION)
+def test_it_changes_the_speech_keeps_its_place_and_can_be_repeated(name: str, speech: np.ndarray) -> None:
+    worse = EVERY_DEGRADATION[name](speech, np.random.default_rng(1))
+    again = EVERY_DEGRADATION[name](speech, np.random.default_rng(1))
+    np.testing.assert_array_equal(worse, again)
+    assert worse.dtype == np.float32
+    assert worse.shape == speech.shape
+    assert np.isfinite(worse).all()
+    assert not np.allclose(worse, speech, atol=1e-4)
+    length = 2 * len(speech)
+    correlation = np.fft.irfft(np.fft.rfft(worse, length) * np.conj(np.fft.rfft(speech, length)))
+    assert abs((int(np.argmax(correlation)) + len(speech)) % length - len(speech)) <= 2
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0, 25.0])
+def test_mix_keeps_to_the_signal_to_noise_ratio(snr_db: float, speech: np.ndarray) -> None:
+    noise = degrade.coloured_noise(len(speech), np.random.default_rng(0), 0.5)
+    mixed = degrade.mix(speech, noise, snr_db)
+    assert 10 * np.log10(power(speech) / power(mixed - speech)) == pytest.approx(snr_db, abs=0.01)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
+def test_the_colour_of_noise_is_its_slope(slope: float) -> None:
+    noise = degrade.coloured_noise(20 * SAMPLE_RATE, np.random.default_rng(0), slope)
+    octaves = [power_between(noise, low, 2 * low) / low for low in (125, 250, 500, 1000, 2000)]
+    per_octave = np.polyfit(np.arange(5), 10 * np.log10(octaves), 1)[0]
+    assert per_octave == pytest.approx(-slope * 10 * np.log10(2), abs=0.3)
+
+
+@pytest.mark.parametrize("rt60", [0.2, 0.5])
+def test_a_room_decays_by_its_rt60_and_stands_as_far_as_asked(rt60: float) -> None:
+    impulse = np.zeros(SAMPLE_RATE, np.float32)
+    impulse[0] = 1
+    response = degrade.reverberate(impulse, np.random.default_rng(5), rt60, 4.0).astype(np.float64)
+    assert 10 * np.log10(response[0] ** 2 / (response[1:] ** 2).sum()) == pytest.approx(4.0, abs=0.1)
+    tail = response[int(0.04 * SAMPLE_RATE) :]
+    schroeder = 10 * np.log10(np.cumsum(tail[::-1] ** 2)[::-1] / (tail**2).sum() + 1e-12)
+    measured = 3 * (np.argmax(schroeder < -25) - np.argmax(schroeder < -5)) / SAMPLE_RATE
+    assert measured == pytest.approx(rt60, rel=0.2)
+
+
+def test_a_telephone_passes_its_band_only() -> None:
+    white = np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE).astype(np.float32)
+    heard = degrade.telephone(white, 300, 3400)
+    inside = power_between(heard, 500, 3000) / power_between(white, 500, 3000)
+    assert inside == pytest.approx(1, abs=0.1)
+    for low, high in ((0, 200), (4100, 8000)):
+        assert power_between(heard, low, high) < 0.003 * power_between(white, low, high)
+
+
+def test_levels_jump_by_no_more_than_the_depth(speech: np.ndarray) -> None:
+    loud = speech + 2
+    gain_db = 20 * np.log10(degrade.uneven_level(loud, np.random.default_rng(2), 9) / loud)
+    assert gain_db.max() <= 0.001
+    assert gain_db.min() >= -9.001
+    assert gain_db.max() - gain_db.min() > 3
+
+
+def test_normalise_sets_the_peak(speech: np.ndarray) -> None:
+    assert np.abs(degrade.normalise(speech, -20)).max() == pytest.approx(0.1, rel=1e-4)
