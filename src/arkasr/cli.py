@@ -91,9 +91,7 @@ def train(
 
     settings = load_settings(Recipe, config, overrides or [])
     name = the_stage(settings.stages, kind, stage, config)
-    place = run_one_stage(
-        settings, name, output or Path("runs") / settings.name, resume=resume, progress=Progress()
-    )
+    place = run_one_stage(settings, name, output or Path("runs") / settings.name, resume=resume, progress=Progress())
     print(f"model: {place}")
 
 
@@ -173,9 +171,9 @@ def evaluate(
     batch_seconds: BATCH_SECONDS = 120.0,
 ) -> None:
     """Transcribe a manifest and print its error rate with a 95% interval."""
+    from arkasr.model.recognize import RecognitionSettings
     from arkasr.recipe.run import default_device
     from arkasr.recipe.single import evaluate_manifest
-    from arkasr.model.recognize import RecognitionSettings
 
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
     for line in evaluate_manifest(manifest, model, normalizer, output, settings, default_device()):

@@ -57,9 +57,7 @@ def tail_masses(x: Position, support: set[int]) -> tuple[float, float]:
     return teacher_tail / sum(teacher.values()), student_tail / sum(student.values())
 
 
-def divergence(
-    x: Position, support: set[int], kind: str, tail: str, temperature: float, beta: float
-) -> float:
+def divergence(x: Position, support: set[int], kind: str, tail: str, temperature: float, beta: float) -> float:
     """τ² D(p, q) on a support that is held fixed."""
     teacher_of = {j: i for i, j in x.teacher_to_student.items()}
     p = {j: exp(x.teacher[teacher_of[j]] / temperature) for j in support}

@@ -30,9 +30,7 @@ def byte_level(*words, stop=STOP, normalizer=None):
     if normalizer is not None:
         core.normalizer = normalizer
     built = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=stop)
-    built.add_tokens(
-        [AddedToken("<|other|>", special=True), AddedToken("Qwen", special=False, normalized=False)]
-    )
+    built.add_tokens([AddedToken("<|other|>", special=True), AddedToken("Qwen", special=False, normalized=False)])
     return built
 
 
@@ -41,9 +39,7 @@ def transcript(tokenizer, text):
 
 
 def align(student, teacher, ids):
-    return retokenise(
-        ids, student, teacher, student_stop=student.eos_token_id, teacher_stop=teacher.eos_token_id
-    )
+    return retokenise(ids, student, teacher, student_stop=student.eos_token_id, teacher_stop=teacher.eos_token_id)
 
 
 def test_token_bytes_spell_the_text_even_where_a_token_is_a_piece_of_a_character():

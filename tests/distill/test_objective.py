@@ -114,9 +114,7 @@ def test_equals_the_formula_position_by_position_in_value_and_gradient(kind, sup
     for _ in range(40):
         positions, options = random_case(rng)
         student, teacher, keywords = as_tensors(positions)
-        result = union_topk_kl(
-            student, teacher, divergence=kind, support=support, tail=tail, **keywords, **options
-        )
+        result = union_topk_kl(student, teacher, divergence=kind, support=support, tail=tail, **keywords, **options)
         result.per_position.sum().backward()
         settings = {"kind": kind, "tail": tail} | {key: options[key] for key in ("temperature", "beta")}
         for n, x in enumerate(positions):
@@ -159,9 +157,7 @@ def test_permuted_teacher_ids_give_the_loss_of_equal_ids():
     student, teacher = logits(6, 30, seed=1), logits(6, 30, seed=2)
     expected = union_topk_kl(student, teacher, top_k=5)
     teacher_to_student = torch.randperm(30, generator=torch.Generator().manual_seed(3))
-    permuted = union_topk_kl(
-        student, teacher[:, teacher_to_student], top_k=5, teacher_to_student=teacher_to_student
-    )
+    permuted = union_topk_kl(student, teacher[:, teacher_to_student], top_k=5, teacher_to_student=teacher_to_student)
     torch.testing.assert_close(permuted.per_position, expected.per_position)
     torch.testing.assert_close(permuted.teacher_tail_mass, expected.teacher_tail_mass)
     assert permuted.support_size.tolist() == expected.support_size.tolist()
@@ -261,9 +257,7 @@ def test_a_step_without_valid_positions_is_zero_and_still_has_a_gradient(tail):
 
 
 def test_one_shared_token_is_no_support():
-    result = union_topk_kl(
-        logits(1, 6), logits(1, 6, seed=1), teacher_to_student=torch.tensor([3, *[-1] * 5])
-    )
+    result = union_topk_kl(logits(1, 6), logits(1, 6, seed=1), teacher_to_student=torch.tensor([3, *[-1] * 5]))
     assert result.support_size.item() <= 1
     assert not result.valid.item()
 
@@ -283,9 +277,7 @@ def test_logits_masked_with_minus_infinity_are_tokens_that_are_not_allowed(kind,
         tail=tail,
     )
     masked = student.masked_fill(~allowed, NOTHING).requires_grad_()
-    result = union_topk_kl(
-        masked, teacher.masked_fill(~allowed, NOTHING), top_k=3, divergence=kind, tail=tail
-    )
+    result = union_topk_kl(masked, teacher.masked_fill(~allowed, NOTHING), top_k=3, divergence=kind, tail=tail)
     result.loss.backward()
     torch.testing.assert_close(result.per_position, expected.per_position)
     assert masked.grad.isfinite().all()

@@ -19,7 +19,22 @@ VARIANTS = {
     "base+td+opd": "opd-after-td",
 }
 WRONG_SHARE = dict(zip(VARIANTS, (0.04, 0.22, 0.21, 0.17, 0.15, 0.10), strict=True))
-WORDS = "seven red boats left the small harbour before nine on the third of may".split()
+WORDS = [
+    "seven",
+    "red",
+    "boats",
+    "left",
+    "the",
+    "small",
+    "harbour",
+    "before",
+    "nine",
+    "on",
+    "the",
+    "third",
+    "of",
+    "may",
+]
 SIGNS = list("今天下午三点我们在北京大学见面请不要忘记带书")
 SETS = {"en-clean": "wer", "en-other": "wer", "zh-read": "cer", "zh-meeting": "cer", "zh-net": "cer"}
 
@@ -50,9 +65,7 @@ def build_run(
         "seeds": list(seeds),
         "rows": rows,
         "comparisons": [
-            _compare(rows, "base+td+opd", other, name)
-            for name in ("pooled", *sets)
-            for other in ("base", "base+sft")
+            _compare(rows, "base+td+opd", other, name) for name in ("pooled", *sets) for other in ("base", "base+sft")
         ],
         "support": [
             {
@@ -149,7 +162,9 @@ def _evaluate(path: Path, variant: str, seed: int, name: str, count: int, second
     }
 
 
-def _mishear(told: Sequence[str], vocabulary: Sequence[str], share: float, chance: random.Random) -> tuple[list[str], int]:
+def _mishear(
+    told: Sequence[str], vocabulary: Sequence[str], share: float, chance: random.Random
+) -> tuple[list[str], int]:
     written, wrong = [], 0
     for token in told:
         if chance.random() >= share:
@@ -190,7 +205,12 @@ def _train(path: Path, seed: int, steps: int, *, once: bool) -> None:
         lines = []
         for step in range(1, steps + 1):
             done = step / steps
-            line = {"step": step, "loss": 2.5 * 0.1**done + 0.1 * chance.random(), "time/data": 0.01, "time/student": 0.05}
+            line = {
+                "step": step,
+                "loss": 2.5 * 0.1**done + 0.1 * chance.random(),
+                "time/data": 0.01,
+                "time/student": 0.05,
+            }
             if stage["kind"] != "ctc" and step % max(steps // 6, 1) == 0:
                 line["dev/error_rate"] = 0.5 * 0.25**done + 0.02 * chance.random()
             if stage["kind"] == "opd":

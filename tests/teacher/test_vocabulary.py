@@ -11,9 +11,7 @@ from arkasr.teacher.vocabulary import map_vocabularies
 def tokenizer(words, special=(), added=()):
     """A tokenizer whose ids are the places of `words`, then of `special`, then of `added`."""
     vocabulary = {word: place for place, word in enumerate(words)}
-    built = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token=words[0]))
-    )
+    built = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token=words[0])))
     built.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     built.add_tokens([AddedToken(token, special=False, normalized=False) for token in added])
     return built

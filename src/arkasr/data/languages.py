@@ -56,5 +56,7 @@ def canonical_language(name_or_code: str) -> str:
     key = name_or_code.strip().lower()
     name = _NAMES.get(key) or _NAMES.get(key.replace("_", "-").split("-")[0])
     if name is None:
-        raise InputError(f"language {name_or_code!r} is not known; use an English name or an ISO 639 code, such as 'en'")
+        raise InputError(
+            f"language {name_or_code!r} is not known; use an English name or an ISO 639 code, such as 'en'"
+        )
     return name

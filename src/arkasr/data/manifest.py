@@ -94,7 +94,9 @@ def parse_manifest(path: str | Path) -> tuple[list[Utterance], list[Problem]]:
             try:
                 utterance = _parse_line(raw, path)
                 if utterance.id in lines_by_id:
-                    raise InputError(f"id {utterance.id!r} stands in line {lines_by_id[utterance.id]} too; make it unique")
+                    raise InputError(
+                        f"id {utterance.id!r} stands in line {lines_by_id[utterance.id]} too; make it unique"
+                    )
             except InputError as error:
                 problems.append(Problem(number, str(error)))
                 continue

@@ -103,9 +103,7 @@ def byte_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[t
     return spans
 
 
-def align_by_bytes(
-    student_spans: Sequence[tuple[int, int]], teacher_spans: Sequence[tuple[int, int]]
-) -> Tensor:
+def align_by_bytes(student_spans: Sequence[tuple[int, int]], teacher_spans: Sequence[tuple[int, int]]) -> Tensor:
     """LongTensor [n_student]: the teacher position whose token covers the same bytes, −1 where there is none.
 
     Tokens that cover no bytes, the two stop tokens, meet when they stand at the same byte.
@@ -128,9 +126,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
         elif token is not None and _BYTE_OF.keys() >= set(token):
             pieces.append(bytes(_BYTE_OF[character] for character in token))
         else:
-            raise InputError(
-                f"token {token_id} ({token!r}) is not of a byte-level BPE; use one on both sides"
-            )
+            raise InputError(f"token {token_id} ({token!r}) is not of a byte-level BPE; use one on both sides")
     return pieces
 
 

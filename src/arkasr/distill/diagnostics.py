@@ -125,4 +125,3 @@ def _repeated_share(ids: Tensor) -> float:
         return 0.0
     ngrams = ids.unfold(0, REPETITION_NGRAM, 1)
     return 1 - len(ngrams.unique(dim=0)) / len(ngrams)
-

@@ -44,9 +44,7 @@ CHAT_TEMPLATE = (
 
 def transcription_conversation(audio: Any) -> list[dict[str, Any]]:
     """The one user turn that asks for a transcript (specification ark-asr-checkpoint, section 4)."""
-    return [
-        {"role": "user", "content": [{"type": "audio", "audio": audio}, {"type": "text", "text": INSTRUCTION}]}
-    ]
+    return [{"role": "user", "content": [{"type": "audio", "audio": audio}, {"type": "text", "text": INSTRUCTION}]}]
 
 
 class ArkAsrProcessor(ProcessorMixin):
@@ -80,9 +78,7 @@ class ArkAsrProcessor(ProcessorMixin):
         """
         waveform = np.asarray(waveform, dtype=np.float32)[:MAX_SAMPLES]
         waveform = np.pad(waveform, (0, max(WINDOW_LENGTH - len(waveform), 0)))
-        features = self.feature_extractor(
-            waveform, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt"
-        )
+        features = self.feature_extractor(waveform, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
         return features["input_features"][0]
 
     def pad_features(self, features: list[Tensor]) -> dict[str, Tensor]:

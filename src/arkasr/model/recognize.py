@@ -6,7 +6,6 @@ Batches by duration, reports an utterance that cannot be heard instead of stoppi
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-
 from arkasr.data.audio import duration_of
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory

@@ -128,9 +128,7 @@ class Recognizer(ABC):
 
     def prompts(self, features: list[Tensor], languages: Sequence[str | None]) -> Prompts:
         """Batch clips of log-mel features `[mels, T]` into prompts padded on the left."""
-        rows = [
-            self.prompt_ids(clip.shape[1], language) for clip, language in zip(features, languages, strict=True)
-        ]
+        rows = [self.prompt_ids(clip.shape[1], language) for clip, language in zip(features, languages, strict=True)]
         width = max(map(len, rows))
         input_ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
         attention_mask = torch.zeros(len(rows), width, dtype=torch.long)

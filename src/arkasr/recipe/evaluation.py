@@ -24,9 +24,7 @@ POOLED = "pooled"
 def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Progress) -> None:
     """Transcribe every test set with a variant, sets that are done excepted."""
     recipe, folder = workshop.recipe, workshop.folder
-    missing = [
-        name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()
-    ]
+    missing = [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
     if not missing:
         return
     recognizer = workshop.recognizer(recipe.variants[variant], seed)
@@ -150,5 +148,7 @@ def _support_rows(workshop: Workshop) -> list[dict[str, Any]]:
             path = workshop.folder.stage(name, seed) / "calibration.json"
             if path.exists():
                 figures = json.loads(path.read_text(encoding="utf-8"))
-                rows.append({"variant": variant_of.get(stage.start, stage.start), "seed": seed, "before": name} | figures)
+                rows.append(
+                    {"variant": variant_of.get(stage.start, stage.start), "seed": seed, "before": name} | figures
+                )
     return rows

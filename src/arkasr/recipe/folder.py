@@ -72,9 +72,7 @@ class RunFolder:
 
     def write_json(self, name: str, document: Any) -> Path:
         """Write a JSON file of the run; floats that are not finite are an error, not `NaN`."""
-        return self.write_text(
-            name, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        )
+        return self.write_text(name, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_rows(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write JSON Lines under the run."""

@@ -95,4 +95,3 @@ def _describe(error: Any, document: Any) -> str:
     where = ".".join(keys)
     message = error["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
-

@@ -61,17 +61,13 @@ def run_training_stage(
     folder.save_model(student, name, seed)
 
 
-def run_calibration(
-    workshop: Workshop, stage: Stage, settings: OpdStageSettings, seed: int
-) -> Calibration:
+def run_calibration(workshop: Workshop, stage: Stage, settings: OpdStageSettings, seed: int) -> Calibration:
     """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
     stream = build_stream(workshop, stage, settings, seed)
     return calibrate(stage, iter(stream), settings.calibration_batches)
 
 
-def run_label_stage(
-    workshop: Workshop, name: str, seed: int, settings: LabelStageSettings, progress: Progress
-) -> None:
+def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelStageSettings, progress: Progress) -> None:
     """Let the teacher label a set; writes what was dropped, the counts, and last the labels."""
     teacher = workshop.recognizer(settings.start, seed)
     utterances = workshop.set(settings.audio)
@@ -118,9 +114,7 @@ def build_stream(workshop: Workshop, stage: Stage, settings: TrainingStageSettin
     return BatchStream(dataset, sampler, workers)
 
 
-def batch_sampler(
-    utterances: Sequence[Utterance], settings: OptimizationSettings, seed: int
-) -> DurationBatchSampler:
+def batch_sampler(utterances: Sequence[Utterance], settings: OptimizationSettings, seed: int) -> DurationBatchSampler:
     """Duration-bucketed batches within the budget of a stage."""
     return DurationBatchSampler(
         [utterance.duration or segment_duration(utterance) for utterance in utterances],

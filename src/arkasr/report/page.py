@@ -5,7 +5,6 @@ In: a run's folder. Out: `report.html` in it. What is on the page is decided in 
 
 import base64
 import gzip
-import os
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -32,7 +31,7 @@ def write_report(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Path:
     target = folder / "report.html"
     writing = target.with_name(".report.html.writing")
     writing.write_text(html, encoding="utf-8")
-    os.replace(writing, target)
+    writing.replace(target)
     return target
 
 

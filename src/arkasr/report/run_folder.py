@@ -30,7 +30,7 @@ class Score:
         reference_tokens: words or characters of the references.
         rate: errors over reference tokens, a share; None where there are no reference tokens.
         ci95: interval of the rate, shares; None where there is none.
-        utterances: how many were scored or failed.
+        utterances: how many were scored.
         failed: how many could not be transcribed and are in no count of errors.
         normalizer: profile and version, such as `basic@1`.
     """

@@ -37,14 +37,13 @@ def verdict(comparison: Comparison) -> str:
     """What a comparison shows, in a few words."""
     if comparison.p >= SIGNIFICANT:
         return "not significant"
-    better, worse = comparison.a, comparison.b
-    if comparison.difference > 0:
-        better, worse = worse, better
-    return f"{better} better than {worse}"
+    return "a is better" if comparison.difference < 0 else "b is better"
 
 
 def _setting(run: Run) -> str:
-    utterances = sum({score.set: score.utterances for score in run.scores if score.set != POOLED}.values())
+    utterances = sum(
+        {score.set: score.utterances + score.failed for score in run.scores if score.set != POOLED}.values()
+    )
     parts = [
         f"{count(len(run.variants), 'variant')} on {count(len(run.test_sets), 'test set')}",
         f"{count(utterances, 'test utterance')}",

@@ -147,7 +147,7 @@ def _of(scores: Sequence[Score], variant: str, name: str) -> list[Score]:
 
 def _column(run: Run, name: str) -> Column:
     score = next(score for score in run.scores if score.set == name)
-    return Column(name, score.metric, score.utterances)
+    return Column(name, score.metric, score.utterances + score.failed)
 
 
 def _sum(parts: Sequence[Score]) -> Score:

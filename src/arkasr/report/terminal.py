@@ -46,7 +46,8 @@ def print_results(folder: Path, console: Console) -> None:
 def _blocks(table: RateTable, width: int) -> Iterator[list[int]]:
     """Places of the columns that fit beside each other, block by block; at least one a block."""
     first = max(len(line.variant) for line in table.lines)
-    block, used = [], first
+    block: list[int] = []
+    used = first
     for place, column in enumerate(table.columns):
         texts = [_cell(line.cells[place], table.decimals).plain for line in table.lines] + [_header(column)]
         needed = GAP + max(len(part) for text in texts for part in text.split("\n"))
@@ -127,5 +128,5 @@ def _plain_table(title: str) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, GAP // 2),
+        padding=(0, GAP - 1, 0, 0),  # the box has one blank of its own between columns
     )

@@ -29,9 +29,7 @@ def build_qwen3_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Qwe
         sizes: `text_config` and `audio_config` of `Qwen3ASRConfig`, such as a preset.
         vocabulary: the base tokens; the family's own tokens are added behind them.
     """
-    tokenizer = build_tokenizer(
-        vocabulary, SPECIAL_TOKENS, named_tokens=NAMED_TOKENS, added_tokens=ADDED_TOKENS
-    )
+    tokenizer = build_tokenizer(vocabulary, SPECIAL_TOKENS, named_tokens=NAMED_TOKENS, added_tokens=ADDED_TOKENS)
     fields = copy.deepcopy(dict(sizes))
     special = {
         "pad_token_id": tokenizer.convert_tokens_to_ids(PAD_TOKEN),

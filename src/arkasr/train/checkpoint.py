@@ -24,7 +24,9 @@ from torch.optim import Optimizer
 OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
 
 
-def save_checkpoint(folder: Path, step: int, stage: nn.Module, optimizers: Sequence[Optimizer], state: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, step: int, stage: nn.Module, optimizers: Sequence[Optimizer], state: dict[str, Any]
+) -> None:
     """Write `folder/step-N`.
 
     Args:

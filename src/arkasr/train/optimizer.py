@@ -16,9 +16,7 @@ def build_optimizers(stage: nn.Module, settings: OptimizationSettings) -> list[O
     if settings.optimizer == "muon":
         matrices = _matrices(stage)
     taken = set(map(id, matrices))
-    others = [
-        parameter for parameter in stage.parameters() if parameter.requires_grad and id(parameter) not in taken
-    ]
+    others = [parameter for parameter in stage.parameters() if parameter.requires_grad and id(parameter) not in taken]
     optimizers: list[Optimizer] = [
         AdamW(others, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
     ]

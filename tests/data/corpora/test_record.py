@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from arkasr.data.audio import SAMPLE_RATE
 
+from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.corpora.plan import TEST_SETS, SetPlan, SyntheticCorpusConfig, plan_corpus
 from arkasr.data.corpora.record import record
 

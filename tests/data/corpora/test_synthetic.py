@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from arkasr.data.audio import decode
-from arkasr.data.manifest import read_manifest
 
+from arkasr.data.audio import decode
 from arkasr.data.corpora.synthetic import (
     SyntheticCorpusConfig,
     corpus_cache_folder,
     prepare_synthetic_corpus,
 )
+from arkasr.data.manifest import read_manifest
 from arkasr.errors import InputError
 
 CONFIG = SyntheticCorpusConfig(train_utterances=70, dev_utterances=2, test_utterances=3)

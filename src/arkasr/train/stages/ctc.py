@@ -39,7 +39,9 @@ class CtcStage(Stage):
             InputError: an utterance has no text.
         """
         device = self.student.device
-        features = spec_augment([example.features[self.student.listener] for example in examples], self.augmentation, seed)
+        features = spec_augment(
+            [example.features[self.student.listener] for example in examples], self.augmentation, seed
+        )
         references = [self.student.transcript_ids(reference_of(example))[:-1] for example in examples]
         with self.clock("student"):
             audio = {name: tensor.to(device) for name, tensor in self.student.pad_features(features).items()}

@@ -118,9 +118,7 @@ class DistillationStage(Stage):
         )
 
     @torch.no_grad()
-    def _teacher_logits(
-        self, heard: Sequence[Example], alignments: Sequence[Alignment]
-    ) -> tuple[Tensor, Tensor]:
+    def _teacher_logits(self, heard: Sequence[Example], alignments: Sequence[Alignment]) -> tuple[Tensor, Tensor]:
         """Teacher logits `[N, V_T]` row by row for the student's positions, and which rows have one, bool `[N]`."""
         device = self.student.device
         features = [example.features[self.teacher.listener] for example in heard]
@@ -158,9 +156,7 @@ class DistillationStage(Stage):
         metrics.mean("rollout/skipped_rate", rollouts.skipped, batch)
         return metrics
 
-    def _count_pairing(
-        self, metrics: Metrics, transcripts: Sequence[Tensor], alignments: Sequence[Alignment]
-    ) -> None:
+    def _count_pairing(self, metrics: Metrics, transcripts: Sequence[Tensor], alignments: Sequence[Alignment]) -> None:
         """Log how well the teacher can answer, and stop where it cannot."""
         tokens = torch.cat(list(transcripts))
         positions = torch.cat([alignment.teacher_positions for alignment in alignments])
@@ -200,4 +196,3 @@ class DistillationStage(Stage):
         for name, values in diagnostics.items():
             defined = shared if name == "overlap_advantage" else valid
             metrics.mean(f"support/{name}", values[defined].sum(), defined.sum())
-

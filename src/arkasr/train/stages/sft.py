@@ -30,7 +30,9 @@ class SupervisedStage(Stage):
         Raises:
             InputError: an utterance has no text.
         """
-        features = spec_augment([example.features[self.student.listener] for example in examples], self.augmentation, seed)
+        features = spec_augment(
+            [example.features[self.student.listener] for example in examples], self.augmentation, seed
+        )
         transcripts = [self.student.transcript_ids(reference_of(example)) for example in examples]
         prompts = self.student.prompts(features, [example.utterance.language for example in examples])
         device = self.student.device
