@@ -19,6 +19,7 @@ VARIANTS = {
     "base+td+opd": "opd-after-td",
 }
 WRONG_SHARE = dict(zip(VARIANTS, (0.04, 0.22, 0.21, 0.17, 0.15, 0.10), strict=True))
+FIRST_RATE = {"teacher": 0.5, "base": 0.5, "more-sft": 0.2, "opd": 0.2, "td": 0.2, "opd-after-td": 0.1}
 WORDS = [
     "seven",
     "red",
@@ -207,12 +208,12 @@ def _train(path: Path, seed: int, steps: int, *, once: bool) -> None:
             done = step / steps
             line = {
                 "step": step,
-                "loss": 2.5 * 0.1**done + 0.1 * chance.random(),
+                "loss": (1 + len(name) / 10) * 0.1**done + 0.1 * chance.random(),
                 "time/data": 0.01,
                 "time/student": 0.05,
             }
             if stage["kind"] != "ctc" and step % max(steps // 6, 1) == 0:
-                line["dev/error_rate"] = 0.5 * 0.25**done + 0.02 * chance.random()
+                line["dev/error_rate"] = FIRST_RATE[name] * (1 - 0.6 * done) + 0.01 * chance.random()
             if stage["kind"] == "opd":
                 line |= _support_of_step(done, chance)
             lines.append(line)

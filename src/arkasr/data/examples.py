@@ -35,11 +35,11 @@ class FeatureMemory:
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str, float | None, float | None], Tensor] = {}
 
-    def get(self, listener: str, utterance: Utterance, compute: Callable[[], Tensor]) -> Tensor:
+    def get(self, listener: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
         """The features of `utterance` for `listener`, computed at most once."""
         key = (listener, str(utterance.audio), utterance.begin_time, utterance.end_time)
         if key not in self._kept:
-            self._kept[key] = compute()
+            self._kept[key] = compute(listener)
         return self._kept[key]
 
 
@@ -74,16 +74,17 @@ class ExampleDataset(Dataset[Example]):
         utterance = self.utterances[index]
         waveform: np.ndarray | None = None
 
-        def compute(features_of: FeatureFunction) -> Tensor:
+        def compute(listener: str) -> Tensor:
             nonlocal waveform
             if waveform is None:
                 waveform = decode(utterance.audio, utterance.begin_time, utterance.end_time)
-            return features_of(waveform)
+            return self.listeners[listener](waveform)
 
-        features = {}
-        for name, features_of in self.listeners.items():
-            if self.memory is None:
-                features[name] = compute(features_of)
-            else:
-                features[name] = self.memory.get(name, utterance, lambda f=features_of: compute(f))
-        return Example(utterance, features)
+        recall = self.memory.get if self.memory is not None else _compute_anew
+        return Example(
+            utterance, {listener: recall(listener, utterance, compute) for listener in self.listeners}
+        )
+
+
+def _compute_anew(listener: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
+    return compute(listener)

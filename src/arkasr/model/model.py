@@ -100,6 +100,8 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
             ValueError: a prompt's number of audio placeholders is not what its audio needs.
         """
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds")
             inputs_embeds = self._embed(input_ids, audios, audios_mask)
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
@@ -111,8 +113,7 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
-        kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else kept
+        kept = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:

@@ -86,7 +86,7 @@ class Workshop:
             return load_recognizer(model.pretrained, revision=model.revision, device=str(self.device))
         torch.manual_seed(seed)
         if model.preset in STUDENT_PRESETS:
-            recognizer = build_ark_asr(merged(STUDENT_PRESETS[model.preset], model.sizes), self.vocabulary)
+            recognizer: Recognizer = build_ark_asr(merged(STUDENT_PRESETS[model.preset], model.sizes), self.vocabulary)
         elif model.preset in TEACHER_PRESETS:
             recognizer = build_qwen3_asr(merged(TEACHER_PRESETS[model.preset], model.sizes), self.vocabulary)
         else:

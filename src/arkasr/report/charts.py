@@ -1,7 +1,7 @@
-"""Training curves as Plotly figures: plain mappings that plotly.js draws. Text and background colours are the page's.
+"""Training curves as Plotly figures: plain mappings that plotly.js draws.
 
 In: a `Run`. Out: charts with a title and a sentence on how to read them; those without data are left out. Knows
-nothing of files or HTML.
+nothing of files, HTML, or the colours of text and background.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ DIAGNOSTICS = (
 
 
 def learning_charts(run: Run) -> list[Chart]:
-    """Error rate on the development set over all updates behind the weights, then the loss by kind of stage."""
+    """Error rate on the development set over all updates so far, then the loss by kind of stage."""
     logs = histories(run, run.stages)
     charts = list(_development(run, logs))
     for kind in dict.fromkeys(stage.kind for stage in run.stages):
@@ -142,7 +142,7 @@ def _development(run: Run, logs: Sequence[History]) -> Iterator[Chart]:
     if traces:
         figure = _figure(traces, "optimizer steps since random weights", "error rate")
         figure["layout"]["yaxis"] |= {"tickformat": ".0%", "hoverformat": ".1%"}
-        note = "A stage that continues another begins where that one ended, so that equal places had equal updates."
+        note = "A stage that continues another begins where that one ended, so equal places had equal updates."
         yield Chart("Error rate on the development set", note, figure)
 
 
@@ -182,7 +182,7 @@ def _time(log: History) -> Iterator[Chart]:
 def _line(run: Run, log: History, curve: Curve, label: str, dash: str) -> dict[str, Any]:
     is_first_seed = log.seed == run.seeds[0]
     name = f"{log.stage.name} {label}".strip()
-    colour = PALETTE[run.stages.index(log.stage) % len(PALETTE)]
+    colour = _colour(run, log.stage)
     return {
         "type": "scatter",
         "mode": "lines",
@@ -194,6 +194,12 @@ def _line(run: Run, log: History, curve: Curve, label: str, dash: str) -> dict[s
         "opacity": 1 if is_first_seed else 0.5,
         "line": {"color": colour, "dash": dash, "width": 2},
     }
+
+
+def _colour(run: Run, stage: Stage) -> str:
+    """The same on every chart; OPD stages, which are compared with each other, get those farthest apart."""
+    ordered = sorted(run.stages, key=lambda other: ("opd", "sft", "ctc").index(other.kind))
+    return PALETTE[ordered.index(stage) % len(PALETTE)]
 
 
 def _figure(traces: Sequence[dict[str, Any]], x_title: str, y_title: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Recordings as text that a page can hold: a small MP3 in a data URI, or the reason why there is none.
 
-MP3, because every browser plays it, telephones too; Opus would be smaller, but libsndfile needs ten times as long for
-it and not every browser plays it. Knows nothing of pages.
+MP3, because every browser plays it, telephones too; libsndfile needs ten times as long for Opus, which not every
+browser plays. Knows nothing of pages.
 """
 
 import base64

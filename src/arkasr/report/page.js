@@ -18,16 +18,17 @@ function loadPlotly() {
 }
 
 function themed(layout) {
-  const axis = { gridcolor: style("--line"), linecolor: style("--line"), tickcolor: style("--line") };
+  const size = 13;
+  const axis = ({ title, ...rest }) => merged(rest, { gridcolor: style("--line"), title: merged(title, { font: { size } }) });
   return merged(layout, {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: style("--ink"), family: getComputedStyle(document.body).fontFamily, size: 13 },
+    font: { color: style("--ink"), family: getComputedStyle(document.body).fontFamily, size },
     hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line") },
     // Dragging a finger scrolls the page; dragging a mouse zooms.
     dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
-    xaxis: merged(layout.xaxis, axis),
-    yaxis: merged(layout.yaxis, axis),
+    xaxis: axis(layout.xaxis),
+    yaxis: axis(layout.yaxis),
   });
 }
 

@@ -1,7 +1,7 @@
 """A finished run's folder as typed values: recipe, results, training metrics, transcripts.
 
-In: the folder that `arkasr run` wrote. Out: a `Run`, whose larger files are read when asked for. Knows nothing of how
-any of it is shown, and computes nothing.
+In: the folder that `arkasr run` wrote. Out: a `Run`, whose larger files are read when asked for. Knows nothing of
+how any of it is shown, and computes nothing.
 """
 
 import json
@@ -13,76 +13,12 @@ from typing import Any
 import yaml
 
 from arkasr.errors import InputError
-
-POOLED = "pooled"  # the name that stands for all test sets together
-
-
-@dataclass(frozen=True)
-class Score:
-    """One row of `results.json`: a variant on a test set.
-
-    Attributes:
-        variant: name in the recipe.
-        seed: of the run.
-        set: test set.
-        metric: `wer` or `cer`.
-        errors: substitutions, deletions and insertions.
-        reference_tokens: words or characters of the references.
-        rate: errors over reference tokens, a share; None where there are no reference tokens.
-        ci95: interval of the rate, shares; None where there is none.
-        utterances: how many were scored.
-        failed: how many could not be transcribed and are in no count of errors.
-        normalizer: profile and version, such as `basic@1`.
-    """
-
-    variant: str
-    seed: int
-    set: str
-    metric: str
-    errors: int
-    reference_tokens: int
-    rate: float | None
-    ci95: tuple[float, float] | None
-    utterances: int
-    failed: int
-    normalizer: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two variants tested against each other.
-
-    Attributes:
-        a: variant.
-        b: variant.
-        set: test set, or `pooled`.
-        difference: rate of a minus rate of b, a share; below zero a makes fewer errors.
-        ci95: interval of the difference.
-        p: two-sided probability of such a difference if a and b were equally good.
-        test: name of the test.
-    """
-
-    a: str
-    b: str
-    set: str
-    difference: float
-    ci95: tuple[float, float]
-    p: float
-    test: str
-
-
-@dataclass(frozen=True)
-class Support:
-    """Support of a model before OPD: `figures` has vuss_mean, vuss_min, vuss_max, overlap_ratio and what else was measured."""
-
-    variant: str
-    seed: int
-    figures: Mapping[str, float]
+from arkasr.report.results import POOLED, REMEDY, Comparison, Score, Support, read_json, read_results
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the recipe; `start` is the stage or model that it continues, `steps` its own optimizer steps."""
+    """A training stage; `start` is the stage or model that it continues, `steps` its own optimizer steps."""
 
     name: str
     kind: str
@@ -160,7 +96,7 @@ class Run:
         return _read_lines(self.path / "stages" / f"{stage}-seed{seed}" / "metrics.jsonl")
 
     def transcripts(self, variant: str, seed: int, test_set: str) -> list[dict[str, Any]]:
-        """What a variant wrote for a test set, a mapping an utterance; empty where there is nothing for this seed."""
+        """What a variant wrote for a test set, a mapping an utterance; empty where it did not run."""
         return _read_lines(self.path / "evaluations" / f"{variant}-seed{seed}" / f"{test_set}.jsonl")
 
 
@@ -170,85 +106,33 @@ def read_run(path: Path) -> Run:
     Raises:
         InputError: it is no run's folder, or a file in it is missing or damaged.
     """
-    recipe_at, results_at = path / "recipe.yaml", path / "results.json"
+    recipe_at, environment_at = path / "recipe.yaml", path / "environment.json"
     if not recipe_at.is_file():
-        raise InputError(f"{path}: no run is in here (no recipe.yaml); give a folder that `arkasr run` has written")
-    if not results_at.is_file():
-        raise InputError(f"{results_at}: no such file; the run is not finished, continue it with `arkasr run --resume`")
+        raise InputError(f"{path}: no run is in here (no recipe.yaml); give a folder that `arkasr run` wrote")
     recipe_text = recipe_at.read_text(encoding="utf-8", errors="replace")
-    try:
-        recipe = yaml.safe_load(recipe_text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{recipe_at}: not YAML: {' '.join(str(error).split())}; restore it, or run again") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"{recipe_at}: expected a mapping of keys; restore the file, or run again")
-    results = _read_json(results_at)
-    try:
-        return Run(
-            path=path,
-            recipe_text=recipe_text,
-            recipe=recipe,
-            environment=_read_environment(path / "environment.json"),
-            scores=[_score(row) for row in results["rows"]],
-            comparisons=[_comparison(row) for row in results.get("comparisons", [])],
-            support=[_support(row) for row in results.get("support", [])],
-        )
-    except KeyError as error:
-        raise InputError(f"{results_at}: no key {error.args[0]!r}; {_REMEDY}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{results_at}: a value is of the wrong kind ({error}); {_REMEDY}") from error
-
-
-_REMEDY = "delete the file and let `arkasr run --resume` write it again"
-
-
-def _score(row: Mapping[str, Any]) -> Score:
-    return Score(
-        variant=row["variant"],
-        seed=row["seed"],
-        set=row["set"],
-        metric=row["metric"],
-        errors=row["errors"],
-        reference_tokens=row["reference_tokens"],
-        rate=row["rate"],
-        ci95=_pair(row["ci95"]),
-        utterances=row["utterances"],
-        failed=row.get("failed", 0),
-        normalizer=row["normalizer"],
+    results = read_results(path / "results.json")
+    run = Run(
+        path=path,
+        recipe_text=recipe_text,
+        recipe=_parse_recipe(recipe_text, recipe_at),
+        environment=read_json(environment_at) if environment_at.is_file() else {},
+        scores=results.scores,
+        comparisons=results.comparisons,
+        support=results.support,
     )
+    if not run.variants:
+        raise InputError(f"{path / 'results.json'}: no row is of a variant of {recipe_at.name}; {REMEDY}")
+    return run
 
 
-def _comparison(row: Mapping[str, Any]) -> Comparison:
-    ci95 = _pair(row["ci95"])
-    if ci95 is None:
-        raise ValueError("ci95 of a comparison is null")
-    return Comparison(row["a"], row["b"], row["set"], float(row["difference"]), ci95, float(row["p"]), row["test"])
-
-
-def _support(row: Mapping[str, Any]) -> Support:
-    figures = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "seed"}
-    return Support(row["variant"], row["seed"], figures)
-
-
-def _pair(values: Any) -> tuple[float, float] | None:
-    if values is None:
-        return None
-    low, high = values
-    return (float(low), float(high))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _parse_recipe(text: str, path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: damaged ({error}); {_REMEDY}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: expected one object; {_REMEDY}")
-    return document
-
-
-def _read_environment(path: Path) -> dict[str, Any]:
-    return _read_json(path) if path.is_file() else {}
+        recipe = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); run the recipe again") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path}: expected keys and values; run the recipe again")
+    return recipe
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

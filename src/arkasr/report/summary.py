@@ -5,7 +5,8 @@ In: a `Run`. Out: plain text. Knows nothing of layout.
 
 from dataclasses import dataclass
 
-from arkasr.report.run_folder import POOLED, Comparison, Run
+from arkasr.report.results import POOLED, Comparison
+from arkasr.report.run_folder import Run
 from arkasr.report.tables import pooled_scores
 from arkasr.report.wording import count, duration, percent, percent_range, points, probability
 

@@ -1,14 +1,15 @@
-"""The run's tables as plain data: error rates (shaped like the paper's table 1), support (table 2), comparisons.
+"""The run's tables as plain data: error rates, shaped like the paper's table 1, and support, like its table 2.
 
 In: a `Run`. Out: rows and columns with numbers in them, which the terminal and the page lay out. Knows nothing of
-terminals, HTML or the number of digits that fit.
+terminals or HTML.
 """
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from arkasr.report.run_folder import POOLED, Comparison, Run, Score
+from arkasr.report.results import POOLED, Score
+from arkasr.report.run_folder import Run
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Column:
-    """One test set of table 1: `utterances` of a seed, and the `metric` (`wer`, `cer`, or both when pooled)."""
+    """One test set of table 1: the `metric` (`wer`, `cer`, or both when pooled), and its utterances."""
 
     set: str
     metric: str
@@ -73,7 +74,7 @@ class RateTable:
 
 @dataclass(frozen=True)
 class SupportLine:
-    """One model of table 2, before OPD: tokens for the support's size, shares for the rest; means over seeds."""
+    """One model of table 2, before OPD: VUSS in tokens a position, the rest shares; over all seeds."""
 
     variant: str
     vuss_mean: float
@@ -101,7 +102,7 @@ def rate_table(run: Run) -> RateTable:
 
 
 def pooled_scores(run: Run, variant: str) -> list[Score]:
-    """A variant on all test sets together, a score a seed: the run's own where it has them, else sums without interval.
+    """A variant on all test sets together, a score a seed: the run's own, else sums without an interval.
 
     Seeds for which a set is missing are left out, since their sums are over something else.
     """
@@ -118,7 +119,7 @@ def pooled_scores(run: Run, variant: str) -> list[Score]:
 
 
 def support_table(run: Run) -> list[SupportLine]:
-    """Support of every model that OPD started from; mean of the means, lowest and highest of the extremes over seeds."""
+    """Support of every model that OPD started from: over seeds, the mean of means and the extremes."""
     lines = []
     for variant in dict.fromkeys(row.variant for row in run.support):
         seeds = [row.figures for row in run.support if row.variant == variant]
@@ -134,11 +135,6 @@ def support_table(run: Run) -> list[SupportLine]:
             )
         )
     return lines
-
-
-def sorted_comparisons(run: Run) -> list[Comparison]:
-    """Comparisons, the pooled ones first; otherwise in the order of the results."""
-    return sorted(run.comparisons, key=lambda comparison: comparison.set != POOLED)
 
 
 def _of(scores: Sequence[Score], variant: str, name: str) -> list[Score]:

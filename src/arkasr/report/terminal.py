@@ -89,8 +89,8 @@ def _cell(rate: Rate | None, decimals: int) -> Text:
 
 
 def _rates_note(table: RateTable) -> str:
-    spread = "± standard deviation over seeds" if table.seeds > 1 else "95% interval over utterances"
-    note = f"{spread}; bold: best student; normaliser {', '.join(table.normalizers)}"
+    spread = "± standard deviation over seeds, " if table.seeds > 1 else ""
+    note = f"{spread}95% interval over utterances; bold: best student; normaliser {', '.join(table.normalizers)}"
     failed = sum(cell.failed for line in table.lines for cell in line.cells[: len(table.columns)] if cell)
     return f"{note}; {count(failed, 'failed transcription')} not counted" if failed else note
 

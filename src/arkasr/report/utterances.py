@@ -1,6 +1,7 @@
 """What every variant wrote for the utterances of a test set, beside the reference, errors marked.
 
-In: a `Run`, and limits on what a page may hold. Out: utterances with aligned words and sound. Knows nothing of HTML.
+In: a `Run`, and limits on what a page may hold. Out: utterances with aligned words and sound. Knows nothing of
+HTML.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,16 +10,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
+from arkasr.data.languages import LANGUAGE_CODES, canonical_language
+from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import AlignedToken, align
-from arkasr.evaluate.normalize import Profile, get_profile
+from arkasr.evaluate.normalize import Profile, Unit, get_profile
 from arkasr.report.clips import Clip, clip_of
 from arkasr.report.run_folder import Run
 
 Row = Mapping[str, Any]  # a line of a transcripts file
-Unit = Literal["word", "character"]
-UNITS: Mapping[str, Unit] = {"wer": "word", "cer": "character"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Item:
     Attributes:
         id: of the manifest.
         facts: speaker, language and length, where known.
+        language_code: ISO 639, where known.
         reference: normalised text, or None.
         attempts: of the variants, in the recipe's order.
         clip: the recording; None where the page has no room for it.
@@ -84,6 +86,7 @@ class Item:
 
     id: str
     facts: list[str]
+    language_code: str | None
     reference: str | None
     attempts: list[Attempt]
     clip: Clip | None = None
@@ -136,7 +139,7 @@ def load_shown_set(run: Run, name: str, limits: Limits) -> ShownSet:
     """Read what every variant wrote for a test set under the run's first seed, and embed recordings."""
     score = next(score for score in run.scores if score.set == name)
     profile = get_profile(score.normalizer.partition("@")[0])
-    unit = UNITS[score.metric]
+    unit: Unit = "word" if score.metric == "wer" else "character"
     seed = run.seeds[0]
     rows: dict[str, dict[str, Row]] = {}
     for variant in run.variants:
@@ -159,7 +162,7 @@ def _item(key: str, rows: Mapping[str, Row], profile: Profile, unit: Unit) -> It
     text = row.get("text")
     reference = None if text is None else profile(text)
     attempts = [_attempt(variant, written, reference, profile, unit) for variant, written in rows.items()]
-    return Item(key, _facts(row), reference, attempts)
+    return Item(key, _facts(row), _language_code(row), reference, attempts)
 
 
 def _attempt(variant: str, row: Row, reference: str | None, profile: Profile, unit: Unit) -> Attempt:
@@ -184,6 +187,13 @@ def _facts(row: Row) -> list[str]:
     facts = [str(row[name]) for name in ("speaker", "language") if row.get(name)]
     seconds = row.get("duration")
     return [*facts, f"{seconds:.1f} s"] if isinstance(seconds, (int, float)) else facts
+
+
+def _language_code(row: Row) -> str | None:
+    try:
+        return LANGUAGE_CODES[canonical_language(str(row.get("language")))]
+    except InputError:
+        return None
 
 
 def _hardest(items: Iterable[Item], most: int) -> list[Item]:

@@ -5,7 +5,7 @@ A checkpoint is written beside its place and renamed, so a folder with that name
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def save_checkpoint(
 def load_checkpoint(place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
     """Restore model, optimizers and random state from `step-N`; returns what `save_checkpoint` was given as state."""
     state: dict[str, Any] = json.loads((place / "state.json").read_text())
-    set_model_state_dict(stage, load_file(place / "model.safetensors"), options=OPTIONS)
+    model_state: dict[str, Any] = dict(load_file(place / "model.safetensors"))
+    set_model_state_dict(stage, model_state, options=OPTIONS)
     optimizer_state: dict[str, Any] = dict(load_file(place / "optimizer.safetensors")) | state["optimizer"]
     set_optimizer_state_dict(stage, list(optimizers), optimizer_state, options=OPTIONS)
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]["torch"]), dtype=torch.uint8))
@@ -81,6 +82,6 @@ def _step_of(place: Path) -> int:
     return int(place.name.removeprefix("step-"))
 
 
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Copies of tensors that share memory (tied embeddings), since safetensors stores each name on its own."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

@@ -1,5 +1,7 @@
 """The optimizers of a stage: AdamW for everything, or Muon for weight matrices beside AdamW for the rest."""
 
+from typing import cast
+
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
@@ -29,5 +31,5 @@ def build_optimizers(stage: nn.Module, settings: OptimizationSettings) -> list[O
 
 def _matrices(stage: nn.Module) -> list[nn.Parameter]:
     embedded = {id(module.weight) for module in stage.modules() if isinstance(module, nn.Embedding)}
-    linear = [module.weight for module in stage.modules() if isinstance(module, nn.Linear)]
+    linear = [cast(nn.Parameter, module.weight) for module in stage.modules() if isinstance(module, nn.Linear)]
     return [weight for weight in linear if weight.requires_grad and id(weight) not in embedded]

@@ -22,17 +22,7 @@ _DEV_VARIANTS = ["max", "linda", "Mario", "shelby"]
 _TEST_VARIANTS = ["m3", "f2", "robert", "f5", "michel", "Annie", "edward", "marcelo"]
 _HARD_VARIANTS = ["m8", "Andrea", "grandpa", "klatt6", "Storm", "anika", "ed", "Tweaky"]
 
-_ENGLISH_ACCENTS = (
-    "en-US",
-    "en",
-    "en-US",
-    "en-GB-scotland",
-    "en-GB-x-rp",
-    "en-029",
-    "en-US-nyc",
-    "en-GB-x-gbclan",
-    "en-GB-x-gbcwmd",
-)
+_ENGLISH_ACCENTS = ("en-US", "en", "en-GB-x-rp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +57,7 @@ def _speakers(split: str, language: str, variants: list[str]) -> list[Speaker]:
     for number, (variant, accent) in enumerate(zip(variants, cycle(accents), strict=False)):
         name = f"{code}-{split}-{number:02d}"
         rng = random.Random(seed_of("speaker", name))
-        voice = Voice(accent, variant, rng.randint(160, 190), rng.randint(38, 62), rng.randint(40, 60))
+        voice = Voice(accent, variant, rng.randint(170, 200), rng.randint(38, 62), rng.randint(40, 60))
         speakers.append(Speaker(name, language, voice))
     return speakers
 

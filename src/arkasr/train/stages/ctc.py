@@ -1,8 +1,8 @@
 """Connectionist temporal classification on the audio tokens: the warm start of an untrained audio encoder.
 
 Scores what the decoder will read, one distribution per audio token, against the decoder's own token embeddings and a
-blank: audio tokens come to lie near the embeddings of the words they carry, and the decoder starts by copying. Only the
-blank is thrown away afterwards.
+blank: audio tokens come to lie near the embeddings of the words they carry, and the decoder starts by copying. The blank
+and the biases are thrown away afterwards.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class CtcStage(Stage):
         self.augmentation = augmentation
         self.blank = student.vocab_size
         self.blank_embedding = nn.Parameter(torch.zeros(1, student.embedding_size, device=student.device))
-        self.blank_bias = nn.Parameter(torch.zeros(1, device=student.device))
+        self.bias = nn.Parameter(torch.zeros(student.vocab_size + 1, device=student.device))
         student.model.requires_grad_(False)
         for module in [*student.audio_modules, student.model.get_input_embeddings()]:
             module.requires_grad_(True)
@@ -66,5 +66,4 @@ class CtcStage(Stage):
     def _scores(self, embeddings: Tensor) -> Tensor:
         """Unnormalised scores `[N, B, V + 1]` of every token and the blank for audio embeddings `[N, B, H]`."""
         tokens = self.student.model.get_input_embeddings().weight
-        scores = F.linear(embeddings, torch.cat((tokens, self.blank_embedding)))
-        return scores + F.pad(self.blank_bias, (self.blank, 0))
+        return F.linear(embeddings, torch.cat((tokens, self.blank_embedding)), self.bias)

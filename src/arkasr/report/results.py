@@ -1,0 +1,163 @@
+"""`results.json` as typed values: scores, comparisons and support, as the file has them.
+
+In: the file. Out: its rows, checked. Knows nothing of the rest of a run's folder.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arkasr.errors import InputError
+
+POOLED = "pooled"  # the name that stands for all test sets together
+REMEDY = "delete the file and let `arkasr run --resume` write it again"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of `results.json`: a variant on a test set.
+
+    Attributes:
+        variant: name in the recipe.
+        seed: of the run.
+        set: test set.
+        metric: `wer` or `cer`.
+        errors: substitutions, deletions and insertions.
+        reference_tokens: words or characters of the references.
+        rate: errors over reference tokens, a share; None where there are no reference tokens.
+        ci95: interval of the rate, shares; None where there is none.
+        utterances: how many were scored.
+        failed: how many could not be transcribed and are in no count of errors.
+        normalizer: profile and version, such as `basic@1`.
+    """
+
+    variant: str
+    seed: int
+    set: str
+    metric: str
+    errors: int
+    reference_tokens: int
+    rate: float | None
+    ci95: tuple[float, float] | None
+    utterances: int
+    failed: int
+    normalizer: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two variants tested against each other.
+
+    Attributes:
+        a: variant.
+        b: variant.
+        set: test set, or `pooled`.
+        difference: rate of a minus rate of b, a share; below zero a makes fewer errors.
+        ci95: interval of the difference.
+        p: two-sided probability of such a difference if a and b were equally good.
+        test: name of the test.
+    """
+
+    a: str
+    b: str
+    set: str
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+    test: str
+
+
+@dataclass(frozen=True)
+class Support:
+    """Support of a model before OPD.
+
+    `figures` has vuss_mean, vuss_min, vuss_max, overlap_ratio and whatever else was measured.
+    """
+
+    variant: str
+    seed: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows, in the order of the file."""
+
+    scores: list[Score]
+    comparisons: list[Comparison]
+    support: list[Support]
+
+
+def read_results(path: Path) -> Results:
+    """Read `results.json`.
+
+    Raises:
+        InputError: the file is missing, damaged, or a row lacks something.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the run is not finished, continue it with `arkasr run --resume`")
+    document = read_json(path)
+    try:
+        return Results(
+            scores=[_score(row) for row in document["rows"]],
+            comparisons=[_comparison(row) for row in document.get("comparisons", [])],
+            support=[_support(row) for row in document.get("support", [])],
+        )
+    except KeyError as error:
+        raise InputError(f"{path}: no key {error.args[0]!r}; {REMEDY}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: a value is of the wrong kind ({error}); {REMEDY}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: damaged ({error}); {REMEDY}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected one object; {REMEDY}")
+    return document
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    if row["set"] != POOLED and row["metric"] not in ("wer", "cer"):
+        raise ValueError(f"metric {row['metric']!r} is neither wer nor cer")
+    return Score(
+        variant=row["variant"],
+        seed=row["seed"],
+        set=row["set"],
+        metric=row["metric"],
+        errors=row["errors"],
+        reference_tokens=row["reference_tokens"],
+        rate=row["rate"],
+        ci95=_pair(row["ci95"]),
+        utterances=row["utterances"],
+        failed=row.get("failed", 0),
+        normalizer=row["normalizer"],
+    )
+
+
+def _comparison(row: Mapping[str, Any]) -> Comparison:
+    ci95 = _pair(row["ci95"])
+    if ci95 is None:
+        raise ValueError("ci95 of a comparison is null")
+    return Comparison(row["a"], row["b"], row["set"], float(row["difference"]), ci95, float(row["p"]), row["test"])
+
+
+def _support(row: Mapping[str, Any]) -> Support:
+    figures = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "seed"}
+    return Support(row["variant"], row["seed"], figures)
+
+
+def _pair(values: Any) -> tuple[float, float] | None:
+    if values is None:
+        return None
+    low, high = values
+    return (float(low), float(high))
