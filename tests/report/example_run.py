@@ -174,7 +174,7 @@ def _mishear(
         wrong += 1
         kind = chance.choice(("substitute", "delete", "insert"))
         if kind == "insert":
-            written += [token, "oh"]
+            written += [token, "oh" if vocabulary is WORDS else "啊"]
         elif kind == "substitute":
             written.append(chance.choice([other for other in vocabulary if other != token]))
     return written, wrong

@@ -81,9 +81,7 @@ class ExampleDataset(Dataset[Example]):
             return self.listeners[listener](waveform)
 
         recall = self.memory.get if self.memory is not None else _compute_anew
-        return Example(
-            utterance, {listener: recall(listener, utterance, compute) for listener in self.listeners}
-        )
+        return Example(utterance, {listener: recall(listener, utterance, compute) for listener in self.listeners})
 
 
 def _compute_anew(listener: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:

@@ -118,6 +118,19 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writing.replace(path)
 
 
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of JSON Lines that this package wrote, unchecked.
+
+    Raises:
+        InputError: a line is not JSON.
+    """
+    with Path(path).open(encoding="utf-8") as file:
+        try:
+            return [json.loads(line) for line in file]
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: not JSON Lines ({error.msg}); write it anew") from error
+
+
 def _parse_line(raw: bytes, path: Path) -> Utterance:
     try:
         fields = json.loads(raw.decode("utf-8"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifest import Utterance, read_rows
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, comparison_row, results_row, score
@@ -81,7 +81,7 @@ def collect_results(workshop: Workshop) -> dict[str, Any]:
 
 def _score(workshop: Workshop, variant: str, seed: int, name: str) -> Score:
     path = workshop.folder.predictions(variant, seed, name)
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(path)
     predictions = [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in rows]
     profile, unit = scoring_of(workshop, name)
     settings = workshop.recipe.evaluation
@@ -148,6 +148,8 @@ def _support_rows(workshop: Workshop) -> list[dict[str, Any]]:
             path = workshop.folder.stage(name, seed) / "calibration.json"
             if path.exists():
                 figures = json.loads(path.read_text(encoding="utf-8"))
+                if "vuss_mean" not in figures:
+                    continue
                 rows.append(
                     {"variant": variant_of.get(stage.start, stage.start), "seed": seed, "before": name} | figures
                 )

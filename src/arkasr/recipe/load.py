@@ -27,7 +27,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected `key: value` lines at the top, found {type(document).__name__}")
-    return document
+    return _unshared(document)
+
+
+def _unshared(document: Any) -> Any:
+    """A copy in which what YAML anchors share is apart, so that an override of one place leaves the others alone."""
+    if isinstance(document, dict):
+        return {key: _unshared(value) for key, value in document.items()}
+    return [_unshared(value) for value in document] if isinstance(document, list) else document
 
 
 def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

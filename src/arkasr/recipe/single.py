@@ -1,13 +1,12 @@
 """One model on one manifest, and transcripts of several systems against each other, for the command line."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.data.manifest import read_manifest, read_rows, write_manifest
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, score
@@ -96,13 +95,10 @@ def _score(rows: Sequence[dict[str, Any]], normalizer: str, language: str | None
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give files written by `arkasr evaluate -o`")
-    rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            rows[row["id"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}: not a transcript; give files written by `arkasr evaluate -o`") from error
+    try:
+        rows = {row["id"]: row for row in read_rows(path)}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: a line has no `id`; give files written by `arkasr evaluate -o`") from error
     if not rows:
         raise InputError(f"{path}: holds no transcript")
     return rows

@@ -45,6 +45,8 @@ def run_training_stage(
         if not (folder.path / calibration_file).exists():
             calibration = run_calibration(workshop, stage, settings, seed)
             folder.write_json(calibration_file, calibration.support_row() | {"warnings": calibration.warnings})
+            for warning in calibration.warnings:
+                progress.console.print(f"{name}: doubtful: {warning}", highlight=False, soft_wrap=True)
     with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
         train(
             stage,

@@ -73,6 +73,7 @@ def _templates() -> Environment:
         wording.percent,
         wording.percent_range,
         wording.points,
+        wording.points_range,
         wording.probability,
         wording.count,
     ):

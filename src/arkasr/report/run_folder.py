@@ -83,6 +83,11 @@ class Run:
         return list(dict.fromkeys(score.set for score in self.scores if score.set != POOLED))
 
     @property
+    def resampled(self) -> str:
+        """What the intervals draw: `utterances` or `speakers`."""
+        return f"{(self.recipe.get('evaluation') or {}).get('resample', 'utterance')}s"
+
+    @property
     def stages(self) -> list[Stage]:
         """Training stages, in the recipe's order."""
         return [

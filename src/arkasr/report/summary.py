@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from arkasr.report.results import POOLED, Comparison
 from arkasr.report.run_folder import Run
 from arkasr.report.tables import pooled_scores
-from arkasr.report.wording import count, duration, percent, percent_range, points, probability
+from arkasr.report.wording import count, duration, percent, points, points_range, probability
 
 SIGNIFICANT = 0.05
 
@@ -78,7 +78,7 @@ def _sentence(run: Run, final: str, other: str, row: Comparison) -> str:
     if row.a != final:
         difference, low, high = -difference, -high, -low
     rates = f"{_pooled(run, other)} → {_pooled(run, final)}"
-    interval = f"95% interval {percent_range((low, high))}"
+    interval = f"95% interval {points_range((low, high))}"
     figures = f"{points(difference)} points, {interval}, p {_equal(probability(row.p))}"
     if row.p >= SIGNIFICANT:
         return f"{final} is not significantly different from {other}: {rates} ({figures})."

@@ -14,7 +14,7 @@ from rich.text import Text
 from arkasr.report.run_folder import Run, read_run
 from arkasr.report.summary import overall_set, summarise, verdict
 from arkasr.report.tables import Column, Rate, RateTable, rate_table, support_table
-from arkasr.report.wording import count, percent, percent_range, points, probability
+from arkasr.report.wording import count, percent, percent_range, points, points_range, probability
 
 GAP = 2  # blanks between two columns
 
@@ -29,7 +29,7 @@ def print_results(folder: Path, console: Console) -> None:
     table = rate_table(run)
     for places in _blocks(table, console.width):
         console.print(_rates(table, places))
-    console.print(Text(_rates_note(table), style="dim"), highlight=False)
+    console.print(Text(_rates_note(run, table), style="dim"), highlight=False)
     if run.support:
         console.print()
         console.print(_support(run))
@@ -88,9 +88,9 @@ def _cell(rate: Rate | None, decimals: int) -> Text:
     return text
 
 
-def _rates_note(table: RateTable) -> str:
+def _rates_note(run: Run, table: RateTable) -> str:
     spread = "± standard deviation over seeds, " if table.seeds > 1 else ""
-    note = f"{spread}95% interval over utterances; bold: best student; normaliser {', '.join(table.normalizers)}"
+    note = f"{spread}95% interval over {run.resampled}; bold: best student; normaliser {', '.join(table.normalizers)}"
     failed = sum(cell.failed for line in table.lines for cell in line.cells[: len(table.columns)] if cell)
     return f"{note}; {count(failed, 'failed transcription')} not counted" if failed else note
 
@@ -109,13 +109,13 @@ def _support(run: Run) -> Table:
 def _comparisons(run: Run) -> Table:
     rendered = _plain_table("Comparisons over all test sets, percentage points")
     for header in ("a", "b"):
-        rendered.add_column(header, no_wrap=True)
+        rendered.add_column(header, overflow="fold")
     for header in ("a − b", "95% interval", "p"):
         rendered.add_column(header, justify="right", no_wrap=True)
-    rendered.add_column("verdict")
+    rendered.add_column("verdict", overflow="fold")
     for row in run.comparisons:
         if row.set == overall_set(run):
-            figures = points(row.difference), percent_range(row.ci95), probability(row.p)
+            figures = points(row.difference), points_range(row.ci95), probability(row.p)
             rendered.add_row(row.a, row.b, *figures, verdict(row))
     return rendered
 

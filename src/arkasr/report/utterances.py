@@ -4,9 +4,9 @@ In: a `Run`, and limits on what a page may hold. Out: utterances with aligned wo
 HTML.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -27,7 +27,7 @@ class Limits:
     """What keeps a page small enough to open.
 
     Attributes:
-        utterances_per_set: utterances shown of each test set: those with the most errors over all variants.
+        utterances_per_set: utterances shown of each test set: those with the most errors, all variants added up.
         clips_per_set: of these, how many can be listened to: again those with the most errors.
         clip_seconds: longer recordings are not embedded.
     """
@@ -89,12 +89,7 @@ class Item:
     language_code: str | None
     reference: str | None
     attempts: list[Attempt]
-    clip: Clip | None = None
-
-    @property
-    def errors(self) -> int:
-        """Over all variants."""
-        return sum(attempt.errors or 0 for attempt in self.attempts)
+    clip: Clip | None
 
     def errors_of(self, variant: str) -> int:
         """Of one variant; 0 where it failed or is missing."""
@@ -145,24 +140,35 @@ def load_shown_set(run: Run, name: str, limits: Limits) -> ShownSet:
     for variant in run.variants:
         for row in run.transcripts(variant, seed, name):
             rows.setdefault(str(row.get("id")), {})[variant] = row
-    items = {key: _item(key, attempts, profile, unit) for key, attempts in rows.items()}
-    shown = _hardest(items.values(), limits.utterances_per_set)
-    heard = _hardest(shown, limits.clips_per_set)
-    recordings = [next(iter(rows[item.id].values())) for item in heard]
+    shown = _hardest(rows, list(rows), limits.utterances_per_set)
+    heard = _hardest(rows, shown, limits.clips_per_set)
+    recordings = [_any_row(rows[key]) for key in heard]
     # Encoding releases the interpreter's lock.
     with ThreadPoolExecutor() as pool:
         encoded = pool.map(partial(clip_of, longest=limits.clip_seconds), recordings)
-        clips = dict(zip((item.id for item in heard), encoded, strict=True))
-    shown = [replace(item, clip=clips.get(item.id)) for item in shown]
-    return ShownSet(name, unit, shown, len(items), seed)
+        clips = dict(zip(heard, encoded, strict=True))
+    items = [_item(key, rows[key], profile, unit, clips.get(key)) for key in shown]
+    return ShownSet(name, unit, items, len(rows), seed)
 
 
-def _item(key: str, rows: Mapping[str, Row], profile: Profile, unit: Unit) -> Item:
-    row = next(iter(rows.values()))
+def _hardest(rows: Mapping[str, Mapping[str, Row]], keys: Sequence[str], most: int) -> list[str]:
+    """The `most` utterances with the most errors over all variants, in the order they came in."""
+    errors = {key: sum(row.get("errors") or 0 for row in rows[key].values()) for key in keys}
+    kept = set(sorted(keys, key=lambda key: -errors[key])[:most])
+    return [key for key in keys if key in kept]
+
+
+def _any_row(rows: Mapping[str, Row]) -> Row:
+    """What the manifest says of an utterance is the same in every variant's row."""
+    return next(iter(rows.values()))
+
+
+def _item(key: str, rows: Mapping[str, Row], profile: Profile, unit: Unit, clip: Clip | None) -> Item:
+    row = _any_row(rows)
     text = row.get("text")
     reference = None if text is None else profile(text)
     attempts = [_attempt(variant, written, reference, profile, unit) for variant, written in rows.items()]
-    return Item(key, _facts(row), _language_code(row), reference, attempts)
+    return Item(key, _facts(row), _language_code(row), reference, attempts, clip)
 
 
 def _attempt(variant: str, row: Row, reference: str | None, profile: Profile, unit: Unit) -> Attempt:
@@ -194,10 +200,3 @@ def _language_code(row: Row) -> str | None:
         return LANGUAGE_CODES[canonical_language(str(row.get("language")))]
     except InputError:
         return None
-
-
-def _hardest(items: Iterable[Item], most: int) -> list[Item]:
-    """The `most` items with the most errors, in the order they came in."""
-    in_order = list(items)
-    places = sorted(range(len(in_order)), key=lambda place: -in_order[place].errors)[:most]
-    return [in_order[place] for place in sorted(places)]

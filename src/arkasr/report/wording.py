@@ -9,16 +9,19 @@ def percent(share: float | None, decimals: int = 1) -> str:
 
 
 def percent_range(shares: tuple[float, float], decimals: int = 1) -> str:
-    """(0.11, 0.138) as `11.0–13.8`, with `to` where a bound is below zero."""
-    low, high = (percent(share, decimals) for share in shares)
-    joint = " to " if low.startswith(MINUS) or high.startswith(MINUS) else "–"
-    return f"{low}{joint}{high}"
+    """(0.11, 0.138) as `11.0–13.8`."""
+    return "–".join(percent(share, decimals) for share in shares)
 
 
 def points(difference: float, decimals: int = 1) -> str:
     """A difference of shares in percentage points, always with its sign."""
     text = _signed(100 * difference, decimals)
     return text if text.startswith(MINUS) or not float(text) else f"+{text}"
+
+
+def points_range(differences: tuple[float, float], decimals: int = 1) -> str:
+    """(-0.01, 0.02) as `−1.0 to +2.0`."""
+    return " to ".join(points(difference, decimals) for difference in differences)
 
 
 def probability(p: float) -> str:

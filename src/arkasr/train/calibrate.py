@@ -34,7 +34,9 @@ class Calibration:
     warnings: list[str]
 
     def support_row(self) -> dict[str, float]:
-        """The figures of the support table: extremes are over batches, as in the paper."""
+        """The figures of the support table, extremes over batches, as in the paper; none if no position was valid."""
+        if not self.vuss_of_batches:
+            return {}
         names = {"loss": "loss"} | {
             name: f"support/{name}"
             for name in (
@@ -79,8 +81,8 @@ def calibrate(
 
 def verdict(metrics: dict[str, float]) -> list[str]:
     """Reasons to doubt that OPD will work, one sentence each."""
-    if metrics.get("rollout/skipped_rate") == 1.0:
-        return ["every rollout is empty: train the student with SFT first"]
+    if "support/vuss_mean" not in metrics:
+        return ["no position of any rollout can be compared: train the student with SFT first"]
     warnings = []
     if (mass := metrics["support/overlap_mass_teacher"]) < LOWEST_OVERLAP_MASS:
         warnings.append(

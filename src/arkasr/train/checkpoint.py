@@ -12,16 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.optim import Optimizer
 
-OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save_checkpoint(
@@ -37,7 +31,6 @@ def save_checkpoint(
         state: JSON-able position in the data and counters.
     """
     model_state = get_model_state_dict(stage, options=OPTIONS)
-    optimizer_state = get_optimizer_state_dict(stage, list(optimizers), options=OPTIONS)
     if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
         return
     place = folder / f"step-{step}"
@@ -45,11 +38,9 @@ def save_checkpoint(
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
     save_file(_unshared(model_state), writing / "model.safetensors")
-    tensors = {name: value for name, value in optimizer_state.items() if isinstance(value, Tensor)}
-    save_file(_unshared(tensors), writing / "optimizer.safetensors")
-    settings = {name: value for name, value in optimizer_state.items() if not isinstance(value, Tensor)}
+    save_file(_optimizer_tensors(optimizers), writing / "optimizer.safetensors")
     random_state = {"torch": torch.get_rng_state().numpy().tobytes().hex()}
-    document = {"step": step, "random": random_state, "optimizer": settings, **state}
+    document = {"step": step, "random": random_state, **state}
     (writing / "state.json").write_text(json.dumps(document))
     shutil.rmtree(place, ignore_errors=True)
     writing.rename(place)
@@ -60,8 +51,7 @@ def load_checkpoint(place: Path, stage: nn.Module, optimizers: Sequence[Optimize
     state: dict[str, Any] = json.loads((place / "state.json").read_text())
     model_state: dict[str, Any] = dict(load_file(place / "model.safetensors"))
     set_model_state_dict(stage, model_state, options=OPTIONS)
-    optimizer_state: dict[str, Any] = dict(load_file(place / "optimizer.safetensors")) | state["optimizer"]
-    set_optimizer_state_dict(stage, list(optimizers), optimizer_state, options=OPTIONS)
+    _restore_optimizers(optimizers, load_file(place / "optimizer.safetensors"))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]["torch"]), dtype=torch.uint8))
     return state
 
@@ -85,3 +75,23 @@ def _step_of(place: Path) -> int:
 def _unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Copies of tensors that share memory (tied embeddings), since safetensors stores each name on its own."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """The state of every parameter as `optimizer.parameter.key`, both counted from 0; settings come from the recipe."""
+    return {
+        f"{place}.{parameter}.{key}": value.detach().cpu().contiguous()
+        for place, optimizer in enumerate(optimizers)
+        for parameter, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def _restore_optimizers(optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    for place, optimizer in enumerate(optimizers):
+        document = optimizer.state_dict()
+        for name, value in tensors.items():
+            owner, parameter, key = name.split(".", 2)
+            if int(owner) == place:
+                document["state"].setdefault(int(parameter), {})[key] = value
+        optimizer.load_state_dict(document)

@@ -90,20 +90,20 @@ TRAIN_CONDITIONS = (
     Condition("room", rt60=(0.15, 0.4), direct_to_reverberant=(2, 9)),
     Condition("babble", babble_snr=(11, 22)),
     Condition("music", music_snr=(11, 22), level_jumps=(2, 5)),
-    Condition("telephone", telephone_low=(120, 260), telephone_high=(3000, 3800), level_jumps=(0, 5)),
+    Condition("telephone", telephone_low=(120, 320), telephone_high=(3000, 3800), level_jumps=(0, 5)),
     Condition("vorbis", codec=("OGG", "VORBIS"), compression=(0.7, 1.0)),
 )
 
 OTHER_CONDITIONS = (
-    Condition("noise", noise_snr=(10, 15), noise_slope=(0.4, 1.8), rt60=(0.1, 0.15), direct_to_reverberant=(8, 12)),
+    Condition("noise", noise_snr=(12, 18), noise_slope=(0.4, 1.8), rt60=(0.1, 0.15), direct_to_reverberant=(8, 12)),
 )
 
 MEETING_CONDITIONS = (
     Condition(
         "room+babble",
-        babble_snr=(11, 16),
-        rt60=(0.3, 0.5),
-        direct_to_reverberant=(0, 5),
+        babble_snr=(14, 19),
+        rt60=(0.25, 0.4),
+        direct_to_reverberant=(2, 7),
         noise_snr=(22, 28),
     ),
 )

@@ -19,7 +19,12 @@ MANDARIN = Grammar(
             "PERSON 给 OBJECT 买 了 GOODS",
             "GOODS NUMBER 块 钱",
         ],
-        "NEED": ["PERSON 要 喝 DRINK", "PERSON FUTURE 想 见 OBJECT", "PERSON 不 想 喝 DRINK", "MANY FUTURE 想 买 GOODS"],
+        "NEED": [
+            "PERSON 要 喝 DRINK",
+            "PERSON FUTURE 想 见 OBJECT",
+            "PERSON 不 想 喝 DRINK",
+            "MANY FUTURE 想 买 GOODS",
+        ],
         "JOURNEY": [
             "PERSON FUTURE 坐 VEHICLE 去 CITY",
             "PERSON 坐 VEHICLE 去 PLACE",

@@ -28,7 +28,7 @@ from arkasr.errors import InputError
 
 __all__ = ["SyntheticCorpusConfig", "corpus_cache_folder", "prepare_synthetic_corpus"]
 
-GENERATOR_VERSION = 4  # raise it with every change that is heard or read in the corpus
+GENERATOR_VERSION = 5  # raise it with every change that is heard or read in the corpus
 
 _DESCRIPTION = "corpus.json"
 _LINES_PER_JOB = 64

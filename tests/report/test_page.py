@@ -1,0 +1,170 @@
+import base64
+import gzip
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from example_run import SETS, build_run
+from plotly.offline import get_plotlyjs
+from test_utterances import only_base
+
+from arkasr.errors import InputError
+from arkasr.report.page import write_report
+from arkasr.report.utterances import Limits
+
+LOADING = {"src", "href", "srcset", "poster", "action", "data"}
+
+
+class Reader(HTMLParser):
+    """Collects what a page is made of, and checks that tags are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "input", "wbr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("option", "summary") or self.open[-1] == tag:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def read_page(run_path: Path, limits: Limits | None = None) -> Reader:
+    reader = Reader()
+    reader.feed(write_report(run_path, limits or Limits()).read_text(encoding="utf-8"))
+    return reader
+
+
+def words(reader: Reader) -> str:
+    return re.sub(r"\s+", " ", "".join(reader.text))
+
+
+def test_the_page_needs_nothing_but_itself(run_path: Path) -> None:
+    reader = read_page(run_path)
+    for tag, attributes in reader.tags:
+        for name in LOADING & attributes.keys():
+            assert (attributes[name] or "").startswith("#"), (tag, name)
+    assert not reader.of("link")
+    assert not reader.of("img")
+    policy = next(meta["content"] for meta in reader.of("meta") if "http-equiv" in meta)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_tag_is_closed(run_path: Path) -> None:
+    assert read_page(run_path).open == []
+
+
+def test_transcripts_cannot_become_markup(run_path: Path) -> None:
+    attack = '</td><script>alert(1)</script><img src=x onerror="alert(2)">'
+    harmless = len(read_page(run_path).of("script"))
+    only_base(run_path, {"id": f'"{attack}', "text": attack, "speaker": attack, "error": attack})
+    only_base(run_path, {"id": "b", "text": attack, "pred_text": attack + " one"}, name="zh-read")
+    recipe = run_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + f"note: '{attack}'\n")
+    reader = read_page(run_path)
+    assert len(reader.of("script")) == harmless
+    assert not reader.of("img")
+    assert reader.open == []
+    assert f"failed: {attack}" in "".join(reader.text)
+
+
+def test_all_that_was_asked_for_is_there_in_order(run_path: Path) -> None:
+    reader = read_page(run_path)
+    sections = [attributes["id"] for attributes in reader.of("section")]
+    assert sections == ["rates", "comparisons", "support", "learning", "diagnostics", "utterances", "setup"]
+    text = words(reader)
+    for part in (
+        "12 min 34 s of computing",
+        "Normaliser basic@1",
+        "paired permutation test over utterances",
+        "VUSS mean",
+        "speaker0",
+        "commit",
+        "untrained: preset: ark-asr-tiny",
+    ):
+        assert part in text
+
+
+def test_figures_of_the_results_stand_in_the_table(run_path: Path) -> None:
+    html = write_report(run_path).read_text(encoding="utf-8")
+    table = html[html.index('class="rates"') : html.index("</table>")]
+    assert table.count("<tr") == 1 + 6
+    assert table.count('class="teacher"') == 1
+    assert "<b>" in table[table.index("<tbody>") :]
+
+
+def test_tables_and_controls_can_be_used_without_seeing_them(run_path: Path) -> None:
+    reader = read_page(run_path)
+    tables = reader.of("table")
+    assert all(attributes.get("scope") in ("row", "col") for attributes in reader.of("th"))
+    assert len(reader.of("caption")) == len(tables) - len([table for table in tables if table.get("class") == "facts"])
+    assert all(button["aria-label"] for button in reader.of("button"))
+    assert all(div["aria-label"] for div in reader.of("div") if div.get("role") == "img")
+    assert [attributes["lang"] for attributes in reader.of("html")] == ["en"]
+    assert {td["lang"] for td in reader.of("td") if "lang" in td} == {"en", "zh"}
+
+
+def test_sound_is_embedded_up_to_the_limit_and_the_rest_is_counted(run_path: Path) -> None:
+    reader = read_page(run_path, Limits(clips_per_set=3))
+    clips = [button["data-clip"] or "" for button in reader.of("button")]
+    assert len(clips) == 2 * 3
+    assert all(clip.startswith("data:audio/mpeg;base64,") for clip in clips)
+    assert "3 utterances with sound, those with the most errors; 1 were left out" in words(reader)
+
+
+def test_a_missing_recording_is_named_in_place_of_its_button(run_path: Path) -> None:
+    (run_path.parent / "audio" / "en-clean" / "0.flac").unlink()
+    reader = read_page(run_path)
+    assert len(reader.of("button")) == 7
+    assert "recording not found" in words(reader)
+
+
+def test_plotly_is_inside_once_and_whole(run_path: Path) -> None:
+    html = write_report(run_path).read_text(encoding="utf-8")
+    (packed,) = re.findall(r'<script type="text/plain" id="plotly">(.*?)</script>', html)
+    assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+
+
+def test_a_run_without_training_or_support_has_no_empty_sections(run_path: Path, tmp_path: Path) -> None:
+    (run_path / "stages").rename(tmp_path / "elsewhere")
+    (run_path / "environment.json").unlink()
+    text = (run_path / "results.json").read_text()
+    (run_path / "results.json").write_text(text[: text.index(' "support"')] + ' "support": []}')
+    reader = read_page(run_path)
+    assert [attributes["id"] for attributes in reader.of("section")] == ["rates", "comparisons", "utterances", "setup"]
+    assert "plotly" not in {script.get("id") for script in reader.of("script")}
+
+
+def test_the_same_run_gives_the_same_page_and_leaves_nothing_behind(run_path: Path) -> None:
+    first = write_report(run_path).read_bytes()
+    before = sorted(path.name for path in run_path.iterdir())
+    assert write_report(run_path).read_bytes() == first
+    assert sorted(path.name for path in run_path.iterdir()) == before
+
+
+def test_a_damaged_run_leaves_the_old_page_alone(run_path: Path) -> None:
+    report = write_report(run_path)
+    old = report.read_bytes()
+    (run_path / "results.json").write_text("{")
+    with pytest.raises(InputError):
+        write_report(run_path)
+    assert report.read_bytes() == old
+
+
+def test_the_quickstarts_size_stays_small(tmp_path: Path) -> None:
+    path = build_run(tmp_path / "run", sets=list(SETS), utterances=100, steps=600, seconds=2.0)
+    assert write_report(path).stat().st_size < 15e6

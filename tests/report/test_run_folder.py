@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+from example_run import write_json
+
+from arkasr.errors import InputError
+from arkasr.report.run_folder import read_run
+
+
+def test_a_finished_run_is_read_in_the_recipes_order(run_path: Path) -> None:
+    run = read_run(run_path)
+    assert run.variants == ["teacher", "base", "base+sft", "base+opd", "base+td", "base+td+opd"]
+    assert run.test_sets == ["en-clean", "zh-read"]
+    assert [stage.name for stage in run.stages if stage.kind == "opd"] == ["opd", "opd-after-td"]
+    assert len(run.transcripts("base", 0, "en-clean")) == 4
+    assert run.metrics("opd", 0)[-1]["step"] == 30
+
+
+def test_the_teacher_is_who_scores_or_labels_whatever_its_name(run_path: Path) -> None:
+    text = (run_path / "recipe.yaml").read_text().replace("teacher: teacher\n  base:", "Qwen: teacher\n  base:")
+    (run_path / "recipe.yaml").write_text(text)
+    results = json.loads((run_path / "results.json").read_text().replace('"teacher"', '"Qwen"'))
+    write_json(run_path / "results.json", results)
+    run = read_run(run_path)
+    assert run.teachers == {"Qwen"}
+    assert run.students[0] == "base"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("recipe.yaml", None, "no run is in here (no recipe.yaml)"),
+        ("recipe.yaml", "a: [", "recipe.yaml: not YAML"),
+        ("recipe.yaml", "- a", "recipe.yaml: expected keys and values"),
+        ("results.json", None, "results.json: no such file; the run is not finished"),
+        ("results.json", '{"rows": [', "results.json: damaged"),
+        ("results.json", "[]", "results.json: expected one object"),
+        ("results.json", "{}", "results.json: no key 'rows'"),
+        ("results.json", '{"rows": [{"variant": "base"}]}', "results.json: no key 'set'"),
+        ("results.json", '{"rows": 3}', "results.json: a value is of the wrong kind"),
+        ("results.json", '{"rows": []}', "results.json: no row is of a variant of recipe.yaml"),
+        ("environment.json", "{", "environment.json: damaged"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_in_one_line(
+    run_path: Path, file: str, content: str | None, says: str
+) -> None:
+    if content is None:
+        (run_path / file).unlink()
+    else:
+        (run_path / file).write_text(content)
+    with pytest.raises(InputError) as raised:
+        read_run(run_path)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_metric_is_named(run_path: Path) -> None:
+    text = (run_path / "results.json").read_text().replace('"metric": "cer"', '"metric": "per"')
+    (run_path / "results.json").write_text(text)
+    with pytest.raises(InputError, match="metric 'per'"):
+        read_run(run_path)
+
+
+def test_a_line_cut_short_by_a_kill_costs_only_itself(run_path: Path) -> None:
+    path = run_path / "stages" / "opd-seed0" / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 31, "lo')
+    assert len(read_run(run_path).metrics("opd", 0)) == 30
+
+
+def test_a_line_separator_inside_a_text_does_not_end_the_line(run_path: Path) -> None:
+    path = run_path / "evaluations" / "base-seed0" / "en-clean.jsonl"
+    path.write_text(json.dumps({"id": "a", "text": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_run(run_path).transcripts("base", 0, "en-clean") == [{"id": "a", "text": "one\u2028two"}]

@@ -1,0 +1,71 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_tables import edit_results
+
+from arkasr.report.run_folder import read_run
+from arkasr.report.summary import summarise, verdict
+
+
+def compare(run_path: Path, a: str, b: str, difference: float, p: float) -> None:
+    """Let the results hold this one comparison over all sets."""
+    row = {"a": a, "b": b, "set": "pooled", "difference": difference, "p": p, "test": "permutation"}
+    ci95 = [difference - 0.01, difference + 0.02]
+    edit_results(run_path, lambda results: results.update(comparisons=[row | {"ci95": ci95}]))
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "says"),
+    [
+        (-0.05, 0.002, "base+td+opd makes fewer errors than base: "),
+        (-0.05, 0.2, "base+td+opd is not significantly different from base: "),
+        (0.05, 0.002, "base+td+opd makes more errors than base, the wrong way: "),
+        (0.05, 0.2, "base+td+opd is not significantly different from base: "),
+    ],
+)
+def test_the_headline_says_what_was_found(run_path: Path, difference: float, p: float, says: str) -> None:
+    compare(run_path, "base+td+opd", "base", difference, p)
+    assert summarise(read_run(run_path)).headline.startswith(says)
+
+
+def test_the_headline_has_rates_difference_interval_and_p(run_path: Path) -> None:
+    def change(results: dict[str, Any]) -> None:
+        for row in results["rows"]:
+            row |= {"errors": {"base": 20}.get(row["variant"], 15), "reference_tokens": 100}
+
+    edit_results(run_path, change)
+    compare(run_path, "base+td+opd", "base", -0.05, 0.0312)
+    headline = summarise(read_run(run_path)).headline
+    assert headline.endswith("20.0% → 15.0% (−5.0 points, 95% interval −6.0 to −3.0, p = 0.031).")
+
+
+def test_a_pair_given_the_other_way_round_reads_the_same(run_path: Path) -> None:
+    compare(run_path, "base", "base+td+opd", 0.05, 0.0001)
+    headline = summarise(read_run(run_path)).headline
+    assert headline.startswith("base+td+opd makes fewer errors than base: ")
+    assert headline.endswith("(−5.0 points, 95% interval −7.0 to −4.0, p < 0.001).")
+
+
+def test_without_a_comparison_nothing_is_claimed(run_path: Path) -> None:
+    edit_results(run_path, lambda results: results.update(comparisons=[]))
+    assert "chance is not ruled out" in summarise(read_run(run_path)).headline
+
+
+def test_failed_transcriptions_are_not_silent(run_path: Path) -> None:
+    assert "failed" not in " ".join(summarise(read_run(run_path)).others)
+    edit_results(run_path, lambda results: results["rows"][1].update(failed=3))
+    assert "3 transcriptions failed" in summarise(read_run(run_path)).others[-1]
+
+
+def test_a_run_of_one_variant_has_a_headline_too(run_path: Path) -> None:
+    edit_results(run_path, lambda results: results.update(rows=results["rows"][2:4], comparisons=[]))
+    assert summarise(read_run(run_path)).headline.startswith("Error rate over all test sets: base ")
+
+
+def test_verdicts_name_the_better_one(run_path: Path) -> None:
+    said = {}
+    for difference, p in ((-0.05, 0.01), (0.05, 0.01), (-0.05, 0.06)):
+        compare(run_path, "base+opd", "base", difference, p)
+        said[difference, p] = verdict(read_run(run_path).comparisons[0])
+    assert list(said.values()) == ["a is better", "b is better", "not significant"]

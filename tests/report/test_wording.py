@@ -1,0 +1,30 @@
+import pytest
+
+from arkasr.report.wording import count, duration, percent, percent_range, points, points_range, probability
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (percent(0.1234), "12.3"),
+        (percent(0.01239, 2), "1.24"),
+        (percent(1.034), "103.4"),
+        (percent(None), "–"),
+        (percent(-0.0001), "0.0"),
+        (percent_range((0.11, 0.138)), "11.0–13.8"),
+        (points_range((-0.01, 0.02)), "−1.0 to +2.0"),
+        (points(0.0213), "+2.1"),
+        (points(-0.0213), "−2.1"),
+        (points(-0.00001), "0.0"),
+        (probability(0.0001), "< 0.001"),
+        (probability(0.0304), "0.030"),
+        (probability(0.41), "0.41"),
+        (duration(47.6), "48 s"),
+        (duration(754.2), "12 min 34 s"),
+        (duration(11_100), "3 h 5 min"),
+        (count(1, "utterance"), "1 utterance"),
+        (count(1200, "utterance"), "1,200 utterances"),
+    ],
+)
+def test_numbers_read_well(said: str, expected: str) -> None:
+    assert said == expected

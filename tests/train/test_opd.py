@@ -1,0 +1,192 @@
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from arkasr.errors import InputError
+from arkasr.model.ark import ArkAsr
+from arkasr.model.build import build_ark_asr
+from arkasr.model.processor import INSTRUCTION
+from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.train.calibrate import calibrate, verdict
+from arkasr.train.loop import train
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.opd import DistillationStage
+
+from .conftest import SMALL_STUDENT, TEXTS
+from .test_loop import SETTINGS, Stream
+
+OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
+
+
+def learned_to_write(recognizer, examples, folder):
+    """The recogniser after it has learned the examples by heart, so that its rollouts have words and an end."""
+    from arkasr.train.stages.sft import SupervisedStage
+
+    settings = SETTINGS.model_copy(update={"steps": 60, "schedule": "constant"})
+    train(SupervisedStage(recognizer, None), Stream([examples]), settings, folder, seed=0)
+    return recognizer
+
+
+def test_a_student_that_is_its_own_teacher_has_no_loss(student, hear):
+    teacher = copy.deepcopy(student)
+    stage = DistillationStage(student, teacher, OBJECTIVE)
+    loss = stage(hear(student), seed=0)
+    assert loss.count > 0
+    assert loss.total.item() == pytest.approx(0, abs=1e-5)
+    values = loss.metrics.values()
+    assert values["support/overlap_ratio"] == 1
+    assert values["support/argmax_agreement"] == 1
+    assert values["support/vuss_mean"] == OBJECTIVE.top_k
+
+
+def test_the_student_moves_towards_the_teacher_and_the_teacher_stays(student, teacher, hear, tmp_path):
+    examples = hear(student, teacher)
+    learned_to_write(teacher, examples, tmp_path / "teacher")
+    learned_to_write(student, examples, tmp_path / "student")
+    before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
+    stage = DistillationStage(student, teacher, OBJECTIVE)
+    settings = SETTINGS.model_copy(update={"steps": 25, "schedule": "constant", "learning_rate": 3e-3})
+    train(stage, Stream([examples]), settings, tmp_path / "opd", seed=0)
+    lines = [json.loads(line) for line in (tmp_path / "opd" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    for name, value in teacher.model.state_dict().items():
+        assert torch.equal(value, before[name])
+    for name in ("rollout/tokens", "rollout/fallback_rate", "teacher/mapped_share", "support/valid_share"):
+        assert name in lines[0]
+    assert lines[0]["teacher/mapped_share"] == 1
+
+
+def test_the_teacher_is_no_part_of_the_checkpoint_or_of_the_optimizer(student, teacher):
+    stage = DistillationStage(student, teacher, OBJECTIVE)
+    assert not any("teacher" in name for name in stage.state_dict())
+    assert set(map(id, stage.parameters())) == set(map(id, student.model.parameters()))
+
+
+def test_permuted_teacher_ids_give_the_loss_of_equal_ids(student, hear):
+    """A teacher with the student's weights whose vocabulary is in another order has the same scores by token string."""
+    twin = copy.deepcopy(student)
+    order = torch.randperm(student.vocab_size, generator=torch.Generator().manual_seed(0))
+    permuted = with_permuted_ids(twin, order)
+    stage = DistillationStage(student, permuted, OBJECTIVE)
+    loss = stage(hear(student), seed=0)
+    assert loss.count > 0
+    assert loss.total.item() == pytest.approx(0, abs=1e-5)
+
+
+def with_permuted_ids(recognizer: ArkAsr, order: torch.Tensor) -> ArkAsr:
+    """The same recogniser with token `i` at id `order[i]`."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    document = json.loads(recognizer.tokenizer.backend_tokenizer.to_str())
+    vocabulary = document["model"]["vocab"]
+    document["model"]["vocab"] = {token: int(order[place]) for token, place in vocabulary.items()}
+    for token in document["added_tokens"]:
+        token["id"] = int(order[token["id"]])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(document)),
+        eos_token=recognizer.tokenizer.eos_token,
+        pad_token=recognizer.tokenizer.pad_token,
+    )
+    with torch.no_grad():
+        weight = recognizer.model.get_input_embeddings().weight
+        weight.copy_(weight[order.argsort()].clone())
+    processor = copy.copy(recognizer.processor)
+    processor.tokenizer = tokenizer
+    processor.audio_token_id = tokenizer.convert_tokens_to_ids(processor.audio_token)
+    recognizer.model.config.audio_token_id = processor.audio_token_id
+    return ArkAsr(recognizer.model, processor)
+
+
+def test_other_merges_are_paired_by_bytes_and_the_shares_logged(student, hear, tmp_path):
+    torch.manual_seed(0)
+    coarse = build_ark_asr(SMALL_STUDENT, train_base_vocabulary(TEXTS * 3, 290, [INSTRUCTION]))
+    examples = hear(student)
+    learned_to_write(student, examples, tmp_path)
+    loss = DistillationStage(student, coarse, OBJECTIVE)(examples, seed=0)
+    values = loss.metrics.values()
+    assert 0 < values["teacher/mapped_share"] < 1
+    assert values["teacher/retokenised_rate"] > 0
+    assert 0 < values["teacher/retokenisation_mismatch_rate"] < 1
+    assert loss.count > 0
+
+
+def test_a_run_stops_when_the_teacher_cannot_answer_for_enough_tokens(student, hear, tmp_path):
+    torch.manual_seed(0)
+    other = build_ark_asr(SMALL_STUDENT, train_base_vocabulary(TEXTS * 3, 256))
+    examples = hear(student)
+    learned_to_write(student, examples, tmp_path)
+    strict = OBJECTIVE.model_copy(update={"min_mapped_share": 0.95})
+    with pytest.raises(InputError, match=r"objective\.min_mapped_share: the teacher can score \d+%"):
+        DistillationStage(student, other, strict)(examples, seed=0)
+
+
+class Silent(ArkAsr):
+    """A student whose every rollout ends at once."""
+
+    @property
+    def allowed_tokens(self):
+        allowed = torch.zeros(self.vocab_size, dtype=torch.bool)
+        allowed[self.stop_token_id] = True
+        return allowed
+
+    @allowed_tokens.setter
+    def allowed_tokens(self, _):
+        pass
+
+
+def test_an_empty_rollout_falls_back_to_the_reference_or_is_skipped(student, teacher, hear):
+    examples = hear(student, teacher)
+    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in examples[:2]]
+    stage = DistillationStage(Silent(student.model, student.processor), teacher, OBJECTIVE)
+    values = stage([*unlabelled, *examples[2:]], seed=0).metrics.values()
+    assert values["rollout/empty"] == 1
+    assert values["rollout/skipped_rate"] == pytest.approx(2 / 5)
+    assert values["rollout/fallback_rate"] == pytest.approx(3 / 5)
+
+
+def test_a_batch_of_nothing_but_empty_rollouts_has_no_loss_and_no_nan(student, teacher, hear):
+    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in hear(student, teacher)]
+    loss = DistillationStage(Silent(student.model, student.processor), teacher, OBJECTIVE)(unlabelled, seed=0)
+    assert loss.count == 0
+    loss.total.backward()
+    assert all(p.grad is None or not p.grad.any() for p in student.model.parameters())
+
+
+def test_calibration_changes_nothing_and_warns_of_a_student_that_is_far_away(student, teacher, hear):
+    before = {name: value.clone() for name, value in student.model.state_dict().items()}
+    examples = hear(student, teacher)
+    calibration = calibrate(DistillationStage(student, teacher, OBJECTIVE), iter([examples, examples]), 2)
+    assert len(calibration.vuss_of_batches) == 2
+    row = calibration.support_row()
+    assert row["vuss_min"] <= row["vuss_mean"] <= row["vuss_max"]
+    assert any("tokens that the student also ranks high" in warning for warning in calibration.warnings)
+    assert any("hit the cap" in warning for warning in calibration.warnings)
+    for name, value in student.model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_calibration_of_nothing_but_empty_rollouts_says_so(student, teacher, hear):
+    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in hear(student, teacher)]
+    stage = DistillationStage(Silent(student.model, student.processor), teacher, OBJECTIVE)
+    calibration = calibrate(stage, iter([unlabelled]), 1)
+    assert calibration.support_row() == {}
+    assert calibration.warnings == ["no position of any rollout can be compared: train the student with SFT first"]
+
+
+def test_nothing_speaks_against_a_student_that_is_close():
+    close = {
+        "support/vuss_mean": 9.0,
+        "support/overlap_mass_teacher": 0.95,
+        "teacher/mapped_share": 1.0,
+        "rollout/empty": 0.0,
+        "rollout/truncated": 0.01,
+    }
+    assert verdict(close) == []
+    assert "bring the student closer" in verdict(close | {"support/overlap_mass_teacher": 0.3})[0]
+    assert "vocabulary" in verdict(close | {"teacher/mapped_share": 0.5})[0]
+    assert "empty" in verdict(close | {"rollout/empty": 0.4})[0]
+    assert "cap" in verdict(close | {"rollout/truncated": 0.4})[0]
