@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend. Knows nothing of how they are shown; the command line prints one line and exits 2."""
+"""Errors that are the user's to mend. How they are shown is for the command line: one line, exit code 2."""
 
 
 class InputError(ValueError):

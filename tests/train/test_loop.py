@@ -67,15 +67,15 @@ def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(student, hear, tm
     twin = copy.deepcopy(student)
     train(SupervisedStage(student, None), Stream(batches), settings, tmp_path / "undisturbed", seed=3)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill_after_step_five(step, _values):
         if step == 5:
-            raise Killed
+            raise KilledError
 
     victim = copy.deepcopy(twin)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(
             SupervisedStage(victim, None),
             Stream(batches),

@@ -1,6 +1,6 @@
 """The student writes: greedy transcripts of a batch, and what stands in for those that came out empty.
 
-Source: arXiv 2605.28139, section 3.2; specification objective, "When the rollout is empty". Knows nothing of the teacher.
+Source: arXiv 2605.28139, section 3.2; docs/objective.md, "When the rollout is empty". Knows nothing of the teacher.
 """
 
 from collections.abc import Sequence

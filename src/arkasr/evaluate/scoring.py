@@ -1,4 +1,4 @@
-"""Transcripts against references: errors of every utterance, the pooled rate with its interval, and the rows of results.json.
+"""Transcripts against references: errors of every utterance, the pooled rate with its interval, rows of results.json.
 
 An utterance that failed is counted apart: it is neither scored as silence nor dropped unseen.
 """

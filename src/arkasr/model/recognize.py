@@ -1,6 +1,6 @@
 """A recogniser over a list of utterances: what it wrote for each, in the order given.
 
-Batches by duration, reports an utterance that cannot be heard instead of stopping. Knows nothing of references or scores.
+Batches by duration; an utterance that cannot be heard is reported and does not stop the rest. Knows no references.
 """
 
 from collections.abc import Callable, Sequence

@@ -122,7 +122,7 @@ def _comparisons(workshop: Workshop, scores: dict[tuple[str, int, str], Score]) 
 def _errors(
     scores: dict[tuple[str, int, str], Score], variant: str, sets: Sequence[str]
 ) -> tuple[dict[_Utterance, list[int]], dict[_Utterance, int]]:
-    """Errors of every utterance under each seed of a variant, and its reference tokens; utterances that failed are out."""
+    """Errors of every utterance under each seed of a variant, and its reference tokens; failed utterances are out."""
     seeds = sorted({seed for name, seed, _ in scores if name == variant})
     errors: dict[_Utterance, list[int]] = {}
     tokens: dict[_Utterance, int] = {}

@@ -4,7 +4,6 @@ What exists under its final name is whole: files and model folders are written e
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,8 +66,7 @@ class RunFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         writing = target.with_name(f".{target.name}.writing")
         writing.write_text(text, encoding="utf-8")
-        os.replace(writing, target)
-        return target
+        return writing.replace(target)
 
     def write_json(self, name: str, document: Any) -> Path:
         """Write a JSON file of the run; floats that are not finite are an error, not `NaN`."""
@@ -83,7 +81,7 @@ class RunFolder:
         target = self.model(name, seed)
         writing = target.with_name(".model.writing")
         recognizer.save(writing)
-        os.replace(writing, target)
+        writing.replace(target)
 
 
 def _first_difference(stored: Any, given: Any, key: str = "") -> str | None:

@@ -1,4 +1,4 @@
-"""The sets of a recipe as lists of utterances: read, shuffled, cut to size, labels withheld where the recipe says so."""
+"""The sets of a recipe as lists of utterances: read, shuffled, cut to size, labels withheld where it says so."""
 
 import random
 from dataclasses import replace

@@ -71,8 +71,8 @@ def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]
         )
         low, high = comparison.ci95
         yield (
-            f"{paths[0]} - {path}: {comparison.difference:+.2%} (95% {low:+.2%} to {high:+.2%}), p = {comparison.p:.4f}, "
-            f"{len(shared)} utterances; {comparison.test}"
+            f"{paths[0]} - {path}: {comparison.difference:+.2%} (95% {low:+.2%} to {high:+.2%}), "
+            f"p = {comparison.p:.4f}, {len(shared)} utterances; {comparison.test}"
         )
 
 

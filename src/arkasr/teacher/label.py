@@ -68,7 +68,7 @@ def label(
 
 
 def failure_of(recognition: Recognition, seconds: float) -> str | None:
-    """Why a transcript of `seconds` of audio cannot be right: unreadable, empty, truncated, looping, too-long; else None."""
+    """Why a transcript of `seconds` of audio cannot be right, in a word; None if nothing speaks against it."""
     if recognition.error is not None:
         return "unreadable"
     if not recognition.text:

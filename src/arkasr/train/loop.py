@@ -101,7 +101,7 @@ def optimizer_step(
     step: int,
     seed: int,
 ) -> Metrics:
-    """One step: the gradient of the mean over all valid things of `settings.accumulation` micro-batches and all ranks."""
+    """One step down the mean over all valid things of `settings.accumulation` micro-batches and all processes."""
     stage.train()
     metrics = Metrics()
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)

@@ -1,8 +1,8 @@
 """Connectionist temporal classification on the audio tokens: the warm start of an untrained audio encoder.
 
 Scores what the decoder will read, one distribution per audio token, against the decoder's own token embeddings and a
-blank: audio tokens come to lie near the embeddings of the words they carry, and the decoder starts by copying. The blank
-and the biases are thrown away afterwards.
+blank: audio tokens come to lie near the embeddings of the words they carry, and the decoder starts by copying. The
+blank and the biases are thrown away afterwards.
 """
 
 from collections.abc import Sequence

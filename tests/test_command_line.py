@@ -1,0 +1,206 @@
+"""The command line from outside: a whole small recipe, resumed, and every kind of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from arkasr.data.manifest import read_rows
+
+ARKASR = [sys.executable, "-m", "arkasr"]
+VARIANTS = ["teacher", "base", "base+sft", "base+opd", "base+td", "base+td+opd"]
+SETS = ["en-clean", "en-other", "zh-read", "zh-meeting", "zh-net"]
+GOLDEN = Path(__file__).parent / "golden_losses.json"
+
+
+def arkasr(*arguments, cache):
+    environment = os.environ | {"ARKASR_CACHE": str(cache), "COLUMNS": "100"}
+    command = [*ARKASR, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory, cache):
+    """The folder of a finished run of recipes/smoke.yaml, and what the command printed."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, cache=cache)
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
+
+
+def test_a_recipe_runs_from_the_command_line_to_results_and_report(smoke):
+    folder, printed = smoke
+    results = json.loads((folder / "results.json").read_text())
+    assert results["recipe"] == "smoke"
+    assert results["seeds"] == [0]
+    assert [(row["variant"], row["set"]) for row in results["rows"]] == [(v, s) for v in VARIANTS for s in SETS]
+    for row in results["rows"]:
+        assert row["metric"] == ("wer" if row["set"].startswith("en") else "cer")
+        assert row["rate"] == row["errors"] / row["reference_tokens"]
+        assert row["utterances"] == 4
+        assert row["failed"] == 0
+    assert {(row["a"], row["b"]) for row in results["comparisons"]} == {
+        ("base+td+opd", "base"),
+        ("base+td+opd", "base+sft"),
+    }
+    assert [row["variant"] for row in results["support"]] == ["base", "td"]
+    for row in results["support"]:
+        assert row["vuss_min"] <= row["vuss_mean"] <= row["vuss_max"] <= 16
+        assert 0 <= row["overlap_ratio"] <= 1
+    assert "base+td+opd" in printed
+    assert str(folder / "report.html") in printed
+    assert "base+td+opd" in (folder / "report.html").read_text()
+    assert json.loads((folder / "environment.json").read_text())["torch"]
+
+
+def test_every_stage_leaves_a_model_that_loads_and_steps_that_were_logged(smoke):
+    folder, _ = smoke
+    stages = sorted(place.name for place in (folder / "stages").iterdir())
+    assert len(stages) == 9
+    for name in stages:
+        place = folder / "stages" / name
+        if name.startswith("labels"):
+            assert (place / "labels.jsonl").exists()
+            assert json.loads((place / "counts.json").read_text())["kept"] == 48
+            continue
+        assert (place / "model" / "model.safetensors").exists()
+        assert (place / "model" / "tokenizer.json").exists()
+        steps = [line["step"] for line in read_rows(place / "metrics.jsonl")]
+        assert steps == list(range(1, len(steps) + 1))
+        assert any(place.glob("tensorboard/events*"))
+    pickles = [file for file in folder.rglob("*") if file.suffix in {".pt", ".pth", ".bin", ".pkl"}]
+    assert not pickles
+
+
+def test_transcripts_keep_every_field_of_the_manifest(smoke):
+    folder, _ = smoke
+    rows = read_rows(folder / "evaluations" / "base-seed0" / "en-clean.jsonl")
+    assert len(rows) == 4
+    assert {"audio", "text", "speaker", "condition", "pred_text", "pred_text_raw", "errors"} <= rows[0].keys()
+
+
+def test_the_losses_of_every_step_are_those_committed(smoke):
+    """A change of any of these figures is a change of what is trained, and is to be explained where it is committed.
+
+    They were made by `arkasr run recipes/smoke.yaml`; the tolerance covers other processors and library versions.
+    """
+    folder, _ = smoke
+    golden = json.loads(GOLDEN.read_text())
+    for stage, expected in golden.items():
+        losses = [line["loss"] for line in read_rows(folder / "stages" / stage / "metrics.jsonl")]
+        assert losses == pytest.approx(expected, rel=2e-2), stage
+
+
+def test_a_finished_run_is_not_redone_and_not_overwritten(smoke, cache):
+    folder, _ = smoke
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")}
+    refused = arkasr("run", "recipes/smoke.yaml", "--output", folder, cache=cache)
+    assert refused.returncode == 2
+    assert "already holds a run; add --resume" in refused.stderr
+    resumed = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", cache=cache)
+    assert resumed.returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")} == before
+    other = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", "--set", "seeds=[1]", cache=cache)
+    assert other.returncode == 2
+    assert "seeds differs from the recipe given" in other.stderr
+
+
+def test_a_killed_run_continues_to_the_same_models_and_results(smoke, cache, tmp_path):
+    undisturbed, _ = smoke
+    folder = tmp_path / "killed"
+    checkpoints = ["--set", "stages.base.optimization.checkpoint_every=2"]
+    command = [*ARKASR, "run", "recipes/smoke.yaml", "--output", str(folder), *checkpoints]
+    process = subprocess.Popen(command, env=os.environ | {"ARKASR_CACHE": str(cache)}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "stages" / "base-seed0" / "checkpoints" / "step-2").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", *checkpoints, cache=cache)
+    assert finished.returncode == 0, finished.stderr
+    for place in sorted((undisturbed / "stages").glob("*/model/model.safetensors")):
+        again = folder / place.relative_to(undisturbed)
+        assert again.read_bytes() == place.read_bytes(), place
+    assert (folder / "results.json").read_bytes() == (undisturbed / "results.json").read_bytes()
+
+
+def test_any_recipe_can_be_tried_at_toy_size(cache, tmp_path):
+    planned = arkasr("plan", "recipes/ark-asr-0.6b.yaml", cache=cache)
+    assert planned.returncode == 0
+    assert "opd-after-td" in planned.stdout
+    finished = arkasr("run", "recipes/ark-asr-0.6b.yaml", "--smoke", "--output", tmp_path / "small", cache=cache)
+    assert finished.returncode == 0, finished.stderr
+    results = json.loads((tmp_path / "small" / "results.json").read_text())
+    assert {row["set"] for row in results["rows"]} >= {"aishell1", "libri-other"}
+
+
+def test_calibrate_says_what_speaks_against_opd(smoke, cache):
+    folder, _ = smoke
+    finished = arkasr("calibrate", "recipes/smoke.yaml", "--output", folder, "--stage", "opd", cache=cache)
+    assert finished.returncode == 0, finished.stderr
+    assert "support/vuss_mean" in finished.stdout
+    assert "doubtful: " in finished.stdout
+
+
+def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_path):
+    folder, _ = smoke
+    manifest = next(cache.glob("synthetic-*/en-clean.jsonl"))
+    outputs = []
+    for stage in ("base", "opd"):
+        outputs.append(tmp_path / f"{stage}.jsonl")
+        model = folder / "stages" / f"{stage}-seed0" / "model"
+        finished = arkasr(
+            "evaluate", manifest, "--model", model, "-o", outputs[-1], "--max-new-tokens", 12, cache=cache
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert "normalizer basic@1" in finished.stdout
+    compared = arkasr("compare", *outputs, cache=cache)
+    assert compared.returncode == 0, compared.stderr
+    assert "permutation" in compared.stdout
+    labelled = arkasr(
+        "label",
+        manifest,
+        "--teacher",
+        folder / "stages" / "teacher-seed0" / "model",
+        "-o",
+        tmp_path / "labels.jsonl",
+        "--max-new-tokens",
+        12,
+        cache=cache,
+    )
+    assert labelled.returncode == 0, labelled.stderr
+    assert "kept=" in labelled.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "absent.yaml"], "absent.yaml: no such file"),
+        (["run", "recipes/smoke.yaml", "--set", "stages.opd.objective.topk=3"], "did you mean 'top_k'?"),
+        (["train", "opd", "recipes/smoke.yaml"], "choose with --stage: opd, opd-after-td"),
+        (["train", "ctc", "recipes/smoke.yaml", "--stage", "nothing"], "no stage of kind ctc called 'nothing'"),
+        (["evaluate", "absent.jsonl", "--model", "x"], "absent.jsonl: no such manifest"),
+        (["evaluate", "absent.jsonl", "--model", "x", "--normalizer", "basik"], "did you mean 'basic'?"),
+        (["compare", "absent.jsonl"], "give two or more files"),
+        (["data", "check", "absent.jsonl"], "absent.jsonl: no such manifest"),
+        (["nonsense"], "nonsense"),
+        (["run"], "RECIPE"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, cache):
+    finished = arkasr(*arguments, cache=cache)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert len(finished.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in finished.stderr
