@@ -15,8 +15,8 @@ from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 
-from .conftest import SMALL_STUDENT, TEXTS
-from .test_loop import SETTINGS, Stream
+from tests.conftest import SMALL_STUDENT, TEXTS
+from tests.train.test_loop import SETTINGS, Stream
 
 OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
 

@@ -72,11 +72,11 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     utterances, problems = parse_manifest(path)
     if problems:
         raise ManifestError(Path(path), problems)
-    return utterances
+    return list(utterances.values())
 
 
-def parse_manifest(path: str | Path) -> tuple[list[Utterance], list[Problem]]:
-    """The good lines of a manifest as utterances, and what is wrong with the others.
+def parse_manifest(path: str | Path) -> tuple[dict[int, Utterance], list[Problem]]:
+    """The good lines of a manifest as utterances by line number, and what is wrong with the others.
 
     Raises:
         InputError: there is no such file, or it holds nothing.
@@ -84,7 +84,7 @@ def parse_manifest(path: str | Path) -> tuple[list[Utterance], list[Problem]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such manifest")
-    utterances: list[Utterance] = []
+    utterances: dict[int, Utterance] = {}
     problems: list[Problem] = []
     lines_by_id: dict[str, int] = {}
     with path.open("rb") as file:
@@ -101,7 +101,7 @@ def parse_manifest(path: str | Path) -> tuple[list[Utterance], list[Problem]]:
                 problems.append(Problem(number, str(error)))
                 continue
             lines_by_id[utterance.id] = number
-            utterances.append(utterance)
+            utterances[number] = utterance
     if not utterances and not problems:
         raise InputError(f"{path}: the manifest is empty; give it one JSON object a line")
     return utterances, problems

@@ -171,7 +171,7 @@ class DistillationStage(Stage):
         if share < self.settings.min_mapped_share:
             raise InputError(
                 f"objective.min_mapped_share: the teacher can score {share:.0%} of the rollout tokens, less than the "
-                f"{self.settings.min_mapped_share:.0%} asked for; use a teacher of a nearer vocabulary, or lower the key"
+                f"{self.settings.min_mapped_share:.0%} asked for; use a teacher with a nearer vocabulary, or lower it"
             )
 
     def _count_positions(

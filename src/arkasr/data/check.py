@@ -1,0 +1,93 @@
+"""Everything that can be said of a manifest before training on it: a summary, and every problem with its line."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from arkasr.data.audio import decode, duration_of
+from arkasr.data.manifest import Problem, Utterance, parse_manifest
+from arkasr.errors import InputError
+
+DURATION_TOLERANCE = 0.1  # seconds between what a line says and what the file holds
+
+
+@dataclass(frozen=True)
+class ManifestReport:
+    """What a manifest holds.
+
+    Attributes:
+        utterances: good lines.
+        seconds: of each of them.
+        without_text: lines without a transcript, which OPD and TD can use.
+        languages: utterances by language; None where a line does not say.
+        speakers: how many different ones.
+        problems: every bad line, in order.
+    """
+
+    utterances: int
+    seconds: list[float]
+    without_text: int
+    languages: dict[str | None, int]
+    speakers: int
+    problems: list[Problem]
+
+
+def check_manifest(path: str | Path, *, decode_audio: bool = False) -> ManifestReport:
+    """Check every line of a manifest against its audio files' headers, or, decoding them, against their contents.
+
+    Raises:
+        InputError: there is no such manifest, or it is empty.
+    """
+    parsed, problems = parse_manifest(path)
+    problems = list(problems)
+    seconds = []
+    for line, utterance in parsed.items():
+        try:
+            seconds.append(_measure(utterance, decode_audio))
+        except InputError as error:
+            problems.append(Problem(line, str(error)))
+    utterances = list(parsed.values())
+    return ManifestReport(
+        utterances=len(utterances),
+        seconds=seconds,
+        without_text=sum(utterance.text is None for utterance in utterances),
+        languages=dict(Counter(utterance.language for utterance in utterances).most_common()),
+        speakers=len({utterance.speaker for utterance in utterances if utterance.speaker is not None}),
+        problems=sorted(problems, key=lambda problem: problem.line),
+    )
+
+
+def render(report: ManifestReport) -> RenderableType:
+    """The report for a terminal."""
+    table = Table(show_header=False, box=None)
+    table.add_row("utterances", str(report.utterances))
+    if report.seconds:
+        shortest, median, longest = np.quantile(report.seconds, [0, 0.5, 1])
+        table.add_row("hours", f"{sum(report.seconds) / 3600:.2f}")
+        table.add_row("seconds", f"{shortest:.1f} shortest, {median:.1f} median, {longest:.1f} longest")
+    languages = ", ".join(f"{language or 'not said'} {count}" for language, count in report.languages.items())
+    table.add_row("languages", languages)
+    table.add_row("speakers", str(report.speakers))
+    table.add_row("without text", str(report.without_text))
+    table.add_row("bad lines", str(len(report.problems)))
+    lines = [Text(f"line {problem.line}: {problem.message}", style="red") for problem in report.problems]
+    return Group(table, *lines)
+
+
+def _measure(utterance: Utterance, decode_audio: bool) -> float:
+    """Seconds of the piece, as the file has it."""
+    whole = duration_of(utterance.audio)
+    begin = utterance.begin_time or 0.0
+    end = utterance.end_time if utterance.end_time is not None else whole
+    if begin >= whole or end > whole + DURATION_TOLERANCE:
+        raise InputError(f"the piece from {begin:g} to {end:g} s is not in the file, which is {whole:.2f} s long")
+    if utterance.duration is not None and abs(utterance.duration - (end - begin)) > DURATION_TOLERANCE:
+        raise InputError(f"`duration` says {utterance.duration:g} s, the audio is {end - begin:.2f} s long")
+    if decode_audio and not decode(utterance.audio, utterance.begin_time, utterance.end_time).any():
+        raise InputError("every sample is zero; leave out the file")
+    return end - begin

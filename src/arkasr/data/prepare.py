@@ -1,0 +1,97 @@
+"""Corpora of real speech as normalised manifests: text, language, speaker and the official split.
+
+Takes a corpus as it is distributed, or a folder of manifests made from it. Audio is referred to, not copied, unless
+libsndfile cannot read it. Where each corpus keeps what is in `prepare_corpora.py`.
+"""
+
+import shutil
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arkasr.data.audio import duration_of
+from arkasr.data.languages import canonical_language
+from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.data.prepare_corpora import CORPORA, Row
+from arkasr.errors import InputError
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """What was written.
+
+    Attributes:
+        name: of the corpus.
+        folder: where the manifests are.
+        splits: utterances and seconds of each split.
+        licence: of the audio and text.
+    """
+
+    name: str
+    folder: Path
+    splits: dict[str, tuple[int, float]]
+    licence: str
+
+    def summary(self) -> str:
+        """A line for each manifest, and the licence."""
+        lines = [
+            f"{self.folder / split}.jsonl: {count} utterances, {seconds / 60:.1f} minutes"
+            for split, (count, seconds) in self.splits.items()
+        ]
+        return "\n".join([*lines, f"licence of {self.name}: {self.licence}"])
+
+
+def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
+    """Write `train.jsonl`, `dev.jsonl` and `test.jsonl`, as far as the corpus has them, into `output`.
+
+    Args:
+        name: `an4`, `dspspeech20` or `spoken-digits`.
+        source: folder of the corpus as it is distributed, or of its manifests.
+        output: folder of the new manifests; not the source.
+
+    Raises:
+        InputError: the corpus is not known, or the folder is not of it; says what was expected.
+    """
+    if name not in CORPORA:
+        raise InputError(f"data prepare: there is no corpus {name!r}; known are {', '.join(CORPORA)}")
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder; give the folder of {name} with --from")
+    if output.resolve() == source.resolve():
+        raise InputError(f"{output}: is the source itself; choose another --output")
+    corpus = CORPORA[name]
+    manifests = {split: source / f"{split}.jsonl" for split in SPLITS if (source / f"{split}.jsonl").is_file()}
+    if manifests:
+        rows = {split: _rows_of_manifest(path) for split, path in manifests.items()}
+    else:
+        rows = corpus.read(source, output)
+    splits = {}
+    for split, found in rows.items():
+        normalised = [_normalised(row, name) for row in found]
+        write_manifest(output / f"{split}.jsonl", normalised)
+        splits[split] = (len(normalised), sum(row["duration"] for row in normalised))
+    for licence in source.glob("LICEN[SC]E*"):
+        shutil.copyfile(licence, output / licence.name)
+    return PreparedCorpus(name, output, splits, corpus.licence)
+
+
+def _rows_of_manifest(path: Path) -> Iterable[Row]:
+    for utterance in read_manifest(path):
+        if utterance.text is None:
+            raise InputError(f"{path}: {utterance.id} has no `text`; give the corpus with its transcripts")
+        yield Row(utterance.audio, utterance.text, utterance.speaker or "", utterance.language or "English")
+
+
+def _normalised(row: Row, corpus: str) -> dict[str, Any]:
+    """A manifest row: NFKC, lower case and single blanks, so that corpora can be trained on together."""
+    return {
+        "audio": str(row.audio.absolute()),
+        "text": " ".join(unicodedata.normalize("NFKC", row.text).lower().split()),
+        "language": canonical_language(row.language),
+        "speaker": row.speaker,
+        "duration": round(duration_of(row.audio), 3),
+        "id": f"{corpus}-{row.audio.stem}",
+    }

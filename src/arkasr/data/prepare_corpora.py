@@ -1,0 +1,112 @@
+"""Where each known corpus keeps its audio, transcripts, speakers and split, as it is distributed."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from arkasr.data.audio import SAMPLE_RATE
+from arkasr.errors import InputError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recording as a corpus has it: raw text, language by name or code."""
+
+    audio: Path
+    text: str
+    speaker: str
+    language: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus.
+
+    Attributes:
+        licence: in a few words.
+        read: source and output folder to rows by split; may write converted audio into the output folder.
+    """
+
+    licence: str
+    read: Callable[[Path, Path], dict[str, list[Row]]]
+
+
+# AN4 has no development set; these speakers of its training part make one.
+AN4_DEV_SPEAKERS = frozenset({"ftmj", "fwxs", "mtxj", "mtos", "mtcv", "mtje", "mwhw"})
+AN4_LINE = re.compile(r"^(?:<s>)?\s*(?P<text>.*?)\s*(?:</s>)?\s*\((?P<name>[^()]+)\)\s*$")
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGIT_FILE = re.compile(r"^(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)$")
+DIGIT_TEST_TAKES = 5  # the authors test on the first five takes of each digit and speaker
+
+
+def read_an4(source: Path, output: Path) -> dict[str, list[Row]]:
+    """AN4 as CMU distributes it: `etc/an4_{train,test}.transcription` and `wav/**/NAME.{raw,sph,wav}`.
+
+    Raises:
+        InputError: transcripts or recordings are not there.
+    """
+    rows: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
+    for part in ("train", "test"):
+        transcription = source / "etc" / f"an4_{part}.transcription"
+        if not transcription.is_file():
+            raise InputError(f"{source}: expected AN4, which has etc/an4_{part}.transcription, or train.jsonl")
+        recordings = {path.stem: path for path in sorted((source / "wav").rglob("*")) if path.is_file()}
+        for number, line in enumerate(transcription.read_text().splitlines(), start=1):
+            match = AN4_LINE.match(line)
+            if match is None or match["name"] not in recordings:
+                raise InputError(f"{transcription}:{number}: no recording under wav/ for this line; unpack AN4 whole")
+            name = match["name"]
+            speaker = name.split("-")[1]
+            split = "dev" if part == "train" and speaker in AN4_DEV_SPEAKERS else part
+            rows[split].append(Row(_readable(recordings[name], output), match["text"], speaker, "English"))
+    return rows
+
+
+def read_spoken_digits(source: Path, output: Path) -> dict[str, list[Row]]:
+    """The Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_TAKE.wav`, its own split by take.
+
+    Raises:
+        InputError: no such recordings are there.
+    """
+    rows: dict[str, list[Row]] = {"train": [], "test": []}
+    for path in sorted((source / "recordings").glob("*.wav")):
+        if match := DIGIT_FILE.match(path.stem):
+            split = "test" if int(match["take"]) < DIGIT_TEST_TAKES else "train"
+            rows[split].append(Row(path, DIGITS[int(match["digit"])], match["speaker"], "English"))
+    if not rows["train"]:
+        raise InputError(f"{source}: expected spoken-digits, which has recordings/0_NAME_0.wav, or train.jsonl")
+    return rows
+
+
+def read_dspspeech20(source: Path, output: Path) -> dict[str, list[Row]]:
+    """dspspeech20 is taken from manifests only: its distribution does not name the words in its files.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"{source}: expected train.jsonl and dev.jsonl of dspspeech20; write manifests for it first")
+
+
+def _readable(recording: Path, output: Path) -> Path:
+    """The recording, or a FLAC copy of one that libsndfile cannot read by itself (headerless big-endian PCM)."""
+    if recording.suffix != ".raw":
+        return recording
+    converted = output / "flac" / recording.parent.name / f"{recording.stem}.flac"
+    if not converted.exists():
+        converted.parent.mkdir(parents=True, exist_ok=True)
+        writing = converted.with_name(f".{converted.name}")
+        samples = np.fromfile(recording, dtype=">i2").astype(np.int16)
+        soundfile.write(writing, samples, SAMPLE_RATE, format="FLAC")
+        writing.replace(converted)
+    return converted
+
+
+CORPORA = {
+    "an4": Corpus("BSD-style, Carnegie Mellon University", read_an4),
+    "dspspeech20": Corpus("MIT", read_dspspeech20),
+    "spoken-digits": Corpus("CC BY-SA 4.0", read_spoken_digits),
+}

@@ -1,0 +1,206 @@
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
+
+from arkasr.errors import InputError
+from arkasr.model.decoding import decode_greedily
+from arkasr.model.scoring import forced_logits
+from arkasr.teacher.load import load_recognizer
+
+SECONDS = (0.05, 0.4, 1.7, 0.9, 3.1, 6.0)
+
+
+@pytest.fixture
+def clips():
+    generator = np.random.default_rng(0)
+    return [generator.normal(size=int(seconds * 16_000)).astype(np.float32) * 0.1 for seconds in SECONDS]
+
+
+@pytest.fixture(params=["student", "teacher"])
+def recognizer(request):
+    """Either family, with weights large enough that what is written depends on what is heard."""
+    chosen = request.getfixturevalue(request.param)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in chosen.model.named_parameters():
+            if parameter.dim() > 1 and "embed" not in name and "lm_head" not in name:
+                parameter.mul_(2.5)
+    chosen.model.eval()
+    return chosen
+
+
+def test_the_prompt_is_the_published_one(student):
+    tokenizer = student.tokenizer
+    ids = student.prompt_ids(frames=400, language=None)
+    assert tokenizer.decode(ids) == (
+        "<|user|><|begin_of_audio|>"
+        + "<|audio|>" * 50
+        + "<|end_of_audio|>Please transcribe this audio.<|assistant|>"
+    )
+    assert ids[:2] == tokenizer.convert_tokens_to_ids(["<|user|>", "<|begin_of_audio|>"])
+
+
+def test_training_and_inference_see_the_same_prompt_id_by_id(student, clips):
+    trained = student.prompts([student.features(clip) for clip in clips], [None] * len(clips))
+    asked = student.processor.transcription_request(clips)
+    assert torch.equal(trained.input_ids, asked["input_ids"])
+    assert torch.equal(trained.attention_mask, asked["attention_mask"])
+    assert torch.equal(trained.audio["audios"], asked["audios"])
+    assert torch.equal(trained.audio["audios_mask"], asked["audios_mask"])
+
+
+def test_the_teacher_is_asked_as_its_own_processor_asks(teacher, clips):
+    clips = [clip for clip in clips if len(clip) >= 8_000]  # its processor counts the padding of shorter ones as heard
+    ours = teacher.prompts([teacher.features(clip) for clip in clips], ["English"] * len(clips))
+    theirs = teacher.processor.apply_transcription_request(list(clips), language="English")
+    assert torch.equal(ours.input_ids, theirs["input_ids"])
+    assert torch.equal(ours.attention_mask, theirs["attention_mask"])
+    assert torch.equal(ours.audio["input_features_mask"], theirs["input_features_mask"])
+    heard = theirs["input_features_mask"].bool()[:, None].expand_as(theirs["input_features"])
+    difference = (ours.audio["input_features"] - theirs["input_features"])[heard].abs()
+    assert difference.median() < 1e-6
+
+
+def test_the_teacher_is_told_the_language_and_refuses_an_unknown_one(teacher):
+    assert teacher.prompt_text("Chinese").endswith("<|im_start|>assistant\nlanguage Chinese<asr_text>")
+    with pytest.raises(InputError, match="language 'Klingon' cannot be forced"):
+        teacher.prompt_text("Klingon")
+    with pytest.raises(InputError, match="give every utterance a `language`"):
+        teacher.prompt_text(None)
+
+
+def test_results_do_not_depend_on_the_batch(recognizer, clips):
+    features = [recognizer.features(clip) for clip in clips]
+    texts = ["the red", "今天", "two green apples please", "a", "我要一张票", "mary"]
+    transcripts = [recognizer.transcript_ids(text) for text in texts]
+    languages = ["English"] * len(clips)
+    pad = recognizer.tokenizer.pad_token_id
+    with torch.no_grad():
+        together = forced_logits(recognizer.model, recognizer.prompts(features, languages), transcripts, pad)
+        apart = torch.cat(
+            [
+                forced_logits(recognizer.model, recognizer.prompts([clip], ["English"]), [transcript], pad)
+                for clip, transcript in zip(features, transcripts, strict=True)
+            ]
+        )
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+
+    batch = decode_greedily(recognizer, recognizer.prompts(features, languages), max_new_tokens=12)
+    order = [4, 0, 5, 2, 1, 3]
+    shuffled = recognizer.prompts([features[place] for place in order], languages)
+    reordered = decode_greedily(recognizer, shuffled, max_new_tokens=12)
+    for row, place in enumerate(order):
+        single = decode_greedily(recognizer, recognizer.prompts([features[place]], ["English"]), max_new_tokens=12)
+        assert torch.equal(batch.tokens[place], single.tokens[0])
+        assert torch.equal(reordered.tokens[row], single.tokens[0])
+    assert len({tuple(tokens.tolist()) for tokens in batch.tokens}) > 1
+
+
+def test_forced_logits_are_those_of_the_plain_forward(recognizer, clips):
+    features = recognizer.features(clips[2])
+    transcript = recognizer.transcript_ids("two green apples")
+    prompts = recognizer.prompts([features], ["English"])
+    forced = forced_logits(recognizer.model, prompts, [transcript], recognizer.tokenizer.pad_token_id)
+    whole = torch.cat((prompts.input_ids, transcript[None]), dim=1)
+    logits = recognizer.model(input_ids=whole, **prompts.audio).logits[0]
+    expected = logits[prompts.input_ids.shape[1] - 1 : -1]
+    torch.testing.assert_close(forced, expected, rtol=1e-5, atol=1e-5)
+    forced.sum().backward()
+    assert recognizer.model.get_input_embeddings().weight.grad.any()
+
+
+def test_greedy_decoding_writes_what_generate_writes(recognizer, clips):
+    """With and without a stop: the likeliest token becomes a stop for the second half of the test."""
+    prompts = recognizer.prompts([recognizer.features(clip) for clip in clips], ["English"] * len(clips))
+    written = decode_greedily(recognizer, prompts, max_new_tokens=10, top_k=5)
+    generated = recognizer.model.generate(
+        input_ids=prompts.input_ids, attention_mask=prompts.attention_mask, **prompts.audio, max_new_tokens=10
+    )[:, prompts.input_ids.shape[1] :]
+    for tokens, row in zip(written.tokens, generated, strict=True):
+        assert torch.equal(tokens, row[: len(tokens)])
+    blocked = (~recognizer.allowed_tokens).nonzero().squeeze(1)
+    for tokens, top_ids in zip(written.tokens, written.top_ids, strict=True):
+        assert torch.equal(tokens, top_ids[:, 0])
+        assert not torch.isin(top_ids, blocked).any()
+
+    common = torch.cat(written.tokens).mode().values.item()
+    recognizer.stop_token_id = common
+    stopped = decode_greedily(recognizer, prompts, max_new_tokens=10)
+    assert stopped.stopped.any()
+    for before, after, ended in zip(written.tokens, stopped.tokens, stopped.stopped, strict=True):
+        assert torch.equal(after, before[: len(after)])
+        assert (after == common).any() == ended
+        assert not (after[:-1] == common).any()
+
+
+def test_a_saved_model_loads_as_itself(recognizer, clips, tmp_path):
+    recognizer.save(tmp_path)
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in {".bin", ".pt", ".py"}]
+    loaded = load_recognizer(tmp_path)
+    features = [recognizer.features(clip) for clip in clips[:3]]
+    prompts = recognizer.prompts(features, ["English"] * 3)
+    again = loaded.prompts([loaded.features(clip) for clip in clips[:3]], ["English"] * 3)
+    assert torch.equal(prompts.input_ids, again.input_ids)
+    transcripts = [recognizer.transcript_ids("red")] * 3
+    pad = recognizer.tokenizer.pad_token_id
+    with torch.no_grad():
+        expected = forced_logits(recognizer.model, prompts, transcripts, pad)
+        torch.testing.assert_close(forced_logits(loaded.model, again, transcripts, pad), expected, rtol=0, atol=0)
+    assert torch.equal(loaded.allowed_tokens, recognizer.allowed_tokens)
+    head, embedding = loaded.model.lm_head.weight, loaded.model.get_input_embeddings().weight
+    assert head.data_ptr() == embedding.data_ptr()
+
+
+def test_the_auto_classes_know_the_student(student, tmp_path):
+    student.save(tmp_path)
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is type(student.model)
+    assert type(AutoModelForMultimodalLM.from_pretrained(tmp_path)) is type(student.model)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert type(processor) is type(student.processor)
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == student.tokenizer.get_vocab()
+    assert processor.feature_extractor.feature_size == 40
+
+
+def test_state_dict_names_are_those_of_the_published_files(student):
+    names = set(student.model.state_dict())
+    assert {
+        "audio_encoder.whisper.conv1.weight",
+        "audio_encoder.whisper.layers.0.self_attn.q_proj.bias",
+        "audio_encoder.whisper.layers.0.self_attn.k_proj.weight",
+        "audio_encoder.whisper.layers.0.self_attn_layer_norm.weight",
+        "audio_encoder.whisper.layers.0.final_layer_norm.bias",
+        "audio_encoder.whisper.layers.0.fc1.weight",
+        "audio_encoder.layer_norm.weight",
+        "audio_encoder.adapting.0.weight",
+        "audio_encoder.adapting.2.bias",
+        "model.embed_tokens.weight",
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.norm.weight",
+        "lm_head.weight",
+    } <= names
+    assert "audio_encoder.whisper.layers.0.self_attn.k_proj.bias" not in names
+    assert "audio_encoder.whisper.layer_norm.weight" not in names
+
+
+def test_student_and_teacher_share_base_ids_and_not_the_rest(student, teacher):
+    words = ["Ġred", "Ġapples", "a"]
+    assert student.tokenizer.convert_tokens_to_ids(words) == teacher.tokenizer.convert_tokens_to_ids(words)
+    assert student.tokenizer.convert_tokens_to_ids("<|audio|>") != teacher.processor.audio_token_id
+    assert student.stop_token_id == student.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+@pytest.mark.parametrize("text", ["Ça va? — naïve café", "今天天气很好", "🙂 emoji", "tab\tand  blanks", ""])
+def test_any_text_can_be_written(student, text):
+    ids = student.transcript_ids(text)
+    assert ids[-1] == student.stop_token_id
+    assert student.transcript_text(ids) == text
+
+
+def test_a_folder_without_a_known_model_is_one_line(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_recognizer(tmp_path / "absent")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match="is of type 'bert'; known are arkasr, qwen3_asr"):
+        load_recognizer(tmp_path)
