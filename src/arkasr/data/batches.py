@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 from arkasr.errors import InputError
 
 # Utterances meet others that are up to this share longer or shorter, so that batches differ from epoch to epoch.
-DURATION_JITTER = 0.15
+DURATION_JITTER = 0.1
 
 
 class DurationBatchSampler(Sampler[list[int]]):
