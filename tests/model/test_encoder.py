@@ -96,7 +96,16 @@ def test_the_decoder_is_stock_qwen2_fed_with_the_audio_embeddings(student):
 
 @pytest.mark.parametrize(
     ("samples", "tokens"),
-    [(400 * 160, 50), (3000 * 160, 375), (160, 1), (1, 1), (16_001, 12), (31 * 16_000, 375), (9 * 160, 1), (15 * 160, 2)],
+    [
+        (400 * 160, 50),
+        (3000 * 160, 375),
+        (160, 1),
+        (1, 1),
+        (16_001, 12),
+        (31 * 16_000, 375),
+        (9 * 160, 1),
+        (15 * 160, 2),
+    ],
 )
 def test_the_number_of_audio_tokens(samples, tokens):
     assert audio_tokens(mel_frames(samples)) == tokens

@@ -34,9 +34,7 @@ def test_the_prompt_is_the_published_one(student):
     tokenizer = student.tokenizer
     ids = student.prompt_ids(frames=400, language=None)
     assert tokenizer.decode(ids) == (
-        "<|user|><|begin_of_audio|>"
-        + "<|audio|>" * 50
-        + "<|end_of_audio|>Please transcribe this audio.<|assistant|>"
+        "<|user|><|begin_of_audio|>" + "<|audio|>" * 50 + "<|end_of_audio|>Please transcribe this audio.<|assistant|>"
     )
     assert ids[:2] == tokenizer.convert_tokens_to_ids(["<|user|>", "<|begin_of_audio|>"])
 

@@ -14,7 +14,6 @@ from arkasr.train.calibrate import calibrate, verdict
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
-
 from tests.conftest import SMALL_STUDENT, TEXTS
 from tests.train.test_loop import SETTINGS, Stream
 

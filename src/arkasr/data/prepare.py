@@ -6,7 +6,6 @@ libsndfile cannot read it. Where each corpus keeps what is in `prepare_corpora.p
 
 import shutil
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +77,13 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
     return PreparedCorpus(name, output, splits, corpus.licence)
 
 
-def _rows_of_manifest(path: Path) -> Iterable[Row]:
+def _rows_of_manifest(path: Path) -> list[Row]:
+    rows = []
     for utterance in read_manifest(path):
         if utterance.text is None:
             raise InputError(f"{path}: {utterance.id} has no `text`; give the corpus with its transcripts")
-        yield Row(utterance.audio, utterance.text, utterance.speaker or "", utterance.language or "English")
+        rows.append(Row(utterance.audio, utterance.text, utterance.speaker or "", utterance.language or "English"))
+    return rows
 
 
 def _normalised(row: Row, corpus: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class ArkAsrConfig(Qwen2Config):
     model_type = "arkasr"
     sub_configs: ClassVar[dict[str, Any]] = {"whisper_config": WhisperConfig}
 
-    whisper_config: dict | WhisperConfig | None = None
+    whisper_config: Any = None
     audio_token_id: int = 151663
     merge_factor: int = 4
     use_rope: bool = True

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from arkasr.data.audio import SAMPLE_RATE
 
+from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.corpora import degrade
 
 SECONDS = 2

@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import soundfile
+
+from arkasr.data.check import check_manifest
+from arkasr.data.manifest import ManifestError, read_manifest, read_rows, write_manifest
+from arkasr.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "clips").mkdir()
+    soundfile.write(tmp_path / "clips" / "a.wav", [0.1] * 16_000, 16_000)
+    soundfile.write(tmp_path / "clips" / "b.flac", [0.0] * 8_000, 16_000)
+    return tmp_path
+
+
+def write(folder, *lines):
+    path = folder / "set.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
+    return path
+
+
+def test_a_line_becomes_an_utterance_and_keeps_what_it_does_not_know(folder):
+    line = {"audio": "clips/a.wav", "text": "hi", "language": "en-US", "speaker": "s", "mood": {"happy": True}, "id": 7}
+    utterance = read_manifest(write(folder, line))[0]
+    assert utterance.audio == folder / "clips" / "a.wav"
+    assert utterance.audio.is_absolute()
+    assert (utterance.text, utterance.language, utterance.speaker, utterance.id) == ("hi", "English", "s", "7")
+    assert (utterance.begin_time, utterance.end_time, utterance.duration, utterance.task) == (None, None, None, "asr")
+    assert utterance.fields == line
+
+
+def test_times_are_seconds_and_minus_one_is_the_whole_file(folder):
+    first, second = read_manifest(
+        write(
+            folder,
+            {"audio": "clips/a.wav", "begin_time": -1, "end_time": -1},
+            {"audio": "clips/a.wav", "begin_time": 0.25, "end_time": 0.75},
+        )
+    )
+    assert (first.begin_time, first.end_time, first.text) == (None, None, None)
+    assert (second.begin_time, second.end_time, second.duration) == (0.25, 0.75, 0.5)
+    assert first.id != second.id
+
+
+BAD_LINES = [
+    ("{not json", "not JSON"),
+    ("[1, 2]", "expected a JSON object, found list"),
+    ({"text": "no audio"}, "`audio` is missing"),
+    ({"audio": "clips/none.wav"}, "no such file; paths are relative to the manifest's folder"),
+    ({"audio": "clips/a.wav", "text": 3}, "`text` is 3; it must be a string"),
+    ({"audio": "clips/a.wav", "begin_time": 2, "end_time": 1}, "`end_time` 1.0 is not after `begin_time` 2.0"),
+    ({"audio": "clips/a.wav", "begin_time": "soon"}, "`begin_time` is 'soon'"),
+    ({"audio": "clips/a.wav", "duration": -3}, "`duration` is -3"),
+    ({"audio": "clips/a.wav", "duration": 0}, "`duration` is 0"),
+    ({"audio": "clips/a.wav", "task": "translate"}, "`task` 'translate' is not known; known is asr"),
+    ({"audio": "clips/a.wav", "language": "klingon"}, "language 'klingon' is not known"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES, ids=[message for _, message in BAD_LINES])
+def test_a_bad_line_is_named_with_file_number_and_remedy(folder, line, message):
+    path = write(folder, {"audio": "clips/a.wav"}, "", line)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert str(caught.value).startswith(f"{path}:3: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_bad_line_is_found_not_only_the_first(folder):
+    path = write(folder, *(line for line, _ in BAD_LINES), {"audio": "clips/a.wav"})
+    with pytest.raises(ManifestError, match="and 10 more") as caught:
+        read_manifest(path)
+    assert [problem.line for problem in caught.value.problems] == list(range(1, 12))
+    for problem, (_, message) in zip(caught.value.problems, BAD_LINES, strict=True):
+        assert message in problem.message
+
+
+def test_two_lines_with_one_id_name_each_other(folder):
+    path = write(folder, {"audio": "clips/a.wav", "id": "x"}, {"audio": "clips/b.flac", "id": "x"})
+    with pytest.raises(ManifestError, match="2: id 'x' stands in line 1 too"):
+        read_manifest(path)
+
+
+def test_wrong_encoding_missing_and_empty_files(folder):
+    path = folder / "set.jsonl"
+    path.write_bytes('{"audio": "clips/a.wav", "text": "ä"}'.encode("latin-1"))
+    with pytest.raises(ManifestError, match="not UTF-8"):
+        read_manifest(path)
+    with pytest.raises(InputError, match="no such manifest"):
+        read_manifest(folder / "absent.jsonl")
+    path.write_text("\n\n")
+    with pytest.raises(InputError, match="the manifest is empty"):
+        read_manifest(path)
+
+
+def test_rows_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "rows.jsonl"
+    rows = [{"text": "你好\u2028there"}, {"text": "b"}]
+    write_manifest(path, rows)
+    assert read_rows(path) == rows
+
+    def broken():
+        yield {"text": "c"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(path, broken())
+    assert read_rows(path) == rows
+
+
+def test_check_counts_what_is_there_and_finds_what_the_audio_contradicts(folder):
+    path = write(
+        folder,
+        {"audio": "clips/a.wav", "text": "hi", "language": "en", "speaker": "s"},
+        {"audio": "clips/a.wav", "begin_time": 0.5, "end_time": 3.0},
+        {"audio": "clips/a.wav", "duration": 9.0, "id": "long"},
+        {"audio": "clips/b.flac", "id": "silent"},
+        {"text": "no audio"},
+    )
+    report = check_manifest(path)
+    assert (report.utterances, report.without_text, report.speakers) == (4, 3, 1)
+    assert report.languages == {None: 3, "English": 1}
+    assert [problem.line for problem in report.problems] == [2, 3, 5]
+    assert "is not in the file, which is 1.00 s long" in report.problems[0].message
+    assert "`duration` says 9 s, the audio is 1.00 s long" in report.problems[1].message
+    assert [problem.line for problem in check_manifest(path, decode_audio=True).problems] == [2, 3, 4, 5]

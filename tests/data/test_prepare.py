@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import soundfile
+
+from arkasr.data.audio import decode
+from arkasr.data.manifest import read_manifest
+from arkasr.data.prepare import prepare_corpus
+from arkasr.errors import InputError
+from tests.paths import SHARED_DATA, needs_shared_data
+
+SAMPLES = (np.sin(np.arange(8_000) / 10) * 9_000).astype(np.int16)
+
+
+@pytest.fixture
+def an4(tmp_path):
+    """AN4's own layout in miniature: headerless big-endian recordings and one speaker of the development set."""
+    root = tmp_path / "an4"
+    lines = {
+        "train": ["<s> YES </s> (an251-fash-b)", "<s> R U B O U T </s> (an7-ftmj-b)"],
+        "test": ["ENTER  SIXTY (an9-fcaw-b)"],
+    }
+    (root / "etc").mkdir(parents=True)
+    for part, texts in lines.items():
+        (root / "etc" / f"an4_{part}.transcription").write_text("\n".join(texts) + "\n")
+        for text in texts:
+            name = text.rsplit("(", 1)[1].rstrip(")")
+            speaker = root / "wav" / f"an4{part}_clstk" / name.split("-")[1]
+            speaker.mkdir(parents=True)
+            SAMPLES.astype(">i2").tofile(speaker / f"{name}.raw")
+    (root / "LICENSE").write_text("terms")
+    return root
+
+
+def test_an4_from_its_own_layout(an4, tmp_path):
+    prepared = prepare_corpus("an4", an4, tmp_path / "out")
+    sets = {split: read_manifest(tmp_path / "out" / f"{split}.jsonl") for split in ("train", "dev", "test")}
+    assert {split: [(u.text, u.speaker) for u in found] for split, found in sets.items()} == {
+        "train": [("yes", "fash")],
+        "dev": [("r u b o u t", "ftmj")],
+        "test": [("enter sixty", "fcaw")],
+    }
+    heard = decode(sets["train"][0].audio)
+    assert np.abs(heard - SAMPLES / 32_768).max() < 1e-4
+    assert (tmp_path / "out" / "LICENSE").read_text() == "terms"
+    assert "test.jsonl: 1 utterances" in prepared.summary()
+    assert "Carnegie Mellon" in prepared.summary()
+
+
+def test_spoken_digits_from_its_own_layout(tmp_path):
+    recordings = tmp_path / "fsdd" / "recordings"
+    recordings.mkdir(parents=True)
+    for name in ("7_jackson_4", "7_jackson_5", "0_theo_0"):
+        soundfile.write(recordings / f"{name}.wav", SAMPLES, 8_000)
+    prepare_corpus("spoken-digits", tmp_path / "fsdd", tmp_path / "out")
+    test = read_manifest(tmp_path / "out" / "test.jsonl")
+    assert [(u.text, u.speaker) for u in test] == [("zero", "theo"), ("seven", "jackson")]
+    assert [u.id for u in read_manifest(tmp_path / "out" / "train.jsonl")] == ["spoken-digits-7_jackson_5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("an4", "expected AN4, which has etc/an4_train.transcription, or train.jsonl"),
+        ("spoken-digits", "expected spoken-digits, which has recordings/0_NAME_0.wav"),
+        ("dspspeech20", "expected train.jsonl and dev.jsonl of dspspeech20"),
+        ("librispeech", "there is no corpus 'librispeech'; known are an4"),
+    ],
+)
+def test_a_folder_that_is_not_the_corpus_says_what_was_expected(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        prepare_corpus(name, tmp_path, tmp_path / "out")
+
+
+def test_a_missing_folder_and_a_source_that_would_be_overwritten(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        prepare_corpus("an4", tmp_path / "absent", tmp_path / "out")
+    with pytest.raises(InputError, match="is the source itself"):
+        prepare_corpus("an4", tmp_path, tmp_path)
+
+
+@needs_shared_data
+@pytest.mark.parametrize(("name", "train", "test"), [("an4", 858, 130), ("spoken-digits", 2000, 500)])
+def test_manifests_of_real_speech(tmp_path, name, train, test):
+    prepare_corpus(name, SHARED_DATA / name, tmp_path)
+    found = read_manifest(tmp_path / "train.jsonl")
+    assert len(found) == train
+    assert len(read_manifest(tmp_path / "test.jsonl")) == test
+    assert all(utterance.text == utterance.text.lower() for utterance in found)
+    assert len({utterance.id for utterance in found}) == train

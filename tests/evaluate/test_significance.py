@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from arkasr.evaluate.significance import bootstrap_interval, paired_comparison
+
+
+def utterances(generator, rate, count=150):
+    tokens = generator.integers(3, 12, count)
+    return generator.binomial(tokens, rate), tokens
+
+
+def test_an_interval_covers_the_true_rate_about_nineteen_times_in_twenty():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for trial in range(150):
+        errors, tokens = utterances(generator, 0.2)
+        low, high = bootstrap_interval(errors, tokens, samples=400, seed=trial)
+        covered += low <= 0.2 <= high
+    assert 0.90 <= covered / 150 <= 0.99
+
+
+def test_p_is_uniform_when_there_is_nothing_to_find():
+    generator = np.random.default_rng(1)
+    ps = []
+    for trial in range(150):
+        a, tokens = utterances(generator, 0.2, 80)
+        b = generator.binomial(tokens, 0.2)
+        ps.append(paired_comparison(a, b, tokens, samples=300, seed=trial).p)
+    assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.11
+    assert 0.4 <= np.mean(np.array(ps) < 0.5) <= 0.6
+
+
+def test_a_real_difference_is_found_with_its_sign():
+    generator = np.random.default_rng(2)
+    a, tokens = utterances(generator, 0.1, 400)
+    b = generator.binomial(tokens, 0.2)
+    comparison = paired_comparison(a, b, tokens, samples=2_000)
+    assert comparison.difference == pytest.approx(a.sum() / tokens.sum() - b.sum() / tokens.sum())
+    assert comparison.ci95[0] <= comparison.difference <= comparison.ci95[1] < 0
+    assert comparison.p == pytest.approx(1 / 2_001)
+
+
+def test_a_system_does_not_differ_from_itself():
+    errors, tokens = utterances(np.random.default_rng(3), 0.2)
+    comparison = paired_comparison(errors, errors, tokens, samples=200)
+    assert (comparison.difference, comparison.ci95, comparison.p) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_the_same_utterances_under_more_seeds_are_no_more_utterances():
+    """Three identical copies of the decodings must not make the interval narrower or p smaller."""
+    generator = np.random.default_rng(4)
+    a, tokens = utterances(generator, 0.2, 60)
+    b = generator.binomial(tokens, 0.25)
+    once = paired_comparison(a, b, tokens, samples=1_000)
+    thrice = paired_comparison([a, a, a], [b, b, b], tokens, samples=1_000)
+    assert thrice == once
+    assert bootstrap_interval([a, a, a], tokens, samples=500) == bootstrap_interval(a, tokens, samples=500)
+
+
+def test_utterances_of_one_speaker_count_as_one_draw():
+    """All luck is in the speaker here, so an interval over utterances would be far too narrow."""
+    generator = np.random.default_rng(5)
+    speakers = np.repeat(np.arange(10), 30)
+    tokens = np.full(300, 10)
+    errors = generator.binomial(tokens, np.repeat(generator.uniform(0, 0.5, 10), 30))
+    by_utterance = bootstrap_interval(errors, tokens, samples=1_000)
+    by_speaker = bootstrap_interval(errors, tokens, groups=speakers.tolist(), samples=1_000)
+    assert by_speaker[1] - by_speaker[0] > 2 * (by_utterance[1] - by_utterance[0])
+
+
+def test_every_set_keeps_its_size_in_every_sample():
+    """With strata of constant rate no sample can differ from another."""
+    errors, tokens = [0] * 20 + [10] * 5, [10] * 25
+    low, high = bootstrap_interval(errors, tokens, strata=["a"] * 20 + ["b"] * 5, samples=300)
+    assert low == high == pytest.approx(0.2)
+
+
+def test_figures_are_the_same_again():
+    errors, tokens = utterances(np.random.default_rng(6), 0.2)
+    assert bootstrap_interval(errors, tokens, seed=1) == bootstrap_interval(errors, tokens, seed=1)
+    assert bootstrap_interval(errors, tokens, seed=1) != bootstrap_interval(errors, tokens, seed=2)

@@ -1,0 +1,97 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from arkasr.data.manifest import read_manifest
+from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
+from arkasr.model.text import clean_transcript
+from arkasr.teacher.label import failure_of, fastest_possible_seconds, is_looping, label
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = []
+    for place, seconds in enumerate((0.5, 2.0, 1.1)):
+        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        rows.append({"audio": f"{place}.wav", "language": "English", "text": "truth", "id": str(place), "extra": place})
+    (tmp_path / "3.wav").write_text("not audio")
+    rows.insert(1, {"audio": "3.wav", "language": "English", "id": "broken"})
+    path = tmp_path / "set.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_results_keep_the_order_and_a_bad_file_does_not_stop_the_rest(student, manifest):
+    written = recognize(student, read_manifest(manifest), RecognitionSettings(3.0, 5))
+    assert [result.error is None for result in written] == [True, False, True, True]
+    assert "3.wav: not audio that can be read" in written[1].error
+    assert written[1].text is None
+    alone = [recognize(student, [u], RecognitionSettings(3.0, 5))[0] for u in read_manifest(manifest)]
+    assert written == alone
+
+
+def test_labels_are_the_teachers_and_what_is_dropped_is_counted(teacher, manifest):
+    labels = label(teacher, read_manifest(manifest), RecognitionSettings(30.0, 4))
+    assert sum(labels.counts.values()) == 4
+    assert labels.counts["unreadable"] == 1
+    assert len(labels.rows) == labels.counts["kept"]
+    assert {row["id"] for row in labels.dropped} | {row["id"] for row in labels.rows} == {"0", "1", "2", "broken"}
+    for row in [*labels.rows, *labels.dropped]:
+        assert row["text"] != "truth"
+    everything = label(teacher, read_manifest(manifest), RecognitionSettings(30.0, 4), drop_failures=False)
+    assert everything.counts == {"kept": 3, "unreadable": 1}
+
+
+@pytest.mark.parametrize(
+    ("recognition", "seconds", "failure"),
+    [
+        (Recognition(raw="a b", text="a b", tokens=3, stopped=True), 1.0, None),
+        (Recognition(error="no such file"), 0.0, "unreadable"),
+        (Recognition(raw="", text="", tokens=1, stopped=True), 1.0, "empty"),
+        (Recognition(raw="a b", text="a b", tokens=9, stopped=False), 1.0, "truncated"),
+        (Recognition(raw="", text="no no no no", tokens=5, stopped=True), 2.0, "looping"),
+        (Recognition(raw="", text="far too many words to say", tokens=7, stopped=True), 0.3, "too-long"),
+        (Recognition(raw="", text="今天我们去北京买书", tokens=9, stopped=True), 0.5, "too-long"),
+    ],
+)
+def test_obvious_failures(recognition, seconds, failure):
+    assert failure_of(recognition, seconds) == failure
+
+
+@pytest.mark.parametrize(
+    ("text", "looping"),
+    [
+        ("one two three one two three", False),
+        ("one two one two one two one two", True),
+        ("我要我要我要我要", True),
+        ("四四四号", False),
+        ("very very very good", False),
+        ("", False),
+    ],
+)
+def test_loops_of_words_and_of_ideographs(text, looping):
+    assert is_looping(text) == looping
+
+
+def test_the_fastest_speech_is_counted_by_script():
+    assert fastest_possible_seconds("a" * 35) == pytest.approx(1)
+    assert fastest_possible_seconds("今" * 12) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        (" hello  there ", "hello there"),
+        ("text<|im_end|>more", "text"),
+        ("heard<|user|>again", "heard"),
+        ("think<|text|>said", "said"),
+        ("<|start_content|>a<|bicodec_semantic_12|> b<|end_content|>", "a b"),
+        (", . - well", "well"),
+        ("", ""),
+    ],
+)
+def test_what_was_written_is_cleaned_as_the_published_evaluation_cleans_it(raw, clean):
+    assert clean_transcript(raw) == clean
