@@ -14,7 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 from arkasr.model.recognizer import Prompts
 
 
-def forced_logits(model: Any, prompts: Prompts, transcripts: Sequence[Tensor], pad_token_id: int) -> Tensor:
+def forced_logits(
+    model: Any,
+    prompts: Prompts,
+    transcripts: Sequence[Tensor],
+    pad_token_id: int,
+    read: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Score every token of `transcripts` given audio, prompt and the tokens before it.
 
     Args:
@@ -22,17 +28,18 @@ def forced_logits(model: Any, prompts: Prompts, transcripts: Sequence[Tensor], p
         prompts: B prompts of width P on the model's device.
         transcripts: B int64 tensors `[n_b]`, each with at least one token.
         pad_token_id: fills the right of shorter transcripts; never attended to by a scored position.
+        read: what the model is shown in place of `transcripts`, token for token; None = the transcripts themselves.
 
     Returns:
         Logits of all scored positions, transcript after transcript, `[sum n_b, V]`.
     """
     device = prompts.input_ids.device
     lengths = torch.tensor([len(transcript) for transcript in transcripts], device=device)
-    targets = pad_sequence([transcript.to(device) for transcript in transcripts], True, pad_token_id)
-    width = targets.shape[1]
+    shown = pad_sequence([transcript.to(device) for transcript in read or transcripts], True, pad_token_id)
+    width = shown.shape[1]
     scored = torch.arange(width, device=device) < lengths[:, None]
     # The last token is never an input: nothing is predicted from it.
-    input_ids = torch.cat((prompts.input_ids, targets[:, :-1]), dim=1)
+    input_ids = torch.cat((prompts.input_ids, shown[:, :-1]), dim=1)
     attention_mask = torch.cat((prompts.attention_mask, scored[:, :-1].long()), dim=1)
     logits = model(
         input_ids=input_ids,

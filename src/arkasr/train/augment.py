@@ -1,4 +1,4 @@
-"""SpecAugment on log-mel features, a function of its seed alone."""
+"""Augmentation of what is heard and of what the decoder reads, a function of its seed alone."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,22 @@ def spec_augment(features: Sequence[Tensor], settings: AugmentationSettings | No
         return list(features)
     generator = torch.Generator().manual_seed(seed)
     return [_mask(clip, settings, generator) for clip in features]
+
+
+def replace_tokens(
+    transcripts: Sequence[Tensor], settings: AugmentationSettings | None, seed: int
+) -> Sequence[Tensor]:
+    """Put a random token of the batch in place of a share of the tokens of each transcript `[n]`."""
+    if settings is None or settings.token_noise == 0:
+        return transcripts
+    generator = torch.Generator().manual_seed(seed)
+    pool = torch.cat(list(transcripts))
+    noisy = []
+    for transcript in transcripts:
+        drawn = pool[torch.randint(0, len(pool), transcript.shape, generator=generator)]
+        replaced = torch.rand(transcript.shape, generator=generator) < settings.token_noise
+        noisy.append(torch.where(replaced, drawn, transcript))
+    return noisy
 
 
 def _mask(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:

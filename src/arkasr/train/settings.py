@@ -69,19 +69,24 @@ class OptimizationSettings(Settings):
 
 
 class AugmentationSettings(Settings):
-    """SpecAugment on the log-mel features (arXiv 1904.08779): masked bands take the clip's mean value.
+    """SpecAugment on the log-mel features (arXiv 1904.08779), and noise in what the decoder reads.
+
+    Masked stretches and bands take the clip's mean value. Noise in the tokens that the decoder is shown (never in those
+    that it is to write) keeps a decoder with little text from reciting instead of listening.
 
     Attributes:
         time_masks: masked stretches per ten seconds of audio, at least one.
         time_width: longest stretch, in mel frames (10 ms).
         frequency_masks: masked bands per clip.
         frequency_width: widest band, in mel bins.
+        token_noise: share of the transcript's tokens that SFT shows the decoder replaced by random ones of the batch.
     """
 
     time_masks: int = Field(default=2, ge=0)
     time_width: int = Field(default=20, ge=1)
     frequency_masks: int = Field(default=2, ge=0)
     frequency_width: int = Field(default=10, ge=1)
+    token_noise: float = Field(default=0.0, ge=0, lt=1)
 
 
 class ObjectiveSettings(Settings):

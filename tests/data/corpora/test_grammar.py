@@ -47,16 +47,16 @@ def test_equal_seeds_give_equal_sentences() -> None:
     assert sentences(ENGLISH, 20) == sentences(ENGLISH, 20)
 
 
-@pytest.mark.parametrize(("grammar", "least"), [(ENGLISH, 10_000_000), (MANDARIN, 500_000)])
+@pytest.mark.parametrize(("grammar", "least"), [(ENGLISH, 500_000), (MANDARIN, 100_000)])
 def test_there_are_far_more_sentences_than_a_corpus_needs(grammar: Grammar, least: int) -> None:
     drawn = sentences(grammar, 4000)
     assert grammar.derivations() > least
-    assert len(set(drawn)) > 0.75 * len(drawn)
+    assert len(set(drawn)) > 0.5 * len(drawn)
 
 
 def test_english_is_small_plain_and_agrees() -> None:
     drawn = sentences(ENGLISH, 4000)
-    assert 80 <= len(ENGLISH.terminals) <= 110
+    assert 60 <= len(ENGLISH.terminals) <= 90
     assert all(re.fullmatch(r"[a-z]+( [a-z]+){2,10}", sentence) for sentence in drawn)
     wrong = re.compile(
         r"(?<!ty )\bone (\w+ )?(books|tickets|cups|apples)\b|\b(two|ten|thirty) (book|ticket|cup)\b"
@@ -71,8 +71,8 @@ def test_english_is_small_plain_and_agrees() -> None:
 def test_mandarin_is_small_plain_and_uses_its_measure_words() -> None:
     drawn = sentences(MANDARIN, 4000)
     characters = Counter("".join(drawn))
-    assert 100 <= len(characters) <= 130
-    assert all(re.fullmatch(r"[\u4e00-\u9fff]{4,13}", sentence) for sentence in drawn)
+    assert 60 <= len(characters) <= 90
+    assert all(re.fullmatch(r"[\u4e00-\u9fff]{4,11}", sentence) for sentence in drawn)
     assert [s for s in drawn if re.search("杯(书|票|鱼|苹果)|本(茶|票|鱼|新票)|张书|个书|二(杯|本|张|斤|个)", s)] == [
         s for s in drawn if re.search("十二(杯|本|张|斤|个)", s)
     ]

@@ -7,8 +7,8 @@ from arkasr.data.corpora.plan import TEST_SETS, Line, SetPlan, SyntheticCorpusCo
 from arkasr.data.corpora.synthetic import GENERATOR_VERSION
 from arkasr.errors import InputError
 
-GOLDEN_VERSION = 3
-GOLDEN_DIGEST = "1d1ab1407ed0670c"
+GOLDEN_VERSION = 5
+GOLDEN_DIGEST = "c06a9c43068bb267"
 
 
 @pytest.fixture(scope="module")

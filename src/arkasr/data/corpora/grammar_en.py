@@ -1,6 +1,6 @@
 """What the built-in English speech says: meetings, trade, journeys, dates, times, prices.
 
-About seventy words, numbers written as they are spoken. Verbs agree with their subjects and nouns with
+About eighty words, numbers written as they are spoken. Verbs agree with their subjects and nouns with
 their numbers, so that a recogniser that knows the language hears better than one that only hears; many words
 differ in one sound (thirteen and thirty, june and july, tuesday and thursday).
 """

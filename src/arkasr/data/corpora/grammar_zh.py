@@ -1,6 +1,6 @@
 """What the built-in Mandarin speech says: meetings, trade, journeys, dates, times, prices.
 
-About seventy characters, numbers written as they are spoken. Nouns take their own measure words and verbs
+About eighty characters, numbers written as they are spoken. Nouns take their own measure words and verbs
 their own kinds of object, so that a recogniser that knows the language hears better than one that only hears; many
 characters differ in one sound or tone (四 and 十, 买 and 卖, 七 and 一).
 """

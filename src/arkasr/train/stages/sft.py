@@ -12,7 +12,7 @@ from arkasr.data.examples import Example
 from arkasr.errors import InputError
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.scoring import forced_logits
-from arkasr.train.augment import spec_augment
+from arkasr.train.augment import replace_tokens, spec_augment
 from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stage import Stage, StageLoss
 
@@ -38,7 +38,8 @@ class SupervisedStage(Stage):
         device = self.student.device
         with self.clock("student"):
             pad_token_id = self.student.tokenizer.pad_token_id
-            logits = forced_logits(self.model, prompts.to(device), transcripts, pad_token_id)
+            shown = replace_tokens(transcripts, self.augmentation, seed)
+            logits = forced_logits(self.model, prompts.to(device), transcripts, pad_token_id, shown)
             targets = torch.cat(transcripts).to(device)
             total = F.cross_entropy(logits.float(), targets, reduction="sum")
         loss = StageLoss(total, torch.tensor(len(targets), device=device))
