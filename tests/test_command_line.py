@@ -66,7 +66,7 @@ def test_a_recipe_runs_from_the_command_line_to_results_and_report(smoke):
 def test_every_stage_leaves_a_model_that_loads_and_steps_that_were_logged(smoke):
     folder, _ = smoke
     stages = sorted(place.name for place in (folder / "stages").iterdir())
-    assert len(stages) == 9
+    assert len(stages) == 10
     for name in stages:
         place = folder / "stages" / name
         if name.startswith("labels"):
@@ -195,7 +195,7 @@ def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_p
         (["compare", "absent.jsonl"], "give two or more files"),
         (["data", "check", "absent.jsonl"], "absent.jsonl: no such manifest"),
         (["nonsense"], "nonsense"),
-        (["run"], "RECIPE"),
+        (["run"], "Missing argument 'recipe'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, cache):

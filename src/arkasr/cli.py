@@ -5,12 +5,14 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from arkasr.errors import InputError
+
+# Typer carries a click of its own and does not name this class; it is what its BadParameter is derived from.
+UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="arkasr",
@@ -229,13 +231,14 @@ def main() -> None:
     except InputError as error:
         print(f"arkasr: {error}", file=sys.stderr)
         sys.exit(2)
-    except click.UsageError as error:
-        print(f"arkasr: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
+    except UsageError as error:
+        if message := " ".join(error.format_message().split()):
+            print(f"arkasr: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("arkasr: interrupted; the same command with --resume continues", file=sys.stderr)
         sys.exit(130)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         sys.exit(error.exit_code)
 
 

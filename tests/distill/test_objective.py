@@ -3,10 +3,10 @@ from functools import partial
 
 import pytest
 import torch
-from position_by_position import Position, choose, divergence, gradient, tail_masses
 
 from arkasr.distill import union_topk_kl
 from arkasr.errors import InputError
+from tests.distill.position_by_position import Position, choose, divergence, gradient, tail_masses
 
 NOTHING = float("-inf")
 

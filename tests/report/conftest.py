@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from example_run import build_run
+
+from tests.report.example_run import build_run
 
 
 @pytest.fixture

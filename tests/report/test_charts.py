@@ -3,11 +3,11 @@ from pathlib import Path
 
 import plotly.graph_objects
 import pytest
-from example_run import build_run, write_lines
 
 from arkasr.report.charts import diagnostic_charts, learning_charts
 from arkasr.report.curves import MOST_POINTS, thin
 from arkasr.report.run_folder import read_run
+from tests.report.example_run import build_run, write_lines
 
 
 def test_every_figure_is_one_that_plotly_knows(tmp_path: Path) -> None:

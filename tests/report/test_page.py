@@ -5,13 +5,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from example_run import SETS, build_run
 from plotly.offline import get_plotlyjs
-from test_utterances import only_base
 
 from arkasr.errors import InputError
 from arkasr.report.page import write_report
 from arkasr.report.utterances import Limits
+from tests.report.example_run import SETS, build_run
+from tests.report.test_utterances import only_base
 
 LOADING = {"src", "href", "srcset", "poster", "action", "data"}
 

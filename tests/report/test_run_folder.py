@@ -2,10 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
-from example_run import write_json
 
 from arkasr.errors import InputError
 from arkasr.report.run_folder import read_run
+from tests.report.example_run import write_json
 
 
 def test_a_finished_run_is_read_in_the_recipes_order(run_path: Path) -> None:

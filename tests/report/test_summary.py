@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tables import edit_results
 
 from arkasr.report.run_folder import read_run
 from arkasr.report.summary import summarise, verdict
+from tests.report.test_tables import edit_results
 
 
 def compare(run_path: Path, a: str, b: str, difference: float, p: float) -> None:

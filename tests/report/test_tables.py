@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from example_run import build_run, write_json
 
 from arkasr.report.run_folder import read_run
 from arkasr.report.tables import Line, RateTable, rate_table, support_table
+from tests.report.example_run import build_run, write_json
 
 
 def edit_results(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -2,11 +2,11 @@ import io
 from pathlib import Path
 
 import pytest
-from example_run import SETS, build_run
 from rich.console import Console
 
 from arkasr.errors import InputError
 from arkasr.report.terminal import print_results
+from tests.report.example_run import SETS, build_run
 
 
 def printed(path: Path, width: int, **options: bool) -> str:

@@ -2,10 +2,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from example_run import VARIANTS, build_run, write_lines
-
 from arkasr.report.run_folder import read_run
 from arkasr.report.utterances import Attempt, Limits, Piece, load_shown_set
+from tests.report.example_run import VARIANTS, build_run, write_lines
 
 
 def write_transcripts(run_path: Path, variant: str, *rows: dict[str, Any], name: str = "en-clean") -> None:

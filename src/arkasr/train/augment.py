@@ -18,9 +18,7 @@ def spec_augment(features: Sequence[Tensor], settings: AugmentationSettings | No
     return [_mask(clip, settings, generator) for clip in features]
 
 
-def replace_tokens(
-    transcripts: Sequence[Tensor], settings: AugmentationSettings | None, seed: int
-) -> Sequence[Tensor]:
+def replace_tokens(transcripts: Sequence[Tensor], settings: AugmentationSettings | None, seed: int) -> Sequence[Tensor]:
     """Put a random token of the batch in place of a share of the tokens of each transcript `[n]`."""
     if settings is None or settings.token_noise == 0:
         return transcripts
