@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from arkasr.data.manifest import Utterance, read_rows
+from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, comparison_row, results_row, score
@@ -43,9 +44,20 @@ def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Prog
 
 
 def scoring_of(workshop: Workshop, set_name: str) -> tuple[Profile, Unit]:
-    """Normaliser and unit of a test set, by the language of its first utterance."""
-    language = workshop.set(set_name)[0].language
-    return get_profile(profile_name(workshop.recipe.evaluation, language)), unit_for(language)
+    """Normaliser and unit of a test set, by the language of its utterances.
+
+    Raises:
+        InputError: its languages are not scored alike.
+    """
+    settings = workshop.recipe.evaluation
+    ways = {
+        (profile_name(settings, utterance.language), unit_for(utterance.language))
+        for utterance in workshop.set(set_name)
+    }
+    if len(ways) > 1:
+        raise InputError(f"sets.{set_name}: its languages are not scored alike; make a set of each with `language`")
+    name, unit = ways.pop()
+    return get_profile(name), unit
 
 
 def prediction_row(utterance: Utterance, recognized: Recognition, profile: Profile, unit: Unit) -> dict[str, Any]:

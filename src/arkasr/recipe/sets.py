@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from arkasr.data.corpora.synthetic import corpus_cache_folder, prepare_synthetic_corpus
+from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import Utterance, read_manifest
 from arkasr.errors import InputError
 from arkasr.recipe.settings import CorpusSettings, SetSettings
@@ -32,6 +33,11 @@ def load_set(settings: SetSettings, folder: Path) -> list[Utterance]:
     """
     path = folder / settings.manifest
     utterances = read_manifest(path)
+    if settings.language is not None:
+        language = canonical_language(settings.language)
+        utterances = [utterance for utterance in utterances if utterance.language == language]
+        if not utterances:
+            raise InputError(f"{path} has no utterance in {language}; change the set's `language`")
     if settings.shuffle is not None:
         random.Random(settings.shuffle).shuffle(utterances)
     if settings.first is not None:

@@ -26,12 +26,14 @@ class SetSettings(Settings):
 
     Attributes:
         manifest: file in the corpus folder, or an absolute path.
+        language: keep the utterances of this language only; None = all.
         shuffle: seed of a shuffle before anything is taken; None = manifest order.
         first: take the first so many; None = all.
         labels: `given` or `withheld`. Withheld text is removed as the set is read.
     """
 
     manifest: str
+    language: str | None = None
     shuffle: int | None = None
     first: int | None = Field(default=None, ge=1)
     labels: Literal["given", "withheld"] = "given"
