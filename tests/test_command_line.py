@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,8 @@ from arkasr.data.manifest import read_rows
 ARKASR = [sys.executable, "-m", "arkasr"]
 VARIANTS = ["teacher", "base", "base+sft", "base+opd", "base+td", "base+td+opd"]
 SETS = ["en-clean", "en-other", "zh-read", "zh-meeting", "zh-net"]
-GOLDEN = Path(__file__).parent / "golden_losses.json"
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden_losses.json"
 
 
 def arkasr(*arguments, cache):
@@ -204,3 +207,26 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, cache):
     assert message in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
     assert "Traceback" not in finished.stderr
+
+
+def test_the_commands_of_the_readme_run_as_they_stand(smoke, cache, tmp_path, monkeypatch):
+    """Every `arkasr` line of the README, with the reader's own files put in the places of its examples."""
+    folder, _ = smoke
+    readme = (ROOT / "README.md").read_text()
+    commands = [line.split("#")[0].strip() for line in readme.splitlines() if line.startswith("arkasr ")]
+    assert len(commands) >= 6
+    corpus = next(cache.glob("synthetic-*/en-clean.jsonl")).parent
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    shutil.copytree(corpus, tmp_path, dirs_exist_ok=True)
+    shutil.copyfile(corpus / "en-clean.jsonl", tmp_path / "test.jsonl")
+    shutil.copyfile(ROOT / "recipes" / "smoke.yaml", tmp_path / "my-recipe.yaml")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(folder)
+    shutil.copyfile(folder / "evaluations" / "base+sft-seed0" / "en-clean.jsonl", tmp_path / "sft.jsonl")
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        finished = arkasr(*shlex.split(command)[1:], cache=cache)
+        assert finished.returncode == 0, f"{command}\n{finished.stderr}"
+    results = json.loads((tmp_path / "runs" / "smoke" / "results.json").read_text())
+    assert results["seeds"] == [0, 1, 2]
+    assert len(results["rows"]) == 5 + 5 * 5 * 3

@@ -112,15 +112,22 @@ def build_stream(workshop: Workshop, stage: Stage, settings: TrainingStageSettin
         listeners[stage.teacher.listener] = stage.teacher.features
     workers = settings.optimization.data_workers
     dataset = ExampleDataset(utterances, listeners, workshop.memory if workers == 0 else None)
-    sampler = batch_sampler(utterances, settings.optimization, seed)
+    sampler = batch_sampler(utterances, stage.student, settings.optimization, seed)
     return BatchStream(dataset, sampler, workers)
 
 
-def batch_sampler(utterances: Sequence[Utterance], settings: OptimizationSettings, seed: int) -> DurationBatchSampler:
+def batch_sampler(
+    utterances: Sequence[Utterance], student: Recognizer, settings: OptimizationSettings, seed: int
+) -> DurationBatchSampler:
     """Duration-bucketed batches within the budget of a stage."""
+    text_tokens = None
+    if settings.batch_tokens is not None:
+        text_tokens = [len(student.transcript_ids(utterance.text or "")) for utterance in utterances]
     return DurationBatchSampler(
         [utterance.duration or segment_duration(utterance) for utterance in utterances],
         max_audio_seconds=settings.batch_seconds,
+        text_tokens=text_tokens,
+        max_text_tokens=settings.batch_tokens,
         max_utterances=settings.batch_utterances,
         shuffle=True,
         seed=seed,

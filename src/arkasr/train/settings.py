@@ -30,6 +30,7 @@ class OptimizationSettings(Settings):
         steps: optimizer steps.
         batch_seconds: audio seconds in a micro-batch, padding included.
         batch_utterances: most utterances in a micro-batch; None = no bound.
+        batch_tokens: transcript tokens in a micro-batch, padding included, where there are labels; None = no bound.
         accumulation: micro-batches per optimizer step and process.
         optimizer: `adamw` (the paper), or `muon`: orthogonalised momentum for the weight matrices of the layers and
             AdamW for everything else, which learns from nothing in a third of the steps.
@@ -51,6 +52,7 @@ class OptimizationSettings(Settings):
     steps: int = Field(ge=0)
     batch_seconds: float = Field(gt=0)
     batch_utterances: int | None = Field(default=None, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
     accumulation: int = Field(default=1, ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(gt=0)
