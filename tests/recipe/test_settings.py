@@ -47,6 +47,7 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ("evaluation.comparisons=[[a, b]]", "evaluation.comparisons: there is no variant 'a'"),
         ("models.untrained-student.pretrained=x", "models.untrained-student: give either `preset` or `pretrained`"),
         ("corpus.synthetic.train=3", "corpus.synthetic"),
+        ("stages.opd.optimization.mixed_precision=bf16", "one run has one mixed_precision, found bf16, no"),
         ("seeds=[]", "seeds: List should have at least 1 item"),
         ("nonsense", "--set nonsense: expected key.sub=value"),
         ("name.sub=1", "--set name.sub=1"),

@@ -1,5 +1,6 @@
 """A recipe from its first stage to the report; what is finished is not done again."""
 
+import json
 import time
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     """
     folder = RunFolder.create(path, recipe, resume=resume)
     workshop = Workshop(recipe, folder, default_device())
-    started = time.monotonic()
+    started = time.monotonic() - seconds_so_far(folder)
+    folder.write_json("environment.json", describe_environment() | {"seconds": time.monotonic() - started})
     for seed in recipe.seeds:
         for name in recipe.stages:
             if workshop.seed_of(name, seed) == seed:
@@ -44,6 +46,12 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     if recipe.evaluation.sets:
         write_report(path)
     return folder
+
+
+def seconds_so_far(folder: RunFolder) -> float:
+    """What earlier sittings of a run have taken."""
+    path = folder.path / "environment.json"
+    return float(json.loads(path.read_text(encoding="utf-8")).get("seconds", 0.0)) if path.exists() else 0.0
 
 
 def run_stage(workshop: Workshop, name: str, seed: int, progress: Progress) -> None:

@@ -221,6 +221,13 @@ class Recipe(Settings):
             for name in pair:
                 if name not in self.variants:
                     raise ValueError(f"evaluation.comparisons: there is no variant {name!r}")
+        precisions = {
+            stage.optimization.mixed_precision
+            for stage in self.stages.values()
+            if isinstance(stage, TrainingStageSettings)
+        }
+        if len(precisions) > 1:
+            raise ValueError(f"stages: one run has one mixed_precision, found {', '.join(sorted(precisions))}")
         if any(model.preset for model in self.models.values()) and self.tokenizer is None:
             raise ValueError("tokenizer: a model built from a preset needs one")
         return self
