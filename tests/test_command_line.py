@@ -213,7 +213,8 @@ def test_the_commands_of_the_readme_run_as_they_stand(smoke, cache, tmp_path, mo
     """Every `arkasr` line of the README, with the reader's own files put in the places of its examples."""
     folder, _ = smoke
     readme = (ROOT / "README.md").read_text()
-    commands = [line.split("#")[0].strip() for line in readme.splitlines() if line.startswith("arkasr ")]
+    fenced = "".join(readme.split("```")[1::2])
+    commands = [line.split("#")[0].strip() for line in fenced.splitlines() if line.startswith("arkasr ")]
     assert len(commands) >= 6
     corpus = next(cache.glob("synthetic-*/en-clean.jsonl")).parent
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")

@@ -24,7 +24,7 @@ UTTERANCES = 24
 BATCH_SECONDS = 20.0
 MAX_NEW_TOKENS = 12
 TEXTS = "smoke-texts"
-CORPUS = SyntheticCorpusConfig(seed=0, train_utterances=UTTERANCES, dev_utterances=2, test_utterances=2)
+CORPUS = SyntheticCorpusConfig(seed=0, train_utterances=UTTERANCES, dev_utterances=3, test_utterances=1)
 
 
 def shrink(recipe: Recipe) -> Recipe:
@@ -32,7 +32,9 @@ def shrink(recipe: Recipe) -> Recipe:
     heard = {stage.train for stage in recipe.stages.values() if isinstance(stage, TrainingStageSettings)}
     heard |= {stage.audio for stage in recipe.stages.values() if isinstance(stage, LabelStageSettings)}
     sets = {
-        name: SetSettings(manifest="train.jsonl" if name in heard else "dev.jsonl", labels=settings.labels)
+        name: SetSettings(manifest="train.jsonl", labels=settings.labels)
+        if name in heard
+        else SetSettings(manifest="dev.jsonl", language=settings.language or "English", labels=settings.labels)
         for name, settings in recipe.sets.items()
     }
     sets[TEXTS] = SetSettings(manifest="train.jsonl")
