@@ -105,4 +105,7 @@ class ArkAsrProcessor(ProcessorMixin):
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
         )

@@ -90,7 +90,12 @@ class Qwen3Asr(Recognizer):
                 f"language {language!r} cannot be forced on Qwen3-ASR; give every utterance a `language` among "
                 f"{', '.join(sorted(LANGUAGES))}"
             )
-        return str(self.processor.apply_transcription_request("", language=language, tokenize=False)[0])
+        # What the processor's own transcription request renders; before transformers 5.23 it could only tokenise it.
+        conversation = [
+            {"role": "user", "content": [{"type": "audio", "audio": ""}]},
+            {"role": "assistant", "content": [{"type": "text", "text": f"language {language}<asr_text>"}]},
+        ]
+        return str(self.processor.apply_chat_template(conversation, tokenize=False, continue_final_message=True))
 
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         embeddings = self.model.get_audio_features(**audio, return_dict=True).pooler_output

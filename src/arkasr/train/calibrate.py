@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from arkasr.data.examples import Example
+from arkasr.distill.diagnostics import POSITION_METRICS
 from arkasr.train.metrics import Metrics
 from arkasr.train.stage import Stage
 
@@ -37,22 +38,8 @@ class Calibration:
         """The figures of the support table, extremes over batches, as in the paper; none if no position was valid."""
         if not self.vuss_of_batches:
             return {}
-        names = {"loss": "loss"} | {
-            name: f"support/{name}"
-            for name in (
-                "overlap_ratio",
-                "overlap_mass_teacher",
-                "overlap_mass_student",
-                "overlap_advantage",
-                "entropy_teacher",
-                "entropy_student",
-                "entropy_gap",
-                "tail_mass_teacher",
-                "tail_mass_student",
-                "argmax_agreement",
-                "valid_share",
-            )
-        }
+        names = {"loss": "loss", "valid_share": "support/valid_share"}
+        names |= {name: f"support/{name}" for name in POSITION_METRICS if name not in ("vuss", "overlap")}
         figures = {name: self.metrics[metric] for name, metric in names.items() if metric in self.metrics}
         vuss = self.vuss_of_batches
         return {"vuss_mean": sum(vuss) / len(vuss), "vuss_min": min(vuss), "vuss_max": max(vuss)} | figures
