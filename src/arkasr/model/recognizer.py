@@ -8,7 +8,7 @@ how it hears and how it is asked; how tokens are forced or generated is the same
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,16 @@ class Recognizer(ABC):
         """Where the model is."""
         return next(iter(self.model.parameters())).device
 
-    @lru_cache(maxsize=256)  # noqa: B019  (a recogniser lives as long as the process)
     def _prompt_ids(self, language: str | None) -> tuple[list[int], list[int]]:
-        ids = self.tokenizer(self.prompt_text(language), add_special_tokens=False)["input_ids"]
-        place = ids.index(self.processor.audio_token_id)
-        return ids[:place], ids[place + 1 :]
+        if language not in self._prompts:
+            ids = self.tokenizer(self.prompt_text(language), add_special_tokens=False)["input_ids"]
+            place = ids.index(self.processor.audio_token_id)
+            self._prompts[language] = ids[:place], ids[place + 1 :]
+        return self._prompts[language]
+
+    @cached_property
+    def _prompts(self) -> dict[str | None, tuple[list[int], list[int]]]:
+        return {}
 
     def prompt_ids(self, frames: int, language: str | None) -> list[int]:
         """Token ids of the prompt for a clip of `frames` mel frames."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
+from arkasr.evaluate.normalize import get_profile
 from arkasr.train.settings import AugmentationSettings, ObjectiveSettings, OptimizationSettings, Settings
 
 
@@ -226,6 +227,12 @@ class Recipe(Settings):
             for stage in self.stages.values()
             if isinstance(stage, TrainingStageSettings)
         }
+        if self.tokenizer is not None and self.tokenizer.texts not in known["set"]:
+            raise ValueError(f"tokenizer.texts: there is no set {self.tokenizer.texts!r}")
+        if "default" not in self.evaluation.normalizer:
+            raise ValueError("evaluation.normalizer: give a profile for `default`, the languages not named")
+        for name in self.evaluation.normalizer.values():
+            get_profile(name)
         if len(precisions) > 1:
             raise ValueError(f"stages: one run has one mixed_precision, found {', '.join(sorted(precisions))}")
         if any(model.preset for model in self.models.values()) and self.tokenizer is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import read_manifest, read_rows, write_manifest
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import get_profile, unit_for
@@ -54,7 +55,8 @@ def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]
     if len(paths) < 2:
         raise InputError("compare: give two or more files written by `arkasr evaluate -o`")
     systems = {path: _read_rows(path) for path in paths}
-    language = next(iter(systems[paths[0]].values())).get("language")
+    named = next(iter(systems[paths[0]].values())).get("language")
+    language = canonical_language(named) if named else None
     scores = {path: _score(list(rows.values()), normalizer, language) for path, rows in systems.items()}
     for path, result in scores.items():
         yield f"{path}: {describe(result)}"

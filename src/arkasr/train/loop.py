@@ -141,7 +141,7 @@ def optimizer_step(
 
 def micro_batch_seed(seed: int, step: int, place: int, rank: int) -> int:
     """A seed of its own for every micro-batch of every process."""
-    return ((seed * 1_000_003 + step) * 1_009 + place) * 4_099 + rank
+    return (((seed * 1_000_003 + step) * 1_009 + place) * 4_099 + rank) % 2**63
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -83,7 +83,9 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        writing = folder / ".metrics.jsonl.writing"
+        writing.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        writing.replace(path)
         self._file = path.open("a", buffering=1)
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 
