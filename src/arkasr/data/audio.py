@@ -3,6 +3,7 @@
 Knows nothing of manifests or features.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,16 @@ from arkasr.errors import InputError
 SAMPLE_RATE = 16_000
 # Resampled pieces are read with this much on either side, so that the filter sees what the whole file would show it.
 MARGIN_SECONDS = 0.1
+# The headers of mp3 files count some padding that decoders leave out.
+MISSING_SECONDS = 0.1
+# libsndfile reports about 2**63 frames for a stream whose header leaves the length open.
+MAX_FRAMES = 2**40
 
 
 def decode(path: str | Path, begin_time: float | None = None, end_time: float | None = None) -> np.ndarray:
     """Read a file, or a piece of it, as float32 `[samples]`, 16 kHz mono; channels are averaged.
+
+    A piece is what the whole file resampled would hold in that place.
 
     Args:
         path: anything that libsndfile reads: wav, flac, mp3, ogg and others, any rate and number of channels.
@@ -25,30 +32,39 @@ def decode(path: str | Path, begin_time: float | None = None, end_time: float | 
         end_time: seconds; None, or past the end = to the end.
 
     Raises:
-        InputError: the file is missing, cannot be read, is empty there, or holds values that are not finite.
+        InputError: the file is missing, cannot be read, is empty there, ends before its header says, or
+            holds values that are not finite.
     """
     with _open(path) as file:
-        rate = file.samplerate
-        begin = round((begin_time or 0.0) * rate)
-        end = file.frames if end_time is None else min(round(end_time * rate), file.frames)
-        if end <= begin:
-            raise InputError(f"{path}: no audio from {begin / rate:g} s on; the file is {file.frames / rate:g} s long")
-        margin = 0 if rate == SAMPLE_RATE else round(MARGIN_SECONDS * rate)
-        first, last = max(begin - margin, 0), min(end + margin, file.frames)
+        rate, seconds = file.samplerate, file.frames / file.samplerate
+        begin = begin_time or 0.0
+        end = seconds if end_time is None else min(end_time, seconds)
+        if round(end * rate) <= round(begin * rate):
+            raise InputError(f"{path}: no audio from {begin:g} s on; the file is {seconds:g} s long")
+        margin = 0.0 if rate == SAMPLE_RATE else MARGIN_SECONDS
+        # Samples before and after resampling coincide every `step` frames of the file; reading starts at such a place.
+        step = rate // math.gcd(rate, SAMPLE_RATE)
+        first = round(max(begin - margin, 0.0) * rate) // step * step
+        last = min(round((end + margin) * rate), file.frames)
         try:
             file.seek(first)
             samples = file.read(last - first, dtype="float32", always_2d=True).mean(axis=1)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path}: cannot be decoded ({error}); convert or leave out the file") from error
-    if not len(samples):
-        raise InputError(f"{path}: holds no audio; leave out the file")
+    if len(samples) < last - first - MISSING_SECONDS * rate:
+        found = (first + len(samples)) / rate
+        raise InputError(
+            f"{path}: ends at {found:.2f} s, its header says {seconds:.2f} s; replace a file that is cut off, convert others"
+        )
     if not np.isfinite(samples).all():
         raise InputError(f"{path}: holds samples that are not finite; leave out the file")
-    if rate == SAMPLE_RATE:
-        return samples
-    resampled = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
-    start = round((begin - first) * SAMPLE_RATE / rate)
-    return np.ascontiguousarray(resampled[start : start + round((end - begin) * SAMPLE_RATE / rate)])
+    if rate != SAMPLE_RATE:
+        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    offset = first * SAMPLE_RATE // rate
+    piece = samples[round(begin * SAMPLE_RATE) - offset : round(end * SAMPLE_RATE) - offset]
+    if not len(piece):
+        raise InputError(f"{path}: holds less than one sample from {begin:g} s on; leave out the piece")
+    return np.ascontiguousarray(piece)
 
 
 def duration_of(path: str | Path) -> float:
@@ -65,6 +81,10 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such audio file")
     try:
-        return soundfile.SoundFile(str(path))
-    except soundfile.LibsndfileError as error:
+        file = soundfile.SoundFile(str(path))
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
         raise InputError(f"{path}: not audio that can be read ({error}); convert or leave out the file") from error
+    if file.frames > MAX_FRAMES:
+        file.close()
+        raise InputError(f"{path}: its header does not say how long it is; write the file anew, not through a pipe")
+    return file

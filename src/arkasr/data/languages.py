@@ -1,8 +1,10 @@
 """Names and codes of languages: whatever a manifest says becomes one English name."""
 
+import difflib
+
 from arkasr.errors import InputError
 
-# The languages of the Qwen3-ASR teacher and of the Ark-ASR students, with ISO 639 codes.
+# The 30 languages of the Qwen3-ASR teacher and the 19 of the Ark-ASR students, with ISO 639-1 codes where there are any.
 LANGUAGE_CODES = {
     "Arabic": "ar",
     "Cantonese": "yue",
@@ -43,7 +45,8 @@ LANGUAGE_CODES = {
 _NAMES = (
     {name.lower(): name for name in LANGUAGE_CODES}
     | {code: name for name, code in LANGUAGE_CODES.items()}
-    | {"mandarin": "Chinese", "cmn": "Chinese"}
+    | {"mandarin": "Chinese", "cmn": "Chinese", "zh-hk": "Cantonese", "zh-yue": "Cantonese"}
+    | {"farsi": "Persian", "tagalog": "Filipino", "tl": "Filipino"}
 )
 
 
@@ -53,10 +56,12 @@ def canonical_language(name_or_code: str) -> str:
     Raises:
         InputError: the language is not known.
     """
-    key = name_or_code.strip().lower()
-    name = _NAMES.get(key) or _NAMES.get(key.replace("_", "-").split("-")[0])
+    key = name_or_code.strip().lower().replace("_", "-")
+    name = _NAMES.get(key) or _NAMES.get(key.split("-")[0])
     if name is None:
-        raise InputError(
-            f"language {name_or_code!r} is not known; use an English name or an ISO 639 code, such as 'en'"
+        nearest = difflib.get_close_matches(key.title(), LANGUAGE_CODES, n=1)
+        advice = (
+            f"did you mean {nearest[0]!r}?" if nearest else "use an English name or a code, such as 'German' or 'de'"
         )
+        raise InputError(f"language {name_or_code!r} is not known; {advice}")
     return name

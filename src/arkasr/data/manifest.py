@@ -13,6 +13,7 @@ from arkasr.data.languages import canonical_language
 from arkasr.errors import InputError
 
 TASKS = ("asr",)
+MAX_SECONDS = 1e9  # thirty years: anything longer is no time in a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +63,31 @@ class ManifestError(InputError):
         self.problems = problems
 
 
-def read_manifest(path: str | Path) -> list[Utterance]:
+def read_manifest(path: str | Path, *, check_files: bool = True) -> list[Utterance]:
     """All utterances of a manifest, in order; blank lines are passed over.
+
+    Args:
+        path: the manifest.
+        check_files: look whether every audio file is there; costs a look-up a line, which network disks make long.
 
     Raises:
         ManifestError: some lines are bad; names the first and counts the others.
         InputError: there is no such file, or it holds no utterance.
     """
-    utterances, problems = parse_manifest(path)
+    utterances, problems = parse_manifest(path, check_files=check_files)
     if problems:
         raise ManifestError(Path(path), problems)
     return list(utterances.values())
 
 
-def parse_manifest(path: str | Path) -> tuple[dict[int, Utterance], list[Problem]]:
+def parse_manifest(path: str | Path, *, check_files: bool = True) -> tuple[dict[int, Utterance], list[Problem]]:
     """The good lines of a manifest as utterances by line number, and what is wrong with the others.
 
     Raises:
         InputError: there is no such file, or it holds nothing.
     """
     path = Path(path)
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(f"{path}: no such manifest")
     utterances: dict[int, Utterance] = {}
     problems: list[Problem] = []
@@ -92,11 +97,9 @@ def parse_manifest(path: str | Path) -> tuple[dict[int, Utterance], list[Problem
             if not raw.strip():
                 continue
             try:
-                utterance = _parse_line(raw, path)
+                utterance = _parse_line(raw, path, check_files)
                 if utterance.id in lines_by_id:
-                    raise InputError(
-                        f"id {utterance.id!r} stands in line {lines_by_id[utterance.id]} too; make it unique"
-                    )
+                    raise InputError(_same_id(utterance, lines_by_id[utterance.id]))
             except InputError as error:
                 problems.append(Problem(number, str(error)))
                 continue
@@ -112,39 +115,39 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f".{path.name}.writing")
-    with writing.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    writing.replace(path)
+    try:
+        with writing.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        writing.replace(path)
+    finally:
+        writing.unlink(missing_ok=True)
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """The rows of JSON Lines that this package wrote, unchecked.
 
     Raises:
-        InputError: a line is not JSON.
+        InputError: there is no such file, or a line is not JSON.
     """
-    with Path(path).open(encoding="utf-8") as file:
+    if not _is_file(Path(path)):
+        raise InputError(f"{path}: no such file")
+    with Path(path).open("rb") as file:
         try:
             return [json.loads(line) for line in file]
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not JSON Lines ({error.msg}); write it anew") from error
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON Lines ({error}); write it anew") from error
 
 
-def _parse_line(raw: bytes, path: Path) -> Utterance:
-    try:
-        fields = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8; save the manifest as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg} at column {error.colno}); write one JSON object a line") from error
+def _parse_line(raw: bytes, path: Path, check_files: bool) -> Utterance:
+    fields = _json_of(raw)
     if not isinstance(fields, dict):
         raise InputError(f"expected a JSON object, found {type(fields).__name__}")
     name = fields.get("audio")
     if not isinstance(name, str) or not name:
         raise InputError("`audio` is missing; give the path of the audio file")
     audio = (path.parent / name).absolute()
-    if not audio.is_file():
+    if check_files and not _is_file(audio):
         raise InputError(f"`audio` {name}: no such file; paths are relative to the manifest's folder")
     begin, end = _seconds(fields, "begin_time"), _seconds(fields, "end_time")
     if end is not None and end <= (begin or 0.0):
@@ -152,11 +155,13 @@ def _parse_line(raw: bytes, path: Path) -> Utterance:
     duration = _seconds(fields, "duration")
     if duration == 0:
         raise InputError("`duration` is 0; give seconds, or leave it out")
-    task = fields.get("task", "asr")
+    task = "asr" if fields.get("task") is None else fields["task"]
     if task not in TASKS:
         raise InputError(f"`task` {task!r} is not known; known is {', '.join(TASKS)}")
     language = _string(fields, "language")
     identity = fields.get("id")
+    if isinstance(identity, bool | float | list | dict) or identity == "":
+        raise InputError(f"`id` is {identity!r}; it must be a string or a whole number")
     return Utterance(
         audio=audio,
         text=_string(fields, "text"),
@@ -171,8 +176,39 @@ def _parse_line(raw: bytes, path: Path) -> Utterance:
     )
 
 
+def _json_of(raw: bytes) -> Any:
+    try:
+        fields = json.loads(raw.decode("utf-8-sig"))
+        # JSON can spell halves of a surrogate pair, which no output file could hold.
+        json.dumps(fields, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON ({error.msg} at column {error.colno}); write one JSON object a line") from error
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8; save the manifest as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise InputError("holds half of a surrogate pair (\\ud800 to \\udfff); write the character itself") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON that can be read ({error}); write one plain JSON object a line") from error
+    return fields
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
+
+
 def _default_id(name: str, begin: float | None, end: float | None) -> str:
-    return name if begin is None and end is None else f"{name}#{begin or 0.0:g}-{'' if end is None else f'{end:g}'}"
+    if begin is None and end is None:
+        return name
+    return f"{name}#{begin or 0.0:.15g}-{'' if end is None else f'{end:.15g}'}"
+
+
+def _same_id(utterance: Utterance, line: int) -> str:
+    if "id" in utterance.fields:
+        return f"id {utterance.id!r} stands in line {line} too; make it unique"
+    return f"the same audio as line {line}; drop one of the two, or give each an `id`"
 
 
 def _string(fields: Mapping[str, Any], key: str) -> str | None:
@@ -186,6 +222,6 @@ def _seconds(fields: Mapping[str, Any], key: str) -> float | None:
     value = fields.get(key)
     if value is None or value == -1:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_SECONDS:
         raise InputError(f"`{key}` is {value!r}; it must be seconds, 0 or more (or -1 for the whole file)")
     return float(value)
