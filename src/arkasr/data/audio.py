@@ -54,7 +54,7 @@ def decode(path: str | Path, begin_time: float | None = None, end_time: float | 
     if len(samples) < last - first - MISSING_SECONDS * rate:
         found = (first + len(samples)) / rate
         raise InputError(
-            f"{path}: ends at {found:.2f} s, its header says {seconds:.2f} s; replace a file that is cut off, convert others"
+            f"{path}: ends at {found:.2f} s, its header says {seconds:.2f} s; replace it if it is cut off, else convert"
         )
     if not np.isfinite(samples).all():
         raise InputError(f"{path}: holds samples that are not finite; leave out the file")

@@ -22,13 +22,14 @@ class DurationBatchSampler(Sampler[list[int]]):
         durations: seconds of every utterance.
         max_audio_seconds: longest utterance times their number, at most.
         text_tokens: tokens of every transcript, where they count.
-        max_text_tokens: longest transcript times the number of utterances, at most.
+        max_text_tokens: longest transcript times the number of utterances, at most; a transcript that is longer by
+            itself has a batch of its own.
         max_utterances: utterances in a batch, at most.
         shuffle: random batches in random order; else longest first and nothing random.
         seed: with the epoch, decides everything random.
 
     Raises:
-        InputError: an utterance does not fit into the budget by itself.
+        InputError: an utterance is longer than `max_audio_seconds`; names its index.
     """
 
     def __init__(
@@ -67,11 +68,15 @@ class DurationBatchSampler(Sampler[list[int]]):
             key=lambda place: -self.durations[place] * (1 + jitter * (2 * generator.random() - 1)),
         )
         batches: list[list[int]] = []
+        longest, most_tokens = 0.0, 0
         for place in order:
-            if batches and self._fits([*batches[-1], place]):
+            seconds, tokens = self.durations[place], self.text_tokens[place] if self.text_tokens is not None else 0
+            longest, most_tokens = max(longest, seconds), max(most_tokens, tokens)
+            if batches and self._fits(len(batches[-1]) + 1, longest, most_tokens):
                 batches[-1].append(place)
             else:
                 batches.append([place])
+                longest, most_tokens = seconds, tokens
         if self.shuffle:
             generator.shuffle(batches)
         return batches
@@ -79,7 +84,7 @@ class DurationBatchSampler(Sampler[list[int]]):
     def padding_share(self, epoch: int = 0) -> float:
         """Share of an epoch's padded audio that is padding."""
         padded = sum(max(self.durations[place] for place in batch) * len(batch) for batch in self.batches(epoch))
-        return 1 - sum(self.durations) / padded
+        return 1 - sum(self.durations) / padded if padded else 0.0
 
     def __iter__(self) -> Iterator[list[int]]:
         """The rest of the epoch at hand; afterwards the sampler stands at the start of the next one."""
@@ -95,11 +100,9 @@ class DurationBatchSampler(Sampler[list[int]]):
         """Go to a place in the data: `epoch`, and `next_batch` in it."""
         self._epoch, self._next_batch = state["epoch"], state["next_batch"]
 
-    def _fits(self, batch: list[int]) -> bool:
-        if self.max_utterances is not None and len(batch) > self.max_utterances:
-            return False
-        if max(self.durations[place] for place in batch) * len(batch) > self.max_audio_seconds:
-            return False
-        if self.text_tokens is None:
-            return True
-        return max(self.text_tokens[place] for place in batch) * len(batch) <= self.max_text_tokens
+    def _fits(self, utterances: int, longest: float, most_tokens: int) -> bool:
+        return (
+            (self.max_utterances is None or utterances <= self.max_utterances)
+            and longest * utterances <= self.max_audio_seconds
+            and (self.text_tokens is None or most_tokens * utterances <= self.max_text_tokens)
+        )

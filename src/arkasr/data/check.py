@@ -67,9 +67,12 @@ def render(report: ManifestReport) -> RenderableType:
     table = Table(show_header=False, box=None)
     table.add_row("utterances", str(report.utterances))
     if report.seconds:
-        shortest, median, longest = np.quantile(report.seconds, [0, 0.5, 1])
-        table.add_row("hours", f"{sum(report.seconds) / 3600:.2f}")
-        table.add_row("seconds", f"{shortest:.1f} shortest, {median:.1f} median, {longest:.1f} longest")
+        low, fifth, median, ninety_fifth, high = np.quantile(report.seconds, [0, 0.05, 0.5, 0.95, 1])
+        table.add_row("hours", f"{sum(report.seconds) / 3600:.3f}")
+        table.add_row(
+            "seconds",
+            f"{median:.1f} median, {fifth:.1f} to {ninety_fifth:.1f} for 90%, {low:.1f} to {high:.1f} for all",
+        )
     languages = ", ".join(f"{language or 'not said'} {count}" for language, count in report.languages.items())
     table.add_row("languages", languages)
     table.add_row("speakers", str(report.speakers))
@@ -88,6 +91,8 @@ def _measure(utterance: Utterance, decode_audio: bool) -> float:
         raise InputError(f"the piece from {begin:g} to {end:g} s is not in the file, which is {whole:.2f} s long")
     if utterance.duration is not None and abs(utterance.duration - (end - begin)) > DURATION_TOLERANCE:
         raise InputError(f"`duration` says {utterance.duration:g} s, the audio is {end - begin:.2f} s long")
-    if decode_audio and not decode(utterance.audio, utterance.begin_time, utterance.end_time).any():
-        raise InputError("every sample is zero; leave out the file")
+    if decode_audio:
+        samples = decode(utterance.audio, utterance.begin_time, utterance.end_time)
+        if not samples.any() and utterance.text != "":  # an empty text says that silence is meant
+            raise InputError("every sample is zero; leave out the line, or give it an empty `text`")
     return end - begin

@@ -4,7 +4,7 @@ import difflib
 
 from arkasr.errors import InputError
 
-# The 30 languages of the Qwen3-ASR teacher and the 19 of the Ark-ASR students, with ISO 639-1 codes where there are any.
+# The 30 languages of the Qwen3-ASR teacher and the 19 of the Ark-ASR students; ISO 639-1 codes where there are any.
 LANGUAGE_CODES = {
     "Arabic": "ar",
     "Cantonese": "yue",

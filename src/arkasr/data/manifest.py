@@ -179,8 +179,8 @@ def _parse_line(raw: bytes, path: Path, check_files: bool) -> Utterance:
 def _json_of(raw: bytes) -> Any:
     try:
         fields = json.loads(raw.decode("utf-8-sig"))
-        # JSON can spell halves of a surrogate pair, which no output file could hold.
-        json.dumps(fields, ensure_ascii=False).encode()
+        if b"\\u" in raw:  # JSON can spell halves of a surrogate pair, which no output file could hold
+            json.dumps(fields, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON ({error.msg} at column {error.colno}); write one JSON object a line") from error
     except UnicodeDecodeError as error:
@@ -206,7 +206,7 @@ def _default_id(name: str, begin: float | None, end: float | None) -> str:
 
 
 def _same_id(utterance: Utterance, line: int) -> str:
-    if "id" in utterance.fields:
+    if utterance.fields.get("id") is not None:
         return f"id {utterance.id!r} stands in line {line} too; make it unique"
     return f"the same audio as line {line}; drop one of the two, or give each an `id`"
 
