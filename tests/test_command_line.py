@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from arkasr.data.manifest import read_rows
+from arkasr.data.manifest import read_rows, write_manifest
 
 ARKASR = [sys.executable, "-m", "arkasr"]
 VARIANTS = ["teacher", "base", "base+sft", "base+opd", "base+td", "base+td+opd"]
@@ -47,6 +49,11 @@ def test_a_recipe_runs_from_the_command_line_to_results_and_report(smoke):
     assert results["recipe"] == "smoke"
     assert results["seeds"] == [0]
     assert [(row["variant"], row["set"]) for row in results["rows"]] == [(v, s) for v in VARIANTS for s in SETS]
+    for row in results["pooled"]:
+        parts = [part for part in results["rows"] if part["variant"] == row["variant"]]
+        assert row["errors"] == sum(part["errors"] for part in parts)
+        assert row["ci95"][0] <= row["rate"] <= row["ci95"][1]
+    assert [row["variant"] for row in results["pooled"]] == VARIANTS
     for row in results["rows"]:
         assert row["metric"] == ("wer" if row["set"].startswith("en") else "cer")
         assert row["rate"] == row["errors"] / row["reference_tokens"]
@@ -87,7 +94,7 @@ def test_every_stage_leaves_a_model_that_loads_and_steps_that_were_logged(smoke)
 
 def test_transcripts_keep_every_field_of_the_manifest(smoke):
     folder, _ = smoke
-    rows = read_rows(folder / "evaluations" / "base-seed0" / "en-clean.jsonl")
+    rows = read_rows(folder / "evaluations" / "base" / "en-clean.jsonl")
     assert len(rows) == 4
     assert {"audio", "text", "speaker", "condition", "pred_text", "pred_text_raw", "errors"} <= rows[0].keys()
 
@@ -125,7 +132,7 @@ def test_a_killed_run_continues_to_the_same_models_and_results(smoke, cache, tmp
     command = [*ARKASR, "run", "recipes/smoke.yaml", "--output", str(folder), *checkpoints]
     process = subprocess.Popen(command, env=os.environ | {"ARKASR_CACHE": str(cache)}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (folder / "stages" / "base-seed0" / "checkpoints" / "step-2").exists():
+    while not (folder / "stages" / "base" / "checkpoints" / "step-2").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -136,6 +143,10 @@ def test_a_killed_run_continues_to_the_same_models_and_results(smoke, cache, tmp
         again = folder / place.relative_to(undisturbed)
         assert again.read_bytes() == place.read_bytes(), place
     assert (folder / "results.json").read_bytes() == (undisturbed / "results.json").read_bytes()
+    environment = json.loads((folder / "environment.json").read_text())
+    killed = environment["earlier_sittings"]
+    assert [sitting["torch"] for sitting in killed] == [environment["torch"]]
+    assert 0 < killed[0]["seconds"] < environment["seconds"]
 
 
 def test_any_recipe_can_be_tried_at_toy_size(cache, tmp_path):
@@ -162,7 +173,7 @@ def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_p
     outputs = []
     for stage in ("base", "opd"):
         outputs.append(tmp_path / f"{stage}.jsonl")
-        model = folder / "stages" / f"{stage}-seed0" / "model"
+        model = folder / "stages" / f"{stage}" / "model"
         finished = arkasr(
             "evaluate", manifest, "--model", model, "-o", outputs[-1], "--max-new-tokens", 12, cache=cache
         )
@@ -175,7 +186,7 @@ def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_p
         "label",
         manifest,
         "--teacher",
-        folder / "stages" / "teacher-seed0" / "model",
+        folder / "stages" / "teacher" / "model",
         "-o",
         tmp_path / "labels.jsonl",
         "--max-new-tokens",
@@ -198,6 +209,9 @@ def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_p
         (["compare", "absent.jsonl"], "give two or more files"),
         (["data", "check", "absent.jsonl"], "absent.jsonl: no such manifest"),
         (["nonsense"], "nonsense"),
+        (["train", "otd", "recipes/smoke.yaml"], "train otd: did you mean 'opd'?"),
+        (["run", "recipes/smoke.yaml", "--output", "README.md"], "README.md"),
+        (["data", "prepare", "an4"], "say where the corpus is with --from DIR"),
         (["run"], "Missing argument 'recipe'"),
     ],
 )
@@ -207,6 +221,77 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, cache):
     assert message in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "processor_config.json", "config.json"])
+def test_a_model_folder_that_is_not_whole_is_named_in_one_line(smoke, cache, tmp_path, lost):
+    folder, _ = smoke
+    model = tmp_path / "model"
+    shutil.copytree(folder / "stages" / "base" / "model", model)
+    (model / lost).unlink()
+    manifest = next(cache.glob("synthetic-*/en-clean.jsonl"))
+    finished = arkasr("evaluate", manifest, "--model", model, cache=cache)
+    assert finished.returncode == 2
+    assert f"model {model}: " in finished.stderr
+    assert len(finished.stderr.strip().splitlines()) == 1
+
+
+def test_weights_in_a_pickle_are_not_read(smoke, cache, tmp_path):
+    folder, _ = smoke
+    model = tmp_path / "model"
+    shutil.copytree(folder / "stages" / "base" / "model", model)
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    finished = arkasr("evaluate", next(cache.glob("synthetic-*/en-clean.jsonl")), "--model", model, cache=cache)
+    assert finished.returncode == 2
+    assert "safetensors" in finished.stderr
+
+
+def test_a_manifest_of_two_languages_is_scored_in_each(smoke, cache, tmp_path):
+    folder, _ = smoke
+    corpus = next(cache.glob("synthetic-*/en-clean.jsonl")).parent
+    rows = read_rows(corpus / "en-clean.jsonl") + read_rows(corpus / "zh-read.jsonl")
+    write_manifest(corpus / "both.jsonl", rows)
+    outputs = [tmp_path / "base.jsonl", tmp_path / "opd.jsonl"]
+    for output in outputs:
+        model = folder / "stages" / output.stem / "model"
+        arguments = ["--model", model, "-o", output, "--max-new-tokens", 12]
+        finished = arkasr("evaluate", corpus / "both.jsonl", *arguments, cache=cache)
+        assert finished.returncode == 0, finished.stderr
+        lines = finished.stdout.splitlines()
+        assert [line[:13] for line in lines[-2:]] == ["English: wer ", "Chinese: cer "]
+    compared = arkasr("compare", *outputs, cache=cache)
+    assert compared.returncode == 0, compared.stderr
+    differences = [line for line in compared.stdout.splitlines() if "permutation" in line]
+    assert [line.split(": ")[1] for line in differences] == ["English", "Chinese"]
+    shared = [f"{sum(row['language'] == language for row in rows)} utterances" for language in ("English", "Chinese")]
+    assert all(count in line for count, line in zip(shared, differences, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sets.en-clean.language=null", "sets.en-clean: its languages are not scored alike"),
+        ("sets.zh-net.labels=withheld", "sets.zh-net: no utterance has a text to score against"),
+        ("sets.zh-net.first=9999", "the recipe asks for the first 9999"),
+        ("stages.teacher-ctc.optimization.batch_seconds=2", "leave them out with the set's `max_seconds`"),
+    ],
+)
+def test_a_set_that_will_not_do_is_found_before_anything_is_trained(cache, tmp_path, override, message):
+    extra = ["--set", "sets.en-clean.manifest=train.jsonl"] if "language" in override else []
+    folder = tmp_path / "run"
+    finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--set", override, *extra, cache=cache)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert len(finished.stderr.strip().splitlines()) == 1
+    assert not (folder / "stages").exists()
+
+
+def test_several_processes_are_refused(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    finished = arkasr("run", "recipes/smoke.yaml", "--output", tmp_path / "run", cache=cache)
+    assert finished.returncode == 2
+    assert "WORLD_SIZE=2: training on several processes does not exist yet" in finished.stderr
 
 
 def test_the_commands_of_the_readme_run_as_they_stand(smoke, cache, tmp_path, monkeypatch):
@@ -223,7 +308,7 @@ def test_the_commands_of_the_readme_run_as_they_stand(smoke, cache, tmp_path, mo
     shutil.copyfile(ROOT / "recipes" / "smoke.yaml", tmp_path / "my-recipe.yaml")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(folder)
-    shutil.copyfile(folder / "evaluations" / "base+sft-seed0" / "en-clean.jsonl", tmp_path / "sft.jsonl")
+    shutil.copyfile(folder / "evaluations" / "base+sft" / "en-clean.jsonl", tmp_path / "sft.jsonl")
     monkeypatch.chdir(tmp_path)
     for command in commands:
         finished = arkasr(*shlex.split(command)[1:], cache=cache)

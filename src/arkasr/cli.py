@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from arkasr.errors import InputError
+from arkasr.errors import InputError, nearest_of
 
 # Typer carries a click of its own and does not name this class; it is what its BadParameter is derived from.
 UsageError: Any = typer.BadParameter.__base__
@@ -24,6 +24,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Check and prepare manifests.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+TRAINING_KINDS = ("ctc", "sft", "opd")
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the file; may be repeated."),
@@ -125,8 +126,10 @@ def the_stage(stages: dict[str, Any], kind: str, name: str | None, source: Path)
     """The one stage of a kind, or the one asked for.
 
     Raises:
-        InputError: there is none, or there are several to choose from.
+        InputError: no such kind trains, no stage is of it, or there are several to choose from.
     """
+    if kind not in TRAINING_KINDS:
+        raise InputError(f"train {kind}: {nearest_of(kind, TRAINING_KINDS)}")
     names = [stage for stage, settings in stages.items() if settings.kind == kind]
     if name is not None:
         names = [stage for stage in names if stage == name]
@@ -210,7 +213,7 @@ def data_check(
 
 @data_app.command("prepare")
 def data_prepare(
-    corpus: Annotated[str, typer.Argument(help="an4, dspspeech20, spoken-digits or synthetic.")],
+    corpus: Annotated[str, typer.Argument(help="an4, dspspeech20 or spoken-digits.")],
     source: Annotated[Path | None, typer.Option("--from", help="Folder of the corpus or of its manifests.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the manifests.")] = Path("data"),
 ) -> None:
@@ -231,12 +234,17 @@ def main() -> None:
     except InputError as error:
         print(f"arkasr: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"arkasr: {error.filename}: {error.strerror}; check path, permissions and space", file=sys.stderr)
+        sys.exit(2)
     except UsageError as error:
         if message := " ".join(error.format_message().split()):
             print(f"arkasr: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
-        print("arkasr: interrupted; the same command with --resume continues", file=sys.stderr)
+        print("arkasr: interrupted; `run` and `train` continue with --resume", file=sys.stderr)
         sys.exit(130)
     except typer.Exit as error:
         sys.exit(error.exit_code)

@@ -1,8 +1,18 @@
 """Errors that are the user's to mend. How they are shown is for the command line: one line, exit code 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input or usage.
 
     The message is one line that names the file, line or key and says what to do about it.
     """
+
+
+def nearest_of(name: str, known: Iterable[str]) -> str:
+    """Advice for a name that is not known: the nearest one that is, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import soundfile
@@ -76,6 +78,23 @@ def test_a_missing_folder_and_a_source_that_would_be_overwritten(tmp_path):
         prepare_corpus("an4", tmp_path / "absent", tmp_path / "out")
     with pytest.raises(InputError, match="is the source itself"):
         prepare_corpus("an4", tmp_path, tmp_path)
+
+
+def test_manifests_keep_pieces_ids_and_unknown_fields(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    soundfile.write(source / "talk.wav", np.tile(SAMPLES, 4), 16_000)
+    rows = [
+        {"audio": "talk.wav", "text": "YES", "begin_time": 0.25, "end_time": 1.0, "condition": "far"},
+        {"audio": "talk.wav", "text": "No", "begin_time": 1.0, "id": "second", "language": "de"},
+    ]
+    (source / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare_corpus("an4", source, tmp_path / "out")
+    first, second = read_manifest(tmp_path / "out" / "train.jsonl")
+    assert (first.begin_time, first.end_time, first.duration, first.text) == (0.25, 1.0, 0.75, "yes")
+    assert (first.fields["condition"], first.language) == ("far", "English")
+    assert (second.id, second.begin_time, second.duration, second.language) == ("second", 1.0, 1.0, "German")
+    assert first.id != second.id
 
 
 @needs_shared_data

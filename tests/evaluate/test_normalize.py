@@ -35,7 +35,7 @@ def test_a_label_names_the_version_and_an_unknown_profile_suggests_a_known_one()
     assert get_profile("basic").label == "basic@1"
     with pytest.raises(InputError, match="did you mean 'basic'"):
         get_profile("bassic")
-    with pytest.raises(InputError, match="known are identity, basic"):
+    with pytest.raises(InputError, match="known are basic, identity"):
         get_profile("xyzzy")
 
 

@@ -41,6 +41,13 @@ def test_a_set_of_one_language(folder):
         ids(folder, language="de")
 
 
+def test_a_set_without_its_longest_utterances(folder):
+    soundfile.write(folder / "5.wav", [0.1] * 16_000, 16_000)
+    assert ids(folder, max_seconds=0.5) == ["0", "1", "2", "3", "4", "6", "7"]
+    with pytest.raises(InputError, match=r"no utterance of at most 0\.05 s; change the set's `max_seconds`"):
+        ids(folder, max_seconds=0.05)
+
+
 def test_a_set_that_asks_for_more_than_there_is(folder):
     with pytest.raises(InputError, match="has 8 utterances; the recipe asks for the first 9"):
         ids(folder, first=9)

@@ -48,6 +48,25 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ("models.untrained-student.pretrained=x", "models.untrained-student: give either `preset` or `pretrained`"),
         ("corpus.synthetic.train=3", "corpus.synthetic"),
         ("stages.opd.optimization.mixed_precision=bf16", "one run has one mixed_precision, found bf16, no"),
+        (
+            "models.untrained-student.sizes={hiden_size: 12}",
+            "sizes: unknown key 'hiden_size'; did you mean 'hidden_size'?",
+        ),
+        (
+            "models.untrained-student.sizes={whisper_config: {d_mode: 8}}",
+            "sizes.whisper_config: unknown key 'd_mode'; did",
+        ),
+        ("models.untrained-teacher.sizes={text_config: {layers: 8}}", "sizes.text_config: unknown key 'layers'"),
+        ("models.untrained-student.preset=ark-asr-tini", "there is no 'ark-asr-tini'; did you mean 'ark-asr-tiny'?"),
+        ("stages.base.train=P", "stages.base.train: the set's labels are withheld, and sft learns from labels"),
+        ("seeds=[1, 1]", "seeds: 1 stands there twice"),
+        ("evaluation.sets=[en-clean, en-clean]", "evaluation: sets: 'en-clean' stands there twice"),
+        ("evaluation.normalizer={default: basic, Chinees: zh}", "did you mean 'Chinese'?"),
+        ("evaluation.normalizer={default: basick}", "did you mean 'basic'?"),
+        ("seeds.9=1", "--set seeds.9=1: '9' is not a place in a list of 1, counted from 0"),
+        ("seeds.x=1", "--set seeds.x=1: 'x' is not a place in a list"),
+        ("name=[", "--set name=[: the value is not YAML"),
+        ("description=a: b: c", "--set description=a: b: c: the value is not YAML; put it in quotes"),
         ("seeds=[]", "seeds: List should have at least 1 item"),
         ("nonsense", "--set nonsense: expected key.sub=value"),
         ("name.sub=1", "--set name.sub=1"),
@@ -58,6 +77,22 @@ def test_a_mistake_is_one_line_that_names_the_key(override, message):
         load_settings(Recipe, SMOKE, [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_normaliser_may_be_named_for_a_language_code():
+    recipe = load_settings(Recipe, SMOKE, ["evaluation.normalizer={default: basic, zh: zh}"])
+    assert recipe.evaluation.normalizer == {"default": "basic", "Chinese": "zh"}
+
+
+def test_any_field_of_a_preset_or_of_its_config_may_be_changed():
+    sizes = "{rope_theta: 1.0e4, attention_dropout: 0.1, whisper_config: {dropout: 0.1, d_model: 64}}"
+    recipe = load_settings(Recipe, SMOKE, [f"models.untrained-student.sizes={sizes}"])
+    assert recipe.models["untrained-student"].sizes["whisper_config"]["d_model"] == 64
+
+
+def test_fp16_is_refused_with_two_optimizers():
+    with pytest.raises(InputError, match="fp16 scales gradients for one only"):
+        load_settings(Recipe, SMOKE, ["stages.base.optimization.mixed_precision=fp16"])
 
 
 def test_overrides_reach_into_stages_and_lists():

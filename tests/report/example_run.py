@@ -94,6 +94,11 @@ def write_json(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
+def of_seed(name: str, seed: int) -> str:
+    """The folder's name; every example has 0 for its first seed."""
+    return name if seed == 0 else f"{name}-seed{seed}"
+
+
 def _recipe(sets: Sequence[str], seeds: Sequence[int], steps: int) -> dict[str, Any]:
     def stage(kind: str, start: str, **more: Any) -> dict[str, Any]:
         return {"kind": kind, "start": start, "train": "L", "optimization": {"steps": steps}, **more}
@@ -146,7 +151,7 @@ def _evaluate(path: Path, variant: str, seed: int, name: str, count: int, second
                 "reference_tokens": len(told),
             }
         )
-    write_lines(path / "evaluations" / f"{variant}-seed{seed}" / f"{name}.jsonl", transcripts)
+    write_lines(path / "evaluations" / of_seed(variant, seed) / f"{name}.jsonl", transcripts)
     rate = errors / tokens
     return {
         "variant": variant,
@@ -217,7 +222,7 @@ def _train(path: Path, seed: int, steps: int, *, once: bool) -> None:
             if stage["kind"] == "opd":
                 line |= _support_of_step(done, chance)
             lines.append(line)
-        write_lines(path / "stages" / f"{name}-seed{seed}" / "metrics.jsonl", lines)
+        write_lines(path / "stages" / of_seed(name, seed) / "metrics.jsonl", lines)
 
 
 def _support_of_step(done: float, chance: random.Random) -> dict[str, float]:

@@ -40,7 +40,7 @@ def test_phases_are_stacked(run_path: Path) -> None:
 
 def test_stages_that_were_not_logged_leave_no_empty_chart(run_path: Path) -> None:
     for name in ("opd", "opd-after-td"):
-        (run_path / "stages" / f"{name}-seed0" / "metrics.jsonl").unlink()
+        (run_path / "stages" / name / "metrics.jsonl").unlink()
     run = read_run(run_path)
     assert diagnostic_charts(run) == []
     assert "Loss, OPD stages" not in [chart.title for chart in learning_charts(run)]
@@ -48,7 +48,7 @@ def test_stages_that_were_not_logged_leave_no_empty_chart(run_path: Path) -> Non
 
 def test_values_that_are_not_finite_are_gaps(run_path: Path) -> None:
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": 1.0}]
-    write_lines(run_path / "stages" / "base-ctc-seed0" / "metrics.jsonl", lines)
+    write_lines(run_path / "stages" / "base-ctc" / "metrics.jsonl", lines)
     chart = next(chart for chart in learning_charts(read_run(run_path)) if "CTC" in chart.title)
     assert chart.figure["data"][0]["y"] == [2.0, 1.0]
 

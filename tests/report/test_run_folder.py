@@ -64,12 +64,12 @@ def test_an_unknown_metric_is_named(run_path: Path) -> None:
 
 
 def test_a_line_cut_short_by_a_kill_costs_only_itself(run_path: Path) -> None:
-    path = run_path / "stages" / "opd-seed0" / "metrics.jsonl"
+    path = run_path / "stages" / "opd" / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 31, "lo')
     assert len(read_run(run_path).metrics("opd", 0)) == 30
 
 
 def test_a_line_separator_inside_a_text_does_not_end_the_line(run_path: Path) -> None:
-    path = run_path / "evaluations" / "base-seed0" / "en-clean.jsonl"
+    path = run_path / "evaluations" / "base" / "en-clean.jsonl"
     path.write_text(json.dumps({"id": "a", "text": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert read_run(run_path).transcripts("base", 0, "en-clean") == [{"id": "a", "text": "one\u2028two"}]

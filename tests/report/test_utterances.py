@@ -8,7 +8,7 @@ from tests.report.example_run import VARIANTS, build_run, write_lines
 
 
 def write_transcripts(run_path: Path, variant: str, *rows: dict[str, Any], name: str = "en-clean") -> None:
-    write_lines(run_path / "evaluations" / f"{variant}-seed0" / f"{name}.jsonl", rows)
+    write_lines(run_path / "evaluations" / variant / f"{name}.jsonl", rows)
 
 
 def only_base(run_path: Path, *rows: dict[str, Any], name: str = "en-clean") -> None:
@@ -87,7 +87,7 @@ def test_the_hardest_utterances_are_kept_and_heard_in_the_manifests_order(run_pa
 
 
 def test_variants_are_paired_by_id_not_by_line(run_path: Path) -> None:
-    path = run_path / "evaluations" / "base-seed0" / "en-clean.jsonl"
+    path = run_path / "evaluations" / "base" / "en-clean.jsonl"
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
     for item in load_shown_set(read_run(run_path), "en-clean", Limits()).items:
         assert [attempt.variant for attempt in item.attempts] == list(VARIANTS)
@@ -95,7 +95,7 @@ def test_variants_are_paired_by_id_not_by_line(run_path: Path) -> None:
 
 
 def test_a_recording_that_is_gone_does_not_stop_the_others(run_path: Path) -> None:
-    path = run_path / "evaluations" / "teacher-seed0" / "en-clean.jsonl"
+    path = run_path / "evaluations" / "teacher" / "en-clean.jsonl"
     first = json.loads(path.read_text().splitlines()[0])
     Path(first["audio_path"]).unlink()
     items = load_shown_set(read_run(run_path), "en-clean", Limits()).items

@@ -45,6 +45,20 @@ def test_labels_are_the_teachers_and_what_is_dropped_is_counted(teacher, manifes
     assert everything.counts == {"kept": 3, "unreadable": 1}
 
 
+def test_what_cannot_be_heard_whole_or_asked_for_fails_alone(student, teacher, manifest):
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    soundfile.write(manifest.parent / "0.wav", np.full(31 * 16_000, 0.1), 16_000)
+    del rows[2]["language"]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    written = recognize(teacher, read_manifest(manifest), RecognitionSettings(60.0, 5))
+    assert "0.wav: the audio is 31.0 s long" in written[0].error
+    assert "language None cannot be forced" in written[2].error
+    assert written[3].error is None
+    labels = label(teacher, read_manifest(manifest), RecognitionSettings(60.0, 5), drop_failures=False)
+    assert labels.counts == {"kept": 1, "unreadable": 3}
+    assert [row["error"] for row in labels.dropped] == [written[place].error for place in (0, 1, 2)]
+
+
 @pytest.mark.parametrize(
     ("recognition", "seconds", "failure"),
     [

@@ -34,9 +34,6 @@ def test_ids_map_by_token_string_and_the_stop_tokens_to_each_other(student, teac
     )
     assert result.teacher_to_student.tolist() == [-1, 2, 1, 0, 3, 5, 4, -1, -1, -1, -1, -1]
     assert result.student_to_teacher.tolist() == [3, 2, 1, 4, 6, 5, -1, -1, -1, -1]
-    assert result.mapped == 6
-    assert result.student_share == pytest.approx(6 / 8)
-    assert result.teacher_share == pytest.approx(6 / 9)
 
 
 def test_a_stop_token_has_no_other_partner_of_the_same_name(student, teacher):
@@ -55,7 +52,7 @@ def test_the_map_is_one_to_one_and_its_own_inverse(student, teacher):
     )
     mapped = (result.teacher_to_student >= 0).nonzero().squeeze(1)
     assert torch.equal(result.student_to_teacher[result.teacher_to_student[mapped]], mapped)
-    assert len(mapped) == (result.student_to_teacher >= 0).sum() == result.mapped
+    assert len(mapped) == (result.student_to_teacher >= 0).sum()
 
 
 def test_tokens_beyond_the_logits_do_not_map(student, teacher):
@@ -64,7 +61,6 @@ def test_tokens_beyond_the_logits_do_not_map(student, teacher):
     )
     assert result.teacher_to_student.tolist() == [-1, -1, 1, 0]
     assert result.student_to_teacher.tolist() == [3, 2]
-    assert result.student_share == 1
 
 
 def test_permuted_vocabularies_map_completely():

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from arkasr.errors import InputError
 from arkasr.train.loop import optimizer_step, train
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import OptimizationSettings
@@ -117,6 +118,18 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_not_resumed_from(student, 
     more = settings.model_copy(update={"steps": 3})
     train(SupervisedStage(student, None), Stream([hear(student)]), more, tmp_path, seed=0)
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 3]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(student, hear, tmp_path):
+    examples = hear(student)
+    poisoned = copy.deepcopy(examples)
+    poisoned[0].features[student.listener][:] = float("nan")
+    settings = SETTINGS.model_copy(update={"checkpoint_every": 1})
+    with pytest.raises(InputError, match="the loss of step 3 is not finite; lower learning_rate"):
+        train(SupervisedStage(student, None), Stream([examples, examples, poisoned]), settings, tmp_path, seed=0)
+    assert all(value.isfinite().all() for value in student.model.state_dict().values())
+    assert [step for step, _ in losses(tmp_path)] == [1, 2]
+    assert (tmp_path / "checkpoints" / "step-2").exists()
 
 
 @pytest.mark.parametrize("stage_of", [SupervisedStage, CtcStage])

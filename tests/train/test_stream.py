@@ -8,6 +8,7 @@ import torch
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory
 from arkasr.data.manifest import read_manifest
+from arkasr.errors import InputError
 from arkasr.train.stream import BatchStream
 
 
@@ -57,3 +58,20 @@ def test_a_stream_continues_from_what_was_handed_out_not_from_what_was_read_ahea
     resumed = stream(student, utterances, workers)
     resumed.restore(interrupted.state())
     assert ids(first(resumed, 8)) == whole[6:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_cannot_be_read_is_named_in_one_line(student, utterances, workers):
+    utterances[4].audio.write_text("not audio")
+    with pytest.raises(InputError) as caught:
+        first(stream(student, utterances, workers), 12)
+    assert "4.wav: not audio that can be read" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_memory_hands_out_the_same_features(student, utterances):
+    room_for_one = FeatureMemory(limit_bytes=student.features(np.zeros(6_400)).nbytes)
+    plain, bounded = first(stream(student, utterances), 12), first(stream(student, utterances, memory=room_for_one), 12)
+    for left, right in zip(plain, bounded, strict=True):
+        for a, b in zip(left, right, strict=True):
+            assert torch.equal(a.features[student.listener], b.features[student.listener])

@@ -12,7 +12,8 @@ import soxr
 
 from arkasr.errors import InputError
 
-SAMPLE_RATE = 16_000
+SAMPLE_RATE = 16_000  # samples a second
+LONGEST_CLIP_SECONDS = 30.0  # what the audio encoders of student and teacher hear at once
 # Resampled pieces are read with this much on either side, so that the filter sees what the whole file would show it.
 MARGIN_SECONDS = 0.1
 # The headers of mp3 files count some padding that decoders leave out.

@@ -81,11 +81,6 @@ class DurationBatchSampler(Sampler[list[int]]):
             generator.shuffle(batches)
         return batches
 
-    def padding_share(self, epoch: int = 0) -> float:
-        """Share of an epoch's padded audio that is padding."""
-        padded = sum(max(self.durations[place] for place in batch) * len(batch) for batch in self.batches(epoch))
-        return 1 - sum(self.durations) / padded if padded else 0.0
-
     def __iter__(self) -> Iterator[list[int]]:
         """The rest of the epoch at hand; afterwards the sampler stands at the start of the next one."""
         batches = self.batches(self._epoch)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from arkasr.data.audio import decode, duration_of
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of
 from arkasr.data.manifest import Problem, Utterance, parse_manifest
 from arkasr.errors import InputError
 
@@ -77,6 +77,9 @@ def render(report: ManifestReport) -> RenderableType:
     table.add_row("languages", languages)
     table.add_row("speakers", str(report.speakers))
     table.add_row("without text", str(report.without_text))
+    too_long = sum(seconds > LONGEST_CLIP_SECONDS for seconds in report.seconds)
+    consequence = " (training and scoring refuse them)" if too_long else ""
+    table.add_row(f"over {LONGEST_CLIP_SECONDS:g} s", f"{too_long}{consequence}")
     table.add_row("bad lines", str(len(report.problems)))
     lines = [Text(f"line {problem.line}: {problem.message}", style="red") for problem in report.problems]
     return Group(table, *lines)

@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from arkasr.data.audio import decode
+from arkasr.data.audio import decode, duration_of
 from arkasr.data.manifest import Utterance
+from arkasr.errors import InputError
 
 FeatureFunction = Callable[[np.ndarray], Tensor]
 
@@ -30,17 +31,26 @@ class Example:
 
 
 class FeatureMemory:
-    """Keeps every feature ever computed in this process, for corpora that fit in memory and are heard many times."""
+    """Keeps the first features computed in this process, for corpora that are heard many times.
 
-    def __init__(self) -> None:
+    Args:
+        limit_bytes: once this much is kept, other features are computed anew each time.
+    """
+
+    def __init__(self, limit_bytes: int = 4 * 2**30) -> None:
+        self._room = limit_bytes
         self._kept: dict[tuple[str, str, float | None, float | None], Tensor] = {}
 
     def get(self, listener: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
-        """The features of `utterance` for `listener`, computed at most once."""
+        """The features of `utterance` for `listener`, computed once as long as there is room."""
         key = (listener, str(utterance.audio), utterance.begin_time, utterance.end_time)
-        if key not in self._kept:
-            self._kept[key] = compute(listener)
-        return self._kept[key]
+        if key in self._kept:
+            return self._kept[key]
+        features = compute(listener)
+        if features.nbytes <= self._room:
+            self._room -= features.nbytes
+            self._kept[key] = features
+        return features
 
 
 class ExampleDataset(Dataset[Example]):
@@ -69,7 +79,7 @@ class ExampleDataset(Dataset[Example]):
         """Decode and analyse one utterance.
 
         Raises:
-            InputError: the audio cannot be read; names the file.
+            InputError: the audio cannot be read, or is longer than a listener can hear; names the file.
         """
         utterance = self.utterances[index]
         waveform: np.ndarray | None = None
@@ -78,7 +88,10 @@ class ExampleDataset(Dataset[Example]):
             nonlocal waveform
             if waveform is None:
                 waveform = decode(utterance.audio, utterance.begin_time, utterance.end_time)
-            return self.listeners[listener](waveform)
+            try:
+                return self.listeners[listener](waveform)
+            except InputError as error:
+                raise InputError(f"{utterance.audio}: {error}") from error
 
         recall = self.memory.get if self.memory is not None else _compute_anew
         return Example(utterance, {listener: recall(listener, utterance, compute) for listener in self.listeners})
@@ -86,3 +99,23 @@ class ExampleDataset(Dataset[Example]):
 
 def _compute_anew(listener: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
     return compute(listener)
+
+
+def seconds_of(utterance: Utterance) -> float:
+    """Seconds of an utterance, as its manifest line says, else measured.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return utterance.duration or segment_duration(utterance)
+
+
+def segment_duration(utterance: Utterance) -> float:
+    """Seconds of an utterance as measured, from its times or the file's header.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    begin = utterance.begin_time or 0.0
+    end = utterance.end_time if utterance.end_time is not None else duration_of(utterance.audio)
+    return max(end - begin, 0.0)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from arkasr.data.audio import duration_of
-from arkasr.data.languages import canonical_language
+from arkasr.data.examples import segment_duration
 from arkasr.data.manifest import read_manifest, write_manifest
-from arkasr.data.prepare_corpora import CORPORA, Row
+from arkasr.data.prepare_corpora import CORPORA, Recording
 from arkasr.errors import InputError
 
 SPLITS = ("train", "dev", "test")
@@ -64,12 +64,14 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
     corpus = CORPORA[name]
     manifests = {split: source / f"{split}.jsonl" for split in SPLITS if (source / f"{split}.jsonl").is_file()}
     if manifests:
-        rows = {split: _rows_of_manifest(path) for split, path in manifests.items()}
+        rows = {split: _rows_of_manifest(path, name) for split, path in manifests.items()}
     else:
-        rows = corpus.read(source, output)
+        rows = {
+            split: [_row_of_recording(row, name) for row in found]
+            for split, found in corpus.read(source, output).items()
+        }
     splits = {}
-    for split, found in rows.items():
-        normalised = [_normalised(row, name) for row in found]
+    for split, normalised in rows.items():
         write_manifest(output / f"{split}.jsonl", normalised)
         splits[split] = (len(normalised), sum(row["duration"] for row in normalised))
     for licence in source.glob("LICEN[SC]E*"):
@@ -77,22 +79,34 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
     return PreparedCorpus(name, output, splits, corpus.licence)
 
 
-def _rows_of_manifest(path: Path) -> list[Row]:
+def _rows_of_manifest(path: Path, corpus: str) -> list[dict[str, Any]]:
+    """The lines of a manifest, normalised; times, ids and unknown fields stay."""
     rows = []
     for utterance in read_manifest(path):
         if utterance.text is None:
             raise InputError(f"{path}: {utterance.id} has no `text`; give the corpus with its transcripts")
-        rows.append(Row(utterance.audio, utterance.text, utterance.speaker or "", utterance.language or "English"))
+        row = dict(utterance.fields) | {
+            "audio": str(utterance.audio),
+            "text": normalised_text(utterance.text),
+            "language": utterance.language or CORPORA[corpus].language,
+            "duration": round(segment_duration(utterance), 3),
+            "id": utterance.id,
+        }
+        rows.append(row)
     return rows
 
 
-def _normalised(row: Row, corpus: str) -> dict[str, Any]:
-    """A manifest row: NFKC, lower case and single blanks, so that corpora can be trained on together."""
+def _row_of_recording(recording: Recording, corpus: str) -> dict[str, Any]:
     return {
-        "audio": str(row.audio.absolute()),
-        "text": " ".join(unicodedata.normalize("NFKC", row.text).lower().split()),
-        "language": canonical_language(row.language),
-        "speaker": row.speaker,
-        "duration": round(duration_of(row.audio), 3),
-        "id": f"{corpus}-{row.audio.stem}",
+        "audio": str(recording.audio.absolute()),
+        "text": normalised_text(recording.text),
+        "language": CORPORA[corpus].language,
+        "speaker": recording.speaker,
+        "duration": round(duration_of(recording.audio), 3),
+        "id": f"{corpus}-{recording.audio.stem}",
     }
+
+
+def normalised_text(text: str) -> str:
+    """NFKC, lower case and single blanks, so that corpora can be trained on together."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())

@@ -13,13 +13,12 @@ from arkasr.errors import InputError
 
 
 @dataclass(frozen=True)
-class Row:
-    """One recording as a corpus has it: raw text, language by name or code."""
+class Recording:
+    """One recording as a corpus has it, its text as it stands there."""
 
     audio: Path
     text: str
     speaker: str
-    language: str
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,14 @@ class Corpus:
     """A corpus.
 
     Attributes:
+        language: of every recording.
         licence: in a few words.
-        read: source and output folder to rows by split; may write converted audio into the output folder.
+        read: source and output folder to recordings by split; may write converted audio into the output folder.
     """
 
+    language: str
     licence: str
-    read: Callable[[Path, Path], dict[str, list[Row]]]
+    read: Callable[[Path, Path], dict[str, list[Recording]]]
 
 
 # AN4 has no development set; these speakers of its training part make one.
@@ -43,13 +44,13 @@ DIGIT_FILE = re.compile(r"^(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)$")
 DIGIT_TEST_TAKES = 5  # the authors test on the first five takes of each digit and speaker
 
 
-def read_an4(source: Path, output: Path) -> dict[str, list[Row]]:
+def read_an4(source: Path, output: Path) -> dict[str, list[Recording]]:
     """AN4 as CMU distributes it: `etc/an4_{train,test}.transcription` and `wav/**/NAME.{raw,sph,wav}`.
 
     Raises:
         InputError: transcripts or recordings are not there.
     """
-    rows: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
+    rows: dict[str, list[Recording]] = {"train": [], "dev": [], "test": []}
     for part in ("train", "test"):
         transcription = source / "etc" / f"an4_{part}.transcription"
         if not transcription.is_file():
@@ -62,27 +63,27 @@ def read_an4(source: Path, output: Path) -> dict[str, list[Row]]:
             name = match["name"]
             speaker = name.split("-")[1]
             split = "dev" if part == "train" and speaker in AN4_DEV_SPEAKERS else part
-            rows[split].append(Row(_readable(recordings[name], output), match["text"], speaker, "English"))
+            rows[split].append(Recording(_readable(recordings[name], output), match["text"], speaker))
     return rows
 
 
-def read_spoken_digits(source: Path, output: Path) -> dict[str, list[Row]]:
+def read_spoken_digits(source: Path, output: Path) -> dict[str, list[Recording]]:
     """The Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_TAKE.wav`, its own split by take.
 
     Raises:
         InputError: no such recordings are there.
     """
-    rows: dict[str, list[Row]] = {"train": [], "test": []}
+    rows: dict[str, list[Recording]] = {"train": [], "test": []}
     for path in sorted((source / "recordings").glob("*.wav")):
         if match := DIGIT_FILE.match(path.stem):
             split = "test" if int(match["take"]) < DIGIT_TEST_TAKES else "train"
-            rows[split].append(Row(path, DIGITS[int(match["digit"])], match["speaker"], "English"))
+            rows[split].append(Recording(path, DIGITS[int(match["digit"])], match["speaker"]))
     if not rows["train"]:
         raise InputError(f"{source}: expected spoken-digits, which has recordings/0_NAME_0.wav, or train.jsonl")
     return rows
 
 
-def read_dspspeech20(source: Path, output: Path) -> dict[str, list[Row]]:
+def read_dspspeech20(source: Path, output: Path) -> dict[str, list[Recording]]:
     """dspspeech20 is taken from manifests only: its distribution does not name the words in its files.
 
     Raises:
@@ -106,7 +107,7 @@ def _readable(recording: Path, output: Path) -> Path:
 
 
 CORPORA = {
-    "an4": Corpus("BSD-style, Carnegie Mellon University", read_an4),
-    "dspspeech20": Corpus("MIT", read_dspspeech20),
-    "spoken-digits": Corpus("CC BY-SA 4.0", read_spoken_digits),
+    "an4": Corpus("English", "BSD-style, Carnegie Mellon University", read_an4),
+    "dspspeech20": Corpus("Chinese", "MIT", read_dspspeech20),
+    "spoken-digits": Corpus("English", "CC BY-SA 4.0", read_spoken_digits),
 }

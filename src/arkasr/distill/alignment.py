@@ -32,7 +32,7 @@ class Alignment:
     @property
     def mismatch_rate(self) -> float:
         """Share of the student's positions that no teacher position answers for."""
-        return (self.teacher_positions < 0).double().mean().item() if len(self.teacher_positions) else 0.0
+        return (self.teacher_positions < 0).float().mean().item() if len(self.teacher_positions) else 0.0
 
 
 def map_transcript(ids: Tensor, vocabulary: VocabularyMap) -> Tensor | None:

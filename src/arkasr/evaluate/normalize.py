@@ -3,7 +3,6 @@
 A profile never changes; a better one gets a new version. Knows nothing of errors or references.
 """
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from arkasr.errors import InputError
+from arkasr.errors import InputError, nearest_of
 
 Unit = Literal["word", "character"]
 # Written without spaces between words, so there are no words to count. Korean has them, and is scored by words.
@@ -51,9 +50,7 @@ def get_profile(name: str) -> Profile:
         InputError: there is none; names the nearest.
     """
     if name not in PROFILES:
-        near = difflib.get_close_matches(name, PROFILES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(PROFILES)}"
-        raise InputError(f"normalizer {name!r} does not exist; {hint}")
+        raise InputError(f"normalizer {name!r} does not exist; {nearest_of(name, PROFILES)}")
     return PROFILES[name]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import ErrorCount, count_errors
 from arkasr.evaluate.normalize import Profile, Unit
 from arkasr.evaluate.significance import Comparison, bootstrap_interval
@@ -83,7 +84,13 @@ def score(
         unit: words or characters.
         by_speaker: the interval draws speakers instead of utterances; every utterance then needs a speaker.
         samples: bootstrap samples.
+
+    Raises:
+        InputError: speakers are to be drawn and one is not known.
     """
+    nameless = next((item.id for item in predictions if item.speaker is None), None)
+    if by_speaker and nameless is not None:
+        raise InputError(f"{nameless} has no `speaker` to resample by; give it one, or resample utterances")
     judged = [item for item in predictions if item.reference is not None]
     scored = [item for item in judged if item.hypothesis is not None]
     counts = [count_errors(profile(item.reference or ""), profile(item.hypothesis or ""), unit) for item in scored]

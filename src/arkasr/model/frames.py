@@ -3,16 +3,33 @@
 The only place where these rates are written down. Knows nothing of tensors or of the teacher, whose grid differs.
 """
 
-SAMPLE_RATE = 16_000  # samples a second
+import numpy as np
+from numpy.typing import NDArray
+
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
+from arkasr.errors import InputError
+
 HOP_LENGTH = 160  # samples between two mel frames: 10 ms
 WINDOW_LENGTH = 400  # samples in one STFT window: 25 ms
-MAX_AUDIO_SECONDS = 30
-MAX_SAMPLES = MAX_AUDIO_SECONDS * SAMPLE_RATE
+MAX_SAMPLES = int(LONGEST_CLIP_SECONDS * SAMPLE_RATE)
 
 
-def mel_frames(samples: int) -> int:
-    """Mel frames of a clip of `samples` samples; what exceeds 30 seconds is not heard."""
-    return min(samples, MAX_SAMPLES) // HOP_LENGTH
+def clip_of(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
+    """A waveform as both model families can hear it: float32, and padded with silence to one analysis window.
+
+    Args:
+        waveform: `[samples]`, 16 kHz mono. Less than one mel frame over 30 s is what resampling leaves, and is cut.
+
+    Raises:
+        InputError: it is longer than 30 s.
+    """
+    if len(waveform) >= MAX_SAMPLES + HOP_LENGTH:
+        raise InputError(
+            f"the audio is {len(waveform) / SAMPLE_RATE:.1f} s long and the model hears {LONGEST_CLIP_SECONDS:g} s; "
+            "cut it into pieces with `begin_time` and `end_time`"
+        )
+    clip = np.asarray(waveform, dtype=np.float32)[:MAX_SAMPLES]
+    return np.pad(clip, (0, max(WINDOW_LENGTH - len(clip), 0)))
 
 
 def encoder_frames(frames: int) -> int:

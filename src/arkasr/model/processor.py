@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from arkasr.model.frames import MAX_SAMPLES, SAMPLE_RATE, WINDOW_LENGTH, audio_tokens
+from arkasr.data.audio import SAMPLE_RATE
+from arkasr.model.frames import audio_tokens, clip_of
 
 AUDIO_TOKEN = "<|audio|>"
 STOP_TOKEN = "<|im_end|>"
@@ -70,15 +71,17 @@ class ArkAsrProcessor(ProcessorMixin):
         """Log-mel features of one clip, computed as if it were alone.
 
         Args:
-            waveform: float32 `[samples]`, 16 kHz mono; what exceeds 30 s is not heard, and a clip shorter than one
-                analysis window is padded with silence to one.
+            waveform: float32 `[samples]`, 16 kHz mono, at most 30 s; a clip shorter than one analysis window is padded
+                with silence to one.
 
         Returns:
             float32 `[mels, T]` with T = samples // 160.
+
+        Raises:
+            InputError: the clip is longer than 30 s.
         """
-        waveform = np.asarray(waveform, dtype=np.float32)[:MAX_SAMPLES]
-        waveform = np.pad(waveform, (0, max(WINDOW_LENGTH - len(waveform), 0)))
-        features = self.feature_extractor(waveform, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
+        clip = clip_of(waveform)
+        features = self.feature_extractor(clip, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
         return features["input_features"][0]
 
     def pad_features(self, features: list[Tensor]) -> dict[str, Tensor]:

@@ -6,9 +6,8 @@ Batches by duration; an utterance that cannot be heard is reported and does not 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from arkasr.data.audio import duration_of
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, FeatureMemory
+from arkasr.data.examples import Example, ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.model.decoding import decode_greedily
@@ -71,17 +70,19 @@ def recognize(
     durations = {}
     for place, utterance in enumerate(utterances):
         try:
-            durations[place] = utterance.duration or segment_duration(utterance)
+            durations[place] = seconds_of(utterance)
         except InputError as error:
             results[place] = Recognition(error=str(error))
     places = list(durations)
     budget = max([settings.batch_seconds, *durations.values()])
     batches = DurationBatchSampler(list(durations.values()), max_audio_seconds=budget, shuffle=False)
     for batch in batches:
-        heard = {}
+        heard: dict[int, Example] = {}
         for place in (places[item] for item in batch):
             try:
-                heard[place] = dataset[place]
+                example = dataset[place]
+                recognizer.prompt_ids(example.features[recognizer.listener].shape[1], example.utterance.language)
+                heard[place] = example
             except InputError as error:
                 results[place] = Recognition(error=str(error))
         if heard:
@@ -95,14 +96,3 @@ def recognize(
         if on_batch:
             on_batch(len(batch))
     return results
-
-
-def segment_duration(utterance: Utterance) -> float:
-    """Seconds of an utterance whose manifest line does not say, from its times or the file's header.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    begin = utterance.begin_time or 0.0
-    end = utterance.end_time if utterance.end_time is not None else duration_of(utterance.audio)
-    return max(end - begin, 0.0)

@@ -63,7 +63,6 @@ class Recognizer(ABC):
     processor: Any
     stop_token_id: int
     allowed_tokens: Tensor
-    first_blocked_id: int | None = None
 
     @abstractmethod
     def features(self, waveform: np.ndarray) -> Tensor:

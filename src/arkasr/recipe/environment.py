@@ -1,13 +1,17 @@
 """What a run ran on: versions, commit and hardware, for `environment.json`."""
 
+import json
 import os
 import platform
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from arkasr.recipe.folder import write_json
 
 PACKAGES = ("arkasr", "torch", "transformers", "accelerate", "tokenizers", "numpy", "soundfile", "soxr", "jiwer")
 
@@ -25,6 +29,31 @@ def describe_environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "accelerators": gpus,
     }
+
+
+class Sitting:
+    """One stretch of work on a run: what it ran on and for how long, kept with those before it.
+
+    Args:
+        path: `environment.json`; what earlier sittings wrote there is kept under `earlier_sittings`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._started = time.monotonic()
+        self._environment = describe_environment()
+        self._earlier: list[dict[str, Any]] = []
+        if path.exists():
+            last = json.loads(path.read_text(encoding="utf-8"))
+            self._earlier = [*last.pop("earlier_sittings", []), last]
+        self._seconds_before = float(self._earlier[-1].get("seconds", 0.0)) if self._earlier else 0.0
+        self.save()
+
+    def save(self) -> None:
+        """Write the file; `seconds` counts all sittings up to the last save of each."""
+        seconds = self._seconds_before + time.monotonic() - self._started
+        document = self._environment | {"seconds": seconds}
+        write_json(self._path, document | ({"earlier_sittings": self._earlier} if self._earlier else {}))
 
 
 def _version(package: str) -> str | None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from arkasr.data.manifest import Utterance, read_rows
+from arkasr.data.manifest import Utterance, read_rows, write_manifest
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
-from arkasr.evaluate.scoring import Prediction, Score, comparison_row, results_row, score
-from arkasr.evaluate.significance import paired_comparison
+from arkasr.evaluate.scoring import Prediction, Score, comparison_row, metric_name, results_row, score
+from arkasr.evaluate.significance import bootstrap_interval, paired_comparison
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.recipe.development import profile_name
 from arkasr.recipe.progress import Progress
@@ -40,7 +40,7 @@ def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Prog
                 prediction_row(utterance, recognized, profile, unit)
                 for utterance, recognized in zip(utterances, written, strict=True)
             ]
-            folder.write_rows(folder.predictions(variant, seed, name), rows)
+            write_manifest(folder.predictions(variant, seed, name), rows)
 
 
 def scoring_of(workshop: Workshop, set_name: str) -> tuple[Profile, Unit]:
@@ -86,6 +86,7 @@ def collect_results(workshop: Workshop) -> dict[str, Any]:
         "recipe": recipe.name,
         "seeds": recipe.seeds,
         "rows": [results_row(variant, seed, name, result) for (variant, seed, name), result in scores.items()],
+        "pooled": _pooled_rows(workshop, scores),
         "comparisons": _comparisons(workshop, scores),
         "support": _support_rows(workshop),
     }
@@ -99,6 +100,35 @@ def _score(workshop: Workshop, variant: str, seed: int, name: str) -> Score:
     settings = workshop.recipe.evaluation
     by_speaker = settings.resample == "speaker"
     return score(predictions, profile=profile, unit=unit, by_speaker=by_speaker, samples=settings.samples)
+
+
+def _pooled_rows(workshop: Workshop, scores: dict[tuple[str, int, str], Score]) -> list[dict[str, Any]]:
+    """Every variant and seed over all test sets, each of which keeps its size in the samples of the interval."""
+    settings = workshop.recipe.evaluation
+    rows = []
+    for variant, seed in dict.fromkeys((variant, seed) for variant, seed, _ in scores):
+        parts = {name: scores[variant, seed, name] for name in settings.sets}
+        scored = [(name, item) for name, part in parts.items() for item in part.scored]
+        counts = [count for part in parts.values() for count in part.counts]
+        tokens = sum(part.reference_tokens for part in parts.values())
+        errors = sum(part.errors for part in parts.values())
+        row: dict[str, Any] = {"variant": variant, "seed": seed, "set": POOLED, "errors": errors}
+        row |= {"reference_tokens": tokens, "rate": errors / tokens if tokens else None, "ci95": None}
+        if tokens:
+            interval = bootstrap_interval(
+                [count.errors for count in counts],
+                [count.reference_tokens for count in counts],
+                groups=[item.speaker for _, item in scored] if settings.resample == "speaker" else None,
+                strata=[name for name, _ in scored],
+                samples=settings.samples,
+            )
+            row["ci95"] = list(interval)
+        row["metric"] = " + ".join(sorted({metric_name(part.unit) for part in parts.values()}, reverse=True))
+        row["utterances"] = len(scored)
+        row["failed"] = sum(part.failed for part in parts.values())
+        row["normalizer"] = ", ".join(dict.fromkeys(part.normalizer for part in parts.values()))
+        rows.append(row)
+    return rows
 
 
 @dataclass(frozen=True)

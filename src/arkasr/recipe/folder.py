@@ -4,23 +4,23 @@ What exists under its final name is whole: files and model folders are written e
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from arkasr.data.manifest import write_manifest
 from arkasr.errors import InputError
 from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.settings import Recipe
 
 
 class RunFolder:
-    """Paths of a run and atomic writes into them."""
+    """Paths of a run; `first_seed` is the recipe's."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first_seed: int) -> None:
         self.path = path
+        self.first_seed = first_seed
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, *, resume: bool) -> "RunFolder":
@@ -29,11 +29,11 @@ class RunFolder:
         Raises:
             InputError: there is a run already and `resume` is not asked for, or it is of another recipe.
         """
-        folder = cls(path)
+        folder = cls(path, recipe.seeds[0])
         document = recipe.model_dump(mode="json")
         stored_at = path / "recipe.yaml"
         if not stored_at.exists():
-            folder.write_text("recipe.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+            write_text(stored_at, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
             return folder
         if not resume:
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --output")
@@ -45,8 +45,8 @@ class RunFolder:
         return folder
 
     def stage(self, name: str, seed: int) -> Path:
-        """Folder of one stage for one seed."""
-        return self.path / "stages" / f"{name}-seed{seed}"
+        """Folder of one stage: its name, and behind it every seed but the first, which says `-seedN`."""
+        return self.path / "stages" / self._of_seed(name, seed)
 
     def model(self, name: str, seed: int) -> Path:
         """The trained model of a stage; exists when the stage is finished."""
@@ -58,30 +58,31 @@ class RunFolder:
 
     def predictions(self, variant: str, seed: int, set_name: str) -> Path:
         """What a variant wrote for a test set; exists when it has been evaluated."""
-        return self.path / "evaluations" / f"{variant}-seed{seed}" / f"{set_name}.jsonl"
-
-    def write_text(self, name: str, text: str) -> Path:
-        """Write a file of the run."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        writing = target.with_name(f".{target.name}.writing")
-        writing.write_text(text, encoding="utf-8")
-        return writing.replace(target)
-
-    def write_json(self, name: str, document: Any) -> Path:
-        """Write a JSON file of the run; floats that are not finite are an error, not `NaN`."""
-        return self.write_text(name, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-    def write_rows(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write JSON Lines under the run."""
-        write_manifest(path, rows)
+        return self.path / "evaluations" / self._of_seed(variant, seed) / f"{set_name}.jsonl"
 
     def save_model(self, recognizer: Recognizer, name: str, seed: int) -> None:
         """Write the trained model of a stage, which marks the stage as finished."""
         target = self.model(name, seed)
         writing = target.with_name(".model.writing")
+        shutil.rmtree(writing, ignore_errors=True)
         recognizer.save(writing)
         writing.replace(target)
+
+    def _of_seed(self, name: str, seed: int) -> str:
+        return name if seed == self.first_seed else f"{name}-seed{seed}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; it appears under its name when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writing = path.with_name(f".{path.name}.writing")
+    writing.write_text(text, encoding="utf-8")
+    writing.replace(path)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file as `write_text` does; floats that are not finite are an error, not `NaN`."""
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _first_difference(stored: Any, given: Any, key: str = "") -> str | None:

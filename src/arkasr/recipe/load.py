@@ -47,20 +47,32 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[
         path, separator, text = override.partition("=")
         if not separator:
             raise InputError(f"--set {override}: expected key.sub=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {override}: the value is not YAML; put it in quotes") from error
         *parents, last = path.split(".")
         place: Any = document
         for key in parents:
-            place = place[int(key)] if isinstance(place, list) else _child(place, key, override)
+            place = _child(place, key, override)
         if isinstance(place, list):
-            place[int(last)] = yaml.safe_load(text)
+            place[_index(place, last, override)] = value
         elif isinstance(place, dict):
-            place[last] = yaml.safe_load(text)
+            place[last] = value
         else:
             raise InputError(f"--set {override}: {path} goes through a plain value")
     return document
 
 
+def _index(place: list[Any], key: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(place):
+        raise InputError(f"--set {override}: {key!r} is not a place in a list of {len(place)}, counted from 0")
+    return int(key)
+
+
 def _child(place: Any, key: str, override: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, key, override)]
     if not isinstance(place, dict):
         raise InputError(f"--set {override}: there is nothing under {key!r}")
     if place.get(key) is None:

@@ -1,14 +1,15 @@
 """A recipe from its first stage to the report; what is finished is not done again."""
 
-import json
-import time
+import os
 from pathlib import Path
 
 import torch
 
-from arkasr.recipe.environment import describe_environment
+from arkasr.errors import InputError
+from arkasr.recipe.checks import check_test_sets
+from arkasr.recipe.environment import Sitting
 from arkasr.recipe.evaluation import collect_results, evaluate_variant
-from arkasr.recipe.folder import RunFolder
+from arkasr.recipe.folder import RunFolder, write_json
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 from arkasr.recipe.stages import build_stage, run_calibration, run_label_stage, run_training_stage
@@ -29,29 +30,37 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     Raises:
         InputError: the folder or the data is not as the recipe needs it.
     """
+    require_one_process()
     folder = RunFolder.create(path, recipe, resume=resume)
     workshop = Workshop(recipe, folder, default_device())
-    started = time.monotonic() - seconds_so_far(folder)
-    folder.write_json("environment.json", describe_environment() | {"seconds": time.monotonic() - started})
+    sitting = Sitting(path / "environment.json")
+    check_test_sets(workshop)
     for seed in recipe.seeds:
         for name in recipe.stages:
             if workshop.seed_of(name, seed) == seed:
                 run_stage(workshop, name, seed, progress)
+                sitting.save()
         for variant, name in recipe.variants.items():
             if workshop.seed_of(name, seed) == seed:
                 evaluate_variant(workshop, variant, seed, progress)
+                sitting.save()
     if recipe.evaluation.sets:
-        folder.write_json("results.json", collect_results(workshop))
-    folder.write_json("environment.json", describe_environment() | {"seconds": time.monotonic() - started})
+        write_json(path / "results.json", collect_results(workshop))
+    sitting.save()
     if recipe.evaluation.sets:
         write_report(path)
     return folder
 
 
-def seconds_so_far(folder: RunFolder) -> float:
-    """What earlier sittings of a run have taken."""
-    path = folder.path / "environment.json"
-    return float(json.loads(path.read_text(encoding="utf-8")).get("seconds", 0.0)) if path.exists() else 0.0
+def require_one_process() -> None:
+    """Refuse a launcher's several processes, which would train on the same batches and write the same files.
+
+    Raises:
+        InputError: there are several.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise InputError(f"WORLD_SIZE={processes}: training on several processes does not exist yet; start one process")
 
 
 def run_stage(workshop: Workshop, name: str, seed: int, progress: Progress) -> None:
@@ -75,10 +84,12 @@ def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progre
     Returns:
         The folder of the trained model.
     """
+    require_one_process()
     folder = RunFolder.create(path, recipe, resume=resume)
     workshop = Workshop(recipe, folder, default_device())
-    folder.write_json("environment.json", describe_environment())
+    sitting = Sitting(path / "environment.json")
     run_stage(workshop, name, recipe.seeds[0], progress)
+    sitting.save()
     return folder.model(name, recipe.seeds[0])
 
 
@@ -86,7 +97,7 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     """Measure what an OPD stage would start from, without a step; nothing is written."""
     settings = recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
-    workshop = Workshop(recipe, RunFolder(path), default_device())
+    workshop = Workshop(recipe, RunFolder(path, recipe.seeds[0]), default_device())
     seed = recipe.seeds[0]
     stage = build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)
     return run_calibration(workshop, stage, settings, seed)

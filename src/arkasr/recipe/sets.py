@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from arkasr.data.corpora.synthetic import corpus_cache_folder, prepare_synthetic_corpus
+from arkasr.data.examples import seconds_of
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import Utterance, read_manifest
 from arkasr.errors import InputError
@@ -38,6 +39,11 @@ def load_set(settings: SetSettings, folder: Path) -> list[Utterance]:
         utterances = [utterance for utterance in utterances if utterance.language == language]
         if not utterances:
             raise InputError(f"{path} has no utterance in {language}; change the set's `language`")
+    if settings.max_seconds is not None:
+        longest = settings.max_seconds
+        utterances = [item for item in utterances if seconds_of(item) <= longest]
+        if not utterances:
+            raise InputError(f"{path} has no utterance of at most {longest:g} s; change the set's `max_seconds`")
     if settings.shuffle is not None:
         random.Random(settings.shuffle).shuffle(utterances)
     if settings.first is not None:

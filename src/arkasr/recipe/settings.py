@@ -1,13 +1,21 @@
 """What a recipe file may say. Parsing is strict; cross-references are checked before anything runs."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
+from arkasr.data.languages import canonical_language
 from arkasr.evaluate.normalize import get_profile
+from arkasr.recipe.presets import check_preset
 from arkasr.train.settings import AugmentationSettings, ObjectiveSettings, OptimizationSettings, Settings
+
+
+def first_repeated(values: Sequence[Hashable]) -> Any:
+    """The first value that occurs twice; None when all differ."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 class CorpusSettings(Settings):
@@ -28,6 +36,7 @@ class SetSettings(Settings):
     Attributes:
         manifest: file in the corpus folder, or an absolute path.
         language: keep the utterances of this language only; None = all.
+        max_seconds: leave out longer utterances; None = keep all.
         shuffle: seed of a shuffle before anything is taken; None = manifest order.
         first: take the first so many; None = all.
         labels: `given` or `withheld`. Withheld text is removed as the set is read.
@@ -35,6 +44,7 @@ class SetSettings(Settings):
 
     manifest: str
     language: str | None = None
+    max_seconds: float | None = Field(default=None, gt=0)
     shuffle: int | None = None
     first: int | None = Field(default=None, ge=1)
     labels: Literal["given", "withheld"] = "given"
@@ -71,6 +81,10 @@ class ModelSettings(Settings):
     def _one_origin(self) -> "ModelSettings":
         if (self.preset is None) == (self.pretrained is None):
             raise ValueError("give either `preset` or `pretrained`")
+        if self.preset is not None:
+            check_preset(self.preset, self.sizes)
+        elif self.sizes:
+            raise ValueError("sizes: change a preset only; a pretrained model has its own")
         return self
 
 
@@ -172,6 +186,24 @@ class EvaluationSettings(Settings):
     samples: int = Field(default=10_000, ge=100)
     resample: Literal["utterance", "speaker"] = "utterance"
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "EvaluationSettings":
+        if "default" not in self.normalizer:
+            raise ValueError("normalizer: give a profile for `default`, the languages not named")
+        for profile in self.normalizer.values():
+            get_profile(profile)
+        if repeated := first_repeated(self.sets):
+            raise ValueError(f"sets: {repeated!r} stands there twice")
+        return self
+
+    @field_validator("normalizer")
+    @classmethod
+    def _canonical(cls, profiles: dict[str, str]) -> dict[str, str]:
+        return {
+            language if language == "default" else canonical_language(language): profile
+            for language, profile in profiles.items()
+        }
+
 
 class Recipe(Settings):
     """A whole experiment.
@@ -202,6 +234,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _references_exist(self) -> "Recipe":
+        if repeated := first_repeated(self.seeds):
+            raise ValueError(f"seeds: {repeated} stands there twice")
         known: dict[str, set[str]] = {"set": set(self.sets), "stage": set(self.models), "labels": set()}
         for name, stage in self.stages.items():
             if name in self.models:
@@ -211,6 +245,11 @@ class Recipe(Settings):
                     raise ValueError(
                         f"stages.{name}.{key}: there is no {' or '.join(kinds)} {value!r} above it in this recipe"
                     )
+            heard = self.sets.get(stage.train) if isinstance(stage, CtcStageSettings | SftStageSettings) else None
+            if heard is not None and heard.labels == "withheld":
+                raise ValueError(
+                    f"stages.{name}.train: the set's labels are withheld, and {stage.kind} learns from labels"
+                )
             known["labels" if stage.kind == "label" else "stage"].add(name)
         for variant, name in self.variants.items():
             if name not in known["stage"]:
@@ -229,10 +268,6 @@ class Recipe(Settings):
         }
         if self.tokenizer is not None and self.tokenizer.texts not in known["set"]:
             raise ValueError(f"tokenizer.texts: there is no set {self.tokenizer.texts!r}")
-        if "default" not in self.evaluation.normalizer:
-            raise ValueError("evaluation.normalizer: give a profile for `default`, the languages not named")
-        for name in self.evaluation.normalizer.values():
-            get_profile(name)
         if len(precisions) > 1:
             raise ValueError(f"stages: one run has one mixed_precision, found {', '.join(sorted(precisions))}")
         if any(model.preset for model in self.models.values()) and self.tokenizer is None:

@@ -1,6 +1,6 @@
 """One model on one manifest, and transcripts of several systems against each other, for the command line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import read_manifest, read_rows, write_manifest
 from arkasr.errors import InputError
-from arkasr.evaluate.normalize import get_profile, unit_for
+from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, score
 from arkasr.evaluate.significance import paired_comparison
 from arkasr.model.recognize import RecognitionSettings, recognize
@@ -26,7 +26,7 @@ def evaluate_manifest(
     settings: RecognitionSettings,
     device: torch.device,
 ) -> Iterator[str]:
-    """Transcribe a manifest, write the transcripts if asked to, and say the error rate.
+    """Transcribe a manifest, write the transcripts if asked to, and say the error rate in each of its languages.
 
     Raises:
         InputError: manifest, model or profile are not there.
@@ -36,18 +36,18 @@ def evaluate_manifest(
     recognizer = load_recognizer(model, device=str(device))
     with Progress().count("evaluate", len(utterances)) as advance:
         written = recognize(recognizer, utterances, settings, on_batch=advance)
-    unit = unit_for(utterances[0].language)
     rows = [
-        prediction_row(utterance, recognized, profile, unit)
+        prediction_row(utterance, recognized, profile, unit_for(utterance.language))
         for utterance, recognized in zip(utterances, written, strict=True)
     ]
     if output is not None:
         write_manifest(output, rows)
-    yield describe(_score(rows, normalizer, utterances[0].language))
+    for name, result in _scores({row["id"]: row for row in rows}, profile).items():
+        yield f"{name}: {describe(result)}"
 
 
 def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]:
-    """Test the first system against each of the others on the utterances that both have transcribed.
+    """Test the first system against each of the others on the utterances that both have transcribed, by language.
 
     Raises:
         InputError: fewer than two files, a file is not an output of `evaluate`, or nothing is shared.
@@ -55,27 +55,36 @@ def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]
     if len(paths) < 2:
         raise InputError("compare: give two or more files written by `arkasr evaluate -o`")
     systems = {path: _read_rows(path) for path in paths}
-    named = next(iter(systems[paths[0]].values())).get("language")
-    language = canonical_language(named) if named else None
-    scores = {path: _score(list(rows.values()), normalizer, language) for path, rows in systems.items()}
-    for path, result in scores.items():
-        yield f"{path}: {describe(result)}"
-    first = {item.id: count for item, count in zip(scores[paths[0]].scored, scores[paths[0]].counts, strict=True)}
+    profile = get_profile(normalizer)
+    scores = {path: _scores(rows, profile) for path, rows in systems.items()}
+    for path, by_language in scores.items():
+        for language, result in by_language.items():
+            yield f"{path}: {language}: {describe(result)}"
     for path in paths[1:]:
-        other = {item.id: count for item, count in zip(scores[path].scored, scores[path].counts, strict=True)}
-        shared = [name for name in first if name in other]
-        if not shared:
+        languages = [language for language in scores[paths[0]] if language in scores[path]]
+        lines = [_comparison(paths[0], path, name, scores[paths[0]][name], scores[path][name]) for name in languages]
+        if not any(lines):
             raise InputError(f"{path}: shares no utterance with {paths[0]}; compare outputs of the same manifest")
-        comparison = paired_comparison(
-            [first[name].errors for name in shared],
-            [other[name].errors for name in shared],
-            [first[name].reference_tokens for name in shared],
-        )
-        low, high = comparison.ci95
-        yield (
-            f"{paths[0]} - {path}: {comparison.difference:+.2%} (95% {low:+.2%} to {high:+.2%}), "
-            f"p = {comparison.p:.4f}, {len(shared)} utterances; {comparison.test}"
-        )
+        yield from filter(None, lines)
+
+
+def _comparison(a: Path, b: Path, language: str, score_a: Score, score_b: Score) -> str | None:
+    """The first system against another in one language, in a line; None where they share no utterance."""
+    counts_a = {item.id: count for item, count in zip(score_a.scored, score_a.counts, strict=True)}
+    counts_b = {item.id: count for item, count in zip(score_b.scored, score_b.counts, strict=True)}
+    shared = [name for name in counts_a if name in counts_b]
+    if not shared:
+        return None
+    comparison = paired_comparison(
+        [counts_a[name].errors for name in shared],
+        [counts_b[name].errors for name in shared],
+        [counts_a[name].reference_tokens for name in shared],
+    )
+    low, high = comparison.ci95
+    return (
+        f"{a} - {b}: {language}: {comparison.difference:+.2%} (95% {low:+.2%} to {high:+.2%}), "
+        f"p = {comparison.p:.4f}, {len(shared)} utterances; {comparison.test}"
+    )
 
 
 def describe(result: Score) -> str:
@@ -89,9 +98,20 @@ def describe(result: Score) -> str:
     )
 
 
-def _score(rows: Sequence[dict[str, Any]], normalizer: str, language: str | None) -> Score:
-    predictions = [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in rows]
-    return score(predictions, profile=get_profile(normalizer), unit=unit_for(language))
+def _scores(rows: Mapping[str, dict[str, Any]], profile: Profile) -> dict[str, Score]:
+    """A score for each language: words and characters, and languages of unlike difficulty, are never summed up."""
+    by_language: dict[str | None, list[dict[str, Any]]] = {}
+    for row in rows.values():
+        named = row.get("language")
+        by_language.setdefault(canonical_language(named) if named else None, []).append(row)
+    return {
+        language or "language not said": score(
+            [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in found],
+            profile=profile,
+            unit=unit_for(language),
+        )
+        for language, found in by_language.items()
+    }
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from accelerate import Accelerator
 
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset
-from arkasr.data.manifest import Utterance
+from arkasr.data.examples import ExampleDataset, seconds_of
+from arkasr.data.manifest import Utterance, write_manifest
 from arkasr.errors import InputError
-from arkasr.model.recognize import RecognitionSettings, segment_duration
+from arkasr.model.recognize import RecognitionSettings
 from arkasr.model.recognizer import Recognizer
+from arkasr.recipe.checks import check_heard
 from arkasr.recipe.development import development_error_rate
+from arkasr.recipe.folder import write_json
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import (
     CtcStageSettings,
@@ -41,10 +43,10 @@ def run_training_stage(
     stream = build_stream(workshop, stage, settings, seed)
     dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
     if isinstance(settings, OpdStageSettings):
-        calibration_file = f"stages/{name}-seed{seed}/calibration.json"
-        if not (folder.path / calibration_file).exists():
+        calibration_file = folder.stage(name, seed) / "calibration.json"
+        if not calibration_file.exists():
             calibration = run_calibration(workshop, stage, settings, seed)
-            folder.write_json(calibration_file, calibration.support_row() | {"warnings": calibration.warnings})
+            write_json(calibration_file, calibration.support_row() | {"warnings": calibration.warnings})
             for warning in calibration.warnings:
                 progress.console.print(f"{name}: doubtful: {warning}", highlight=False, soft_wrap=True)
     with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
@@ -84,14 +86,14 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
             on_batch=advance,
         )
     folder = workshop.folder
-    folder.write_rows(folder.stage(name, seed) / "dropped.jsonl", labels.dropped)
-    folder.write_json(f"stages/{name}-seed{seed}/counts.json", labels.counts)
+    write_manifest(folder.stage(name, seed) / "dropped.jsonl", labels.dropped)
+    write_json(folder.stage(name, seed) / "counts.json", labels.counts)
     if not labels.rows:
         raise InputError(
             f"stages.{name}: every one of the {len(utterances)} labels was dropped; "
             f"{folder.stage(name, seed) / 'dropped.jsonl'} says why; train the teacher further"
         )
-    folder.write_rows(folder.labels(name, seed), labels.rows)
+    write_manifest(folder.labels(name, seed), labels.rows)
 
 
 def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStageSettings, seed: int) -> Stage:
@@ -107,6 +109,7 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
 def build_stream(workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int) -> BatchStream:
     """The batches that a training stage hears."""
     utterances = workshop.heard(settings.train, seed)
+    check_heard(f"set {settings.train}", utterances, stage, settings)
     listeners = {stage.student.listener: stage.student.features}
     if isinstance(stage, DistillationStage):
         listeners[stage.teacher.listener] = stage.teacher.features
@@ -124,7 +127,7 @@ def batch_sampler(
     if settings.batch_tokens is not None:
         text_tokens = [len(student.transcript_ids(utterance.text or "")) for utterance in utterances]
     return DurationBatchSampler(
-        [utterance.duration or segment_duration(utterance) for utterance in utterances],
+        [seconds_of(utterance) for utterance in utterances],
         max_audio_seconds=settings.batch_seconds,
         text_tokens=text_tokens,
         max_text_tokens=settings.batch_tokens,

@@ -8,17 +8,15 @@ import torch
 from arkasr.data.examples import FeatureMemory
 from arkasr.data.manifest import Utterance, read_manifest
 from arkasr.errors import InputError
-from arkasr.model.build import build_ark_asr
-from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.recipe.folder import RunFolder
+from arkasr.recipe.presets import build_preset
 from arkasr.recipe.sets import corpus_folder, load_set
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
-from arkasr.teacher.build import build_qwen3_asr
 from arkasr.teacher.load import load_recognizer
-from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.teacher.presets import PROMPT_WORDS
 
 
 class Workshop:
@@ -60,11 +58,8 @@ class Workshop:
 
     def seed_of(self, name: str, seed: int) -> int:
         """The seed under which a stage's result is kept: the first one if it runs once for all."""
-        return self.recipe.seeds[0] if self.is_shared(name) else seed
-
-    def is_shared(self, name: str) -> bool:
-        """Whether a stage, or the model it is, is the same for every seed."""
-        return name not in self.recipe.stages or self.recipe.stages[name].once
+        shared = name not in self.recipe.stages or self.recipe.stages[name].once
+        return self.recipe.seeds[0] if shared else seed
 
     def recognizer(self, name: str, seed: int) -> Recognizer:
         """The weights called `name`: a finished stage's, or a starting point's.
@@ -85,21 +80,7 @@ class Workshop:
         if model.pretrained is not None:
             return load_recognizer(model.pretrained, revision=model.revision, device=str(self.device))
         torch.manual_seed(seed)
-        if model.preset in STUDENT_PRESETS:
-            recognizer: Recognizer = build_ark_asr(merged(STUDENT_PRESETS[model.preset], model.sizes), self.vocabulary)
-        elif model.preset in TEACHER_PRESETS:
-            recognizer = build_qwen3_asr(merged(TEACHER_PRESETS[model.preset], model.sizes), self.vocabulary)
-        else:
-            known = ", ".join([*STUDENT_PRESETS, *TEACHER_PRESETS])
-            raise InputError(f"models: there is no preset {model.preset!r}; known are {known}")
+        assert model.preset is not None
+        recognizer = build_preset(model.preset, model.sizes, self.vocabulary)
         recognizer.model.to(self.device)
         return recognizer
-
-
-def merged(base: dict, changes: dict) -> dict:
-    """`base` with `changes` laid over it, mapping into mapping."""
-    result = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if nested else value
-    return result

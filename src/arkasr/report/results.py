@@ -22,8 +22,8 @@ class Score:
     Attributes:
         variant: name in the recipe.
         seed: of the run.
-        set: test set.
-        metric: `wer` or `cer`.
+        set: test set, or `pooled`.
+        metric: `wer` or `cer`, or both when pooled.
         errors: substitutions, deletions and insertions.
         reference_tokens: words or characters of the references.
         rate: errors over reference tokens, a share; None where there are no reference tokens.
@@ -101,7 +101,7 @@ def read_results(path: Path) -> Results:
     document = read_json(path)
     try:
         return Results(
-            scores=[_score(row) for row in document["rows"]],
+            scores=[_score(row) for row in [*document["rows"], *document.get("pooled", [])]],
             comparisons=[_comparison(row) for row in document.get("comparisons", [])],
             support=[_support(row) for row in document.get("support", [])],
         )

@@ -98,11 +98,14 @@ class Run:
 
     def metrics(self, stage: str, seed: int) -> list[dict[str, float]]:
         """`metrics.jsonl` of a stage, a mapping a step; empty where the stage has none for this seed."""
-        return _read_lines(self.path / "stages" / f"{stage}-seed{seed}" / "metrics.jsonl")
+        return _read_lines(self._of_seed("stages", stage, seed) / "metrics.jsonl")
 
     def transcripts(self, variant: str, seed: int, test_set: str) -> list[dict[str, Any]]:
         """What a variant wrote for a test set, a mapping an utterance; empty where it did not run."""
-        return _read_lines(self.path / "evaluations" / f"{variant}-seed{seed}" / f"{test_set}.jsonl")
+        return _read_lines(self._of_seed("evaluations", variant, seed) / f"{test_set}.jsonl")
+
+    def _of_seed(self, kind: str, name: str, seed: int) -> Path:
+        return self.path / kind / (name if seed == self.seeds[0] else f"{name}-seed{seed}")
 
 
 def read_run(path: Path) -> Run:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arkasr.data.examples import FeatureMemory
+from arkasr.data.examples import FeatureMemory, segment_duration
 from arkasr.data.manifest import Utterance
-from arkasr.model.recognize import Recognition, RecognitionSettings, recognize, segment_duration
+from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.model.recognizer import Recognizer
 
 LOOP_REPEATS = 4  # the same words so many times in a row are a decoding loop, not speech
@@ -26,7 +26,7 @@ class Labels:
 
     Attributes:
         rows: manifest rows of the kept utterances, `text` from the teacher, absolute `audio`.
-        dropped: rows of the others, with `dropped` saying why.
+        dropped: rows of the others, with `dropped` saying why, and `error` in full where the audio was not heard.
         counts: utterances by reason, `kept` among them.
     """
 
@@ -62,7 +62,7 @@ def label(
         if failure is None or (not drop_failures and recognition.text is not None):
             rows.append(row)
         else:
-            dropped.append(row | {"dropped": failure})
+            dropped.append(row | {"dropped": failure} | ({"error": recognition.error} if recognition.error else {}))
     counts = Counter(row["dropped"] for row in dropped)
     return Labels(rows, dropped, {"kept": len(rows), **dict(sorted(counts.items()))})
 

@@ -27,15 +27,19 @@ def load_recognizer(
         device: where the model goes.
 
     Raises:
-        InputError: there is no model of a known family under that name.
+        InputError: there is no whole model of a known family under that name.
     """
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, **source)
+        if config.model_type not in FAMILIES:
+            raise InputError(f"model {name} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
+        processor = AutoProcessor.from_pretrained(name, **source)
+        model = AutoModelForMultimodalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **source)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         first_line = str(error).splitlines()[0]
         raise InputError(f"model {name}: {first_line} Give a folder written by arkasr or a hub name") from error
-    if config.model_type not in FAMILIES:
-        raise InputError(f"model {name} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
-    model = AutoModelForMultimodalLM.from_pretrained(name, revision=revision, dtype=dtype).to(device)
-    recognizer: Recognizer = FAMILIES[config.model_type](model, AutoProcessor.from_pretrained(name, revision=revision))
+    recognizer: Recognizer = FAMILIES[config.model_type](model.to(device), processor)
     return recognizer

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
+from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
-from arkasr.model.frames import MAX_SAMPLES, SAMPLE_RATE, WINDOW_LENGTH
+from arkasr.model.frames import clip_of
 from arkasr.model.recognizer import Recognizer
 
 STOP_TOKEN = "<|im_end|>"
@@ -58,10 +59,8 @@ class Qwen3Asr(Recognizer):
         )
 
     def features(self, waveform: np.ndarray) -> Tensor:
-        waveform = np.asarray(waveform, dtype=np.float32)[:MAX_SAMPLES]
-        waveform = np.pad(waveform, (0, max(WINDOW_LENGTH - len(waveform), 0)))
         features = self.processor.feature_extractor(
-            waveform, sampling_rate=SAMPLE_RATE, padding="longest", n_window=0, return_tensors="pt"
+            clip_of(waveform), sampling_rate=SAMPLE_RATE, padding="longest", n_window=0, return_tensors="pt"
         )
         return features["input_features"][0]
 

@@ -20,16 +20,10 @@ class VocabularyMap:
     Attributes:
         teacher_to_student: m, LongTensor [V_T], −1 = unmapped.
         student_to_teacher: m⁻¹, LongTensor [V_S], −1 = unmapped.
-        mapped: number of token pairs.
-        student_share: mapped share of the student's tokens; rows without a token do not count.
-        teacher_share: mapped share of the teacher's tokens.
     """
 
     teacher_to_student: Tensor
     student_to_teacher: Tensor
-    mapped: int
-    student_share: float
-    teacher_share: float
 
 
 def map_vocabularies(
@@ -69,10 +63,4 @@ def map_vocabularies(
     student_to_teacher = torch.full((student_vocab_size,), -1)
     teacher_to_student[from_teacher] = from_student
     student_to_teacher[from_student] = from_teacher
-    return VocabularyMap(
-        teacher_to_student,
-        student_to_teacher,
-        mapped=len(pairs),
-        student_share=len(pairs) / len(student_ids),
-        teacher_share=len(pairs) / len(teacher_ids),
-    )
+    return VocabularyMap(teacher_to_student, student_to_teacher)

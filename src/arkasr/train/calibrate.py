@@ -80,7 +80,7 @@ def verdict(metrics: dict[str, float]) -> list[str]:
         warnings.append(
             f"only {share:.0%} of the rollout tokens exist in the teacher's vocabulary (want {LOWEST_MAPPED_SHARE:.0%})"
         )
-    if (share := metrics["rollout/empty"]) > HIGHEST_EMPTY_SHARE:
+    if (share := metrics["rollout/fallback_rate"] + metrics["rollout/skipped_rate"]) > HIGHEST_EMPTY_SHARE:
         warnings.append(f"{share:.0%} of the rollouts are empty (want at most {HIGHEST_EMPTY_SHARE:.0%})")
     if (share := metrics["rollout/truncated"]) > HIGHEST_TRUNCATED_SHARE:
         warnings.append(

@@ -5,6 +5,7 @@ by the number of valid things before the optimizer sees them (specification obje
 stage does.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from arkasr.data.examples import Example
+from arkasr.errors import InputError
 from arkasr.train.checkpoint import drop_old_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from arkasr.train.metrics import Metrics, MetricsLog
 from arkasr.train.optimizer import build_optimizers
@@ -101,11 +103,15 @@ def optimizer_step(
     step: int,
     seed: int,
 ) -> Metrics:
-    """One step down the mean over all valid things of `settings.accumulation` micro-batches and all processes."""
+    """One step down the mean over all valid things of `settings.accumulation` micro-batches and all processes.
+
+    Raises:
+        InputError: the loss is not finite; the weights are as before the step.
+    """
     stage.train()
     metrics = Metrics()
-    total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-    count = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    total = 0.0
+    count = torch.zeros((), device=accelerator.device, dtype=torch.long)
     for place in range(settings.accumulation):
         with stage.clock("data"):
             examples = next(batches)
@@ -114,10 +120,15 @@ def optimizer_step(
             loss: StageLoss = module(examples, micro_batch_seed(seed, step, place, accelerator.process_index))
             with stage.clock("backward"):
                 accelerator.backward(loss.total)
-        total += loss.total.detach()
+        total += loss.total.item()
         count += loss.count
         metrics.merge(loss.metrics)
         _count_padding(metrics, examples)
+    if not math.isfinite(total):
+        raise InputError(
+            f"the loss of step {step} is not finite; lower learning_rate or raise warmup_steps; "
+            "the last checkpoint is from before it"
+        )
     metrics.mean("loss", total, count)
     with stage.clock("optimizer"):
         # Wrapped modules average gradients over processes; the mean asked for is over things.

@@ -6,13 +6,13 @@ Names are `group/metric`. Knows nothing of what is measured.
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -51,29 +51,52 @@ class Metrics:
 
 
 class PhaseClock:
-    """Adds up wall-clock seconds per phase of a step; on an accelerator it waits for the device at each boundary."""
+    """Adds up wall-clock seconds per phase of a step; on an accelerator it waits for the device at each boundary.
+
+    A phase inside another stops the outer one's clock, so that the phases of a step add up to its time.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._open: list[str] = []
+        self._since = 0.0
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Count the time inside the `with` block towards `phase`."""
-        self._synchronize()
-        started = time.perf_counter()
-        yield
-        self._synchronize()
-        self.seconds[phase] += time.perf_counter() - started
+        self._enter(phase)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def watch(self, modules: Iterable[nn.Module], phase: str) -> None:
+        """Count every forward pass of `modules` towards `phase` as long as a phase is open around it."""
+        for module in modules:
+            module.register_forward_pre_hook(lambda *_: self._enter(phase) if self._open else None)
+            module.register_forward_hook(lambda *_: self._leave() if len(self._open) > 1 else None)
 
     def reset(self) -> dict[str, float]:
         """Hand over the seconds since the last reset."""
         seconds, self.seconds = dict(self.seconds), defaultdict(float)
+        self._open.clear()
         return seconds
 
-    @staticmethod
-    def _synchronize() -> None:
+    def _enter(self, phase: str) -> None:
+        self._count()
+        self._open.append(phase)
+
+    def _leave(self) -> None:
+        self._count()
+        self._open.pop()
+
+    def _count(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
 
 
 class MetricsLog:

@@ -1,9 +1,10 @@
 """What a recipe may say about how a stage is optimised. Every field is a key of the recipe file."""
 
-import difflib
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from arkasr.errors import nearest_of
 
 
 class Settings(BaseModel):
@@ -17,9 +18,7 @@ class Settings(BaseModel):
         if isinstance(document, dict):
             for key in document:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(cls.model_fields)}"
-                    raise ValueError(f"unknown key {key!r}; {hint}")
+                    raise ValueError(f"unknown key {key!r}; {nearest_of(str(key), cls.model_fields)}")
         return document
 
 
@@ -68,6 +67,12 @@ class OptimizationSettings(Settings):
     checkpoint_every: int = Field(default=0, ge=0)
     keep_checkpoints: int = Field(default=2, ge=1)
     data_workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_optimizer_where_gradients_are_scaled(self) -> "OptimizationSettings":
+        if self.optimizer == "muon" and self.mixed_precision == "fp16":
+            raise ValueError("optimizer: muon runs beside AdamW, and fp16 scales gradients for one only; take bf16")
+        return self
 
 
 class AugmentationSettings(Settings):

@@ -42,6 +42,7 @@ class Stage(nn.Module, ABC):
         self.student = student
         self.model = student.model
         self.clock = PhaseClock()
+        self.clock.watch(student.audio_modules, "encode")
 
     @abstractmethod
     def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:

@@ -2,13 +2,28 @@
 
 from collections.abc import Iterator
 
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import Example, ExampleDataset
+from arkasr.errors import InputError
 
 
-def _as_list(examples: list[Example]) -> list[Example]:
+class _Guarded(Dataset[Example | InputError]):
+    """Hands an error over as a value: raised in a worker process it would arrive wrapped in that worker's traceback."""
+
+    def __init__(self, dataset: ExampleDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Example | InputError:
+        try:
+            return self.dataset[index]
+        except InputError as error:
+            return InputError(str(error))
+
+
+def _as_list(examples: list[Example | InputError]) -> list[Example | InputError]:
     return examples
 
 
@@ -28,17 +43,27 @@ class BatchStream:
         self.epoch = 0
         self.batch = 0
         self._loader = DataLoader(
-            dataset,
+            _Guarded(dataset),
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=_as_list,
             persistent_workers=workers > 0,
+            # Its own, so that starting an epoch draws nothing from the generator of dropout.
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[list[Example]]:
+        """Batches without end.
+
+        Raises:
+            InputError: an utterance cannot be heard; names the file.
+        """
         while True:
             self.sampler.load_state_dict({"epoch": self.epoch, "next_batch": self.batch})
             for examples in self._loader:
+                for example in examples:
+                    if isinstance(example, InputError):
+                        raise example
                 self.batch += 1
                 yield examples
             self.epoch, self.batch = self.epoch + 1, 0

@@ -22,6 +22,9 @@ from arkasr.train.metrics import Metrics
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stage import Stage, StageLoss
 
+# One odd rollout says nothing about two vocabularies.
+JUDGED_FROM_TOKENS = 200
+
 
 class DistillationStage(Stage):
     """Union top-k divergence from the teacher along the student's own transcripts, per valid position.
@@ -37,7 +40,9 @@ class DistillationStage(Stage):
         # A plain attribute of a non-module keeps the teacher out of parameters() and of checkpoints.
         self.teacher = teacher
         teacher.model.eval().requires_grad_(False)
+        self.clock.watch(teacher.audio_modules, "encode")
         self.settings = settings
+        self._paired = self._written = 0
         self.vocabulary = map_vocabularies(
             student.tokenizer,
             teacher.tokenizer,
@@ -151,13 +156,13 @@ class DistillationStage(Stage):
         statistics = rollout_statistics(rollouts.written, rollouts.stopped, self.settings.max_new_tokens)
         batch = len(rollouts.written)
         for name, values in statistics.items():
-            metrics.mean(f"rollout/{name}", values.double().sum(), batch)
+            metrics.mean(f"rollout/{name}", values.float().sum(), batch)
         metrics.mean("rollout/fallback_rate", rollouts.fallbacks, batch)
         metrics.mean("rollout/skipped_rate", rollouts.skipped, batch)
         return metrics
 
     def _count_pairing(self, metrics: Metrics, transcripts: Sequence[Tensor], alignments: Sequence[Alignment]) -> None:
-        """Log how well the teacher can answer, and stop where it cannot."""
+        """Log how well the teacher can answer, and stop where it cannot for too many of all tokens so far."""
         tokens = torch.cat(list(transcripts))
         positions = torch.cat([alignment.teacher_positions for alignment in alignments])
         metrics.mean("teacher/mapped_share", (self.vocabulary.student_to_teacher[tokens] >= 0).sum(), len(tokens))
@@ -167,8 +172,10 @@ class DistillationStage(Stage):
             if not exact:
                 unpaired = (alignment.teacher_positions < 0).sum()
                 metrics.mean("teacher/retokenisation_mismatch_rate", unpaired, len(transcript))
-        share = (positions >= 0).double().mean().item()
-        if share < self.settings.min_mapped_share:
+        self._paired += int((positions >= 0).sum())
+        self._written += len(positions)
+        share = self._paired / self._written
+        if self._written >= JUDGED_FROM_TOKENS and share < self.settings.min_mapped_share:
             raise InputError(
                 f"objective.min_mapped_share: the teacher can score {share:.0%} of the rollout tokens, less than the "
                 f"{self.settings.min_mapped_share:.0%} asked for; use a teacher with a nearer vocabulary, or lower it"
