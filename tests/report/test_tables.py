@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from arkasr.report.page import write_report
 from arkasr.report.run_folder import read_run
 from arkasr.report.tables import Line, RateTable, rate_table, support_table
+from arkasr.report.terminal import print_results
 from tests.report.example_run import build_run, write_json
 
 
@@ -130,3 +133,21 @@ def test_support_is_averaged_over_seeds_and_keeps_the_extremes(tmp_path: Path) -
     assert before.vuss_min == 1.5
     assert before.vuss_max == pytest.approx(6.07)
     assert before.overlap_ratio == pytest.approx(0.7)
+    assert before.warnings == []
+
+
+def test_what_speaks_against_opd_is_said_once_for_all_seeds(tmp_path: Path) -> None:
+    path = build_run(tmp_path / "run", seeds=(0, 2))
+
+    def doubt(results: dict[str, Any]) -> None:
+        for row in results["support"]:
+            row["warnings"] = ["the student loops"] if row["variant"] == "base" else []
+
+    edit_results(path, doubt)
+    before, after = support_table(read_run(path))
+    assert (before.warnings, after.warnings) == (["the student loops"], [])
+    console = Console(record=True, width=100)
+    print_results(path, console)
+    assert console.export_text().count("base: doubtful: the student loops") == 1
+    write_report(path)
+    assert (path / "report.html").read_text().count("OPD from base is doubtful: the student loops.") == 1

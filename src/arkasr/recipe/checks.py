@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS
-from arkasr.data.examples import seconds_of
 from arkasr.data.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.recipe.evaluation import scoring_of
@@ -35,12 +34,19 @@ def check_test_sets(workshop: Workshop) -> None:
             )
 
 
-def check_heard(source: str, utterances: Sequence[Utterance], stage: Stage, settings: TrainingStageSettings) -> None:
+def check_heard(
+    source: str,
+    utterances: Sequence[Utterance],
+    durations: Sequence[float],
+    stage: Stage,
+    settings: TrainingStageSettings,
+) -> None:
     """See that a stage can learn from every utterance it is to hear.
 
     Args:
         source: what the utterances are, for messages.
         utterances: of the set or the labels.
+        durations: seconds of each.
         stage: hears them.
         settings: of the stage.
 
@@ -49,7 +55,7 @@ def check_heard(source: str, utterances: Sequence[Utterance], stage: Stage, sett
             that student or teacher cannot be asked in.
     """
     limit = min(LONGEST_CLIP_SECONDS + ROUNDING_SECONDS, settings.optimization.batch_seconds)
-    too_long = [utterance for utterance in utterances if seconds_of(utterance) > limit]
+    too_long = [item for item, seconds in zip(utterances, durations, strict=True) if seconds > limit]
     if too_long:
         raise InputError(
             f"{source}: {len(too_long)} of {len(utterances)} utterances are longer than {limit:g} s, which is what the "

@@ -109,25 +109,30 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
 def build_stream(workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int) -> BatchStream:
     """The batches that a training stage hears."""
     utterances = workshop.heard(settings.train, seed)
-    check_heard(f"set {settings.train}", utterances, stage, settings)
+    durations = [seconds_of(utterance) for utterance in utterances]
+    check_heard(f"set {settings.train}", utterances, durations, stage, settings)
     listeners = {stage.student.listener: stage.student.features}
     if isinstance(stage, DistillationStage):
         listeners[stage.teacher.listener] = stage.teacher.features
     workers = settings.optimization.data_workers
     dataset = ExampleDataset(utterances, listeners, workshop.memory if workers == 0 else None)
-    sampler = batch_sampler(utterances, stage.student, settings.optimization, seed)
+    sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, seed)
     return BatchStream(dataset, sampler, workers)
 
 
 def batch_sampler(
-    utterances: Sequence[Utterance], student: Recognizer, settings: OptimizationSettings, seed: int
+    utterances: Sequence[Utterance],
+    durations: Sequence[float],
+    student: Recognizer,
+    settings: OptimizationSettings,
+    seed: int,
 ) -> DurationBatchSampler:
     """Duration-bucketed batches within the budget of a stage."""
     text_tokens = None
     if settings.batch_tokens is not None:
         text_tokens = [len(student.transcript_ids(utterance.text or "")) for utterance in utterances]
     return DurationBatchSampler(
-        [seconds_of(utterance) for utterance in utterances],
+        durations,
         max_audio_seconds=settings.batch_seconds,
         text_tokens=text_tokens,
         max_text_tokens=settings.batch_tokens,

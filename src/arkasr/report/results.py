@@ -73,12 +73,14 @@ class Comparison:
 class Support:
     """Support of a model before OPD.
 
-    `figures` has vuss_mean, vuss_min, vuss_max, overlap_ratio and whatever else was measured.
+    `figures` has vuss_mean, vuss_min, vuss_max, overlap_ratio and whatever else was measured; `warnings` says why OPD
+    may not work from here.
     """
 
     variant: str
     seed: int
     figures: Mapping[str, float]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _comparison(row: Mapping[str, Any]) -> Comparison:
 
 def _support(row: Mapping[str, Any]) -> Support:
     figures = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "seed"}
-    return Support(row["variant"], row["seed"], figures)
+    return Support(row["variant"], row["seed"], figures, [str(warning) for warning in row.get("warnings", [])])
 
 
 def _pair(values: Any) -> tuple[float, float] | None:

@@ -74,7 +74,7 @@ class RateTable:
 
 @dataclass(frozen=True)
 class SupportLine:
-    """One model of table 2, before OPD: VUSS in tokens a position, the rest shares; over all seeds."""
+    """One model of table 2, before OPD: VUSS in tokens a position, shares, and doubts; over all seeds."""
 
     variant: str
     vuss_mean: float
@@ -82,6 +82,7 @@ class SupportLine:
     vuss_max: float
     overlap_ratio: float
     overlap_mass_teacher: float | None
+    warnings: list[str]
 
 
 def rate_table(run: Run) -> RateTable:
@@ -122,7 +123,8 @@ def support_table(run: Run) -> list[SupportLine]:
     """Support of every model that OPD started from: over seeds, the mean of means and the extremes."""
     lines = []
     for variant in dict.fromkeys(row.variant for row in run.support):
-        seeds = [row.figures for row in run.support if row.variant == variant]
+        rows = [row for row in run.support if row.variant == variant]
+        seeds = [row.figures for row in rows]
         masses = [figures["overlap_mass_teacher"] for figures in seeds if "overlap_mass_teacher" in figures]
         lines.append(
             SupportLine(
@@ -132,6 +134,7 @@ def support_table(run: Run) -> list[SupportLine]:
                 max(figures["vuss_max"] for figures in seeds),
                 statistics.fmean(figures["overlap_ratio"] for figures in seeds),
                 statistics.fmean(masses) if masses else None,
+                list(dict.fromkeys(warning for row in rows for warning in row.warnings)),
             )
         )
     return lines

@@ -33,6 +33,9 @@ def print_results(folder: Path, console: Console) -> None:
     if run.support:
         console.print()
         console.print(_support(run))
+        for line in support_table(run):
+            for warning in line.warnings:
+                console.print(Text(f"{line.variant}: doubtful: {warning}", style="dim"), highlight=False)
     if any(row.set == overall_set(run) for row in run.comparisons):
         console.print()
         console.print(_comparisons(run))

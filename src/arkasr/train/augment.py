@@ -4,18 +4,43 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from arkasr.train.settings import AugmentationSettings
 
 FRAMES_IN_TEN_SECONDS = 1_000
+LONGEST_FRAMES = 3_000
 
 
-def spec_augment(features: Sequence[Tensor], settings: AugmentationSettings | None, seed: int) -> list[Tensor]:
-    """Mask random stretches and bands of each clip `[mels, T]` with the clip's mean; None = leave all as they are."""
+def augment_features(features: Sequence[Tensor], settings: AugmentationSettings | None, seed: int) -> list[Tensor]:
+    """Stretch, warp and mask each clip `[mels, T]` at random; None = leave all as they are."""
     if settings is None:
         return list(features)
     generator = torch.Generator().manual_seed(seed)
-    return [_mask(clip, settings, generator) for clip in features]
+    augmented = []
+    for clip in features:
+        if settings.time_stretch:
+            clip = stretch_time(clip, _factor(settings.time_stretch, generator))
+        if settings.frequency_warp:
+            clip = warp_frequency(clip, _factor(settings.frequency_warp, generator))
+        augmented.append(_mask(clip, settings, generator))
+    return augmented
+
+
+def stretch_time(clip: Tensor, factor: float) -> Tensor:
+    """A clip `[mels, T]` spoken `factor` times as slowly, at most 30 s (or what it has), at the same pitch."""
+    frames = clip.shape[1]
+    stretched = min(max(round(frames * factor), 1), max(frames, LONGEST_FRAMES))
+    return F.interpolate(clip[None], size=stretched, mode="linear", align_corners=False)[0]
+
+
+def warp_frequency(clip: Tensor, factor: float) -> Tensor:
+    """A clip `[mels, T]` whose bin m is what was at `m * factor`: above 1 the vocal tract is longer."""
+    source = (torch.arange(clip.shape[0]) * factor).clamp(max=clip.shape[0] - 1)
+    below = source.floor().long()
+    above = (below + 1).clamp(max=clip.shape[0] - 1)
+    share = (source - below)[:, None].to(clip.dtype)
+    return clip[below] * (1 - share) + clip[above] * share
 
 
 def replace_tokens(transcripts: Sequence[Tensor], settings: AugmentationSettings | None, seed: int) -> Sequence[Tensor]:
@@ -43,6 +68,10 @@ def _mask(clip: Tensor, settings: AugmentationSettings, generator: torch.Generat
         start, width = _span(mels, settings.frequency_width, generator)
         masked[start : start + width] = mean
     return masked
+
+
+def _factor(largest_change: float, generator: torch.Generator) -> float:
+    return 1 + largest_change * (2 * float(torch.rand((), generator=generator)) - 1)
 
 
 def _span(length: int, widest: int, generator: torch.Generator) -> tuple[int, int]:

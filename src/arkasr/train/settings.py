@@ -76,12 +76,17 @@ class OptimizationSettings(Settings):
 
 
 class AugmentationSettings(Settings):
-    """SpecAugment on the log-mel features (arXiv 1904.08779), and noise in what the decoder reads.
+    """Random changes of the log-mel features, and noise in what the decoder reads.
+
+    Speed perturbation (Ko and others, 2015) and vocal tract length perturbation (Jaitly and Hinton, 2013), both by
+    interpolating features; then SpecAugment (arXiv 1904.08779).
 
     Masked stretches and bands take the clip's mean value. Noise in the tokens that the decoder is shown (never in those
     that it is to write) keeps a decoder with little text from reciting instead of listening.
 
     Attributes:
+        time_stretch: largest change of a clip's length, as a share of it; 0 = none.
+        frequency_warp: largest change of the mel axis, as a share of it; 0 = none.
         time_masks: masked stretches per ten seconds of audio, at least one.
         time_width: longest stretch, in mel frames (10 ms).
         frequency_masks: masked bands per clip.
@@ -89,6 +94,8 @@ class AugmentationSettings(Settings):
         token_noise: share of the transcript's tokens that SFT shows the decoder replaced by random ones of the batch.
     """
 
+    time_stretch: float = Field(default=0.0, ge=0, lt=0.5)
+    frequency_warp: float = Field(default=0.0, ge=0, lt=0.5)
     time_masks: int = Field(default=2, ge=0)
     time_width: int = Field(default=20, ge=1)
     frequency_masks: int = Field(default=2, ge=0)

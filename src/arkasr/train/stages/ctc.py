@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from arkasr.data.examples import Example
 from arkasr.model.recognizer import Recognizer
-from arkasr.train.augment import spec_augment
+from arkasr.train.augment import augment_features
 from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stage import Stage, StageLoss
 from arkasr.train.stages.sft import reference_of
@@ -39,7 +39,7 @@ class CtcStage(Stage):
             InputError: an utterance has no text.
         """
         device = self.student.device
-        features = spec_augment(
+        features = augment_features(
             [example.features[self.student.listener] for example in examples], self.augmentation, seed
         )
         references = [self.student.transcript_ids(reference_of(example))[:-1] for example in examples]

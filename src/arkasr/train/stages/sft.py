@@ -12,7 +12,7 @@ from arkasr.data.examples import Example
 from arkasr.errors import InputError
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.scoring import forced_logits
-from arkasr.train.augment import replace_tokens, spec_augment
+from arkasr.train.augment import augment_features, replace_tokens
 from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stage import Stage, StageLoss
 
@@ -30,7 +30,7 @@ class SupervisedStage(Stage):
         Raises:
             InputError: an utterance has no text.
         """
-        features = spec_augment(
+        features = augment_features(
             [example.features[self.student.listener] for example in examples], self.augmentation, seed
         )
         transcripts = [self.student.transcript_ids(reference_of(example)) for example in examples]
