@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from arkasr.train.augment import augment_features, replace_tokens, stretch_time, warp_frequency
+from arkasr.train.augment import augment_features, join_utterances, replace_tokens, stretch_time, warp_frequency
 from arkasr.train.settings import AugmentationSettings
 
 
@@ -50,3 +50,26 @@ def test_noise_replaces_about_its_share_of_tokens_with_tokens_of_the_batch():
     share = torch.cat([a != b for a, b in zip(noisy, transcripts, strict=True)]).float().mean()
     assert share == pytest.approx(0.3, abs=0.04)
     assert set(torch.cat(noisy).tolist()) <= set(range(2_000))
+
+
+def test_an_utterance_may_be_followed_by_another_of_its_language():
+    clips = [clip(frames=frames) for frames in (50, 60, 70, 80, 2_990)]
+    texts = ["yes", "no", "是", "不", "long"]
+    languages = ["English", "English", "Chinese", "Chinese", "English"]
+    settings = AugmentationSettings(join_share=1.0)
+    seen = set()
+    for seed in range(20):
+        joined, written = join_utterances(clips, texts, languages, settings, seed)
+        for place, (features, text) in enumerate(zip(joined, written, strict=True)):
+            between = "" if languages[place] == "Chinese" else " "
+            partners = [other for other in range(5) if text == between.join((texts[place], texts[other]))]
+            if text == texts[place]:
+                assert torch.equal(features, clips[place])
+                continue
+            [partner] = partners
+            assert languages[partner] == languages[place]
+            assert torch.equal(features, torch.cat((clips[place], clips[partner]), dim=1))
+            seen.add((place, partner))
+    assert {(0, 1), (1, 0), (2, 3)} <= seen
+    assert not any(4 in pair for pair in seen)
+    assert join_utterances(clips, texts, languages, AugmentationSettings(), 0)[1] == texts

@@ -42,6 +42,8 @@ LANGUAGE_CODES = {
     "Turkish": "tr",
     "Vietnamese": "vi",
 }
+# Written without spaces between words, so there are no words to count. Korean has them.
+UNSPACED_LANGUAGES = frozenset({"Chinese", "Cantonese", "Japanese", "Thai"})
 _NAMES = (
     {name.lower(): name for name in LANGUAGE_CODES}
     | {code: name for name, code in LANGUAGE_CODES.items()}

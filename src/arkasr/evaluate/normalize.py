@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from arkasr.data.languages import UNSPACED_LANGUAGES
 from arkasr.errors import InputError, nearest_of
 
 Unit = Literal["word", "character"]
-# Written without spaces between words, so there are no words to count. Korean has them, and is scored by words.
-CHARACTER_LANGUAGES = frozenset({"Chinese", "Cantonese", "Japanese", "Thai"})
 IDEOGRAPH = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 SPACE_BETWEEN_IDEOGRAPHS = re.compile(rf"(?<=[{IDEOGRAPH}]) +(?=[{IDEOGRAPH}])")
 FULL_WIDTH_DIGITS = str.maketrans("０１２３４５６７８９", "0123456789")
@@ -40,7 +39,7 @@ class Profile:
 
 def unit_for(language: str | None) -> Unit:
     """What an error rate counts in a language: characters (CER) where words are not written apart, else words (WER)."""
-    return "character" if language in CHARACTER_LANGUAGES else "word"
+    return "character" if language in UNSPACED_LANGUAGES else "word"
 
 
 def get_profile(name: str) -> Profile:

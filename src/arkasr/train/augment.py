@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from arkasr.data.languages import UNSPACED_LANGUAGES
 from arkasr.train.settings import AugmentationSettings
 
 FRAMES_IN_TEN_SECONDS = 1_000
@@ -25,6 +26,37 @@ def augment_features(features: Sequence[Tensor], settings: AugmentationSettings 
             clip = warp_frequency(clip, _factor(settings.frequency_warp, generator))
         augmented.append(_mask(clip, settings, generator))
     return augmented
+
+
+def join_utterances(
+    features: Sequence[Tensor],
+    texts: Sequence[str],
+    languages: Sequence[str | None],
+    settings: AugmentationSettings | None,
+    seed: int,
+) -> tuple[list[Tensor], list[str]]:
+    """Let a share of the utterances of a batch be followed by another one of the same language, audio and text.
+
+    Args:
+        features: log-mel of each utterance, `[mels, T]`.
+        texts: their transcripts.
+        languages: by name.
+        settings: None = leave all as they are.
+        seed: decides who is followed by whom.
+    """
+    joined, written = list(features), list(texts)
+    if settings is None or settings.join_share == 0:
+        return joined, written
+    generator = torch.Generator().manual_seed(seed)
+    followed = torch.rand(len(joined), generator=generator) < settings.join_share
+    partners = torch.randint(0, len(joined), (len(joined),), generator=generator).tolist()
+    for place, partner in enumerate(partners):
+        frames = features[place].shape[1] + features[partner].shape[1]
+        if followed[place] and languages[place] == languages[partner] and frames <= LONGEST_FRAMES:
+            joined[place] = torch.cat((features[place], features[partner]), dim=1)
+            between = "" if languages[place] in UNSPACED_LANGUAGES else " "
+            written[place] = between.join(filter(None, (texts[place], texts[partner])))
+    return joined, written
 
 
 def stretch_time(clip: Tensor, factor: float) -> Tensor:

@@ -91,6 +91,8 @@ class AugmentationSettings(Settings):
         time_width: longest stretch, in mel frames (10 ms).
         frequency_masks: masked bands per clip.
         frequency_width: widest band, in mel bins.
+        join_share: share of the utterances that are followed by another one of the batch, so that what comes next must
+            be heard and cannot be known by heart.
         token_noise: share of the transcript's tokens that SFT shows the decoder replaced by random ones of the batch.
     """
 
@@ -100,6 +102,7 @@ class AugmentationSettings(Settings):
     time_width: int = Field(default=20, ge=1)
     frequency_masks: int = Field(default=2, ge=0)
     frequency_width: int = Field(default=10, ge=1)
+    join_share: float = Field(default=0.0, ge=0, le=1)
     token_noise: float = Field(default=0.0, ge=0, lt=1)
 
 

@@ -12,7 +12,7 @@ from arkasr.data.examples import Example
 from arkasr.errors import InputError
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.scoring import forced_logits
-from arkasr.train.augment import augment_features, replace_tokens
+from arkasr.train.augment import augment_features, join_utterances, replace_tokens
 from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stage import Stage, StageLoss
 
@@ -30,11 +30,17 @@ class SupervisedStage(Stage):
         Raises:
             InputError: an utterance has no text.
         """
-        features = augment_features(
-            [example.features[self.student.listener] for example in examples], self.augmentation, seed
+        languages = [example.utterance.language for example in examples]
+        features, texts = join_utterances(
+            [example.features[self.student.listener] for example in examples],
+            [reference_of(example) for example in examples],
+            languages,
+            self.augmentation,
+            seed,
         )
-        transcripts = [self.student.transcript_ids(reference_of(example)) for example in examples]
-        prompts = self.student.prompts(features, [example.utterance.language for example in examples])
+        features = augment_features(features, self.augmentation, seed)
+        transcripts = [self.student.transcript_ids(text) for text in texts]
+        prompts = self.student.prompts(features, languages)
         device = self.student.device
         with self.clock("student"):
             pad_token_id = self.student.tokenizer.pad_token_id
