@@ -1,5 +1,6 @@
-"""What a recipe would do, as tables: its stages with what they hear and from where they start, and its variants."""
+"""What a recipe would do, as tables: its stages with what they hear and learn from, and its variants."""
 
+from rich import box
 from rich.table import Table
 
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe, TrainingStageSettings
@@ -7,29 +8,36 @@ from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe,
 
 def plan_table(recipe: Recipe) -> Table:
     """A row a stage, in the order in which they run."""
-    table = Table("stage", "kind", "starts from", "hears", "labels", "teacher", "steps", "runs", title=recipe.name)
+    table = _table(f"Stages of {recipe.name}", "stage", "kind", "starts from", "hears", "learns from", "steps")
     for name, stage in recipe.stages.items():
-        runs = "once" if stage.once else f"{len(recipe.seeds)} x"
+        runs = "" if stage.once or len(recipe.seeds) == 1 else f" x {len(recipe.seeds)}"
         if isinstance(stage, LabelStageSettings):
-            table.add_row(name, stage.kind, stage.start, stage.audio, "written", stage.start, "", runs)
+            table.add_row(name, stage.kind, stage.start, stage.audio, "", runs.strip())
             continue
-        teacher = stage.teacher if isinstance(stage, OpdStageSettings) else ""
-        steps = str(stage.optimization.steps)
-        table.add_row(name, stage.kind, stage.start, stage.train, labels_of(recipe, stage), teacher, steps, runs)
+        steps = f"{stage.optimization.steps}{runs}"
+        table.add_row(name, stage.kind, stage.start, stage.train, source_of(recipe, stage), steps)
     return table
 
 
 def variants_table(recipe: Recipe) -> Table:
     """A row a variant: the chain of stages behind it and the updates that they sum up to."""
-    table = Table("variant", "stages", "updates")
+    table = _table("Variants", "variant", "stages", "updates")
     for variant, name in recipe.variants.items():
         table.add_row(variant, " > ".join(recipe.chain(name)) or name, str(recipe.updates(name)))
     return table
 
 
-def labels_of(recipe: Recipe, stage: TrainingStageSettings) -> str:
-    """Whose labels a stage learns from: `given`, `withheld` (none), or a label stage's."""
+def source_of(recipe: Recipe, stage: TrainingStageSettings) -> str:
+    """What a stage learns from: the set's labels, the labels that a model wrote, or a model's scores."""
+    if isinstance(stage, OpdStageSettings):
+        return f"scores of {stage.teacher}"
     if stage.train in recipe.sets:
-        return recipe.sets[stage.train].labels
-    labelling = recipe.stages[stage.train]
-    return f"by {labelling.start}"
+        return "labels"
+    return f"labels by {recipe.stages[stage.train].start}"
+
+
+def _table(title: str, *headers: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
