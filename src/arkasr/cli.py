@@ -186,6 +186,21 @@ def evaluate(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or hub name of an Ark-ASR model.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],
+    layout: Annotated[str | None, typer.Option(help="published or transformers; default: the other one.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    max_shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
+) -> None:
+    """Turn the published checkpoint layout into a plain Transformers folder, or back."""
+    from arkasr.convert import convert as convert_checkpoint
+
+    written = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
+    print(f"{destination}: {written} layout")
+
+
+@app.command()
 def compare(
     transcripts: Annotated[list[Path], typer.Argument(help="Two or more outputs of `evaluate -o`.")],
     normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",

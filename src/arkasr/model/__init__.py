@@ -5,12 +5,15 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
+    AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     AutoTokenizer,
     Qwen2Tokenizer,
     WhisperFeatureExtractor,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
+import arkasr.model.published_names  # noqa: F401  (registers what the published files name)
 from arkasr.model.config import ArkAsrConfig
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import ArkAsrProcessor
@@ -18,6 +21,9 @@ from arkasr.model.processor import ArkAsrProcessor
 AutoConfig.register(ArkAsrConfig.model_type, ArkAsrConfig)
 AutoModelForCausalLM.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForMultimodalLM.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
+AutoModelForSpeechSeq2Seq.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
+# The speech recognition pipeline knows by this table, and by no other, which classes generate.
+MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[ArkAsrConfig.model_type] = ArkAsrForConditionalGeneration.__name__
 AutoFeatureExtractor.register(ArkAsrConfig, feature_extractor_class=WhisperFeatureExtractor)
 AutoTokenizer.register(ArkAsrConfig, tokenizer_class=Qwen2Tokenizer)
 AutoProcessor.register(ArkAsrConfig, ArkAsrProcessor)

@@ -3,15 +3,14 @@
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import audio_tokens
+from arkasr.model.generation import transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
-from arkasr.model.processor import STOP_TOKEN, ArkAsrProcessor, transcription_conversation
+from arkasr.model.processor import ArkAsrProcessor, transcription_prompt
 from arkasr.model.recognizer import Recognizer
-
-FIRST_CODEC_TOKEN_ID = 151_670  # 12,288 speech-codec tokens follow the text vocabulary of the published models
 
 
 class ArkAsr(Recognizer):
@@ -20,27 +19,14 @@ class ArkAsr(Recognizer):
     def __init__(self, model: ArkAsrForConditionalGeneration, processor: ArkAsrProcessor) -> None:
         self.model = model
         self.processor = processor
-        self.stop_token_id = processor.tokenizer.convert_tokens_to_ids(STOP_TOKEN)
-        self.allowed_tokens = allowed_tokens(
-            processor.tokenizer,
-            self.vocab_size,
-            self.stop_token_id,
-            first_blocked_id=FIRST_CODEC_TOKEN_ID if self.vocab_size > FIRST_CODEC_TOKEN_ID else None,
-        )
-        model.generation_config.update(
-            eos_token_id=self.stop_token_id,
-            pad_token_id=processor.tokenizer.pad_token_id,
-            do_sample=False,
-            suppress_tokens=(~self.allowed_tokens).nonzero().squeeze(1).tolist(),
-        )
+        model.generation_config = transcription_config(model.generation_config, processor.tokenizer, self.vocab_size)
+        self.stop_token_id = model.generation_config.eos_token_id
+        self.allowed_tokens = torch.ones(self.vocab_size, dtype=torch.bool)
+        self.allowed_tokens[model.generation_config.suppress_tokens] = False
 
     @cached_property
     def _prompt(self) -> str:
-        return str(
-            self.processor.apply_chat_template(
-                transcription_conversation(None), add_generation_prompt=True, tokenize=False
-            )
-        )
+        return transcription_prompt(self.processor.tokenizer)
 
     def features(self, waveform: np.ndarray) -> Tensor:
         return self.processor.log_mel(waveform)

@@ -45,4 +45,5 @@ class ArkAsrConfig(Qwen2Config):
             raise ValueError("use_rope=False is not an Ark-ASR encoder: no checkpoint with learned positions exists")
         if self.adapter_type != "mlp":
             raise ValueError(f"adapter_type {self.adapter_type!r} is unknown; Ark-ASR checkpoints use 'mlp'")
+        kwargs.pop("auto_map", None)  # names remote code, which a folder written from this config would not hold
         super().__post_init__(**kwargs)

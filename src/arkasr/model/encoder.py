@@ -8,8 +8,9 @@ embeddings of a clip do not depend on what else is in its batch. Knows nothing o
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import WhisperConfig
 from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.whisper.modeling_whisper import eager_attention_forward
 
 from arkasr.model.config import ArkAsrConfig
 
@@ -43,38 +44,64 @@ def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((rotated, passed), dim=-1)
 
 
+def padding_mask(frame_mask: Tensor, implementation: str, dtype: torch.dtype) -> Tensor | None:
+    """What an attention implementation of Transformers takes to ignore padding.
+
+    Args:
+        frame_mask: bool `[B, T]`, True where a frame is real.
+        implementation: `sdpa`, `eager` or a flash attention.
+        dtype: of the attention scores.
+    """
+    # Looking at the values would break a compiled graph; there the mask is always applied.
+    if not torch.compiler.is_compiling() and bool(frame_mask.all()):
+        return None
+    if "flash" in implementation:
+        return frame_mask
+    keys = frame_mask[:, None, None]
+    if implementation == "eager":
+        return torch.zeros_like(keys, dtype=dtype).masked_fill(~keys, torch.finfo(dtype).min)
+    return keys
+
+
 class ArkAsrEncoderAttention(nn.Module):
     """Bidirectional self-attention; keys have no bias (Whisper's convention)."""
 
-    def __init__(self, config: WhisperConfig) -> None:
+    is_causal = False
+
+    def __init__(self, config: ArkAsrConfig) -> None:
         super().__init__()
-        self.heads = config.encoder_attention_heads
-        self.q_proj = nn.Linear(config.d_model, config.d_model)
-        self.k_proj = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.v_proj = nn.Linear(config.d_model, config.d_model)
-        self.out_proj = nn.Linear(config.d_model, config.d_model)
+        width = config.whisper_config.d_model
+        self.config = config
+        self.heads = config.whisper_config.encoder_attention_heads
+        self.scaling = (width // self.heads) ** -0.5
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Attend over `hidden` `[B, T, d]`; `key_mask` is bool `[B, 1, 1, T]`, True where a frame is real."""
+        """Attend over `hidden` `[B, T, d]`; `key_mask` as `padding_mask` gives it."""
         batch, frames, width = hidden.shape
         shape = (batch, frames, self.heads, width // self.heads)
         query = rotate_interleaved(self.q_proj(hidden).view(shape).transpose(1, 2), cos, sin)
         key = rotate_interleaved(self.k_proj(hidden).view(shape).transpose(1, 2), cos, sin)
         value = self.v_proj(hidden).view(shape).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
-        return self.out_proj(attended.transpose(1, 2).reshape(batch, frames, width))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, _ = attend(self, query, key, value, key_mask, dropout=0.0, scaling=self.scaling)
+        return self.out_proj(attended.reshape(batch, frames, width))
 
 
 class ArkAsrEncoderLayer(nn.Module):
     """Pre-norm attention and feed-forward, as in Whisper."""
 
-    def __init__(self, config: WhisperConfig) -> None:
+    def __init__(self, config: ArkAsrConfig) -> None:
         super().__init__()
+        width, inner_width = config.whisper_config.d_model, config.whisper_config.encoder_ffn_dim
         self.self_attn = ArkAsrEncoderAttention(config)
-        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
-        self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
-        self.final_layer_norm = nn.LayerNorm(config.d_model)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, inner_width)
+        self.fc2 = nn.Linear(inner_width, width)
+        self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
         """Map `[B, T, d]` to `[B, T, d]`."""
@@ -88,12 +115,14 @@ class ArkAsrEncoderLayer(nn.Module):
 class ArkAsrWhisperEncoder(nn.Module):
     """Convolutions and layers over log-mel frames; parameter names as in the published checkpoints."""
 
-    def __init__(self, config: WhisperConfig) -> None:
+    def __init__(self, config: ArkAsrConfig) -> None:
         super().__init__()
-        self.rotary_size = config.d_model // config.encoder_attention_heads // 2
-        self.conv1 = nn.Conv1d(config.num_mel_bins, config.d_model, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv1d(config.d_model, config.d_model, kernel_size=3, stride=2, padding=1)
-        self.layers = nn.ModuleList(ArkAsrEncoderLayer(config) for _ in range(config.encoder_layers))
+        sizes = config.whisper_config
+        self.config = config
+        self.rotary_size = sizes.d_model // sizes.encoder_attention_heads // 2
+        self.conv1 = nn.Conv1d(sizes.num_mel_bins, sizes.d_model, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(sizes.d_model, sizes.d_model, kernel_size=3, stride=2, padding=1)
+        self.layers = nn.ModuleList(ArkAsrEncoderLayer(config) for _ in range(sizes.encoder_layers))
 
     def forward(self, mel: Tensor, mel_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `mel` `[B, mels, T]` whose real frames are True in `mel_mask` `[B, T]`.
@@ -106,7 +135,7 @@ class ArkAsrWhisperEncoder(nn.Module):
         hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)
         cos, sin = interleaved_rotary_table(hidden.shape[1], self.rotary_size, hidden.device)
         cos, sin = cos.to(hidden.dtype), sin.to(hidden.dtype)
-        key_mask = None if bool(frame_mask.all()) else frame_mask[:, None, None]
+        key_mask = padding_mask(frame_mask, self.config._attn_implementation, hidden.dtype)
         for layer in self.layers:
             hidden = layer(hidden, cos, sin, key_mask)
         return hidden * frame_mask[..., None], frame_mask
@@ -119,7 +148,7 @@ class ArkAsrAudioEncoder(nn.Module):
         super().__init__()
         width = config.whisper_config.d_model
         self.merge_factor = config.merge_factor
-        self.whisper = ArkAsrWhisperEncoder(config.whisper_config)
+        self.whisper = ArkAsrWhisperEncoder(config)
         self.layer_norm = nn.LayerNorm(width)
         self.adapting = nn.Sequential(
             nn.Linear(width * self.merge_factor, 2 * config.hidden_size),

@@ -4,15 +4,22 @@ Module names follow the published checkpoints (`audio_encoder.*`, `model.*`, `lm
 tokens beyond the id of the audio placeholder.
 """
 
-from typing import Any, ClassVar
+import os
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, Qwen2Model, Qwen2PreTrainedModel
+from transformers import AutoTokenizer, GenerationConfig, GenerationMixin, Qwen2Model, Qwen2PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from arkasr.model.config import ArkAsrConfig
 from arkasr.model.encoder import ArkAsrAudioEncoder
+from arkasr.model.frames import audio_tokens
+from arkasr.model.generation import transcription_config
+from arkasr.model.whole import refuse_incomplete
+
+# What says where files come from is the same for the tokenizer as for the weights.
+SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
@@ -22,6 +29,7 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
     """
 
     config_class = ArkAsrConfig
+    generation_config: GenerationConfig
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
     _no_split_modules: ClassVar[list[str]] = ["ArkAsrEncoderLayer", "Qwen2DecoderLayer"]
@@ -38,6 +46,36 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
         self.model = Qwen2Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Load weights as every Transformers model does, and refuse a checkpoint that is not whole.
+
+        A checkpoint whose generation config does not say which tokens a transcript may hold (the published ones do
+        not) gets this from the tokenizer beside it.
+
+        Raises:
+            InputError: a weight is missing or has another shape than the config asks for; names the first.
+        """
+        wanted_info = kwargs.pop("output_loading_info", False)
+        if kwargs.get("state_dict") is None:
+            kwargs.setdefault("use_safetensors", True)
+        kwargs.setdefault("ignore_mismatched_sizes", True)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        refuse_incomplete(pretrained_model_name_or_path or "from a state dict", info)
+        if model.generation_config.suppress_tokens is None and pretrained_model_name_or_path is not None:
+            source = {name: kwargs[name] for name in SOURCE_ARGUMENTS if name in kwargs}
+            model._take_generation_defaults(pretrained_model_name_or_path, source)
+        return (model, info) if wanted_info else model
+
+    def _take_generation_defaults(self, name: str | os.PathLike, source: dict[str, Any]) -> None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **source)
+        except (OSError, ValueError):  # weights may be kept without a tokenizer
+            return
+        self.generation_config = transcription_config(self.generation_config, tokenizer, self.config.vocab_size)
 
     def get_audio_features(self, audios: Tensor, audios_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embed log-mel frames.
@@ -119,6 +157,62 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: Any = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate as every Transformers model does; log-mel in place of `input_ids` is transcribed.
+
+        The speech recognition pipeline knows features only: it hands over float `[B, mels, T]` with the mask of their
+        frames `[B, T]`. They are asked about with the published prompt, and what comes back is the transcript alone.
+
+        Raises:
+            ValueError: features came, and the generation config does not hold the prompt.
+        """
+        given = inputs if inputs is not None else input_ids
+        if given is None or not given.is_floating_point():
+            return super().generate(given, generation_config=generation_config, attention_mask=attention_mask, **kwargs)
+        prompts, mask = self._prompts_of(given, attention_mask)
+        written = super().generate(
+            prompts,
+            generation_config=generation_config,
+            attention_mask=(prompts != self.generation_config.pad_token_id).long(),
+            audios=given,
+            audios_mask=mask,
+            **kwargs,
+        )
+        if isinstance(written, Tensor):
+            return written[:, prompts.shape[1] :]
+        written.sequences = written.sequences[:, prompts.shape[1] :]
+        return written
+
+    def _prompts_of(self, audios: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Published prompts for log-mel features, int64 `[B, P]` padded on the left, and the frames' mask `[B, T]`."""
+        before = getattr(self.generation_config, "prompt_before_audio", None)
+        if before is None:
+            raise ValueError(
+                "the generation config does not hold the prompt; load the model from a folder with its tokenizer"
+            )
+        after = self.generation_config.prompt_after_audio
+        places = torch.arange(audios.shape[2], device=audios.device)
+        frames = torch.full_like(audios[:, 0, 0], len(places)).long() if frame_mask is None else frame_mask.sum(1)
+        # Whisper's extractor counts a frame that has begun where it pads, and Ark-ASR only whole ones.
+        frames = torch.where(frames < len(places), (frames - 1).clamp(min=1), frames)
+        mask = (places < frames[:, None]).long()
+        rows = [
+            [*before, *[self.config.audio_token_id] * audio_tokens(count, self.config.merge_factor), *after]
+            for count in frames.tolist()
+        ]
+        width = max(map(len, rows))
+        padded = [[self.generation_config.pad_token_id] * (width - len(row)) + row for row in rows]
+        return torch.tensor(padded, device=audios.device), mask
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Hand the audio over with the prompt only; later steps find it in the cache."""

@@ -3,14 +3,15 @@
 The prompt is written down once, in the chat template; training and inference both render it.
 """
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from arkasr.data.audio import SAMPLE_RATE
+from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.model.frames import audio_tokens, clip_of
 
 AUDIO_TOKEN = "<|audio|>"
@@ -48,19 +49,111 @@ def transcription_conversation(audio: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "audio", "audio": audio}, {"type": "text", "text": INSTRUCTION}]}]
 
 
+def transcription_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt of one clip with a single audio placeholder, up to where the transcript begins."""
+    return str(
+        tokenizer.apply_chat_template(
+            transcription_conversation(None), chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False
+        )
+    )
+
+
 class ArkAsrProcessor(ProcessorMixin):
-    """Whisper's log-mel features and a Qwen2 tokenizer behind the Ark-ASR prompt."""
+    """Whisper's log-mel features and a Qwen2 tokenizer behind the Ark-ASR prompt.
+
+    Args:
+        feature_extractor: Whisper's.
+        tokenizer: a Qwen2 tokenizer with Ark-ASR's special tokens.
+        chat_template: not looked at; the prompt is the one that the models were trained on, whatever a folder says.
+        merge_factor: encoder frames in an audio token.
+        audio_token: the placeholder; there is only one.
+        audio_dtype: dtype name of `audios`, float32 as published; the model casts to its own.
+
+    Raises:
+        ValueError: the files ask for another placeholder or dtype.
+    """
 
     text_kwargs: ClassVar[dict[str, Any]] = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
     audio_kwargs: ClassVar[dict[str, Any]] = {"sampling_rate": SAMPLE_RATE}
 
     def __init__(
-        self, feature_extractor: Any, tokenizer: Any, chat_template: str | None = None, merge_factor: int = 4
+        self,
+        feature_extractor: Any,
+        tokenizer: Any,
+        chat_template: str | None = None,
+        merge_factor: int = 4,
+        audio_token: str = AUDIO_TOKEN,
+        audio_dtype: str = "float32",
     ) -> None:
-        self.audio_token = AUDIO_TOKEN
-        self.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
+        if (audio_token, audio_dtype) != (AUDIO_TOKEN, "float32"):
+            raise ValueError(f"audio_token {audio_token!r} and audio_dtype {audio_dtype!r} are not those of Ark-ASR")
+        self.audio_token = audio_token
+        self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         self.merge_factor = merge_factor
-        super().__init__(feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        super().__init__(feature_extractor, tokenizer, chat_template=CHAT_TEMPLATE)
+
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from a `processor_config.json`; the published one sets attributes of its parts once more."""
+        fields = dict(processor_dict)
+        overrides = [fields.pop(name, None) or {} for name in ("feature_extractor_config", "tokenizer_config")]
+        for part, values in zip(args, overrides, strict=True):
+            for name, value in values.items():
+                if hasattr(part, name):
+                    setattr(part, name, value)
+        return super().from_args_and_dict(args, fields, **kwargs)
+
+    def apply_chat_template(
+        self,
+        conversation: list[Any],
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        sampling_rate: int = SAMPLE_RATE,
+        audio_padding: str = "longest",
+        audio_max_length: int | None = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> Any:
+        """Model inputs for one conversation or a list of them, in the form of the published model cards.
+
+        Args:
+            conversation: one user message whose parts are one audio and a text, in order. The audio part holds
+                `audio` or `array` (float `[samples]`, 16 kHz mono) or `path`, and may hold `begin_time` and
+                `end_time` in seconds (-1 = the whole).
+            chat_template: another prompt than the published one.
+            tokenize: False = the prompt as a string; the audio is not read.
+            return_dict: False = `input_ids` only.
+            sampling_rate: of the arrays; only 16 kHz.
+            audio_padding: only "longest"; padding to 30 s would change results.
+            audio_max_length: samples of a clip that are heard; None = all, and a clip over 30 s is refused.
+            return_tensors: as for every Transformers processor.
+            **kwargs: as for every Transformers processor.
+
+        Raises:
+            ValueError: an argument is not one of those above, or a conversation has not exactly one audio part.
+            InputError: audio cannot be read or is longer than 30 s.
+        """
+        if not tokenize:
+            return super().apply_chat_template(conversation, chat_template, tokenize=False, **kwargs)
+        if sampling_rate != SAMPLE_RATE:
+            raise ValueError(f"sampling_rate is {sampling_rate}; Ark-ASR hears {SAMPLE_RATE} Hz, resample the audio")
+        if audio_padding not in ("longest", True):
+            raise ValueError(f"audio_padding is {audio_padding!r}; only 'longest' gives the published results")
+        batched = not isinstance(conversation[0], dict)
+        conversations = conversation if batched else [conversation]
+        heard = [_with_waveform(messages, audio_max_length) for messages in conversations]
+        padding = {name: kwargs.pop(name) for name in ("padding", "padding_side") if name in kwargs}
+        return super().apply_chat_template(
+            heard if batched else heard[0],
+            chat_template,
+            tokenize=True,
+            return_dict=return_dict,
+            return_tensors=return_tensors,
+            text_kwargs={"padding": True, "padding_side": "left"} | kwargs.pop("text_kwargs", {}) | padding,
+            **kwargs,
+        )
 
     @property
     def model_input_names(self) -> list[str]:
@@ -106,9 +199,32 @@ class ArkAsrProcessor(ProcessorMixin):
         return self.apply_chat_template(
             [transcription_conversation(clip) for clip in audio],
             add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
         )
+
+
+def _with_waveform(messages: list[dict[str, Any]], max_samples: int | None) -> list[dict[str, Any]]:
+    """A conversation whose audio part holds the waveform that is meant."""
+    listened = []
+    found = 0
+    for message in messages:
+        parts = message["content"]
+        if not isinstance(parts, str):
+            found += sum(part["type"] == "audio" for part in parts)
+            parts = [_waveform_part(part, max_samples) if part["type"] == "audio" else part for part in parts]
+        listened.append(message | {"content": parts})
+    if found != 1:
+        raise ValueError(f"a conversation holds {found} audio parts; Ark-ASR hears exactly one")
+    return listened
+
+
+def _waveform_part(part: dict[str, Any], max_samples: int | None) -> dict[str, Any]:
+    source = next((part[key] for key in ("array", "audio", "path") if part.get(key) is not None), None)
+    if source is None:
+        raise ValueError("an audio part needs `array`, `audio` or `path`")
+    begin, end = (None if part.get(key, -1) in (None, -1) else part[key] for key in ("begin_time", "end_time"))
+    if isinstance(source, str | Path):
+        waveform = decode(source, begin, end)
+    else:
+        last = None if end is None else round(end * SAMPLE_RATE)
+        waveform = np.asarray(source, dtype=np.float32)[round((begin or 0.0) * SAMPLE_RATE) : last]
+    return {"type": "audio", "audio": waveform[:max_samples]}

@@ -1,30 +1,53 @@
 """A recogniser of either family from a `from_pretrained` folder or a hub name."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
-from arkasr.errors import InputError
+from arkasr.errors import InputError, nearest_of
 from arkasr.model.ark import ArkAsr
 from arkasr.model.recognizer import Recognizer
+from arkasr.model.whole import first_broken_file
 from arkasr.teacher.qwen3_asr import Qwen3Asr
 
 FAMILIES: dict[str, Any] = {"arkasr": ArkAsr, "qwen3_asr": Qwen3Asr}
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_named(name: str) -> torch.dtype | Literal["auto"]:
+    """A dtype of weights by name.
+
+    Raises:
+        InputError: it is not `auto`, `float32`, `bfloat16` or `float16`.
+    """
+    if name == "auto":
+        return "auto"
+    if name not in DTYPES:
+        raise InputError(f"dtype {name}: {nearest_of(name, ['auto', *DTYPES])}")
+    return DTYPES[name]
+
 
 def load_recognizer(
-    name: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    device: str = "cpu",
+    attention: str | None = None,
 ) -> Recognizer:
     """Load model and processor.
 
     Args:
         name: a folder, or a repository on the model hub.
         revision: commit, tag or branch of a hub repository.
-        dtype: of the weights.
+        dtype: of the weights; "auto" = as stored.
         device: where the model goes.
+        attention: `sdpa`, `eager` or `flash_attention_2`; None = the best that the machine has.
 
     Raises:
         InputError: there is no whole model of a known family under that name.
@@ -35,9 +58,13 @@ def load_recognizer(
         if config.model_type not in FAMILIES:
             raise InputError(f"model {name} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
         processor = AutoProcessor.from_pretrained(name, **source)
-        model = AutoModelForMultimodalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **source)
+        model = AutoModelForMultimodalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation=attention, use_safetensors=True, **source
+        )
     except InputError:
         raise
+    except SafetensorError as error:
+        raise InputError(f"model {first_broken_file(name) or name}: {error}; fetch the file anew") from error
     except (OSError, ValueError) as error:
         first_line = str(error).splitlines()[0]
         raise InputError(f"model {name}: {first_line} Give a folder written by arkasr or a hub name") from error

@@ -1,0 +1,77 @@
+"""Checkpoint layouts: one as Transformers writes it, and that of the published checkpoints.
+
+Both hold the same keys, so weights pass through without a second state dict. The published one has a flat config with
+`rope_theta`, the names of the remote code's classes, and two tensors that nothing reads: Whisper's positions and a copy
+of the tied head (specification ark-asr-checkpoint, sections 1 and 2).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.models.whisper.modeling_whisper import sinusoids
+
+from arkasr.model.ark import ArkAsr
+from arkasr.model.processor import AUDIO_TOKEN
+
+PUBLISHED_ARCHITECTURE = "ArkasrForConditionalGeneration"
+REMOTE_CODE = {
+    "AutoConfig": "configuration_arkasr.ArkasrConfig",
+    "AutoModelForCausalLM": f"modeling_arkasr.{PUBLISHED_ARCHITECTURE}",
+    "AutoProcessor": "processing_arkasr.ArkasrProcessor",
+}
+
+
+def save_published(student: ArkAsr, folder: Path, max_shard_size: str) -> None:
+    """Write the published layout into an empty folder."""
+    model, processor = student.model, student.processor
+    whisper = model.config.whisper_config
+    weights = dict(model.state_dict())
+    positions = sinusoids(whisper.max_source_positions, whisper.d_model).to(model.dtype)
+    weights["audio_encoder.whisper.embed_positions.weight"] = positions
+    # A tensor of its own, or the tied copy would be left out.
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
+    processor.tokenizer.save_pretrained(folder)
+    processor.feature_extractor.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
+    _rewrite(folder / "config.json", _published_config)
+    _write(
+        folder / "processor_config.json",
+        {
+            "auto_map": {"AutoProcessor": REMOTE_CODE["AutoProcessor"]},
+            "processor_class": "ArkasrProcessor",
+            "merge_factor": processor.merge_factor,
+            "audio_token": AUDIO_TOKEN,
+            "audio_dtype": "float32",
+            "feature_extractor_config": {},
+            "tokenizer_config": {"padding_side": "left"},
+        },
+    )
+
+
+def save_transformers(student: ArkAsr, folder: Path, max_shard_size: str) -> None:
+    """Write a plain `from_pretrained` folder into an empty folder."""
+    student.model.save_pretrained(folder, max_shard_size=max_shard_size)
+    student.processor.save_pretrained(folder)
+
+
+def _published_config(config: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: value for name, value in config.items() if name not in ("rope_parameters", "layer_types", "dtype")}
+    return fields | {
+        "architectures": [PUBLISHED_ARCHITECTURE],
+        "auto_map": {name: REMOTE_CODE[name] for name in ("AutoConfig", "AutoModelForCausalLM")},
+        "rope_theta": config["rope_parameters"]["rope_theta"],
+        "torch_dtype": config["dtype"],
+    }
+
+
+def _rewrite(path: Path, change: Any) -> None:
+    _write(path, change(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+LAYOUTS = {"published": save_published, "transformers": save_transformers}
