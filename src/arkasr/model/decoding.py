@@ -1,7 +1,7 @@
 """Greedy decoding of a batch of prompts with a key/value cache.
 
-The same tokens as `model.generate(do_sample=False)` with the recogniser's blocked tokens suppressed, in fewer calls.
-Knows nothing of text or of scoring.
+The same tokens as `model.generate(do_sample=False)` with the recogniser's blocked tokens suppressed; rows that have
+come to their stop leave the batch. Knows nothing of text or of scoring.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.scoring import positions
+
+# Leaving copies what stays of the cache, so rows leave together, once this share of the batch is done.
+LEAVING_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,16 @@ def decode_greedily(
         max_new_tokens: cap on the tokens of a transcript, the stop token included.
         top_k: also return the k best allowed tokens at every position.
     """
-    batch = prompts.input_ids.shape[0]
     device = prompts.input_ids.device
     blocked = ~recognizer.allowed_tokens.to(device)
     attention_mask = prompts.attention_mask
     position_ids = positions(attention_mask)
     input_ids, audio, cache = prompts.input_ids, prompts.audio, None
-    running = torch.ones(batch, dtype=torch.bool, device=device)
-    steps: list[Tensor] = []
+    clips = torch.arange(len(input_ids), device=device)
+    running = torch.ones_like(clips, dtype=torch.bool)
+    written = torch.full((len(clips), max_new_tokens), recognizer.stop_token_id, device=device)
     candidates: list[Tensor] = []
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         output = recognizer.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -62,16 +65,23 @@ def decode_greedily(
         )
         scores = output.logits[:, -1].masked_fill(blocked, -torch.inf)
         if top_k is not None:
-            candidates.append(scores.topk(min(top_k, scores.shape[-1])).indices)
-        token = scores.argmax(-1)
-        steps.append(token.masked_fill(~running, recognizer.stop_token_id))
-        running = running & (token != recognizer.stop_token_id)
-        if not running.any():
+            best = scores.topk(min(top_k, scores.shape[-1])).indices
+            candidates.append(best.new_zeros(len(written), best.shape[1]).index_copy(0, clips, best))
+        token = scores.argmax(-1).masked_fill(~running, recognizer.stop_token_id)
+        written[clips, step] = token
+        running = token != recognizer.stop_token_id
+        remaining = int(running.sum())
+        if remaining == 0:
             break
-        input_ids, audio, cache = steps[-1][:, None], {}, output.past_key_values
-        attention_mask = torch.cat((attention_mask, attention_mask.new_ones(batch, 1)), dim=1)
+        input_ids, audio, cache = token[:, None], {}, output.past_key_values
+        attention_mask = torch.cat((attention_mask, attention_mask.new_ones(len(clips), 1)), dim=1)
         position_ids = position_ids[:, -1:] + 1
-    tokens = torch.stack(steps, dim=1).cpu()
+        if remaining <= (1 - LEAVING_SHARE) * len(clips):
+            staying = running.nonzero().squeeze(1)
+            cache.batch_select_indices(staying)
+            clips, running, input_ids = clips[staying], running[staying], input_ids[staying]
+            attention_mask, position_ids = attention_mask[staying], position_ids[staying]
+    tokens = written[:, : step + 1].cpu()
     stops = tokens == recognizer.stop_token_id
     stopped = stops.any(1)
     lengths = torch.where(stopped, stops.int().argmax(1) + 1, tokens.shape[1]).tolist()

@@ -1,30 +1,36 @@
-"""A recogniser over a list of utterances: what it wrote for each, in the order given.
+"""A recogniser over many clips: batches by duration, features computed ahead in the background.
 
-Batches by duration; an utterance that cannot be heard is reported and does not stop the rest. Knows no references.
+A clip that cannot be heard is reported and does not stop the rest. Knows neither files nor references: where features
+come from is handed in.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import Example, ExampleDataset, FeatureMemory, seconds_of
+from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.model.decoding import decode_greedily
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
 
+BATCHES_AHEAD = 2
+
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a recogniser made of one utterance.
+    """What a recogniser made of one clip.
 
     Attributes:
-        raw: the text as generated, control tokens kept; None when the utterance failed.
-        text: the cleaned text; None when the utterance failed.
+        raw: the text as generated, control tokens kept; None when the clip failed.
+        text: the cleaned text; None when the clip failed.
         tokens: generated tokens, the stop token included.
         stopped: False when the cap on tokens was reached first.
-        error: why the utterance failed.
+        error: why the clip failed.
     """
 
     raw: str | None = None
@@ -39,12 +45,55 @@ class RecognitionSettings:
     """How much is decoded at once and how far.
 
     Attributes:
-        batch_seconds: audio seconds in a batch, padding included.
+        batch_seconds: audio seconds in a batch, padding included; a second is 12.5 audio tokens of the prompt.
         max_new_tokens: cap on the tokens of a transcript.
+        batch_clips: clips in a batch, at most; None = no bound.
     """
 
     batch_seconds: float = 120.0
     max_new_tokens: int = 256
+    batch_clips: int | None = None
+
+
+def recognize_clips(
+    recognizer: Recognizer,
+    seconds: Mapping[int, float],
+    features: Callable[[int], Tensor],
+    languages: Callable[[int], str | None],
+    settings: RecognitionSettings,
+) -> Iterator[dict[int, Recognition]]:
+    """Transcribe clips, the longest first; a batch's results come as soon as it is done.
+
+    Args:
+        recognizer: decodes greedily; its model is put into eval mode.
+        seconds: length of every clip, by its number.
+        features: log-mel float32 `[mels, T]` of a clip, called in a thread of its own; may raise InputError.
+        languages: of a clip, for a recogniser that must be told.
+        settings: batch size and cap.
+    """
+    recognizer.model.eval()
+    numbers = list(seconds)
+    sampler = DurationBatchSampler(
+        list(seconds.values()),
+        max_audio_seconds=max([settings.batch_seconds, *seconds.values()]),
+        max_utterances=settings.batch_clips,
+        shuffle=False,
+    )
+    batches = [[numbers[place] for place in batch] for batch in sampler]
+
+    def hear(batch: list[int]) -> dict[int, Tensor | InputError]:
+        return {number: _heard(features, number) for number in batch}
+
+    # One thread: features cost a hundredth of decoding, and more would take the model's cores.
+    with ThreadPoolExecutor(1, thread_name_prefix="features") as pool:
+        ahead: list[Future[dict[int, Tensor | InputError]]] = []
+        try:
+            for place, batch in enumerate(batches):
+                while len(ahead) <= BATCHES_AHEAD and place + len(ahead) < len(batches):
+                    ahead.append(pool.submit(hear, batches[place + len(ahead)]))
+                yield _recognize_batch(recognizer, batch, ahead.pop(0).result(), languages, settings)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def recognize(
@@ -55,7 +104,7 @@ def recognize(
     memory: FeatureMemory | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Recognition]:
-    """Transcribe every utterance.
+    """Transcribe every utterance of a manifest.
 
     Args:
         recognizer: decodes greedily; its model is put into eval mode.
@@ -64,35 +113,58 @@ def recognize(
         memory: features already computed.
         on_batch: told the number of utterances just done.
     """
-    recognizer.model.eval()
     dataset = ExampleDataset(utterances, {recognizer.listener: recognizer.features}, memory)
     results: list[Recognition] = [Recognition()] * len(utterances)
-    durations = {}
+    seconds = {}
     for place, utterance in enumerate(utterances):
         try:
-            durations[place] = seconds_of(utterance)
+            seconds[place] = seconds_of(utterance)
         except InputError as error:
             results[place] = Recognition(error=str(error))
-    places = list(durations)
-    budget = max([settings.batch_seconds, *durations.values()])
-    batches = DurationBatchSampler(list(durations.values()), max_audio_seconds=budget, shuffle=False)
+    batches = recognize_clips(
+        recognizer,
+        seconds,
+        lambda place: dataset[place].features[recognizer.listener],
+        lambda place: utterances[place].language,
+        settings,
+    )
     for batch in batches:
-        heard: dict[int, Example] = {}
-        for place in (places[item] for item in batch):
-            try:
-                example = dataset[place]
-                recognizer.prompt_ids(example.features[recognizer.listener].shape[1], example.utterance.language)
-                heard[place] = example
-            except InputError as error:
-                results[place] = Recognition(error=str(error))
-        if heard:
-            features = [example.features[recognizer.listener] for example in heard.values()]
-            languages = [example.utterance.language for example in heard.values()]
-            prompts = recognizer.prompts(features, languages).to(recognizer.device)
-            written = decode_greedily(recognizer, prompts, max_new_tokens=settings.max_new_tokens)
-            for place, tokens, stopped in zip(heard, written.tokens, written.stopped.tolist(), strict=True):
-                raw = recognizer.transcript_text(tokens)
-                results[place] = Recognition(raw, clean_transcript(raw), len(tokens), stopped)
+        for place, recognition in batch.items():
+            results[place] = recognition
         if on_batch:
             on_batch(len(batch))
+    return results
+
+
+def _heard(features: Callable[[int], Tensor], number: int) -> Tensor | InputError:
+    try:
+        return features(number)
+    except InputError as error:
+        return error
+
+
+def _recognize_batch(
+    recognizer: Recognizer,
+    batch: Sequence[int],
+    heard: Mapping[int, Tensor | InputError],
+    languages: Callable[[int], str | None],
+    settings: RecognitionSettings,
+) -> dict[int, Recognition]:
+    results: dict[int, Recognition] = {}
+    clips: dict[int, Tensor] = {}
+    for number in batch:
+        features = heard[number]
+        try:
+            if isinstance(features, InputError):
+                raise features
+            recognizer.prompt_ids(features.shape[1], languages(number))
+            clips[number] = features
+        except InputError as error:
+            results[number] = Recognition(error=str(error))
+    if clips:
+        prompts = recognizer.prompts(list(clips.values()), [languages(number) for number in clips])
+        written = decode_greedily(recognizer, prompts.to(recognizer.device), max_new_tokens=settings.max_new_tokens)
+        for number, tokens, stopped in zip(clips, written.tokens, written.stopped.tolist(), strict=True):
+            raw = recognizer.transcript_text(tokens)
+            results[number] = Recognition(raw, clean_transcript(raw), len(tokens), stopped)
     return results
