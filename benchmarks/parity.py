@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from tests import plain_ark, published
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import arkasr  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.data.audio import decode
-from tests import plain_ark, published
 
 
 def main() -> None:

@@ -150,9 +150,9 @@ def label(
 ) -> None:
     """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
     from arkasr.data.manifest import read_manifest, write_manifest
+    from arkasr.model.device import default_device
     from arkasr.model.recognize import RecognitionSettings
     from arkasr.recipe.progress import Progress
-    from arkasr.recipe.run import default_device
     from arkasr.teacher.label import label as label_utterances
     from arkasr.teacher.load import load_recognizer
 
@@ -167,6 +167,70 @@ def label(
 
 
 @app.command()
+def transcribe(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Audio files, folders, manifests (.jsonl), or - .")
+    ],
+    model: Annotated[str, typer.Option(help="Folder or hub name.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File, or folder for a file each; default standard output.")
+    ] = None,
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="jsonl, json, txt, srt or vtt; default: as -o is called.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Of recordings that name none; Qwen3-ASR needs it.")] = None,
+    vad: Annotated[
+        bool | None,
+        typer.Option(
+            "--vad/--no-vad",
+            help="Look for speech in recordings of up to 30 s too; default: in files, not in manifests. "
+            "Longer ones are always cut at pauses.",
+        ),
+    ] = None,
+    piece_seconds: Annotated[
+        float | None, typer.Option(help="Longest piece of what is cut; default 30, for srt and vtt 10.")
+    ] = None,
+    word_times: Annotated[
+        str | None, typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner.")
+    ] = None,
+    batch_seconds: BATCH_SECONDS = 120.0,
+    batch_size: Annotated[int | None, typer.Option(help="Pieces decoded at once, at most.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a piece.")] = 256,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the accelerator if there is one.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16 or auto; default float32 on the CPU, else bfloat16.")
+    ] = None,
+    attention: Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub name.")] = None,
+) -> None:
+    """Write down what is said in recordings of any length."""
+    from arkasr.recipe.progress import Progress
+    from arkasr.teacher.load import dtype_named
+    from arkasr.transcribe import command
+    from arkasr.transcribe.inputs import opened
+    from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
+
+    with opened(sources, find_speech=vad, language=language) as inputs:
+        chosen = command.format_for(format_name, output, inputs)
+        command.check(inputs, output, chosen)
+        seconds = piece_seconds or (10.0 if chosen in ("srt", "vtt") else 30.0)
+        transcriber = Transcriber(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype_named(dtype) if dtype else None,
+            attention=attention,
+            language=language,
+            aligner=word_times,
+            settings=TranscriptionSettings(seconds, batch_seconds, batch_size, max_new_tokens),
+        )
+        with Progress().audio("transcribe", len(inputs)) as on_progress:
+            problems = command.run(transcriber, inputs, output, chosen, f"{model}@{revision or ''}", on_progress)
+    if problems:
+        raise InputError(f"{len(problems)} of {len(inputs)} recordings not (wholly) transcribed; first: {problems[0]}")
+
+
+@app.command()
 def evaluate(
     manifest: Annotated[Path, typer.Argument(help="Audio with reference text.")],
     model: Annotated[str, typer.Option(help="Folder or hub name.")],
@@ -176,8 +240,8 @@ def evaluate(
     batch_seconds: BATCH_SECONDS = 120.0,
 ) -> None:
     """Transcribe a manifest and print its error rate with a 95% interval."""
+    from arkasr.model.device import default_device
     from arkasr.model.recognize import RecognitionSettings
-    from arkasr.recipe.run import default_device
     from arkasr.recipe.single import evaluate_manifest
 
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
@@ -259,7 +323,7 @@ def main() -> None:
             print(f"arkasr: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
-        print("arkasr: interrupted; `run` and `train` continue with --resume", file=sys.stderr)
+        print("arkasr: interrupted; `run` and `train` continue with --resume, `transcribe` as it is", file=sys.stderr)
         sys.exit(130)
     except typer.Exit as error:
         sys.exit(error.exit_code)

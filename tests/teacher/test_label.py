@@ -5,9 +5,10 @@ import pytest
 import soundfile
 
 from arkasr.data.manifest import read_manifest
+from arkasr.model.loops import is_looping
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.model.text import clean_transcript
-from arkasr.teacher.label import failure_of, fastest_possible_seconds, is_looping, label
+from arkasr.teacher.label import failure_of, fastest_possible_seconds, label
 
 
 @pytest.fixture

@@ -63,24 +63,27 @@ class ManifestError(InputError):
         self.problems = problems
 
 
-def read_manifest(path: str | Path, *, check_files: bool = True) -> list[Utterance]:
+def read_manifest(path: str | Path, *, check_files: bool = True, folder: Path | None = None) -> list[Utterance]:
     """All utterances of a manifest, in order; blank lines are passed over.
 
     Args:
         path: the manifest.
         check_files: look whether every audio file is there; costs a look-up a line, which network disks make long.
+        folder: what audio paths are relative to; None = the manifest's own folder.
 
     Raises:
         ManifestError: some lines are bad; names the first and counts the others.
         InputError: there is no such file, or it holds no utterance.
     """
-    utterances, problems = parse_manifest(path, check_files=check_files)
+    utterances, problems = parse_manifest(path, check_files=check_files, folder=folder)
     if problems:
         raise ManifestError(Path(path), problems)
     return list(utterances.values())
 
 
-def parse_manifest(path: str | Path, *, check_files: bool = True) -> tuple[dict[int, Utterance], list[Problem]]:
+def parse_manifest(
+    path: str | Path, *, check_files: bool = True, folder: Path | None = None
+) -> tuple[dict[int, Utterance], list[Problem]]:
     """The good lines of a manifest as utterances by line number, and what is wrong with the others.
 
     Raises:
@@ -97,7 +100,7 @@ def parse_manifest(path: str | Path, *, check_files: bool = True) -> tuple[dict[
             if not raw.strip():
                 continue
             try:
-                utterance = _parse_line(raw, path, check_files)
+                utterance = _parse_line(raw, folder or path.parent, check_files)
                 if utterance.id in lines_by_id:
                     raise InputError(_same_id(utterance, lines_by_id[utterance.id]))
             except InputError as error:
@@ -139,14 +142,14 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
             raise InputError(f"{path}: not JSON Lines ({error}); write it anew") from error
 
 
-def _parse_line(raw: bytes, path: Path, check_files: bool) -> Utterance:
+def _parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
     fields = _json_of(raw)
     if not isinstance(fields, dict):
         raise InputError(f"expected a JSON object, found {type(fields).__name__}")
     name = fields.get("audio")
     if not isinstance(name, str) or not name:
         raise InputError("`audio` is missing; give the path of the audio file")
-    audio = (path.parent / name).absolute()
+    audio = (folder / name).absolute()
     if check_files and not _is_file(audio):
         raise InputError(f"`audio` {name}: no such file; paths are relative to the manifest's folder")
     begin, end = _seconds(fields, "begin_time"), _seconds(fields, "end_time")

@@ -1,5 +1,6 @@
 """Progress of a run on a terminal: one bar for the stage at work, one line for each that is done."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,9 +35,28 @@ class Progress:
             task = bar.add_task(name, total=total, figures="")
             yield lambda done: bar.update(task, advance=done)
 
-    def _bar(self) -> Bar:
+    @contextmanager
+    def audio(self, name: str, recordings: int) -> Iterator[Callable[[float, float], None]]:
+        """A bar over recordings that shows how much faster than speech they are transcribed.
+
+        What is handed out is told the seconds of audio, and the (shares of) recordings, just done.
+        """
+        started = time.monotonic()
+        heard = 0.0
+        with self._bar(len(name)) as bar:
+            task = bar.add_task(name, total=recordings, figures="")
+
+            def on_progress(seconds: float, done: float) -> None:
+                nonlocal heard
+                heard += seconds
+                speed = heard / max(time.monotonic() - started, 1e-3)
+                bar.update(task, advance=done, figures=f"{speed:.1f}x real time")
+
+            yield on_progress
+
+    def _bar(self, name_width: int = 24) -> Bar:
         return Bar(
-            TextColumn("{task.description:<24}"),
+            TextColumn(f"{{task.description:<{name_width}}}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-import torch
-
 from arkasr.errors import InputError
+from arkasr.model.device import default_device
 from arkasr.recipe.checks import check_test_sets
 from arkasr.recipe.environment import Sitting
 from arkasr.recipe.evaluation import collect_results, evaluate_variant
@@ -71,11 +70,6 @@ def run_stage(workshop: Workshop, name: str, seed: int, progress: Progress) -> N
             run_label_stage(workshop, name, seed, settings, progress)
     elif not workshop.folder.model(name, seed).exists():
         run_training_stage(workshop, name, seed, settings, progress)
-
-
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progress: Progress) -> Path:

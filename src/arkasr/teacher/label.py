@@ -11,11 +11,10 @@ from typing import Any
 
 from arkasr.data.examples import FeatureMemory, segment_duration
 from arkasr.data.manifest import Utterance
+from arkasr.model.loops import is_looping
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.model.recognizer import Recognizer
 
-LOOP_REPEATS = 4  # the same words so many times in a row are a decoding loop, not speech
-LONGEST_LOOP_UNIT = 8
 FASTEST_LETTERS_PER_SECOND = 35.0  # auctioneers reach about 30
 FASTEST_IDEOGRAPHS_PER_SECOND = 12.0
 
@@ -82,23 +81,9 @@ def failure_of(recognition: Recognition, seconds: float) -> str | None:
     return None
 
 
-def is_looping(text: str) -> bool:
-    """Whether up to eight words (or ideographs) stand four times in a row."""
-    units = [unit for word in text.split() for unit in (word if _is_ideographic(word) else [word])]
-    return any(
-        units[start : start + size] * LOOP_REPEATS == units[start : start + size * LOOP_REPEATS]
-        for size in range(1, LONGEST_LOOP_UNIT + 1)
-        for start in range(len(units) - size * LOOP_REPEATS + 1)
-    )
-
-
 def fastest_possible_seconds(text: str) -> float:
     """Seconds in which the fastest speaker could say `text`."""
     characters = [character for character in text if not character.isspace()]
-    ideographs = sum(map(_is_ideographic, characters))
+    ideographs = sum(unicodedata.name(character, "").startswith("CJK") for character in characters)
     letters = len(characters) - ideographs
     return letters / FASTEST_LETTERS_PER_SECOND + ideographs / FASTEST_IDEOGRAPHS_PER_SECOND
-
-
-def _is_ideographic(text: str) -> bool:
-    return unicodedata.name(text[0], "").startswith("CJK")

@@ -1,0 +1,44 @@
+"""Recordings into the pieces that a model will hear. Reads audio, knows nothing of models."""
+
+from dataclasses import dataclass
+
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
+from arkasr.errors import InputError
+from arkasr.transcribe.pieces import pieces_of
+from arkasr.transcribe.recording import Recording
+from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be heard of a recording.
+
+    Attributes:
+        seconds: length of the recording.
+        pieces: in order, in samples from the start of the recording.
+        error: why nothing can be heard.
+    """
+
+    seconds: float
+    pieces: tuple[Span, ...] = ()
+    error: str | None = None
+
+
+def plan(recording: Recording, piece_seconds: float) -> Plan:
+    """Decide on the pieces of a recording: all of it where it is short, else what holds speech, cut at pauses.
+
+    Args:
+        recording: any length.
+        piece_seconds: longest piece where a recording is cut. Recordings of up to 30 s in which no speech is looked for
+            are never cut.
+    """
+    try:
+        seconds = recording.seconds()
+        samples = round(seconds * SAMPLE_RATE)
+        if not recording.find_speech and seconds <= LONGEST_CLIP_SECONDS:
+            return Plan(seconds, (Span(0, samples),))
+        probabilities = speech_probabilities(recording.read, samples)
+    except InputError as error:
+        return Plan(0.0, error=str(error))
+    speech = speech_spans(probabilities, samples)
+    return Plan(seconds, tuple(pieces_of(speech, probabilities, round(piece_seconds * SAMPLE_RATE))))

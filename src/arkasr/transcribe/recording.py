@@ -1,0 +1,76 @@
+"""A recording to be transcribed: a file, a piece of one, or a waveform in memory."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arkasr.data.audio import SAMPLE_RATE, decode, duration_of
+from arkasr.data.manifest import Utterance
+from arkasr.errors import InputError
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is heard, and what is known of it.
+
+    Attributes:
+        audio: a file, or a waveform float `[samples]`, 16 kHz mono.
+        begin_time: seconds at which the recording begins in its file; None = at the start.
+        end_time: seconds at which it ends; None = at the end.
+        language: by name, for models that must be told.
+        find_speech: look for speech however short the recording is; else only where it is too long for the model.
+        fields: passed through to the outputs.
+    """
+
+    audio: Path | np.ndarray
+    begin_time: float | None = None
+    end_time: float | None = None
+    language: str | None = None
+    find_speech: bool = True
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def seconds(self) -> float:
+        """Length.
+
+        Raises:
+            InputError: the file cannot be read, or ends before the recording begins.
+        """
+        begin = self.begin_time or 0.0
+        whole = len(self.audio) / SAMPLE_RATE if isinstance(self.audio, np.ndarray) else duration_of(self.audio)
+        end = min(whole, self.end_time if self.end_time is not None else math.inf)
+        if end <= begin:
+            raise InputError(f"{self.name}: no audio from {begin:g} s on; it is {whole:g} s long")
+        return end - begin
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """The waveform between two samples of the recording, float32 `[samples]`, 16 kHz mono.
+
+        Raises:
+            InputError: the file cannot be read there.
+        """
+        if isinstance(self.audio, np.ndarray):
+            offset = round((self.begin_time or 0.0) * SAMPLE_RATE)
+            return np.asarray(self.audio[offset + first : offset + last], dtype=np.float32)
+        begin = self.begin_time or 0.0
+        return decode(self.audio, begin + first / SAMPLE_RATE, begin + last / SAMPLE_RATE)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return str(self.audio) if isinstance(self.audio, Path) else "the waveform"
+
+
+def recording_of(utterance: Utterance, *, find_speech: bool = False, language: str | None = None) -> Recording:
+    """A manifest's utterance as a recording; `language` is for those that name none."""
+    return Recording(
+        utterance.audio,
+        utterance.begin_time,
+        utterance.end_time,
+        utterance.language or language,
+        find_speech,
+        utterance.fields,
+    )

@@ -1,0 +1,222 @@
+"""Recordings of any number and length into text, with any recogniser of the package.
+
+Pieces of all recordings are batched together by length, a window of recordings at a time; the next window is cut into
+pieces while this one is decoded. What comes out does not depend on what else is transcribed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
+from arkasr.data.languages import canonical_language
+from arkasr.errors import InputError
+from arkasr.model.device import default_device, default_dtype
+from arkasr.model.recognize import Recognition, RecognitionSettings, recognize_clips
+from arkasr.model.recognizer import Recognizer
+from arkasr.teacher.load import load_recognizer
+from arkasr.transcribe.journal import Journal
+from arkasr.transcribe.plan import Plan, plan
+from arkasr.transcribe.recording import Recording
+from arkasr.transcribe.transcript import Segment, Transcript, segment_of
+from arkasr.transcribe.words import Aligner
+
+# Recordings are sorted by length within a window of this many batches.
+WINDOW_BATCHES = 32
+WINDOW_RECORDINGS = 4096
+
+Audio = str | Path | np.ndarray | Recording
+
+
+@dataclass(frozen=True)
+class TranscriptionSettings:
+    """How recordings are cut and decoded.
+
+    Attributes:
+        piece_seconds: longest piece into which a recording is cut, at most 30.
+        batch_seconds: audio seconds decoded at once, padding included.
+        batch_clips: pieces decoded at once, at most; None = no bound.
+        max_new_tokens: cap on the tokens of a piece.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    piece_seconds: float = LONGEST_CLIP_SECONDS
+    batch_seconds: float = 120.0
+    batch_clips: int | None = None
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.piece_seconds <= LONGEST_CLIP_SECONDS:
+            raise InputError(f"piece_seconds is {self.piece_seconds:g}; give 1 to {LONGEST_CLIP_SECONDS:g}")
+        for name in ("batch_seconds", "batch_clips", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} is {value:g}; it must be more than 0")
+
+
+class Transcriber:
+    """A model that transcribes recordings.
+
+    Args:
+        model: a folder, a hub name, or a recogniser that is loaded already.
+        revision: commit, tag or branch of a hub name.
+        device: such as "cuda"; None = the accelerator if there is one, else the CPU.
+        dtype: of the weights; None = float32 on the CPU, else bfloat16 where the device has it, else float16.
+        attention: `sdpa`, `eager` or `flash_attention_2`; None = the best that the machine has.
+        language: of recordings that name none; needed by Qwen3-ASR only.
+        aligner: folder or hub name of a Qwen3 forced aligner, for word times; None = none.
+        settings: how recordings are cut and decoded.
+
+    Raises:
+        InputError: a model or a language is not known, or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Recognizer,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | Literal["auto"] | None = None,
+        attention: str | None = None,
+        language: str | None = None,
+        aligner: str | Path | None = None,
+        settings: TranscriptionSettings | None = None,
+    ) -> None:
+        place = torch.device(device) if device else default_device()
+        dtype = dtype or default_dtype(place)
+        if isinstance(model, Recognizer):
+            self.recognizer = model
+        else:
+            self.recognizer = load_recognizer(
+                model, revision=revision, dtype=dtype, device=str(place), attention=attention
+            )
+        self.language = canonical_language(language) if language else None
+        self.aligner = None if aligner is None else Aligner(aligner, device=str(place), dtype=dtype)
+        self.settings = settings or TranscriptionSettings()
+
+    def __call__(self, audio: Audio) -> Transcript:
+        """Transcribe one recording: a file, a waveform float `[samples]` (16 kHz mono), or a `Recording`.
+
+        Raises:
+            InputError: it cannot be heard.
+        """
+        transcript = next(self.transcribe([audio]))
+        if transcript.error is not None:
+            raise InputError(transcript.error)
+        return transcript
+
+    def transcribe(
+        self,
+        recordings: Iterable[Audio],
+        *,
+        journal: Journal | None = None,
+        on_progress: Callable[[float, float], None] | None = None,
+    ) -> Iterator[Transcript]:
+        """Transcribe recordings, in the order given; one that cannot be heard has an `error` and stops nothing.
+
+        Args:
+            recordings: files, waveforms float `[samples]` (16 kHz mono) or `Recording`s.
+            journal: remembers pieces across interruptions.
+            on_progress: told the seconds of audio, and the recordings (a piece is a share of one), just done.
+        """
+        report = on_progress or (lambda seconds, recordings: None)
+        windows = self._windows(map(_recording, recordings))
+        with ThreadPoolExecutor(1, thread_name_prefix="plan") as pool:
+            upcoming = pool.submit(next, windows, None)
+            while (window := upcoming.result()) is not None:
+                upcoming = pool.submit(next, windows, None)
+                yield from self._transcribe_window(*window, journal, report)
+
+    def _windows(self, recordings: Iterator[Recording]) -> Iterator[tuple[list[Recording], list[Plan]]]:
+        budget = WINDOW_BATCHES * self.settings.batch_seconds
+        window: list[Recording] = []
+        plans: list[Plan] = []
+        for recording in recordings:
+            window.append(recording)
+            plans.append(plan(recording, self.settings.piece_seconds))
+            if sum(found.seconds for found in plans) >= budget or len(plans) == WINDOW_RECORDINGS:
+                yield window, plans
+                window, plans = [], []
+        if window:
+            yield window, plans
+
+    def _transcribe_window(
+        self,
+        recordings: Sequence[Recording],
+        plans: Sequence[Plan],
+        journal: Journal | None,
+        report: Callable[[float, float], None],
+    ) -> Iterator[Transcript]:
+        pieces = [(place, span) for place, found in enumerate(plans) for span in found.pieces]
+        keys = [_key(recordings[place], span.begin, span.end) for place, span in pieces] if journal else []
+        known: dict[int, Recognition] = {}
+        for number, key in enumerate(keys):
+            if journal and (recognition := journal.get(key)) is not None:
+                known[number] = recognition
+
+        def features(number: int) -> Tensor:
+            place, span = pieces[number]
+            try:
+                return self.recognizer.features(recordings[place].read(span.begin, span.end))
+            except InputError as error:
+                name = recordings[place].name
+                raise error if str(error).startswith(name) else InputError(f"{name}: {error}") from error
+
+        missing = {number: span.samples / SAMPLE_RATE for number, (_, span) in enumerate(pieces) if number not in known}
+        shares = [1 / len(plans[place].pieces) for place, _ in pieces]
+        batches = recognize_clips(
+            self.recognizer,
+            missing,
+            features,
+            lambda number: recordings[pieces[number][0]].language or self.language,
+            RecognitionSettings(self.settings.batch_seconds, self.settings.max_new_tokens, self.settings.batch_clips),
+        )
+        for batch in batches:
+            known |= batch
+            if journal:
+                journal.add({keys[number]: recognition for number, recognition in batch.items()})
+            report(sum(missing[number] for number in batch), sum(shares[number] for number in batch))
+        silent = sum(found.seconds for found in plans) - sum(missing.values())
+        report(silent, len(recordings) - sum(shares[number] for number in missing))
+        numbers = iter(range(len(pieces)))
+        for recording, found in zip(recordings, plans, strict=True):
+            heard = [(span.begin, span.end, known[next(numbers)]) for span in found.pieces]
+            yield self._transcript(recording, found, heard)
+
+    def _transcript(
+        self, recording: Recording, found: Plan, heard: Sequence[tuple[int, int, Recognition]]
+    ) -> Transcript:
+        errors = [found.error, *(recognition.error for _, _, recognition in heard)]
+        segments = []
+        for begin, end, recognition in heard:
+            if recognition.error is None:
+                segment = segment_of(recognition, begin / SAMPLE_RATE, end / SAMPLE_RATE)
+                segments.append(self._with_words(segment, recording, begin, end))
+        return Transcript(tuple(segments), found.seconds, next(filter(None, errors), None))
+
+    def _with_words(self, segment: Segment, recording: Recording, begin: int, end: int) -> Segment:
+        if self.aligner is None:
+            return segment
+        return self.aligner.align(segment, recording.read(begin, end), recording.language or self.language)
+
+
+def _recording(audio: Audio) -> Recording:
+    if isinstance(audio, Recording):
+        return audio
+    return Recording(audio if isinstance(audio, np.ndarray) else Path(audio))
+
+
+def _key(recording: Recording, begin: int, end: int) -> str:
+    """Names a piece of a file as it is now: a file that has changed is heard anew."""
+    assert isinstance(recording.audio, Path)
+    stat = recording.audio.stat()
+    return f"{recording.audio.absolute()}:{stat.st_size}:{stat.st_mtime_ns}:{recording.begin_time}:{begin}:{end}"

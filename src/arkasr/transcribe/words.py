@@ -1,0 +1,78 @@
+"""Word times by Qwen3's forced aligner, native in Transformers.
+
+It hears a piece, reads its text, and says when each word begins and ends.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForTokenClassification, AutoProcessor
+from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LANGUAGES
+
+from arkasr.data.audio import SAMPLE_RATE
+from arkasr.errors import InputError
+from arkasr.model.frames import clip_of
+from arkasr.transcribe.transcript import Segment, Word
+
+
+class Aligner:
+    """Finds the words of a text in its audio.
+
+    Args:
+        name: folder or hub name of a Qwen3 forced aligner.
+        device: where the model goes.
+        dtype: of the weights.
+
+    Raises:
+        InputError: there is no such model.
+    """
+
+    def __init__(self, name: str | Path, *, device: str, dtype: Any) -> None:
+        try:
+            self.processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+            self.model = AutoModelForTokenClassification.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            ).to(device)
+        except (OSError, ValueError) as error:
+            first_line = str(error).splitlines()[0]
+            raise InputError(f"aligner {name}: {first_line} Give a Qwen3 forced aligner") from error
+        if not hasattr(self.processor, "prepare_forced_aligner_inputs"):
+            raise InputError(f"aligner {name}: is not a Qwen3 forced aligner")
+        self.model.eval()
+
+    @torch.no_grad()
+    def align(self, segment: Segment, waveform: np.ndarray, language: str | None) -> Segment:
+        """The segment with its words' times; as it is where the aligner does not know the language.
+
+        Args:
+            segment: its times are seconds from the start of the recording.
+            waveform: float32 `[samples]`, 16 kHz mono, the audio of the segment.
+            language: by name; None = words are what stands between blanks, and single Chinese characters.
+        """
+        if not segment.text or (language is not None and language not in FORCED_ALIGNER_LANGUAGES):
+            return segment
+        inputs, words = self.processor.prepare_forced_aligner_inputs(
+            audio=clip_of(waveform), transcript=segment.text, language=language
+        )
+        if not words[0]:
+            return segment
+        inputs = inputs.to(self.model.device, dtype=self.model.dtype)
+        found = self.processor.decode_forced_alignment(
+            self.model(**inputs).logits,
+            inputs["input_ids"],
+            words,
+            timestamp_token_id=self.model.config.timestamp_token_id,
+        )[0]
+        longest = len(waveform) / SAMPLE_RATE
+        timed = tuple(
+            Word(
+                word["text"],
+                segment.begin + min(word["start_time"], longest),
+                segment.begin + min(word["end_time"], longest),
+            )
+            for word in found
+        )
+        return replace(segment, words=timed)

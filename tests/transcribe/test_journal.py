@@ -1,0 +1,45 @@
+import pytest
+
+from arkasr.errors import InputError
+from arkasr.model.recognize import Recognition
+from arkasr.transcribe.journal import Journal
+
+FIRST = Recognition("raw 今天", "今天", 3, True)
+SECOND = Recognition(error="could not be heard")
+RUN = {"model": "tiny", "max_new_tokens": 16}
+
+
+def write(path):
+    with Journal(path, RUN) as journal:
+        journal.add({"a": FIRST})
+        journal.add({"b": SECOND})
+
+
+def test_what_was_kept_is_known_again(tmp_path):
+    write(tmp_path / "journal")
+    with Journal(tmp_path / "journal", RUN) as journal:
+        assert (journal.get("a"), journal.get("b"), journal.get("c")) == (FIRST, SECOND, None)
+
+
+def test_wherever_the_process_died_the_whole_lines_count(tmp_path):
+    path = tmp_path / "journal"
+    write(path)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with Journal(path, RUN) as journal:
+            assert (journal.get("b") == SECOND) == (length == len(whole))
+            journal.add({name: value for name, value in {"a": FIRST, "b": SECOND}.items() if not journal.get(name)})
+        assert path.read_bytes() == whole
+
+
+def test_another_run_does_not_go_on_with_it(tmp_path):
+    write(tmp_path / "journal")
+    with pytest.raises(InputError, match="another model or other settings; repeat that command to finish"):
+        Journal(tmp_path / "journal", RUN | {"model": "large"})
+
+
+def test_it_is_gone_when_the_outputs_are_there(tmp_path):
+    with Journal(tmp_path / "journal", RUN) as journal:
+        journal.remove()
+    assert list(tmp_path.iterdir()) == []

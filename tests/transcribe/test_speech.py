@@ -1,0 +1,67 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from arkasr.data.corpora.degrade import coloured_noise
+from arkasr.transcribe import speech
+from arkasr.transcribe.speech import FRAME_SAMPLES, speech_probabilities, speech_spans
+
+MINUTE = 60 * 16_000
+
+
+def spans_of(waveform):
+    probabilities = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
+    assert len(probabilities) == -(-len(waveform) // FRAME_SAMPLES)
+    return speech_spans(probabilities, len(waveform))
+
+
+def minute_of(kind):
+    generator = np.random.default_rng(0)
+    times = np.arange(MINUTE) / 16_000
+    return {
+        "silence": np.zeros(MINUTE),
+        "white": generator.normal(size=MINUTE) * 0.05,
+        "loud white": generator.normal(size=MINUTE).clip(-3, 3) / 3,
+        "pink": coloured_noise(MINUTE, generator, 1.0) * 0.1,
+        "brown": coloured_noise(MINUTE, generator, 2.0) * 0.1,
+        "hum": 0.3 * np.sin(2 * np.pi * 50 * times),
+        "tone": 0.3 * np.sin(2 * np.pi * 1_000 * times),
+        "clicks": (np.arange(MINUTE) % 8_000 < 20) * 0.8,
+    }[kind].astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["silence", "white", "loud white", "pink", "brown", "hum", "tone", "clicks"])
+def test_a_minute_without_speech_has_none(kind):
+    assert spans_of(minute_of(kind)) == []
+
+
+def test_every_sentence_is_found_where_it_is(long_recording, spoken):
+    waveform, begins = long_recording
+    spans = spans_of(waveform)
+    assert all(before.end <= after.begin for before, after in pairwise(spans))
+    for number, begin in enumerate(begins):
+        middle = begin + len(spoken[number % len(spoken)]) // 2
+        assert any(span.begin <= middle < span.end for span in spans)
+    held = sum(span.samples for span in spans)
+    voiced = sum(len(spoken[number % len(spoken)]) for number in range(len(begins)))
+    assert held > 0.85 * voiced
+
+
+def test_looking_in_blocks_changes_next_to_nothing(long_recording, monkeypatch):
+    waveform, _ = long_recording
+    whole = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
+    monkeypatch.setattr(speech, "BLOCK_FRAMES", 500)
+    blocks = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
+    assert len(blocks) == len(whole)
+    assert ((blocks > 0.5) == (whole > 0.5)).mean() > 0.995
+
+
+def test_torch_keeps_its_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    speech._silero.cache_clear()
+    spans_of(np.zeros(16_000, dtype=np.float32))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import soundfile
+
+from arkasr.errors import InputError
+from arkasr.model.decoding import decode_greedily
+from arkasr.transcribe.journal import Journal
+from arkasr.transcribe.recording import Recording
+from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
+
+
+def transcriber(student, **settings):
+    return Transcriber(student, settings=TranscriptionSettings(**({"max_new_tokens": 16} | settings)))
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """64 clips of 0.1 to 30 s, noise that swells and fades so that they differ."""
+    generator = np.random.default_rng(0)
+    lengths = np.geomspace(0.1, 30, 64)
+    generator.shuffle(lengths)
+    return [
+        Recording(
+            (generator.normal(size=int(seconds * 16_000)) * np.linspace(0.01, 0.3, int(seconds * 16_000))).astype("f4"),
+            find_speech=False,
+        )
+        for seconds in lengths
+    ]
+
+
+def test_a_transcript_does_not_depend_on_batch_or_order(student, clips):
+    alone = [found.raw for found in transcriber(student, batch_clips=1).transcribe(clips)]
+    by_eight = [found.raw for found in transcriber(student, batch_clips=8).transcribe(clips)]
+    together = transcriber(student, batch_clips=64, batch_seconds=2_000.0)
+    assert [found.raw for found in together.transcribe(clips)] == by_eight == alone
+    order = np.random.default_rng(1).permutation(64)
+    shuffled = [found.raw for found in together.transcribe([clips[place] for place in order])]
+    assert shuffled == [alone[place] for place in order]
+    assert len(set(alone)) > 50
+
+
+def test_windows_change_nothing(student, clips, monkeypatch):
+    expected = [found.raw for found in transcriber(student).transcribe(clips[:20])]
+    monkeypatch.setattr("arkasr.transcribe.transcriber.WINDOW_RECORDINGS", 3)
+    assert [found.raw for found in transcriber(student).transcribe(clips[:20])] == expected
+
+
+def test_a_long_recording_is_its_pieces_with_their_times(student, long_recording):
+    waveform, _ = long_recording
+    found = transcriber(student, piece_seconds=12.0)(waveform)
+    assert len(found.segments) > 7
+    assert all(0 < segment.end - segment.begin <= 12 for segment in found.segments)
+    assert found.seconds == len(waveform) / 16_000
+    for segment in found.segments:
+        piece = waveform[round(segment.begin * 16_000) : round(segment.end * 16_000)]
+        prompts = student.prompts([student.features(piece)], [None])
+        tokens = decode_greedily(student, prompts, max_new_tokens=16).tokens[0]
+        assert segment.raw == student.transcript_text(tokens)
+    assert found.raw.split() == " ".join(segment.raw for segment in found.segments).split()
+
+
+def test_a_file_and_its_waveform_give_the_same(student, long_recording, tmp_path):
+    waveform, _ = long_recording
+    soundfile.write(tmp_path / "long.wav", waveform, 16_000, subtype="FLOAT")
+    assert transcriber(student)(tmp_path / "long.wav") == transcriber(student)(waveform)
+
+
+@pytest.mark.parametrize("seconds", [0.00007, 0.05, 10.0, 60.0])
+def test_silence_and_noise_give_no_words(student, seconds):
+    samples = max(int(seconds * 16_000), 1)
+    noise = (np.random.default_rng(0).normal(size=samples) * 0.05).astype(np.float32)
+    for waveform in (np.zeros(samples, dtype=np.float32), noise):
+        found = transcriber(student)(waveform)
+        assert (found.text, found.segments, found.error) == ("", (), None)
+
+
+def test_short_recordings_can_be_heard_whole(student):
+    noise = (np.random.default_rng(0).normal(size=32_000) * 0.1).astype(np.float32)
+    assert transcriber(student)(Recording(noise, find_speech=False)).segments[0].end == 2.0
+
+
+def test_one_bad_recording_does_not_stop_the_rest(student, long_recording, tmp_path):
+    waveform, _ = long_recording
+    good = tmp_path / "good.flac"
+    soundfile.write(good, waveform[: 5 * 16_000], 16_000)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF nothing")
+    cut = tmp_path / "cut.wav"
+    soundfile.write(cut, waveform, 16_000)
+    cut.write_bytes(cut.read_bytes()[: 60 * 32_000])
+    found = list(transcriber(student).transcribe([tmp_path / "bad.wav", good, tmp_path / "absent.mp3", cut, good]))
+    assert "not audio that can be read" in found[0].error
+    assert "no such audio file" in found[2].error
+    assert found[1] == found[4]
+    assert found[1].error is None
+    assert found[1].text
+    with pytest.raises(InputError, match=r"absent\.mp3: no such audio file"):
+        transcriber(student)(tmp_path / "absent.mp3")
+
+
+def test_progress_adds_up(student, clips, long_recording):
+    told = []
+    recordings = [*clips[:5], Recording(long_recording[0]), Recording(np.zeros(160_000, dtype=np.float32))]
+    list(transcriber(student).transcribe(recordings, on_progress=lambda *done: told.append(done)))
+    assert sum(seconds for seconds, _ in told) == pytest.approx(sum(item.seconds() for item in recordings))
+    assert sum(count for _, count in told) == pytest.approx(len(recordings))
+
+
+def test_what_is_in_the_journal_is_not_heard_again(student, long_recording, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "long.wav", long_recording[0], 16_000, subtype="FLOAT")
+    run = {"model": "tiny"}
+    expected = transcriber(student)(tmp_path / "long.wav")
+    with Journal(tmp_path / "journal", run) as journal:
+        list(transcriber(student).transcribe([tmp_path / "long.wav"], journal=journal))
+    monkeypatch.setattr(student, "features", lambda waveform: pytest.fail("was heard again"))
+    with Journal(tmp_path / "journal", run) as journal:
+        assert list(transcriber(student).transcribe([tmp_path / "long.wav"], journal=journal)) == [expected]
+
+
+def test_a_file_that_has_changed_is_heard_again(student, spoken, tmp_path):
+    path, journal_path = tmp_path / "speech.wav", tmp_path / "journal"
+    texts = []
+    for sentence in (spoken[0], spoken[3]):
+        soundfile.write(path, sentence, 16_000, subtype="FLOAT")
+        with Journal(journal_path, {}) as journal:
+            texts.append(next(transcriber(student).transcribe([path], journal=journal)).raw)
+    assert texts[0] != texts[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"piece_seconds": 31.0}, "piece_seconds is 31; give 1 to 30"),
+        ({"piece_seconds": 0.0}, "piece_seconds is 0; give 1 to 30"),
+        ({"batch_seconds": 0.0}, "batch_seconds is 0; it must be more than 0"),
+        ({"batch_clips": -1}, "batch_clips is -1; it must be more than 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        TranscriptionSettings(**settings)
+
+
+def test_a_teacher_transcribes_too_and_must_be_told_the_language(teacher, spoken):
+    settings = TranscriptionSettings(max_new_tokens=4)
+    assert Transcriber(teacher, language="en", settings=settings)(spoken[0]).error is None
+    with pytest.raises(InputError, match="give every utterance a `language`"):
+        Transcriber(teacher, settings=settings)(spoken[0])
