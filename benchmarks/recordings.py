@@ -1,28 +1,35 @@
-"""A manifest of real recordings of many lengths, for the benchmarks of transcription.
+"""Real recordings for the benchmarks of transcription: as they are, and joined at random to up to 30 s.
 
-    python benchmarks/recordings.py --from FOLDER --output data/recordings/all.jsonl
+    python benchmarks/recordings.py --from FOLDER --output data/recordings
 
-FOLDER holds the manifests `an4/train.jsonl`, `librispeech-train-piece/all.jsonl` and `spoken-digits/train.jsonl`. Text
-becomes lower case.
+FOLDER holds the manifests `an4/train.jsonl`, `librispeech-train-piece/all.jsonl` and `spoken-digits/train.jsonl`.
+Writes `all.jsonl` (text in lower case), and `joined.jsonl` with its FLAC files: utterances of AN4 and digits in random
+order with random pauses, so that a model can learn to hear pieces of a long recording.
 """
 
 import argparse
+import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import soundfile
+from rich.progress import track
+
+from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.data.examples import seconds_of
 from arkasr.data.manifest import read_manifest, write_manifest
 
 SOURCES = {"an4/train.jsonl": 858, "librispeech-train-piece/all.jsonl": 110, "spoken-digits/train.jsonl": 300}
+LONGEST_PAUSE = 1.0
+LONGEST_SECONDS = 30.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--from", dest="source", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=Path("data/recordings/all.jsonl"))
-    options = parser.parse_args()
+def rows_as_they_are(source: Path) -> list[dict[str, Any]]:
     rows = []
     for name, wanted in SOURCES.items():
-        utterances = read_manifest(options.source / name)
+        utterances = read_manifest(source / name)
         step = len(utterances) // wanted
         rows += [
             {
@@ -34,8 +41,48 @@ def main() -> None:
             }
             for utterance in utterances[: step * wanted : step]
         ]
-    write_manifest(options.output, rows)
-    print(f"{options.output}: {len(rows)} recordings, {sum(row['duration'] for row in rows) / 60:.1f} minutes")
+    return rows
+
+
+def join(rows: Sequence[dict[str, Any]], seconds: float, draw: random.Random) -> tuple[np.ndarray, str]:
+    """Utterances drawn at random, a pause after each, as many as fit into `seconds`; at least one."""
+
+    def pause() -> np.ndarray:
+        return np.zeros(int(draw.random() * LONGEST_PAUSE * SAMPLE_RATE), dtype=np.float32)
+
+    parts, texts, length = [pause()[:4_000]], [], 0.0
+    while not texts or length < seconds:
+        row = draw.choice(rows)
+        parts += [decode(row["audio"]), pause()]
+        following = sum(map(len, parts)) / SAMPLE_RATE
+        if texts and following > min(seconds, LONGEST_SECONDS):
+            return np.concatenate(parts[:-2]), " ".join(texts)
+        texts.append(row["text"])
+        length = following
+    return np.concatenate(parts), " ".join(texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--from", dest="source", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("data/recordings"))
+    parser.add_argument("--joined", type=int, default=3000)
+    options = parser.parse_args()
+    rows = rows_as_they_are(options.source)
+    write_manifest(options.output / "all.jsonl", rows)
+    draw = random.Random(0)
+    short = [row for row in rows if not row["id"].startswith("librispeech")]
+    folder = options.output / "joined"
+    folder.mkdir(exist_ok=True)
+    joined = []
+    for number in track(range(options.joined), "joining"):
+        waveform, text = join(short, draw.uniform(1.0, LONGEST_SECONDS), draw)
+        soundfile.write(folder / f"{number}.flac", waveform, SAMPLE_RATE)
+        duration = len(waveform) / SAMPLE_RATE
+        joined.append({"audio": f"joined/{number}.flac", "text": text, "language": "English", "duration": duration})
+    write_manifest(options.output / "joined.jsonl", joined)
+    for name, found in (("all", rows), ("joined", joined)):
+        print(f"{name}.jsonl: {len(found)} recordings, {sum(row['duration'] for row in found) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,12 @@ def test_short_speech_is_joined_and_a_long_pause_is_not_heard():
     assert pieces_of(speech, np.ones(200), MAXIMUM) == [Span(0, 30_000), Span(90_000, 100_000)]
 
 
+def test_the_cut_is_at_the_longest_pause_of_the_second_half():
+    begins = (0, 41_000, 81_500, 130_000, 171_000)  # pauses of 1,000, 500, 8,500 and 1,000 samples
+    speech = [Span(begin, begin + 40_000) for begin in begins]
+    assert pieces_of(speech, np.ones(400), 172_000) == [Span(0, 121_500), Span(130_000, 211_000)]
+
+
 def test_speech_without_a_pause_is_cut_where_speech_is_least_likely():
     probabilities = np.ones(700, dtype=np.float32)
     probabilities[[100, 200, 420]] = 0.6

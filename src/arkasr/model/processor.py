@@ -144,6 +144,7 @@ class ArkAsrProcessor(ProcessorMixin):
         batched = not isinstance(conversation[0], dict)
         conversations = conversation if batched else [conversation]
         heard = [_with_waveform(messages, audio_max_length) for messages in conversations]
+        text_kwargs = kwargs.pop("text_kwargs", {})
         padding = {name: kwargs.pop(name) for name in ("padding", "padding_side") if name in kwargs}
         return super().apply_chat_template(
             heard if batched else heard[0],
@@ -151,7 +152,7 @@ class ArkAsrProcessor(ProcessorMixin):
             tokenize=True,
             return_dict=return_dict,
             return_tensors=return_tensors,
-            text_kwargs={"padding": True, "padding_side": "left"} | kwargs.pop("text_kwargs", {}) | padding,
+            processor_kwargs={"text_kwargs": {"padding": True, "padding_side": "left"} | text_kwargs | padding},
             **kwargs,
         )
 

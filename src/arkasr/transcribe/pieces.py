@@ -1,4 +1,4 @@
-"""Speech into pieces that a model can hear: cut at pauses, joined where they are short.
+"""Speech into pieces that a model can hear: cut at the longest pauses, joined where they are short.
 
 No sample of speech is in two pieces or in none. Knows nothing of files or models.
 """
@@ -22,15 +22,31 @@ def pieces_of(speech: Sequence[Span], probabilities: np.ndarray, max_samples: in
         probabilities: of speech, for each frame of the recording; decides where speech without a pause is cut.
         max_samples: longest piece.
     """
+    parts = [part for span in speech for part in _cut(span, probabilities, max_samples)]
     pieces: list[Span] = []
-    for span in speech:
-        for part in _cut(span, probabilities, max_samples):
-            last = pieces[-1] if pieces else None
-            if last and part.begin - last.end <= LONGEST_PAUSE and part.end - last.begin <= max_samples:
-                pieces[-1] = Span(last.begin, part.end)
-            else:
-                pieces.append(part)
+    first = 0
+    while first < len(parts):
+        last = _last_of_piece(parts, first, max_samples)
+        pieces.append(Span(parts[first].begin, parts[last].end))
+        first = last + 1
     return pieces
+
+
+def _last_of_piece(parts: Sequence[Span], first: int, max_samples: int) -> int:
+    """The part after which a piece that begins with `first` ends: before the longest pause of its second half."""
+    fitting = first
+    while fitting + 1 < len(parts):
+        following = parts[fitting + 1]
+        if following.begin - parts[fitting].end > LONGEST_PAUSE:
+            return fitting
+        if following.end - parts[first].begin > max_samples:
+            break
+        fitting += 1
+    if fitting + 1 == len(parts):
+        return fitting
+    middle = parts[first].begin + max_samples // 2
+    candidates = [place for place in range(first, fitting + 1) if parts[place].end >= middle] or [fitting]
+    return max(candidates, key=lambda place: parts[place + 1].begin - parts[place].end)
 
 
 def _cut(span: Span, probabilities: np.ndarray, max_samples: int) -> list[Span]:
