@@ -306,6 +306,7 @@ def test_the_commands_of_the_readme_run_as_they_stand(smoke, cache, tmp_path, mo
     shutil.copytree(corpus, tmp_path, dirs_exist_ok=True)
     shutil.copyfile(corpus / "en-clean.jsonl", tmp_path / "test.jsonl")
     shutil.copyfile(ROOT / "recipes" / "smoke.yaml", tmp_path / "my-recipe.yaml")
+    shutil.copyfile(sorted(corpus.rglob("*.flac"))[0], tmp_path / "meeting.mp3")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(folder)
     shutil.copyfile(folder / "evaluations" / "base+sft" / "en-clean.jsonl", tmp_path / "sft.jsonl")

@@ -4,9 +4,11 @@ import soundfile
 
 from arkasr.errors import InputError
 from arkasr.model.decoding import decode_greedily
+from arkasr.model.recognize import Recognition
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.recording import Recording
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
+from arkasr.transcribe.transcript import segment_of
 
 
 def transcriber(student, **settings):
@@ -95,6 +97,14 @@ def test_one_bad_recording_does_not_stop_the_rest(student, long_recording, tmp_p
     assert found[1].text
     with pytest.raises(InputError, match=r"absent\.mp3: no such audio file"):
         transcriber(student)(tmp_path / "absent.mp3")
+
+
+def test_what_is_doubtful_is_flagged_and_left_as_it_was_written(student, spoken):
+    found = transcriber(student)(spoken[0])
+    assert found.flags == ["truncated"]
+    loop = segment_of(Recognition("so so so so", "so so so so", 5, True), 0.0, 1.0)
+    assert (loop.flags, loop.text) == (("looping",), "so so so so")
+    assert segment_of(Recognition("fine", "fine", 2, True), 0.0, 1.0).flags == ()
 
 
 def test_progress_adds_up(student, clips, long_recording):

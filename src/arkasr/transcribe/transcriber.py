@@ -137,15 +137,16 @@ class Transcriber:
                 yield from self._transcribe_window(*window, journal, report)
 
     def _windows(self, recordings: Iterator[Recording]) -> Iterator[tuple[list[Recording], list[Plan]]]:
-        budget = WINDOW_BATCHES * self.settings.batch_seconds
         window: list[Recording] = []
         plans: list[Plan] = []
+        seconds = 0.0
         for recording in recordings:
             window.append(recording)
             plans.append(plan(recording, self.settings.piece_seconds))
-            if sum(found.seconds for found in plans) >= budget or len(plans) == WINDOW_RECORDINGS:
+            seconds += plans[-1].seconds
+            if seconds >= WINDOW_BATCHES * self.settings.batch_seconds or len(plans) == WINDOW_RECORDINGS:
                 yield window, plans
-                window, plans = [], []
+                window, plans, seconds = [], [], 0.0
         if window:
             yield window, plans
 
