@@ -24,6 +24,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Check and prepare manifests.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+INTERRUPTED = 130  # what Typer, too, makes of a keyboard interrupt
 TRAINING_KINDS = ("ctc", "sft", "opd")
 Overrides = Annotated[
     list[str] | None,
@@ -309,7 +310,7 @@ def main() -> None:
     """Entry point of the `arkasr` command."""
     quieten_libraries()
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False) or 0
     except InputError as error:
         print(f"arkasr: {error}", file=sys.stderr)
         sys.exit(2)
@@ -323,10 +324,10 @@ def main() -> None:
             print(f"arkasr: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    if status == INTERRUPTED:
         print("arkasr: interrupted; `run` and `train` continue with --resume, `transcribe` as it is", file=sys.stderr)
-        sys.exit(130)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
+    sys.exit(status)
 
 
 def quieten_libraries() -> None:

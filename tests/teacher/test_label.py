@@ -5,7 +5,6 @@ import pytest
 import soundfile
 
 from arkasr.data.manifest import read_manifest
-from arkasr.model.loops import is_looping
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.model.text import clean_transcript
 from arkasr.teacher.label import failure_of, fastest_possible_seconds, label
@@ -74,21 +73,6 @@ def test_what_cannot_be_heard_whole_or_asked_for_fails_alone(student, teacher, m
 )
 def test_obvious_failures(recognition, seconds, failure):
     assert failure_of(recognition, seconds) == failure
-
-
-@pytest.mark.parametrize(
-    ("text", "looping"),
-    [
-        ("one two three one two three", False),
-        ("one two one two one two one two", True),
-        ("我要我要我要我要", True),
-        ("四四四号", False),
-        ("very very very good", False),
-        ("", False),
-    ],
-)
-def test_loops_of_words_and_of_ideographs(text, looping):
-    assert is_looping(text) == looping
 
 
 def test_the_fastest_speech_is_counted_by_script():

@@ -107,6 +107,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_lines(manifest, model):
     assert not list(manifest.parent.glob(".*"))
 
 
+def test_an_interrupted_run_says_how_to_go_on(manifest, model):
+    output = manifest.with_name("out.jsonl")
+    command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", str(model), "-o", str(output)]
+    process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.PIPE)
+    while not (journal := output.with_name(f".{output.name}.partial")).is_file() or journal.stat().st_size < 300:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate()[1].decode().strip().splitlines()
+    assert process.returncode == 130
+    assert printed[-1] == ("arkasr: interrupted; `run` and `train` continue with --resume, `transcribe` as it is")
+    assert journal.is_file()
+    assert not output.exists()
+
+
 def test_a_run_is_not_continued_with_another_model(manifest, model):
     output = manifest.with_name("out.jsonl")
     output.with_name(".out.jsonl.partial").write_text('{"model": "another"}\n')
