@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from arkasr.errors import InputError
 from arkasr.model.decoding import decode_greedily
@@ -152,8 +159,8 @@ def test_a_saved_model_loads_as_itself(recognizer, clips, tmp_path):
 
 def test_the_auto_classes_know_the_student(student, tmp_path):
     student.save(tmp_path)
-    assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is type(student.model)
-    assert type(AutoModelForMultimodalLM.from_pretrained(tmp_path)) is type(student.model)
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq):
+        assert type(auto_class.from_pretrained(tmp_path)) is type(student.model)
     processor = AutoProcessor.from_pretrained(tmp_path)
     assert type(processor) is type(student.processor)
     assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == student.tokenizer.get_vocab()

@@ -3,6 +3,7 @@
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoModelForSpeechSeq2Seq,
@@ -19,6 +20,7 @@ from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import ArkAsrProcessor
 
 AutoConfig.register(ArkAsrConfig.model_type, ArkAsrConfig)
+AutoModel.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForCausalLM.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForMultimodalLM.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForSpeechSeq2Seq.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
