@@ -136,6 +136,22 @@ def test_a_file_that_has_changed_is_heard_again(student, spoken, tmp_path):
     assert texts[0] != texts[1]
 
 
+def test_what_failed_is_tried_again(student, long_recording, tmp_path):
+    path = tmp_path / "cut.flac"
+    soundfile.write(path, long_recording[0], 16_000)
+    path.write_bytes(path.read_bytes()[:200_000])
+    recording = [Recording(path, find_speech=False, begin_time=60.0, end_time=80.0)]
+    with Journal(tmp_path / "journal", {}) as journal:
+        assert str(path) in next(transcriber(student).transcribe(recording, journal=journal)).error
+    assert len((tmp_path / "journal").read_text().splitlines()) <= 1
+
+
+@pytest.mark.parametrize("waveform", [np.zeros((2, 100)), np.array([0.0, np.nan]), np.float32(0)])
+def test_a_waveform_is_one_channel_of_finite_samples(student, waveform):
+    with pytest.raises(InputError, match="give finite samples of one channel"):
+        transcriber(student)(waveform)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

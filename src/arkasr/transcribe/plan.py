@@ -16,11 +16,13 @@ class Plan:
     Attributes:
         seconds: length of the recording.
         pieces: in order, in samples from the start of the recording.
+        identity: names the recording as it is now; another one, or a changed file, has another identity.
         error: why nothing can be heard.
     """
 
     seconds: float
     pieces: tuple[Span, ...] = ()
+    identity: str = ""
     error: str | None = None
 
 
@@ -33,12 +35,13 @@ def plan(recording: Recording, piece_seconds: float) -> Plan:
             are never cut.
     """
     try:
-        seconds = recording.seconds()
+        seconds, identity = recording.seconds(), recording.identity()
         samples = round(seconds * SAMPLE_RATE)
         if not recording.find_speech and seconds <= LONGEST_CLIP_SECONDS:
-            return Plan(seconds, (Span(0, samples),))
+            return Plan(seconds, (Span(0, samples),), identity)
         probabilities = speech_probabilities(recording.read, samples)
     except InputError as error:
         return Plan(0.0, error=str(error))
     speech = speech_spans(probabilities, samples)
-    return Plan(seconds, tuple(pieces_of(speech, probabilities, round(piece_seconds * SAMPLE_RATE))))
+    pieces = pieces_of(speech, probabilities, round(piece_seconds * SAMPLE_RATE))
+    return Plan(seconds, tuple(pieces), identity)

@@ -1,6 +1,7 @@
 """A recording to be transcribed: a file, a piece of one, or a waveform in memory."""
 
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,20 @@ class Recording:
         if end <= begin:
             raise InputError(f"{self.name}: no audio from {begin:g} s on; it is {whole:g} s long")
         return end - begin
+
+    def identity(self) -> str:
+        """A name that another recording, or this file once it has changed, does not have.
+
+        Raises:
+            InputError: the file is gone.
+        """
+        if isinstance(self.audio, np.ndarray):
+            return f"waveform:{zlib.crc32(self.audio.tobytes())}:{self.begin_time}"
+        try:
+            stat = self.audio.stat()
+        except OSError as error:
+            raise InputError(f"{self.audio}: {error.strerror}") from error
+        return f"{self.audio.absolute()}:{stat.st_size}:{stat.st_mtime_ns}:{self.begin_time}"
 
     def read(self, first: int, last: int) -> np.ndarray:
         """The waveform between two samples of the recording, float32 `[samples]`, 16 kHz mono.

@@ -24,7 +24,7 @@ from arkasr.teacher.load import load_recognizer
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.plan import Plan, plan
 from arkasr.transcribe.recording import Recording
-from arkasr.transcribe.transcript import Segment, Transcript, segment_of
+from arkasr.transcribe.transcript import Transcript, segment_of
 from arkasr.transcribe.words import Aligner
 
 # Recordings are sorted by length within a window of this many batches.
@@ -158,19 +158,13 @@ class Transcriber:
         report: Callable[[float, float], None],
     ) -> Iterator[Transcript]:
         pieces = [(place, span) for place, found in enumerate(plans) for span in found.pieces]
-        keys = [_key(recordings[place], span.begin, span.end) for place, span in pieces] if journal else []
-        known: dict[int, Recognition] = {}
-        for number, key in enumerate(keys):
-            if journal and (recognition := journal.get(key)) is not None:
-                known[number] = recognition
+        keys = [f"{plans[place].identity}:{span.begin}:{span.end}" for place, span in pieces]
+        remembered = {number: journal.get(key) for number, key in enumerate(keys)} if journal else {}
+        known = {number: recognition for number, recognition in remembered.items() if recognition is not None}
 
         def features(number: int) -> Tensor:
             place, span = pieces[number]
-            try:
-                return self.recognizer.features(recordings[place].read(span.begin, span.end))
-            except InputError as error:
-                name = recordings[place].name
-                raise error if str(error).startswith(name) else InputError(f"{name}: {error}") from error
+            return self.recognizer.features(recordings[place].read(span.begin, span.end))
 
         missing = {number: span.samples / SAMPLE_RATE for number, (_, span) in enumerate(pieces) if number not in known}
         shares = [1 / len(plans[place].pieces) for place, _ in pieces]
@@ -184,40 +178,38 @@ class Transcriber:
         for batch in batches:
             known |= batch
             if journal:
-                journal.add({keys[number]: recognition for number, recognition in batch.items()})
+                heard = {keys[number]: found for number, found in batch.items() if found.error is None}
+                journal.add(heard)
             report(sum(missing[number] for number in batch), sum(shares[number] for number in batch))
         silent = sum(found.seconds for found in plans) - sum(missing.values())
         report(silent, len(recordings) - sum(shares[number] for number in missing))
         numbers = iter(range(len(pieces)))
         for recording, found in zip(recordings, plans, strict=True):
-            heard = [(span.begin, span.end, known[next(numbers)]) for span in found.pieces]
-            yield self._transcript(recording, found, heard)
+            yield self._transcript(recording, found, [known[next(numbers)] for _ in found.pieces])
 
-    def _transcript(
-        self, recording: Recording, found: Plan, heard: Sequence[tuple[int, int, Recognition]]
-    ) -> Transcript:
-        errors = [found.error, *(recognition.error for _, _, recognition in heard)]
+    def _transcript(self, recording: Recording, found: Plan, recognitions: Sequence[Recognition]) -> Transcript:
+        errors = [found.error] if found.error else []
         segments = []
-        for begin, end, recognition in heard:
-            if recognition.error is None:
-                segment = segment_of(recognition, begin / SAMPLE_RATE, end / SAMPLE_RATE)
-                segments.append(self._with_words(segment, recording, begin, end))
-        return Transcript(tuple(segments), found.seconds, next(filter(None, errors), None))
-
-    def _with_words(self, segment: Segment, recording: Recording, begin: int, end: int) -> Segment:
-        if self.aligner is None:
-            return segment
-        return self.aligner.align(segment, recording.read(begin, end), recording.language or self.language)
+        for span, recognition in zip(found.pieces, recognitions, strict=True):
+            try:
+                if recognition.error is not None:
+                    raise InputError(recognition.error)
+                segment = segment_of(recognition, span.begin / SAMPLE_RATE, span.end / SAMPLE_RATE)
+                if self.aligner is not None:
+                    waveform = recording.read(span.begin, span.end)
+                    segment = self.aligner.align(segment, waveform, recording.language or self.language)
+                segments.append(segment)
+            except InputError as error:
+                errors.append(str(error))
+        return Transcript(tuple(segments), found.seconds, errors[0] if errors else None)
 
 
 def _recording(audio: Audio) -> Recording:
     if isinstance(audio, Recording):
         return audio
-    return Recording(audio if isinstance(audio, np.ndarray) else Path(audio))
-
-
-def _key(recording: Recording, begin: int, end: int) -> str:
-    """Names a piece of a file as it is now: a file that has changed is heard anew."""
-    assert isinstance(recording.audio, Path)
-    stat = recording.audio.stat()
-    return f"{recording.audio.absolute()}:{stat.st_size}:{stat.st_mtime_ns}:{recording.begin_time}:{begin}:{end}"
+    if isinstance(audio, str | Path):
+        return Recording(Path(audio))
+    waveform = np.asarray(audio)
+    if waveform.ndim != 1 or not np.isfinite(waveform).all():
+        raise InputError(f"a waveform of shape {list(waveform.shape)}: give finite samples of one channel, 16 kHz")
+    return Recording(waveform)
