@@ -111,7 +111,8 @@ def test_an_interrupted_run_says_how_to_go_on(manifest, model):
     output = manifest.with_name("out.jsonl")
     command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", str(model), "-o", str(output)]
     process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.PIPE)
-    while not (journal := output.with_name(f".{output.name}.partial")).is_file() or journal.stat().st_size < 300:
+    journal = output.with_name(f".{output.name}.partial")
+    while process.poll() is None and not (journal.is_file() and journal.stat().st_size > 300):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     printed = process.communicate()[1].decode().strip().splitlines()
