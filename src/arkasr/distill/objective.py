@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arkasr.distill.divergence import DIVERGENCES, divergence_of
 from arkasr.distill.support import (
     NO_PROBABILITY,
     SUPPORTS,
@@ -24,7 +25,6 @@ from arkasr.distill.support import (
 )
 from arkasr.errors import InputError
 
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 TAILS = ("none", "bucket")
 
 
@@ -102,7 +102,7 @@ def union_topk_kl(
         InputError: an option that does not exist or a value outside its range, named by its key in a config.
         ValueError: tensors that do not fit together.
     """
-    _check_options(top_k, temperature, divergence, support, tail, beta, upstream_scores)
+    check_options(top_k, temperature, divergence, support, tail, beta, upstream_scores)
     positions, student_vocab = student_logits.shape
     teacher_vocab = teacher_logits.shape[1]
     _check_shape("teacher_logits", teacher_logits, positions, teacher_vocab)
@@ -153,13 +153,9 @@ def union_topk_kl(
         p_rest, q_rest = _drop_impossible(p_rest, q_rest, divergence)
         p_scores = torch.cat([p_scores, p_rest[:, None]], dim=1)
         q_scores = torch.cat([q_scores, q_rest[:, None]], dim=1)
-    # What stands in other rows must not reach a softmax: 0 · NaN is NaN in the backward pass.
-    log_p = p_scores.masked_fill(~valid[:, None], 0.0).log_softmax(dim=1)
-    log_q = q_scores.masked_fill(~valid[:, None], 0.0).log_softmax(dim=1)
 
     # Step 6: the loss.
-    per_position = temperature**2 * _divergence(log_p, log_q, divergence, beta)
-    per_position = torch.where(valid, per_position, 0.0)
+    per_position = temperature**2 * divergence_of(p_scores, q_scores, valid, divergence, beta)
     with torch.no_grad():
         student_log_probs = log_probabilities(student_scores)
         teacher_tail_mass = _log_mass_outside(in_u_of_teacher, teacher_log_probs, valid).exp()
@@ -174,27 +170,6 @@ def union_topk_kl(
         student_tail_mass=student_tail_mass,
         support=u,
     )
-
-
-def _divergence(log_p: Tensor, log_q: Tensor, divergence: str, beta: float) -> Tensor:
-    """Divergence [N] of distributions given by their logarithms [N, K], −inf where a class is absent."""
-    if divergence == "forward_kl":
-        return _kl(log_p, log_q)
-    if divergence == "reverse_kl":
-        return _kl(log_q, log_p)
-    # A logaddexp of two −inf has a NaN gradient; a class that is absent on both sides adds nothing anyway.
-    absent = (log_p == NO_PROBABILITY) & (log_q == NO_PROBABILITY)
-    log_m = torch.logaddexp(
-        log_p.masked_fill(absent, 0.0) + math.log(beta),
-        log_q.masked_fill(absent, 0.0) + math.log(1 - beta),
-    )
-    return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
-
-
-def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """KL(a ‖ b) [N]; a class with a = 0 adds nothing, whatever b is."""
-    log_ratio = torch.where(log_a == NO_PROBABILITY, 0.0, log_a - log_b)
-    return (log_a.exp() * log_ratio).sum(dim=1)
 
 
 def _log_mass_outside(in_u: Tensor, scores: Tensor, rows: Tensor) -> Tensor:
@@ -217,7 +192,7 @@ def _drop_impossible(p_rest: Tensor, q_rest: Tensor, divergence: str) -> tuple[T
     return p_rest, q_rest
 
 
-def _check_options(
+def check_options(
     top_k: int,
     temperature: float,
     divergence: str,
@@ -226,6 +201,11 @@ def _check_options(
     beta: float,
     upstream_scores: bool,
 ) -> None:
+    """See that options exist and lie in their ranges.
+
+    Raises:
+        InputError: one does not; names its key in a config.
+    """
     choices = {
         "divergence": (divergence, DIVERGENCES),
         "support": (support, SUPPORTS),

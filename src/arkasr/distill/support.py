@@ -4,6 +4,7 @@ In: both models' scores, one row a position, and the partial map between their v
 U_t of every position. Knows nothing of divergences, of temperature, or of the text behind the positions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +89,13 @@ def members(ids: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
     return member.scatter_(1, torch.where(mask, ids, vocab_size), True)[:, :vocab_size]
 
 
+def among(ids: Tensor, others: Tensor, vocab_size: int) -> Tensor:
+    """Which of ids [N, K] stand among `others` [N, k] of their row, −1 = empty slot: BoolTensor [N, K]."""
+    if ids.shape[1] * others.shape[1] < vocab_size:
+        return (ids[:, :, None] == others[:, None, :]).any(dim=2)
+    return members(others, others >= 0, vocab_size).gather(1, ids)
+
+
 @torch.no_grad()
 def build_support(
     teacher_scores: Tensor,
@@ -122,11 +130,41 @@ def build_support(
     Returns:
         Support with K = 2k + 1 slots at most; with "full" one slot for every mapped token.
     """
-    positions, student_vocab = student_scores.shape
     teacher_top = look_up(teacher_to_student, _top_ids(teacher_scores, top_k))
     student_top = _top_ids(student_scores, top_k) if student_support is None else student_support.long()
-    chosen = student_top.new_full((positions, 1), -1) if generated is None else generated.long()[:, None]
 
+    def possible(student_ids: Tensor, teacher_ids: Tensor) -> Tensor:
+        heard = student_scores.gather(1, student_ids) != NO_PROBABILITY
+        return heard & (teacher_scores.gather(1, teacher_ids) != NO_PROBABILITY)
+
+    return merge_supports(
+        teacher_top, student_top, generated, student_to_teacher=student_to_teacher, possible=possible, support=support
+    )
+
+
+@torch.no_grad()
+def merge_supports(
+    teacher_top: Tensor,
+    student_top: Tensor,
+    generated: Tensor | None,
+    *,
+    student_to_teacher: Tensor,
+    possible: Callable[[Tensor, Tensor], Tensor],
+    support: str,
+) -> Support:
+    """U_t from the tokens that either side brings.
+
+    Args:
+        teacher_top: LongTensor [N, k], m(K^T_t) as student ids, −1 = unmapped.
+        student_top: LongTensor [N, k'], the student's, −1 = empty slot.
+        generated: LongTensor [N], −1 = none; None = none at any position.
+        student_to_teacher: LongTensor [V_S], m⁻¹.
+        possible: of student ids and the same tokens as teacher ids, both [N, K]: BoolTensor [N, K], whether both
+            models give them any probability.
+        support: as in `build_support`.
+    """
+    positions, student_vocab = len(student_top), len(student_to_teacher)
+    chosen = student_top.new_full((positions, 1), -1) if generated is None else generated.long()[:, None]
     if support == "full":
         ids = (student_to_teacher >= 0).nonzero().T.expand(positions, -1)
         candidate = torch.ones_like(ids, dtype=torch.bool)
@@ -138,11 +176,10 @@ def build_support(
 
     student_ids = torch.where(candidate, ids, 0)
     teacher_ids = torch.where(candidate, student_to_teacher[student_ids], 0)
-    candidate = candidate & (student_scores.gather(1, student_ids) != NO_PROBABILITY)
-    candidate = candidate & (teacher_scores.gather(1, teacher_ids) != NO_PROBABILITY)
+    candidate = candidate & possible(student_ids, teacher_ids)
 
-    in_teacher = candidate & members(teacher_top, teacher_top >= 0, student_vocab).gather(1, student_ids)
-    in_student = candidate & members(student_top, student_top >= 0, student_vocab).gather(1, student_ids)
+    in_teacher = candidate & among(student_ids, teacher_top, student_vocab)
+    in_student = candidate & among(student_ids, student_top, student_vocab)
     was_generated = candidate & (student_ids == chosen)
     mask = {
         "union": in_teacher | in_student | was_generated,

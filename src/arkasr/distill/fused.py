@@ -1,0 +1,176 @@
+"""The objective from hidden states: the same result as `union_topk_kl`, without logits of the whole vocabulary.
+
+The student is scored on the support only, the teacher's best tokens are found tile by tile, and nothing larger than a
+tile is kept. Exact: docs/objective.md holds to the letter, and every option has a test against the dense reference.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from arkasr.distill.divergence import divergence_of
+from arkasr.distill.objective import UnionTopkKL, check_options, union_topk_kl
+from arkasr.distill.support import NO_PROBABILITY, Support, invert_map, look_up, merge_supports
+from arkasr.distill.tiles import scores_of, top_of_head
+
+# Options that need every token's score are computed for so many positions at a time.
+DENSE_POSITIONS = 64
+
+
+def fused_union_topk_kl(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    *,
+    top_k: int = 32,
+    temperature: float = 1.0,
+    teacher_to_student: Tensor | None = None,
+    student_allowed: Tensor | None = None,
+    teacher_allowed: Tensor | None = None,
+    student_support: Tensor | None = None,
+    generated: Tensor | None = None,
+    divergence: str = "forward_kl",
+    support: str = "union",
+    tail: str = "none",
+    beta: float = 0.5,
+    upstream_scores: bool = False,
+    student_log_normaliser: Tensor | None = None,
+) -> UnionTopkKL:
+    """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ on either side.
+
+    Args:
+        student_hidden: [N, H_S], gradient flows into it.
+        student_head: [V_S, H_S], gradient flows into it.
+        teacher_hidden: [N, H_T].
+        teacher_head: [V_T, H_T].
+        top_k: as in `union_topk_kl`, like all options not named here.
+        temperature: τ.
+        teacher_to_student: LongTensor [V_T].
+        student_allowed: BoolTensor [V_S].
+        teacher_allowed: BoolTensor [V_T].
+        student_support: LongTensor [N, k]; None = found here, in one pass over the student's vocabulary.
+        generated: LongTensor [N].
+        divergence: "forward_kl", "reverse_kl" or "jsd".
+        support: "full" needs every score, and is computed densely for a few positions at a time.
+        tail: "bucket" needs every score, too.
+        beta: of "jsd" only.
+        upstream_scores: for comparison only.
+        student_log_normaliser: [N], logsumexp of the student's allowed scores where the rollout has it already; None =
+            found here. Needed for `student_tail_mass` only.
+
+    Raises:
+        InputError: an option that does not exist or a value outside its range.
+    """
+    check_options(top_k, temperature, divergence, support, tail, beta, upstream_scores)
+    options: dict[str, Any] = {
+        "top_k": top_k,
+        "temperature": temperature,
+        "teacher_to_student": teacher_to_student,
+        "student_allowed": student_allowed,
+        "teacher_allowed": teacher_allowed,
+        "divergence": divergence,
+        "support": support,
+        "tail": tail,
+        "beta": beta,
+        "upstream_scores": upstream_scores,
+    }
+    if tail == "bucket" or support == "full":
+        return _dense_by_chunks(
+            student_hidden, student_head, teacher_hidden, teacher_head, student_support, generated, options
+        )
+    dtype = torch.promote_types(torch.promote_types(student_hidden.dtype, teacher_hidden.dtype), torch.float32)
+    student_vocab, teacher_vocab = len(student_head), len(teacher_head)
+    if teacher_to_student is None:
+        same_id = torch.arange(teacher_vocab, device=student_hidden.device)
+        teacher_to_student = torch.where(same_id < student_vocab, same_id, -1)
+    student_to_teacher = invert_map(teacher_to_student, student_vocab)
+
+    # Steps 1 to 3: l^T_t of the teacher's best, K^T_t, K^S_t and U_t.
+    teacher = top_of_head(teacher_hidden, teacher_head, teacher_allowed, top_k, dtype)
+    if student_support is None or student_log_normaliser is None:
+        student = top_of_head(student_hidden.detach(), student_head.detach(), student_allowed, top_k, dtype)
+        student_support = student.ids if student_support is None else student_support
+        student_log_normaliser = student.log_normaliser
+    u = merge_supports(
+        look_up(teacher_to_student, teacher.ids),
+        student_support.long(),
+        generated,
+        student_to_teacher=student_to_teacher,
+        possible=lambda student_ids, teacher_ids: (
+            _allowed(student_ids, student_allowed) & _allowed(teacher_ids, teacher_allowed)
+        ),
+        support=support,
+    )
+
+    # Step 4: the valid positions.
+    valid = u.size >= 2
+    if generated is not None:
+        valid = valid & (look_up(student_to_teacher, generated.long()) >= 0)
+
+    # Step 5: scores on U_t only.
+    with torch.no_grad():
+        teacher_scores = scores_of(teacher_hidden, teacher_head, u.teacher_ids, dtype)
+        teacher_log_probs = teacher_scores - teacher.log_normaliser[:, None]
+    p_scores = torch.where(u.in_teacher, teacher_scores, teacher_log_probs) if upstream_scores else teacher_log_probs
+    q_scores = scores_of(student_hidden, student_head, u.student_ids, dtype)
+    in_support = q_scores.masked_fill(~u.mask, NO_PROBABILITY)
+
+    # Step 6: the loss.
+    per_position = temperature**2 * divergence_of(
+        p_scores.masked_fill(~u.mask, NO_PROBABILITY) / temperature, in_support / temperature, valid, divergence, beta
+    )
+    with torch.no_grad():
+        teacher_mass = teacher_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
+        student_mass = (in_support.detach() - student_log_normaliser.to(dtype)[:, None]).exp().sum(dim=1)
+    return UnionTopkKL(
+        loss=per_position.sum() / valid.sum().clamp_min(1),
+        per_position=per_position,
+        valid=valid,
+        support_size=u.size,
+        overlap=u.overlap,
+        teacher_tail_mass=torch.where(valid, (1 - teacher_mass).clamp_min(0), 0.0),
+        student_tail_mass=torch.where(valid, (1 - student_mass).clamp_min(0), 0.0),
+        support=u,
+    )
+
+
+def _dense_by_chunks(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    student_support: Tensor | None,
+    generated: Tensor | None,
+    options: dict[str, Any],
+) -> UnionTopkKL:
+    """The dense reference for a few positions at a time; the backward pass computes their logits once more."""
+
+    def compare(first: int, hidden: Tensor, head: Tensor) -> UnionTopkKL:
+        rows = slice(first, first + DENSE_POSITIONS)
+        return union_topk_kl(
+            hidden @ head.T,
+            teacher_hidden[rows] @ teacher_head.T,
+            student_support=None if student_support is None else student_support[rows],
+            generated=None if generated is None else generated[rows],
+            **options,
+        )
+
+    parts = [
+        checkpoint(compare, first, student_hidden[first : first + DENSE_POSITIONS], student_head, use_reentrant=False)
+        for first in range(0, max(len(student_hidden), 1), DENSE_POSITIONS)
+    ]
+    names = ("per_position", "valid", "support_size", "overlap", "teacher_tail_mass", "student_tail_mass")
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    tokens = ("student_ids", "teacher_ids", "mask", "in_teacher", "in_student")
+    return UnionTopkKL(
+        loss=joined["per_position"].sum() / joined["valid"].sum().clamp_min(1),
+        support=Support(**{name: torch.cat([getattr(part.support, name) for part in parts]) for name in tokens}),
+        **joined,
+    )
+
+
+def _allowed(ids: Tensor, allowed: Tensor | None) -> Tensor:
+    return torch.ones_like(ids, dtype=torch.bool) if allowed is None else allowed[ids]

@@ -1,0 +1,131 @@
+import pytest
+import torch
+
+from arkasr.distill import fused, fused_union_topk_kl, tiles, union_topk_kl
+
+POSITIONS, STUDENT_VOCAB, TEACHER_VOCAB = 23, 70, 61
+OPTIONS = {"top_k": 5, "temperature": 1.3, "beta": 0.3}
+
+
+@pytest.fixture(autouse=True)
+def many_tiles(monkeypatch):
+    monkeypatch.setattr(tiles, "TILE_TOKENS", 13)
+    monkeypatch.setattr(tiles, "CHUNK_POSITIONS", 7)
+    monkeypatch.setattr(fused, "DENSE_POSITIONS", 6)
+
+
+def problem(seed=0, dtype=torch.float64):
+    """Hidden states, heads, and everything that a recipe hands over: partial map, blocked tokens, rollouts."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    hidden = normal(POSITIONS, 8).requires_grad_(), normal(STUDENT_VOCAB, 8).requires_grad_()
+    teacher = normal(POSITIONS, 11), normal(TEACHER_VOCAB, 11)
+    table = torch.randperm(STUDENT_VOCAB, generator=generator)[:TEACHER_VOCAB]
+    table[torch.rand(TEACHER_VOCAB, generator=generator) < 0.2] = -1
+    student_allowed = torch.rand(STUDENT_VOCAB, generator=generator) < 0.9
+    logits = (hidden[0] @ hidden[1].T).detach().masked_fill(~student_allowed, -torch.inf)
+    support = logits.topk(5).indices
+    support[::4, 3:] = -1
+    generated = logits.argmax(1)
+    generated[::5] = -1
+    return (*hidden, *teacher), {
+        "teacher_to_student": table,
+        "student_allowed": student_allowed,
+        "teacher_allowed": torch.rand(TEACHER_VOCAB, generator=generator) < 0.9,
+        "student_support": support,
+        "generated": generated,
+    }
+
+
+def gradients(result, tensors):
+    weights = torch.linspace(0.5, 2, POSITIONS, dtype=torch.float64)
+    return torch.autograd.grad((result.per_position * weights).sum(), tensors[:2], allow_unused=False)
+
+
+def dense(tensors, **options):
+    return union_topk_kl(tensors[0] @ tensors[1].T, tensors[2] @ tensors[3].T, **options)
+
+
+@pytest.mark.parametrize("given", ["everything", "nothing"])
+@pytest.mark.parametrize("tail", ["none", "bucket"])
+@pytest.mark.parametrize("support", ["union", "teacher", "student", "intersection", "full"])
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+def test_equals_the_dense_reference_in_value_and_gradient(kind, support, tail, given):
+    tensors, arguments = problem()
+    options = OPTIONS | {"divergence": kind, "support": support, "tail": tail}
+    options |= arguments if given == "everything" else {}
+    expected, found = dense(tensors, **options), fused_union_topk_kl(*tensors, **options)
+    assert expected.valid.any()
+    for name in ("valid", "support_size", "overlap"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    for name in ("loss", "per_position", "teacher_tail_mass", "student_tail_mass"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_upstream_scores_too():
+    tensors, arguments = problem(1)
+    options = OPTIONS | arguments | {"upstream_scores": True}
+    expected, found = dense(tensors, **options), fused_union_topk_kl(*tensors, **options)
+    torch.testing.assert_close(found.per_position, expected.per_position)
+
+
+def test_a_normaliser_from_the_rollout_spares_the_pass_over_the_students_vocabulary(monkeypatch):
+    tensors, arguments = problem(2)
+    allowed = arguments["student_allowed"]
+    expected = dense(tensors, **OPTIONS, **arguments)
+    logits = (tensors[0] @ tensors[1].T).detach().masked_fill(~allowed, -torch.inf)
+    passes = []
+    monkeypatch.setattr(fused, "top_of_head", lambda *given: passes.append(given) or tiles.top_of_head(*given))
+    found = fused_union_topk_kl(*tensors, **OPTIONS, **arguments, student_log_normaliser=logits.logsumexp(1))
+    assert len(passes) == 1
+    assert passes[0][1] is tensors[3]
+    torch.testing.assert_close(found.student_tail_mass, expected.student_tail_mass)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_compared_in_single_precision(dtype):
+    tensors, arguments = problem(3, dtype)
+    found = fused_union_topk_kl(*tensors, **OPTIONS, **arguments)
+    assert found.per_position.dtype == torch.float32
+    found.loss.backward()
+    assert tensors[0].grad.dtype == tensors[1].grad.dtype == dtype
+    expected = dense(tensors, **OPTIONS, **arguments)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=0.05 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+
+
+def test_no_positions_and_no_valid_ones():
+    tensors, _ = problem()
+    nothing = fused_union_topk_kl(tensors[0][:0], tensors[1], tensors[2][:0], tensors[3])
+    assert nothing.loss == 0
+    none = torch.full((POSITIONS,), -1)
+    found = fused_union_topk_kl(*tensors, generated=none)
+    assert found.loss == 0
+    for gradient in torch.autograd.grad(found.loss, tensors[:2]):
+        assert not gradient.any()
+
+
+def test_no_more_than_a_tile_of_logits_is_ever_there():
+    """Peak memory of the backward pass, counted in elements: far less than positions times vocabulary."""
+    positions, vocabulary, width = 64, 60_000, 4
+    largest = 0
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), keywords=None):
+            nonlocal largest
+            result = function(*arguments, **(keywords or {}))
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    hidden = torch.randn(positions, width, requires_grad=True)
+    head = torch.randn(vocabulary, width, requires_grad=True)
+    with Watch():
+        found = fused_union_topk_kl(hidden, head, torch.randn(positions, width), torch.randn(vocabulary, width))
+        found.loss.backward()
+    assert head.grad is not None
+    assert largest < positions * vocabulary / 10
