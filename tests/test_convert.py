@@ -56,6 +56,17 @@ def test_a_converted_model_needs_no_tokenizer_to_know_its_rules(checkpoint, tmp_
     assert AutoProcessor.from_pretrained(tmp_path / "plain").feature_extractor.feature_size == 128
 
 
+def test_a_head_of_its_own_is_kept(student, tmp_path):
+    student.model.config.tie_word_embeddings = False
+    student.model.lm_head.weight = torch.nn.Parameter(student.model.lm_head.weight.detach() * 2)
+    student.save(tmp_path / "untied")
+    convert(str(tmp_path / "untied"), tmp_path / "published", "published", "auto", "5GB")
+    assert torch.equal(stored(tmp_path / "published")["lm_head.weight"], student.model.lm_head.weight)
+    with pytest.raises(InputError, match="--max-shard-size 5 potatoes"):
+        convert(str(tmp_path / "untied"), tmp_path / "new", "transformers", "auto", "5 potatoes")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "untied"]
+
+
 def test_nothing_is_overwritten_and_nothing_guessed(checkpoint, tmp_path, teacher):
     folder, _, _ = checkpoint
     with pytest.raises(InputError, match="is there already; name a folder that is not"):

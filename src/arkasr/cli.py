@@ -174,7 +174,7 @@ def transcribe(
     ],
     model: Annotated[str, typer.Option(help="Folder or hub name.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File, or folder for a file each; default standard output.")
+        str | None, typer.Option("--output", "-o", help="File, or folder (DIR/) for a file each; default: print.")
     ] = None,
     format_name: Annotated[
         str | None, typer.Option("--format", help="jsonl, json, txt, srt or vtt; default: as -o is called.")
@@ -211,10 +211,9 @@ def transcribe(
     from arkasr.transcribe.inputs import opened
     from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 
-    with opened(sources, find_speech=vad, language=language) as inputs:
-        chosen = command.format_for(format_name, output, inputs)
-        command.check(inputs, output, chosen)
-        seconds = piece_seconds or (10.0 if chosen in ("srt", "vtt") else 30.0)
+    with opened(sources, find_speech=vad) as inputs:
+        target = command.target_of(output, format_name, inputs)
+        seconds = piece_seconds or (10.0 if target.format_name in ("srt", "vtt") else 30.0)
         transcriber = Transcriber(
             model,
             revision=revision,
@@ -226,7 +225,7 @@ def transcribe(
             settings=TranscriptionSettings(seconds, batch_seconds, batch_size, max_new_tokens),
         )
         with Progress().audio("transcribe", len(inputs)) as on_progress:
-            problems = command.run(transcriber, inputs, output, chosen, f"{model}@{revision or ''}", on_progress)
+            problems = command.run(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
     if problems:
         raise InputError(f"{len(problems)} of {len(inputs)} recordings not (wholly) transcribed; first: {problems[0]}")
 

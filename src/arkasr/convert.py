@@ -40,6 +40,11 @@ def convert(source: str, destination: Path, layout: str | None, dtype: str, max_
     writing = destination.with_name(f".{destination.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    LAYOUTS[layout](student, writing, max_shard_size)
-    writing.rename(destination)
+    try:
+        LAYOUTS[layout](student, writing, max_shard_size)
+        writing.rename(destination)
+    except ValueError as error:
+        raise InputError(f"--max-shard-size {max_shard_size}: {error}; give a size such as 5GB") from error
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
     return layout

@@ -1,4 +1,5 @@
 import json
+import random
 
 import pytest
 
@@ -29,6 +30,12 @@ def test_a_row_holds_every_input_field_and_what_was_written():
 def test_a_short_utterance_has_the_published_fields_only():
     row = transcript_row(FIELDS, Transcript((Segment(0.0, 2.0, "yes", "yes"),), 2.0))
     assert row == FIELDS | {"pred_text": "yes", "pred_text_raw": "yes"}
+
+
+def test_what_an_earlier_run_wrote_does_not_stay():
+    before = FIELDS | {"pred_text": "old", "error": "old", "pred_flags": ["looping"], "pred_segments": [1]}
+    found = Transcript((Segment(0.0, 2.0, "yes", "yes"),), 2.0)
+    assert transcript_row(before, found) == FIELDS | {"pred_text": "yes", "pred_text_raw": "yes"}
 
 
 def test_what_failed_is_not_an_empty_transcript():
@@ -76,7 +83,8 @@ def test_words_with_times_make_short_cues_and_keep_their_punctuation():
     cues = [" ".join(cue.split("\n")[2:]) for cue in shown]
     assert cues[0] == "Well, it's late."
     assert " ".join(cues) == " ".join(text.split())
-    assert all(len(cue) <= 84 for cue in cues)
+    assert all(len(cue.split("\n")) <= 4 for cue in shown)
+    assert max(len(line) for cue in shown for line in cue.split("\n")) <= 42
     assert shown[0].split("\n")[1] == "00:00:00,000 --> 00:00:01,100"
     assert shown[1].split("\n")[1].startswith("00:00:04,200 --> ")
 
@@ -85,6 +93,27 @@ def test_chinese_words_are_joined_without_blanks():
     words = tuple(Word(character, place, place + 0.5) for place, character in enumerate("今天去北京"))
     segment = Segment(0.0, 6.0, "今天,去北京。", "", (), words)
     assert "今天,去北京。" in FORMATS["srt"](FIELDS, Transcript((segment,), 6.0))
+
+
+def test_no_cue_is_empty_or_has_more_than_two_lines_and_all_text_is_shown():
+    draw = random.Random(0)
+    for _ in range(100):
+        spelled = ["".join(draw.choices("abcdefghij", k=draw.randint(1, 14))) for _ in range(40)]
+        heard = [word if draw.random() < 0.9 else "otherwise" for word in spelled]
+        words = tuple(Word(word, 0.3 * place, 0.3 * place + 0.2) for place, word in enumerate(heard))
+        segment = Segment(0.0, 12.0, " ".join(spelled), "", (), words)
+        shown = [cue.split("\n")[2:] for cue in FORMATS["srt"](FIELDS, Transcript((segment,), 12.0)).split("\n\n")]
+        lines = [[line for line in cue if line] for cue in shown]
+        assert all(1 <= len(cue) <= 2 for cue in lines)
+        assert " ".join(line for cue in lines for line in cue) == " ".join(spelled)
+
+
+def test_lines_are_as_wide_as_they_look():
+    text = "今天我们去北京" * 10 + " and then some English words that go on for a while"
+    shown = FORMATS["srt"](FIELDS, Transcript((Segment(0.0, 9.0, text, ""),), 9.0)).split("\n")[2:]
+    assert "".join(shown).replace(" ", "") == text.replace(" ", "")
+    assert len(shown[0]) == 21
+    assert all(len(line) <= 42 for line in shown)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,18 @@ def test_wherever_the_process_died_the_whole_lines_count(tmp_path):
         assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("damage", [b"\0\0\0\0\n", b"[1]\n", b'{"key": "b", "words": 3}\n', b'"text"\n'])
+def test_what_cannot_be_read_and_what_follows_is_forgotten(tmp_path, damage):
+    path = tmp_path / "journal"
+    write(path)
+    header, first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + first + damage + second)
+    with Journal(path, RUN) as journal:
+        assert (journal.get("a"), journal.get("b")) == (FIRST, None)
+        journal.add({"b": SECOND})
+    assert path.read_bytes() == header + first + second
+
+
 def test_another_run_does_not_go_on_with_it(tmp_path):
     write(tmp_path / "journal")
     with pytest.raises(InputError, match="another model or other settings; repeat that command to finish"):

@@ -2,9 +2,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import soxr
 import torch
 
 from arkasr.data.corpora.degrade import coloured_noise
+from arkasr.data.corpora.espeak import ESPEAK_SAMPLE_RATE, Voice, speak
 from arkasr.transcribe import speech
 from arkasr.transcribe.speech import FRAME_SAMPLES, speech_probabilities, speech_spans
 
@@ -65,3 +67,13 @@ def test_torch_keeps_its_threads():
     spans_of(np.zeros(16_000, dtype=np.float32))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
+
+
+def test_a_word_alone_is_found():
+    """Without silence around it Silero does not hear most of them."""
+    voices = [Voice("gmw/en-US", variant, rate=220) for variant in ("m3", "f2", "m1")]
+    for voice in voices:
+        for word in ("yes", "no", "two", "eight", "stop"):
+            spoken = soxr.resample(speak(word, voice).astype(np.float32) / 2**15, ESPEAK_SAMPLE_RATE, 16_000)
+            voiced = np.flatnonzero(np.abs(spoken) > 0.01)
+            assert spans_of(spoken[voiced[0] : voiced[-1]]), (word, voice)

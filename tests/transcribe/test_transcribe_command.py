@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from arkasr.cli import main
 from arkasr.data.manifest import write_manifest
@@ -100,7 +102,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_lines(manifest, model):
         while process.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") > lines):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         assert not output.exists() or output.read_bytes() == undisturbed.read_bytes()
     assert transcribe(manifest, "-o", output, "--batch-size", 1, model=model).returncode == 0
     assert output.read_bytes() == undisturbed.read_bytes()
@@ -176,6 +178,10 @@ def test_standard_input_holds_audio_or_a_manifest(tmp_path, spoken, model, trans
         (["a/x.wav", "b/x.wav", "-o", "out/"], "would both be written to out/x.txt; rename one"),
         (["a/x.wav", "b/x.wav", "-o", "out.srt"], "format srt holds one recording, there are 2; give a folder"),
         (["a/x.wav", "--format", "str"], "format str: did you mean 'srt'?"),
+        (["a/x.wav", "-o", "a/x.wav", "--format", "txt"], "a/x.wav: is one of the recordings; name another output"),
+        (["a/x.wav", "-o", "plain"], "plain: is a file without a suffix"),
+        (["-", "-"], "standard input can be read once"),
+        (["a/x.wav", "--device", "bogus"], "device bogus: there is no such kind"),
         (["a/x.wav", "--dtype", "float8"], "dtype float8: did you mean 'float"),
         (["a/x.wav", "--piece-seconds", "40"], "piece_seconds is 40; give 1 to 30"),
         (["bad.jsonl"], "bad.jsonl:1: `audio` is missing"),
@@ -187,6 +193,7 @@ def test_bad_input_is_one_line(tmp_path, model, monkeypatch, capsys, arguments, 
     for folder in ("a", "b"):
         soundfile.write(tmp_path / folder / "x.wav", np.zeros(1_600), 16_000)
     (tmp_path / "bad.jsonl").write_text("{}\n")
+    (tmp_path / "plain").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["arkasr", "transcribe", *arguments, "--model", str(model)])
     with pytest.raises(SystemExit) as ended:
@@ -195,3 +202,42 @@ def test_bad_input_is_one_line(tmp_path, model, monkeypatch, capsys, arguments, 
     printed = capsys.readouterr().err.strip().splitlines()
     assert len(printed) == 1
     assert message in printed[0]
+
+
+def test_names_of_outputs_keep_their_dots_and_folders_may_have_one(tmp_path, model, spoken):
+    for name in ("talk.part1", "talk.part2"):
+        soundfile.write(tmp_path / f"{name}.wav", spoken[0], 16_000)
+    rows = [{"audio": f"talk.part{n}.wav", "id": f"set/utt.{n}"} for n in (1, 2)]
+    write_manifest(tmp_path / "all.jsonl", rows)
+    inputs = ["talk.part1.wav", "all.jsonl"]
+    finished = transcribe(*inputs, "-o", "out.v2/", "--format", "json", model=model, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    written = sorted(path.name for path in (tmp_path / "out.v2").iterdir())
+    assert written == ["set-utt.1.json", "set-utt.2.json", "talk.part1.json"]
+
+
+def test_a_name_that_is_not_text_is_a_name(tmp_path, model, spoken):
+    folder = tmp_path / "latin"
+    folder.mkdir()
+    soundfile.write(tmp_path / "speech.flac", spoken[0], 16_000)
+    (tmp_path / "speech.flac").rename(folder / os.fsdecode(b"caf\xe9.flac"))
+    finished = transcribe(folder, "--format", "jsonl", model=model)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["audio"].endswith("caf\udce9.flac")
+
+
+def test_other_weights_in_the_same_folder_do_not_continue(manifest, model, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    output = manifest.with_name("out.jsonl")
+    journal = output.with_name(f".{output.name}.partial")
+    command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", str(copy), "-o", str(output)]
+    process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.is_file() and journal.stat().st_size > 300):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    finished = transcribe(manifest, "-o", output, "--batch-size", 1, model=copy)
+    assert "another model or other settings" in finished.stderr.decode()

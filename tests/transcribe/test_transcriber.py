@@ -1,11 +1,15 @@
+import time
+
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from arkasr.errors import InputError
 from arkasr.model.decoding import decode_greedily
 from arkasr.model.recognize import Recognition
 from arkasr.transcribe.journal import Journal
+from arkasr.transcribe.plan import plan
 from arkasr.transcribe.recording import Recording
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.transcript import segment_of
@@ -146,10 +150,52 @@ def test_what_failed_is_tried_again(student, long_recording, tmp_path):
     assert len((tmp_path / "journal").read_text().splitlines()) <= 1
 
 
-@pytest.mark.parametrize("waveform", [np.zeros((2, 100)), np.array([0.0, np.nan]), np.float32(0)])
-def test_a_waveform_is_one_channel_of_finite_samples(student, waveform):
-    with pytest.raises(InputError, match="give finite samples of one channel"):
-        transcriber(student)(waveform)
+@pytest.mark.parametrize(
+    "waveform", [np.zeros((2, 100)), np.array([0.0, np.nan]), np.float32(0), np.zeros(1_000, dtype=np.int16)]
+)
+def test_a_waveform_is_one_channel_of_finite_floats(student, spoken, waveform):
+    good, bad, again = transcriber(student).transcribe([spoken[0], waveform, spoken[0]])
+    assert "give finite floats of one channel" in bad.error
+    assert good == again
+    assert good.text
+
+
+def test_leaving_early_does_not_wait_for_what_comes_next(student, spoken, monkeypatch):
+    monkeypatch.setattr("arkasr.transcribe.transcriber.WINDOW_RECORDINGS", 2)
+    planned = []
+    monkeypatch.setattr(
+        "arkasr.transcribe.transcriber.plan", lambda *given: planned.append(time.sleep(0.2)) or plan(*given)
+    )
+    found = transcriber(student).transcribe([spoken[0]] * 2 + [spoken[1]] * 2 + [spoken[2]] * 50)
+    next(found)
+    found.close()
+    assert len(planned) <= 5
+
+
+def test_half_a_minute_of_a_manifest_is_heard_whole(student):
+    noise = (np.random.default_rng(0).normal(size=40 * 16_000) * 0.1).astype(np.float32)
+    found = transcriber(student)(Recording(noise, 2.2, 32.2, find_speech=False))
+    assert [(segment.begin, segment.end) for segment in found.segments] == [(0.0, 30.0)]
+
+
+def test_a_device_that_is_not_there_is_named(student):
+    with pytest.raises(InputError, match="device bogus: there is no such kind"):
+        Transcriber(student, device="bogus")
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(InputError, match=f"device {absent}: this machine, or this build of PyTorch, has none"):
+        Transcriber(student, device=absent)
+
+
+def test_the_journal_knows_languages_apart(teacher, spoken, tmp_path):
+    soundfile.write(tmp_path / "a.wav", spoken[0], 16_000, subtype="FLOAT")
+    settings = TranscriptionSettings(max_new_tokens=6)
+    recordings = [Recording(tmp_path / "a.wav", language=language) for language in ("English", "Chinese")]
+    expected = [found.raw for found in Transcriber(teacher, settings=settings).transcribe(recordings)]
+    for _ in range(2):
+        with Journal(tmp_path / "journal", {}) as journal:
+            found = list(Transcriber(teacher, settings=settings).transcribe(recordings, journal=journal))
+        assert [item.raw for item in found] == expected
+    assert len((tmp_path / "journal").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(

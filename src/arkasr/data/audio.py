@@ -4,6 +4,7 @@ Knows nothing of manifests or features.
 """
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such audio file")
     try:
-        file = soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
         raise InputError(f"{path}: not audio that can be read ({error}); convert or leave out the file") from error
     if file.frames > MAX_FRAMES:

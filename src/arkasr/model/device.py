@@ -2,6 +2,8 @@
 
 import torch
 
+from arkasr.errors import InputError
+
 
 def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
@@ -13,3 +15,20 @@ def default_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
+
+
+def device_named(name: str | None) -> torch.device:
+    """A device by name; None = `default_device()`.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name}: there is no such kind; give cpu, cuda or cuda:1") from error
+    if device.type not in ("cpu", default_device().type):
+        raise InputError(f"device {name}: this machine, or this build of PyTorch, has none; take {default_device()}")
+    return device

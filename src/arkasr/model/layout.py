@@ -30,7 +30,7 @@ def save_published(student: ArkAsr, folder: Path, max_shard_size: str) -> None:
     positions = sinusoids(whisper.max_source_positions, whisper.d_model).to(model.dtype)
     weights["audio_encoder.whisper.embed_positions.weight"] = positions
     # A tensor of its own, or the tied copy would be left out.
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["lm_head.weight"] = model.lm_head.weight.detach().clone()
     model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
     processor.tokenizer.save_pretrained(folder)
     processor.feature_extractor.save_pretrained(folder)

@@ -65,8 +65,8 @@ def load_recognizer(
         raise
     except SafetensorError as error:
         raise InputError(f"model {first_broken_file(name) or name}: {error}; fetch the file anew") from error
-    except (OSError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
+    except (OSError, ValueError, ImportError) as error:
+        first_line = str(error).strip().splitlines()[0]
         raise InputError(f"model {name}: {first_line} Give a folder written by arkasr or a hub name") from error
     recognizer: Recognizer = FAMILIES[config.model_type](model.to(device), processor)
     return recognizer

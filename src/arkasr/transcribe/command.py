@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from arkasr.errors import InputError, nearest_of
+from arkasr.model.fingerprint import fingerprint
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input
 from arkasr.transcribe.journal import Journal
@@ -16,26 +18,70 @@ from arkasr.transcribe.transcript import Transcript
 SINGLE_FORMATS = ("json", "srt", "vtt")
 
 
-def format_for(name: str | None, output: Path | None, inputs: Sequence[Input]) -> str:
-    """The format asked for, else that of the output's suffix, else JSON Lines for manifests and text for files.
+@dataclass(frozen=True)
+class Target:
+    """Where transcripts go.
+
+    Attributes:
+        format_name: one of `FORMATS`.
+        path: a file for all recordings, or a folder; None = standard output.
+        files: in a folder, the file of each recording.
+    """
+
+    format_name: str
+    path: Path | None = None
+    files: tuple[Path, ...] | None = None
+
+    @property
+    def journal(self) -> Path | None:
+        """Where progress is kept."""
+        if self.path is None:
+            return None
+        return self.path / ".transcribe.partial" if self.files else self.path.with_name(f".{self.path.name}.partial")
+
+
+def target_of(output: str | None, format_name: str | None, inputs: Sequence[Input]) -> Target:
+    """Decide on format and files, before a model is loaded.
+
+    Args:
+        output: a file, or a folder (it exists, ends in `/`, or has no suffix) with a file for each recording; None =
+            standard output.
+        format_name: None = that of the file's suffix, else JSON Lines for manifests and text for files.
+        inputs: what is transcribed.
 
     Raises:
-        InputError: there is no such format.
+        InputError: there is no such format, a format for one recording is to hold several, two outputs would have one
+            name, or an output would replace an input.
     """
-    if name is None and output is not None and output.suffix:
-        name = output.suffix.removeprefix(".")
-    if name is None:
-        return "txt" if all(set(item.recording.fields) == {"audio"} for item in inputs) else "jsonl"
-    if name not in FORMATS:
-        raise InputError(f"format {name}: {nearest_of(name, FORMATS)}")
-    return name
+    path = None if output is None else Path(output)
+    into_folder = path is not None and (str(output).endswith("/") or path.is_dir() or not path.suffix)
+    if format_name is None and path is not None and not into_folder:
+        format_name = path.suffix.removeprefix(".").lower()
+    if format_name is None:
+        format_name = "txt" if all(set(item.recording.fields) == {"audio"} for item in inputs) else "jsonl"
+    if format_name not in FORMATS:
+        raise InputError(f"format {format_name}: {nearest_of(format_name, FORMATS)}")
+    if path is not None and into_folder:
+        if path.is_file():
+            raise InputError(
+                f"{path}: is a file without a suffix; name a folder, or a file such as {path}.{format_name}"
+            )
+        target = Target(format_name, path, _files(path, inputs, format_name))
+    elif len(inputs) > 1 and format_name in SINGLE_FORMATS:
+        raise InputError(f"format {format_name} holds one recording, there are {len(inputs)}; give a folder: -o DIR/")
+    else:
+        target = Target(format_name, path)
+    heard = {item.recording.audio.absolute() for item in inputs if isinstance(item.recording.audio, Path)}
+    for written in target.files or filter(None, [path]):
+        if written.absolute() in heard:
+            raise InputError(f"{written}: is one of the recordings; name another output")
+    return target
 
 
 def run(
     transcriber: Transcriber,
     inputs: Sequence[Input],
-    output: Path | None,
-    format_name: str,
+    target: Target,
     model_name: str,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> list[str]:
@@ -44,9 +90,7 @@ def run(
     Args:
         transcriber: the model.
         inputs: what is heard.
-        output: a file for all of them, or a folder for one each (it exists, ends in `/`, or has no suffix); None =
-            standard output.
-        format_name: one of `FORMATS`.
+        target: where transcripts go.
         model_name: kept in the journal, so that another model does not go on with it.
         on_progress: told the seconds of audio and the recordings just done.
 
@@ -54,83 +98,64 @@ def run(
         A line for each recording that could not be heard, or not wholly.
 
     Raises:
-        InputError: the outputs cannot be named as asked.
+        InputError: the progress that is kept is that of another run.
     """
-    write = FORMATS[format_name]
-    if format_name == "txt" and len(inputs) > 1 and not (output is not None and is_folder(output)):
+    write = FORMATS[target.format_name]
+    if target.format_name == "txt" and len(inputs) > 1 and target.files is None:
         write = named_text
-    recordings = [item.recording for item in inputs]
     with ExitStack() as stack:
         journal = None
-        if output is not None:
-            journal = stack.enter_context(Journal(_journal_path(output), _settings_of(transcriber, model_name)))
+        if target.journal is not None:
+            journal = stack.enter_context(Journal(target.journal, _settings_of(transcriber, model_name)))
+        recordings = [item.recording for item in inputs]
         transcripts = transcriber.transcribe(recordings, journal=journal, on_progress=on_progress)
         problems: list[str] = []
         texts = (
-            write(item.recording.fields, _noted(transcript, item, problems))
+            write(item.recording.fields, _noted(transcript, problems))
             for item, transcript in zip(inputs, transcripts, strict=True)
         )
-        if output is None:
+        if target.path is None:
             for text in texts:
-                sys.stdout.write(text)
-                sys.stdout.flush()
-        elif is_folder(output):
-            for path, text in zip(_paths(output, inputs, format_name), texts, strict=True):
+                # A file name need not be text.
+                sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+                sys.stdout.buffer.flush()
+        elif target.files is None:
+            _write(target.path, texts)
+        else:
+            for path, text in zip(target.files, texts, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path, iter([text]))
-        else:
-            _write(output, texts)
         if journal:
             journal.remove()
     return problems
 
 
-def check(inputs: Sequence[Input], output: Path | None, format_name: str) -> None:
-    """See that the outputs can be written as asked, before a model is loaded.
-
-    Raises:
-        InputError: a format for one recording is to hold several, or two outputs would have one name.
-    """
-    if output is not None and is_folder(output):
-        _paths(output, inputs, format_name)
-    elif len(inputs) > 1 and format_name in SINGLE_FORMATS:
-        raise InputError(
-            f"--format {format_name} holds one recording, there are {len(inputs)}; give a folder as -o DIR/"
-        )
-
-
-def is_folder(output: Path) -> bool:
-    """Whether an output is a folder with a file for each recording."""
-    return output.is_dir() or not output.suffix
-
-
-def _noted(transcript: Transcript, item: Input, problems: list[str]) -> Transcript:
+def _noted(transcript: Transcript, problems: list[str]) -> Transcript:
     if transcript.error is not None:
         problems.append(transcript.error)
     return transcript
 
 
-def _paths(folder: Path, inputs: Sequence[Input], format_name: str) -> list[Path]:
-    paths = [folder / item.name.with_suffix(f".{format_name}") for item in inputs]
+def _files(folder: Path, inputs: Sequence[Input], format_name: str) -> tuple[Path, ...]:
     taken: dict[Path, Input] = {}
-    for path, item in zip(paths, inputs, strict=True):
+    for item in inputs:
+        path = folder / f"{item.name}.{format_name}"
         if path in taken:
             first = taken[path].recording.name
             raise InputError(f"{item.recording.name} and {first} would both be written to {path}; rename one")
         taken[path] = item
-    return paths
-
-
-def _journal_path(output: Path) -> Path:
-    return output / ".transcribe.partial" if is_folder(output) else output.with_name(f".{output.name}.partial")
+    return tuple(taken)
 
 
 def _settings_of(transcriber: Transcriber, model_name: str) -> dict[str, str | int]:
     """What decides on the words of a piece."""
+    model = transcriber.recognizer.model
     return {
         "model": model_name,
+        "weights": fingerprint(model),
+        "attention": model.config._attn_implementation,
         "max_new_tokens": transcriber.settings.max_new_tokens,
-        "dtype": str(transcriber.recognizer.model.dtype),
+        "dtype": str(model.dtype),
         "language": transcriber.language or "",
     }
 
@@ -139,7 +164,7 @@ def _write(path: Path, texts: Iterator[str]) -> None:
     """Write a file that appears when it is complete."""
     writing = path.with_name(f".{path.name}.writing")
     try:
-        with writing.open("w", encoding="utf-8") as file:
+        with writing.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(texts)
         writing.replace(path)
     finally:

@@ -5,16 +5,19 @@ Turns values into strings; writes no file.
 
 import html
 import json
-import textwrap
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from arkasr.model.loops import is_unspaced
 from arkasr.transcribe.transcript import Segment, Transcript, Word
 
-LINE_LETTERS = 42  # a subtitle line that is read at a glance
-CUE_LETTERS = 2 * LINE_LETTERS
+# What an earlier run of ours has written of a recording is not an input.
+OWN_FIELDS = ("pred_text", "pred_text_raw", "pred_segments", "pred_flags", "error")
+LINE_WIDTH = 42  # a subtitle line that is read at a glance; a character of a script without blanks is two wide
+CUE_LINES = 2
 CUE_SECONDS = 7.0
+WRAPPED_AT = re.compile(r"\s*\S+")
 CUE_PAUSE = 1.0  # seconds between two words that are not in one cue
 
 
@@ -25,7 +28,7 @@ def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[st
     `error` where the recording, or a piece of it, could not be heard; `pred_text` is then what could, or null.
     """
     unheard = transcript.error is not None and not transcript.segments
-    row = dict(fields) | {
+    row = {name: value for name, value in fields.items() if name not in OWN_FIELDS} | {
         "pred_text": None if unheard else transcript.text,
         "pred_text_raw": None if unheard else transcript.raw,
     }
@@ -93,25 +96,40 @@ def _cues_of_words(segment: Segment) -> Iterator[Word]:
     starts = [*_starts(segment.text, words), len(segment.text)]
     first = 0
     for number, word in enumerate(words):
-        if number > first and (
-            starts[number + 1] - starts[first] > CUE_LETTERS
+        shown = segment.text[starts[first] : starts[number]].strip()
+        if shown and (
+            len(_wrapped(segment.text[starts[first] : starts[number + 1]])) > CUE_LINES
             or word.end - words[first].begin > CUE_SECONDS
             or word.begin - words[number - 1].end > CUE_PAUSE
         ):
-            text = segment.text[starts[first] : starts[number]].strip()
-            yield Word(text, words[first].begin, words[number - 1].end)
+            yield Word(shown, words[first].begin, words[number - 1].end)
             first = number
-    yield Word(segment.text[starts[first] :].strip(), words[first].begin, words[-1].end)
+    rest = segment.text[starts[first] :].strip()
+    if rest:
+        yield Word(rest, words[first].begin, words[-1].end)
 
 
 def _starts(text: str, words: Sequence[Word]) -> list[int]:
     """Where each word's share of the text begins; punctuation, which the aligner drops, goes with the word before."""
     starts, place = [], 0
     for word in words:
-        found = text.find(word.text, place)
+        found = _find_word(text, word.text, place)
         starts.append(found if found >= 0 else place)  # the aligner may spell a word otherwise
         place = starts[-1] + (len(word.text) if found >= 0 else 0)
     return [0, *starts[1:]]
+
+
+def _find_word(text: str, word: str, place: int) -> int:
+    """Where a word stands from `place` on, as a word of its own; −1 = nowhere."""
+    found = text.find(word, place)
+    while found >= 0:
+        end = found + len(word)
+        begins = found == 0 or not text[found - 1].isalnum() or is_unspaced(word[0])
+        ends = end == len(text) or not text[end].isalnum() or is_unspaced(word[-1])
+        if begins and ends:
+            return found
+        found = text.find(word, found + 1)
+    return -1
 
 
 def _clock(seconds: float, decimal_mark: str) -> str:
@@ -122,9 +140,34 @@ def _clock(seconds: float, decimal_mark: str) -> str:
 
 
 def _lines(words: str) -> str:
-    if any(map(is_unspaced, words)):
-        return words
-    return "\n".join(textwrap.wrap(words, LINE_LETTERS, break_long_words=False, break_on_hyphens=False))
+    return "\n".join(_wrapped(words))
+
+
+def _wrapped(words: str) -> list[str]:
+    """Lines of at most `LINE_WIDTH`, divided at blanks, and anywhere in a script without blanks."""
+    lines = [""]
+    for part in WRAPPED_AT.findall(words):
+        for piece in _breakable(part):
+            if lines[-1] and _width(lines[-1] + piece) > LINE_WIDTH:
+                lines.append(piece.lstrip())
+            else:
+                lines[-1] += piece if lines[-1] else piece.lstrip()
+    return lines
+
+
+def _breakable(word: str) -> list[str]:
+    """A word with the blanks before it; character by character where its script has no blanks."""
+    pieces: list[str] = []
+    for character in word:
+        if not pieces or (is_unspaced(character) and pieces[-1].strip()):
+            pieces.append(character)
+        else:
+            pieces[-1] += character
+    return pieces
+
+
+def _width(text: str) -> int:
+    return sum(1 + is_unspaced(character) for character in text)
 
 
 FORMATS = {"jsonl": jsonl, "json": document, "txt": text, "srt": srt, "vtt": vtt}

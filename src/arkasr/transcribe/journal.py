@@ -6,7 +6,7 @@ Knows nothing of audio or of outputs.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,20 +29,20 @@ class Journal:
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
         self.path = path
         self._known: dict[str, Recognition] = {}
-        begun = None
-        whole = 0
+        begun, whole = None, 0
         if path.is_file():
             with path.open("rb") as file:
                 for line in file:
-                    if not line.endswith(b"\n"):
+                    row = _row_of(line)
+                    if row is None:
                         break
-                    whole += len(line)
-                    row = json.loads(line)
                     if begun is None:
                         begun = row
-                        continue
-                    key = row.pop("key")
-                    self._known[key] = Recognition(**row)
+                    elif (recognition := _recognition_of(row)) is not None:
+                        self._known[row["key"]] = recognition
+                    else:
+                        break
+                    whole += len(line)
         if begun is not None and begun != dict(run):
             raise InputError(
                 f"{path}: keeps the progress of a run with another model or other settings; "
@@ -78,4 +78,19 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _row_of(line: bytes) -> dict[str, Any] | None:
+    """A whole line's row; None where the process, or the machine, died over it."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _recognition_of(row: Mapping[str, Any]) -> Recognition | None:
+    values = {name: value for name, value in row.items() if name != "key"}
+    fits = "key" in row and values.keys() == {field.name for field in fields(Recognition)}
+    return Recognition(**values) if fits else None

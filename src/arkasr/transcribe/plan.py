@@ -37,7 +37,7 @@ def plan(recording: Recording, piece_seconds: float) -> Plan:
     try:
         seconds, identity = recording.seconds(), recording.identity()
         samples = round(seconds * SAMPLE_RATE)
-        if not recording.find_speech and seconds <= LONGEST_CLIP_SECONDS:
+        if not recording.find_speech and samples <= LONGEST_CLIP_SECONDS * SAMPLE_RATE:
             return Plan(seconds, (Span(0, samples),), identity)
         probabilities = speech_probabilities(recording.read, samples)
     except InputError as error:

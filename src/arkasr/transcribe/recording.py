@@ -38,8 +38,13 @@ class Recording:
         """Length.
 
         Raises:
-            InputError: the file cannot be read, or ends before the recording begins.
+            InputError: the file cannot be read, or ends before the recording begins, or the waveform is not one channel
+                of finite floats.
         """
+        if isinstance(self.audio, np.ndarray) and not _is_waveform(self.audio):
+            raise InputError(
+                f"a waveform {self.audio.dtype}{list(self.audio.shape)}: give finite floats of one channel, 16 kHz"
+            )
         begin = self.begin_time or 0.0
         whole = len(self.audio) / SAMPLE_RATE if isinstance(self.audio, np.ndarray) else duration_of(self.audio)
         end = min(whole, self.end_time if self.end_time is not None else math.inf)
@@ -54,12 +59,12 @@ class Recording:
             InputError: the file is gone.
         """
         if isinstance(self.audio, np.ndarray):
-            return f"waveform:{zlib.crc32(self.audio.tobytes())}:{self.begin_time}"
+            return f"waveform:{zlib.crc32(self.audio.tobytes())}:{self.begin_time}:{self.language}"
         try:
             stat = self.audio.stat()
         except OSError as error:
             raise InputError(f"{self.audio}: {error.strerror}") from error
-        return f"{self.audio.absolute()}:{stat.st_size}:{stat.st_mtime_ns}:{self.begin_time}"
+        return f"{self.audio.absolute()}:{stat.st_size}:{stat.st_mtime_ns}:{self.begin_time}:{self.language}"
 
     def read(self, first: int, last: int) -> np.ndarray:
         """The waveform between two samples of the recording, float32 `[samples]`, 16 kHz mono.
@@ -79,13 +84,17 @@ class Recording:
         return str(self.audio) if isinstance(self.audio, Path) else "the waveform"
 
 
-def recording_of(utterance: Utterance, *, find_speech: bool = False, language: str | None = None) -> Recording:
-    """A manifest's utterance as a recording; `language` is for those that name none."""
+def recording_of(utterance: Utterance, *, find_speech: bool = False) -> Recording:
+    """A manifest's utterance as a recording."""
     return Recording(
         utterance.audio,
         utterance.begin_time,
         utterance.end_time,
-        utterance.language or language,
+        utterance.language,
         find_speech,
         utterance.fields,
     )
+
+
+def _is_waveform(audio: np.ndarray) -> bool:
+    return audio.ndim == 1 and np.issubdtype(audio.dtype, np.floating) and bool(np.isfinite(audio).all())

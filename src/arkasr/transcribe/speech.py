@@ -15,8 +15,9 @@ from arkasr.data.audio import SAMPLE_RATE
 
 FRAME_SAMPLES = 512  # one probability for each 32 ms
 BLOCK_FRAMES = 18_750  # ten minutes
-# Frames before a block that are heard and not kept, because the model starts without memory.
-WARM_UP_FRAMES = 32
+# Frames around a block that are heard and not kept, because the model needs to have heard something before it judges,
+# and something after. Before and after the recording that is silence; one word alone would not be found without.
+CONTEXT_FRAMES = 16
 SPEECH_THRESHOLD = 0.5
 SHORTEST_SPEECH_MS = 64  # two frames: "yes" and "no" are short
 SHORTEST_PAUSE_MS = 100
@@ -46,10 +47,12 @@ def speech_probabilities(read: Callable[[int, int], np.ndarray], samples: int) -
     frames = -(-samples // FRAME_SAMPLES)
     blocks = []
     for first in range(0, frames, BLOCK_FRAMES):
-        warm_up = min(WARM_UP_FRAMES, first)
-        end = min((first + BLOCK_FRAMES) * FRAME_SAMPLES, samples)
-        waveform = read((first - warm_up) * FRAME_SAMPLES, end)
-        blocks.append(_silero().audio_forward(waveform, SAMPLE_RATE)[warm_up:])
+        kept = min(BLOCK_FRAMES, frames - first)
+        begin, end = (first - CONTEXT_FRAMES) * FRAME_SAMPLES, (first + kept + CONTEXT_FRAMES) * FRAME_SAMPLES
+        waveform = read(max(begin, 0), min(end, samples))
+        before = max(-begin, 0)
+        waveform = np.pad(waveform, (before, max(end - begin - before - len(waveform), 0)))
+        blocks.append(_silero().audio_forward(waveform, SAMPLE_RATE)[CONTEXT_FRAMES : CONTEXT_FRAMES + kept])
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 

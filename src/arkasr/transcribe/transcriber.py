@@ -4,6 +4,7 @@ Pieces of all recordings are batched together by length, a window of recordings 
 pieces while this one is decoded. What comes out does not depend on what else is transcribed.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.data.languages import canonical_language
 from arkasr.errors import InputError
-from arkasr.model.device import default_device, default_dtype
+from arkasr.model.device import default_dtype, device_named
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize_clips
 from arkasr.model.recognizer import Recognizer
 from arkasr.teacher.load import load_recognizer
@@ -91,7 +92,7 @@ class Transcriber:
         aligner: str | Path | None = None,
         settings: TranscriptionSettings | None = None,
     ) -> None:
-        place = torch.device(device) if device else default_device()
+        place = device_named(device)
         dtype = dtype or default_dtype(place)
         if isinstance(model, Recognizer):
             self.recognizer = model
@@ -129,18 +130,26 @@ class Transcriber:
             on_progress: told the seconds of audio, and the recordings (a piece is a share of one), just done.
         """
         report = on_progress or (lambda seconds, recordings: None)
-        windows = self._windows(map(_recording, recordings))
+        left = threading.Event()
+        windows = self._windows(map(_recording, recordings), left)
         with ThreadPoolExecutor(1, thread_name_prefix="plan") as pool:
-            upcoming = pool.submit(next, windows, None)
-            while (window := upcoming.result()) is not None:
+            try:
                 upcoming = pool.submit(next, windows, None)
-                yield from self._transcribe_window(*window, journal, report)
+                while (window := upcoming.result()) is not None:
+                    upcoming = pool.submit(next, windows, None)
+                    yield from self._transcribe_window(*window, journal, report)
+            finally:
+                left.set()
 
-    def _windows(self, recordings: Iterator[Recording]) -> Iterator[tuple[list[Recording], list[Plan]]]:
+    def _windows(
+        self, recordings: Iterator[Recording], left: threading.Event
+    ) -> Iterator[tuple[list[Recording], list[Plan]]]:
         window: list[Recording] = []
         plans: list[Plan] = []
         seconds = 0.0
         for recording in recordings:
+            if left.is_set():
+                return
             window.append(recording)
             plans.append(plan(recording, self.settings.piece_seconds))
             seconds += plans[-1].seconds
@@ -209,7 +218,4 @@ def _recording(audio: Audio) -> Recording:
         return audio
     if isinstance(audio, str | Path):
         return Recording(Path(audio))
-    waveform = np.asarray(audio)
-    if waveform.ndim != 1 or not np.isfinite(waveform).all():
-        raise InputError(f"a waveform of shape {list(waveform.shape)}: give finite samples of one channel, 16 kHz")
-    return Recording(waveform)
+    return Recording(np.asarray(audio))
