@@ -3,8 +3,9 @@
     python benchmarks/long_audio.py --model FOLDER --manifest data/recordings/all.jsonl --only an4/
 
 The model should know the recordings well (`benchmarks/recordings.yaml`), so that what differs is due to cutting and
-joining and not to its doubts. Prints the share of words that differ (Levenshtein), for several longest pieces and
-pauses, and what a minute of silence and of each kind of noise gives.
+joining and not to its doubts. Prints the share of words that differ (Levenshtein) for several pauses and longest
+pieces, beside what the model makes of whole utterances joined by hand, and what a minute of silence and of each kind of
+noise gives.
 """
 
 import argparse
@@ -19,6 +20,16 @@ from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.manifest import read_manifest
 from arkasr.transcribe.recording import Recording
+
+
+def whole_utterances(clips: list[np.ndarray], silence: np.ndarray, seconds: float) -> list[np.ndarray]:
+    """The clips in groups of up to so many seconds, never cut: what a perfect cutter would hand to the model."""
+    groups: list[list[np.ndarray]] = [[]]
+    for clip in clips:
+        if groups[-1] and sum(map(len, groups[-1])) + len(clip) + len(silence) > seconds * SAMPLE_RATE:
+            groups.append([])
+        groups[-1] += [clip, silence]
+    return [np.concatenate(group) for group in groups]
 
 
 def main() -> None:
@@ -46,11 +57,13 @@ def main() -> None:
         for seconds in options.pieces:
             transcriber.settings = TranscriptionSettings(piece_seconds=seconds)
             found = transcriber(joined)
+            by_hand = [Recording(piece, find_speech=False) for piece in whole_utterances(clips, silence, seconds)]
+            control = " ".join(found.text for found in transcriber.transcribe(by_hand))
             words = jiwer.process_words(expected, found.text)
             print(
                 f"pause {pause:g} s, {len(joined) / SAMPLE_RATE:.0f} s in {len(found.segments)} pieces of up to "
                 f"{seconds:g} s: {words.wer:.2%} of words differ ({words.insertions} added, {words.deletions} lost, "
-                f"{words.substitutions} other), {len(found.text.split())} words"
+                f"{words.substitutions} other); whole utterances joined by hand: {jiwer.wer(expected, control):.2%}"
             )
     generator = np.random.default_rng(0)
     minute = 60 * SAMPLE_RATE

@@ -3,8 +3,9 @@
     python benchmarks/recordings.py --from FOLDER --output data/recordings
 
 FOLDER holds the manifests `an4/train.jsonl`, `librispeech-train-piece/all.jsonl` and `spoken-digits/train.jsonl`.
-Writes `all.jsonl` (text in lower case), and `joined.jsonl` with its FLAC files: utterances of AN4 and digits in random
-order with random pauses, so that a model can learn to hear pieces of a long recording.
+Writes `all.jsonl` (text in lower case), and two sets of utterances joined in random order with random pauses, so that a
+model can learn to hear pieces of a long recording: `joined.jsonl` of AN4 and digits, and `more.jsonl`, which adds as
+many of AN4 alone and its single utterances.
 """
 
 import argparse
@@ -62,6 +63,21 @@ def join(rows: Sequence[dict[str, Any]], seconds: float, draw: random.Random) ->
     return np.concatenate(parts), " ".join(texts)
 
 
+def write_joined(
+    rows: Sequence[dict[str, Any]], folder: Path, count: int, shortest: float, seed: int
+) -> list[dict[str, Any]]:
+    draw = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    joined = []
+    for number in track(range(count), folder.name):
+        waveform, text = join(rows, draw.uniform(shortest, LONGEST_SECONDS), draw)
+        soundfile.write(folder / f"{number}.flac", waveform, SAMPLE_RATE)
+        duration = len(waveform) / SAMPLE_RATE
+        audio = f"{folder.name}/{number}.flac"
+        joined.append({"audio": audio, "text": text, "language": "English", "duration": duration})
+    return joined
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--from", dest="source", type=Path, required=True)
@@ -69,19 +85,12 @@ def main() -> None:
     parser.add_argument("--joined", type=int, default=3000)
     options = parser.parse_args()
     rows = rows_as_they_are(options.source)
-    write_manifest(options.output / "all.jsonl", rows)
-    draw = random.Random(0)
     short = [row for row in rows if not row["id"].startswith("librispeech")]
-    folder = options.output / "joined"
-    folder.mkdir(exist_ok=True)
-    joined = []
-    for number in track(range(options.joined), "joining"):
-        waveform, text = join(short, draw.uniform(1.0, LONGEST_SECONDS), draw)
-        soundfile.write(folder / f"{number}.flac", waveform, SAMPLE_RATE)
-        duration = len(waveform) / SAMPLE_RATE
-        joined.append({"audio": f"joined/{number}.flac", "text": text, "language": "English", "duration": duration})
-    write_manifest(options.output / "joined.jsonl", joined)
-    for name, found in (("all", rows), ("joined", joined)):
+    an4 = [row for row in rows if row["id"].startswith("an4")]
+    joined = write_joined(short, options.output / "joined", options.joined, 1.0, seed=0)
+    more = joined + write_joined(an4, options.output / "more", options.joined, 2.0, seed=2) + an4
+    for name, found in (("all", rows), ("joined", joined), ("more", more)):
+        write_manifest(options.output / f"{name}.jsonl", found)
         print(f"{name}.jsonl: {len(found)} recordings, {sum(row['duration'] for row in found) / 60:.1f} minutes")
 
 

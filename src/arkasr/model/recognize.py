@@ -1,12 +1,13 @@
-"""A recogniser over many clips: batches by duration, features computed ahead in the background.
+"""A recogniser over many clips: batches by duration, features computed ahead while an accelerator decodes.
 
 A clip that cannot be heard is reported and does not stop the rest. Knows neither files nor references: where features
 come from is handed in.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -19,6 +20,9 @@ from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
 
 BATCHES_AHEAD = 2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def recognize_clips(
     Args:
         recognizer: decodes greedily; its model is put into eval mode.
         seconds: length of every clip, by its number.
-        features: log-mel float32 `[mels, T]` of a clip, called in a thread of its own; may raise InputError.
+        features: log-mel float32 `[mels, T]` of a clip; may be called in a thread of its own, and may raise InputError.
         languages: of a clip, for a recogniser that must be told.
         settings: batch size and cap.
     """
@@ -84,16 +88,23 @@ def recognize_clips(
     def hear(batch: list[int]) -> dict[int, Tensor | InputError]:
         return {number: _heard(features, number) for number in batch}
 
-    # One thread: features cost a hundredth of decoding, and more would take the model's cores.
-    with ThreadPoolExecutor(1, thread_name_prefix="features") as pool:
-        ahead: list[Future[dict[int, Tensor | InputError]]] = []
+    # On the CPU a second thread takes the cores that the model computes on, and costs more than it saves.
+    heard = map(hear, batches) if recognizer.device.type == "cpu" else ahead(hear, batches)
+    for batch, found in zip(batches, heard, strict=True):
+        yield _recognize_batch(recognizer, batch, found, languages, settings)
+
+
+def ahead(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """What `work` makes of every item, in order, computed in a thread of its own up to `BATCHES_AHEAD` items ahead."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
         try:
-            for place, batch in enumerate(batches):
-                while len(ahead) <= BATCHES_AHEAD and place + len(ahead) < len(batches):
-                    ahead.append(pool.submit(hear, batches[place + len(ahead)]))
-                yield _recognize_batch(recognizer, batch, ahead.pop(0).result(), languages, settings)
+            waiting = [pool.submit(work, item) for item in items[: BATCHES_AHEAD + 1]]
+            for place in range(len(items)):
+                yield waiting.pop(0).result()
+                if place + BATCHES_AHEAD + 1 < len(items):
+                    waiting.append(pool.submit(work, items[place + BATCHES_AHEAD + 1]))
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def recognize(
