@@ -11,6 +11,11 @@ class InputError(ValueError):
     """
 
 
+def first_line_of(error: Exception) -> str:
+    """What a library's error says in its first line, the rest being advice to its own users."""
+    return str(error).strip().splitlines()[0]
+
+
 def nearest_of(name: str, known: Iterable[str]) -> str:
     """Advice for a name that is not known: the nearest one that is, or all of them."""
     known = sorted(known)

@@ -11,6 +11,7 @@ from typing import Any
 
 from arkasr.data.languages import canonical_language
 from arkasr.errors import InputError
+from arkasr.files import write_whole
 
 TASKS = ("asr",)
 MAX_SECONDS = 1e9  # thirty years: anything longer is no time in a file
@@ -115,16 +116,7 @@ def parse_manifest(
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON Lines; the file appears under its name when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.writing")
-    try:
-        with writing.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        writing.replace(path)
-    finally:
-        writing.unlink(missing_ok=True)
+    write_whole(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:

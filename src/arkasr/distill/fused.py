@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from arkasr.distill.divergence import divergence_of
 from arkasr.distill.objective import UnionTopkKL, check_options, union_topk_kl
-from arkasr.distill.support import NO_PROBABILITY, Support, invert_map, look_up, merge_supports
+from arkasr.distill.support import NO_PROBABILITY, Support, invert_map, look_up, merge_supports, same_ids
 from arkasr.distill.tiles import scores_of, top_of_head
 
 # Options that need every token's score are computed for so many positions at a time.
@@ -84,8 +84,7 @@ def fused_union_topk_kl(
     dtype = torch.promote_types(torch.promote_types(student_hidden.dtype, teacher_hidden.dtype), torch.float32)
     student_vocab, teacher_vocab = len(student_head), len(teacher_head)
     if teacher_to_student is None:
-        same_id = torch.arange(teacher_vocab, device=student_hidden.device)
-        teacher_to_student = torch.where(same_id < student_vocab, same_id, -1)
+        teacher_to_student = same_ids(teacher_vocab, student_vocab, student_hidden.device)
     student_to_teacher = invert_map(teacher_to_student, student_vocab)
 
     # Steps 1 to 3: l^T_t of the teacher's best, K^T_t, K^S_t and U_t.

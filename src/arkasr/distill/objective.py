@@ -21,6 +21,7 @@ from arkasr.distill.support import (
     look_up,
     members,
     restrict,
+    same_ids,
     working_dtype,
 )
 from arkasr.errors import InputError
@@ -112,8 +113,7 @@ def union_topk_kl(
     _check_shape("generated", generated, positions)
     dtype = working_dtype(student_logits, teacher_logits)
     if teacher_to_student is None:
-        same_id = torch.arange(teacher_vocab, device=student_logits.device)
-        teacher_to_student = torch.where(same_id < student_vocab, same_id, -1)
+        teacher_to_student = same_ids(teacher_vocab, student_vocab, student_logits.device)
     student_to_teacher = invert_map(teacher_to_student, student_vocab)
 
     # Step 1: l^T_t, over the teacher's whole allowed vocabulary.

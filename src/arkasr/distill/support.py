@@ -64,6 +64,12 @@ def log_probabilities(scores: Tensor) -> Tensor:
     return scores - log_normaliser.masked_fill(log_normaliser == NO_PROBABILITY, 0.0)
 
 
+def same_ids(teacher_vocab_size: int, student_vocab_size: int, device: torch.device) -> Tensor:
+    """The map m [V_T] between vocabularies with the same ids, −1 for what the student has no room for."""
+    ids = torch.arange(teacher_vocab_size, device=device)
+    return torch.where(ids < student_vocab_size, ids, -1)
+
+
 def invert_map(teacher_to_student: Tensor, student_vocab_size: int) -> Tensor:
     """m⁻¹ as LongTensor [V_S] of teacher ids, −1 where a student id has no counterpart, from m [V_T].
 

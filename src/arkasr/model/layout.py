@@ -35,7 +35,8 @@ def save_published(student: ArkAsr, folder: Path, max_shard_size: str) -> None:
     processor.tokenizer.save_pretrained(folder)
     processor.feature_extractor.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
-    _rewrite(folder / "config.json", _published_config)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    _write(folder / "config.json", _published_config(config))
     _write(
         folder / "processor_config.json",
         {
@@ -64,10 +65,6 @@ def _published_config(config: dict[str, Any]) -> dict[str, Any]:
         "rope_theta": config["rope_parameters"]["rope_theta"],
         "torch_dtype": config["dtype"],
     }
-
-
-def _rewrite(path: Path, change: Any) -> None:
-    _write(path, change(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

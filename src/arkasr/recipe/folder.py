@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from arkasr.errors import InputError
+from arkasr.files import write_whole
 from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.settings import Recipe
 
@@ -74,10 +75,7 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file; it appears under its name when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.writing")
-    writing.write_text(text, encoding="utf-8")
-    writing.replace(path)
+    write_whole(path, [text])
 
 
 def write_json(path: Path, document: Any) -> None:

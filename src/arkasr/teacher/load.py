@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
-from arkasr.errors import InputError, nearest_of
+from arkasr.errors import InputError, first_line_of, nearest_of
 from arkasr.model.ark import ArkAsr
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.whole import first_broken_file
@@ -66,7 +66,8 @@ def load_recognizer(
     except SafetensorError as error:
         raise InputError(f"model {first_broken_file(name) or name}: {error}; fetch the file anew") from error
     except (OSError, ValueError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"model {name}: {first_line} Give a folder written by arkasr or a hub name") from error
+        raise InputError(
+            f"model {name}: {first_line_of(error)} Give a folder written by arkasr or a hub name"
+        ) from error
     recognizer: Recognizer = FAMILIES[config.model_type](model.to(device), processor)
     return recognizer

@@ -1,12 +1,13 @@
 """The `transcribe` command: inputs through a model to outputs, resumable, one bad file never stopping the rest."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from arkasr.errors import InputError, nearest_of
+from arkasr.files import write_whole
 from arkasr.model.fingerprint import fingerprint
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input
@@ -16,6 +17,7 @@ from arkasr.transcribe.transcript import Transcript
 
 # Formats that hold one recording only.
 SINGLE_FORMATS = ("json", "srt", "vtt")
+NAMES = "backslashreplace"  # the name of a recording need not be text
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,13 @@ def run(
         )
         if target.path is None:
             for text in texts:
-                # A file name need not be text.
-                sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+                sys.stdout.buffer.write(text.encode("utf-8", NAMES))
                 sys.stdout.buffer.flush()
         elif target.files is None:
-            _write(target.path, texts)
+            write_whole(target.path, texts, errors=NAMES)
         else:
             for path, text in zip(target.files, texts, strict=True):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write(path, iter([text]))
+                write_whole(path, [text], errors=NAMES)
         if journal:
             journal.remove()
     return problems
@@ -158,14 +158,3 @@ def _settings_of(transcriber: Transcriber, model_name: str) -> dict[str, str | i
         "dtype": str(model.dtype),
         "language": transcriber.language or "",
     }
-
-
-def _write(path: Path, texts: Iterator[str]) -> None:
-    """Write a file that appears when it is complete."""
-    writing = path.with_name(f".{path.name}.writing")
-    try:
-        with writing.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(texts)
-        writing.replace(path)
-    finally:
-        writing.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """What was said in a recording, and when."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from arkasr.model.loops import is_looping, is_unspaced
@@ -56,12 +57,16 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     seconds: float = 0.0
     error: str | None = None
-    text: str = field(init=False)
-    raw: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "text", join_texts(segment.text for segment in self.segments))
-        object.__setattr__(self, "raw", join_texts(segment.raw for segment in self.segments))
+    @cached_property
+    def text(self) -> str:
+        """The cleaned words of all segments."""
+        return join_texts(segment.text for segment in self.segments)
+
+    @cached_property
+    def raw(self) -> str:
+        """All segments as generated."""
+        return join_texts(segment.raw for segment in self.segments)
 
     @property
     def flags(self) -> list[str]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForTokenClassification, AutoProcessor
 from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LANGUAGES
 
 from arkasr.data.audio import SAMPLE_RATE
-from arkasr.errors import InputError
+from arkasr.errors import InputError, first_line_of
 from arkasr.model.frames import clip_of
 from arkasr.transcribe.transcript import Segment, Word
 
@@ -37,8 +37,7 @@ class Aligner:
                 name, dtype=dtype, use_safetensors=True, trust_remote_code=False
             ).to(device)
         except (OSError, ValueError) as error:
-            first_line = str(error).splitlines()[0]
-            raise InputError(f"aligner {name}: {first_line} Give a Qwen3 forced aligner") from error
+            raise InputError(f"aligner {name}: {first_line_of(error)} Give a Qwen3 forced aligner") from error
         if not hasattr(self.processor, "prepare_forced_aligner_inputs"):
             raise InputError(f"aligner {name}: is not a Qwen3 forced aligner")
         self.model.eval()
