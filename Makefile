@@ -24,4 +24,4 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m benchmarks.opd_step

@@ -14,7 +14,7 @@ from arkasr.distill.diagnostics import (
 def diagnose(student, teacher, *, top_k, student_allowed=None, teacher_allowed=None, **options):
     allowed = {"student_allowed": student_allowed, "teacher_allowed": teacher_allowed}
     result = union_topk_kl(student, teacher, top_k=top_k, **allowed, **options)
-    return support_diagnostics(student, teacher, result, top_k=top_k, **allowed), result
+    return support_diagnostics(result, top_k=top_k), result
 
 
 def distribution(scores):

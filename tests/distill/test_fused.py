@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from arkasr.distill import fused, fused_union_topk_kl, tiles, union_topk_kl
+from arkasr.distill import fused, fused_union_topk_kl, union_topk_kl
+from arkasr.distill.diagnostics import support_diagnostics
+from arkasr.model import head as output_head
 
 POSITIONS, STUDENT_VOCAB, TEACHER_VOCAB = 23, 70, 61
 OPTIONS = {"top_k": 5, "temperature": 1.3, "beta": 0.3}
@@ -9,8 +11,9 @@ OPTIONS = {"top_k": 5, "temperature": 1.3, "beta": 0.3}
 
 @pytest.fixture(autouse=True)
 def many_tiles(monkeypatch):
-    monkeypatch.setattr(tiles, "TILE_TOKENS", 13)
-    monkeypatch.setattr(tiles, "CHUNK_POSITIONS", 7)
+    monkeypatch.setattr(output_head, "SMALLEST_TILE_TOKENS", 13)
+    monkeypatch.setitem(output_head.TILE_SCORES, "cpu", 1)
+    monkeypatch.setattr(output_head, "CHUNK_POSITIONS", 7)
     monkeypatch.setattr(fused, "DENSE_POSITIONS", 6)
 
 
@@ -63,6 +66,9 @@ def test_equals_the_dense_reference_in_value_and_gradient(kind, support, tail, g
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     for name in ("loss", "per_position", "teacher_tail_mass", "student_tail_mass"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-12)
+    diagnosed = support_diagnostics(found, top_k=5)
+    for name, values in support_diagnostics(expected, top_k=5).items():
+        torch.testing.assert_close(diagnosed[name], values, rtol=1e-9, atol=1e-11, msg=name)
     for ours, theirs in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
@@ -74,17 +80,16 @@ def test_upstream_scores_too():
     torch.testing.assert_close(found.per_position, expected.per_position)
 
 
-def test_a_normaliser_from_the_rollout_spares_the_pass_over_the_students_vocabulary(monkeypatch):
+def test_what_is_known_already_spares_the_passes_over_the_vocabularies(monkeypatch):
     tensors, arguments = problem(2)
-    allowed = arguments["student_allowed"]
+    del arguments["student_support"]
     expected = dense(tensors, **OPTIONS, **arguments)
-    logits = (tensors[0] @ tensors[1].T).detach().masked_fill(~allowed, -torch.inf)
-    passes = []
-    monkeypatch.setattr(fused, "top_of_head", lambda *given: passes.append(given) or tiles.top_of_head(*given))
-    found = fused_union_topk_kl(*tensors, **OPTIONS, **arguments, student_log_normaliser=logits.logsumexp(1))
-    assert len(passes) == 1
-    assert passes[0][1] is tensors[3]
-    torch.testing.assert_close(found.student_tail_mass, expected.student_tail_mass)
+    student = output_head.top_of_head(tensors[0], tensors[1], arguments["student_allowed"], 5, torch.float64)
+    teacher = output_head.top_of_head(tensors[2], tensors[3], arguments["teacher_allowed"], 5, torch.float64)
+    monkeypatch.setattr(fused, "top_of_head", None)
+    found = fused_union_topk_kl(*tensors, **OPTIONS, **arguments, student_top=student, teacher_top=teacher)
+    for name in ("per_position", "student_tail_mass", "teacher_tail_mass"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

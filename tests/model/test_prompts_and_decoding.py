@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode_greedily
+from arkasr.model.decoding import decode
 from arkasr.model.scoring import forced_logits
 from arkasr.teacher.load import load_recognizer
 
@@ -80,23 +80,22 @@ def test_results_do_not_depend_on_the_batch(recognizer, clips):
     texts = ["the red", "今天", "two green apples please", "a", "我要一张票", "mary"]
     transcripts = [recognizer.transcript_ids(text) for text in texts]
     languages = ["English"] * len(clips)
-    pad = recognizer.tokenizer.pad_token_id
     with torch.no_grad():
-        together = forced_logits(recognizer.model, recognizer.prompts(features, languages), transcripts, pad)
+        together = forced_logits(recognizer, recognizer.prompts(features, languages), transcripts)
         apart = torch.cat(
             [
-                forced_logits(recognizer.model, recognizer.prompts([clip], ["English"]), [transcript], pad)
+                forced_logits(recognizer, recognizer.prompts([clip], ["English"]), [transcript])
                 for clip, transcript in zip(features, transcripts, strict=True)
             ]
         )
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
 
-    batch = decode_greedily(recognizer, recognizer.prompts(features, languages), max_new_tokens=12)
+    batch = decode(recognizer, recognizer.prompts(features, languages), max_new_tokens=12)
     order = [4, 0, 5, 2, 1, 3]
     shuffled = recognizer.prompts([features[place] for place in order], languages)
-    reordered = decode_greedily(recognizer, shuffled, max_new_tokens=12)
+    reordered = decode(recognizer, shuffled, max_new_tokens=12)
     for row, place in enumerate(order):
-        single = decode_greedily(recognizer, recognizer.prompts([features[place]], ["English"]), max_new_tokens=12)
+        single = decode(recognizer, recognizer.prompts([features[place]], ["English"]), max_new_tokens=12)
         assert torch.equal(batch.tokens[place], single.tokens[0])
         assert torch.equal(reordered.tokens[row], single.tokens[0])
     assert len({tuple(tokens.tolist()) for tokens in batch.tokens}) > 1
@@ -106,7 +105,7 @@ def test_forced_logits_are_those_of_the_plain_forward(recognizer, clips):
     features = recognizer.features(clips[2])
     transcript = recognizer.transcript_ids("two green apples")
     prompts = recognizer.prompts([features], ["English"])
-    forced = forced_logits(recognizer.model, prompts, [transcript], recognizer.tokenizer.pad_token_id)
+    forced = forced_logits(recognizer, prompts, [transcript])
     whole = torch.cat((prompts.input_ids, transcript[None]), dim=1)
     logits = recognizer.model(input_ids=whole, **prompts.audio).logits[0]
     expected = logits[prompts.input_ids.shape[1] - 1 : -1]
@@ -118,20 +117,20 @@ def test_forced_logits_are_those_of_the_plain_forward(recognizer, clips):
 def test_greedy_decoding_writes_what_generate_writes(recognizer, clips):
     """With and without a stop: the likeliest token becomes a stop for the second half of the test."""
     prompts = recognizer.prompts([recognizer.features(clip) for clip in clips], ["English"] * len(clips))
-    written = decode_greedily(recognizer, prompts, max_new_tokens=10, top_k=5)
+    written = decode(recognizer, prompts, max_new_tokens=10, top_k=5)
     generated = recognizer.model.generate(
         input_ids=prompts.input_ids, attention_mask=prompts.attention_mask, **prompts.audio, max_new_tokens=10
     )[:, prompts.input_ids.shape[1] :]
     for tokens, row in zip(written.tokens, generated, strict=True):
         assert torch.equal(tokens, row[: len(tokens)])
     blocked = (~recognizer.allowed_tokens).nonzero().squeeze(1)
-    for tokens, top_ids in zip(written.tokens, written.top_ids, strict=True):
-        assert torch.equal(tokens, top_ids[:, 0])
-        assert not torch.isin(top_ids, blocked).any()
+    assert torch.equal(torch.cat(written.tokens), written.top.best)
+    assert torch.equal(written.top.best, written.top.ids[:, 0])
+    assert not torch.isin(written.top.ids, blocked).any()
 
     common = torch.cat(written.tokens).mode().values.item()
     recognizer.stop_token_id = common
-    stopped = decode_greedily(recognizer, prompts, max_new_tokens=10)
+    stopped = decode(recognizer, prompts, max_new_tokens=10)
     assert stopped.stopped.any()
     for before, after, ended in zip(written.tokens, stopped.tokens, stopped.stopped, strict=True):
         assert torch.equal(after, before[: len(after)])
@@ -148,10 +147,9 @@ def test_a_saved_model_loads_as_itself(recognizer, clips, tmp_path):
     again = loaded.prompts([loaded.features(clip) for clip in clips[:3]], ["English"] * 3)
     assert torch.equal(prompts.input_ids, again.input_ids)
     transcripts = [recognizer.transcript_ids("red")] * 3
-    pad = recognizer.tokenizer.pad_token_id
     with torch.no_grad():
-        expected = forced_logits(recognizer.model, prompts, transcripts, pad)
-        torch.testing.assert_close(forced_logits(loaded.model, again, transcripts, pad), expected, rtol=0, atol=0)
+        expected = forced_logits(recognizer, prompts, transcripts)
+        torch.testing.assert_close(forced_logits(loaded, again, transcripts), expected, rtol=0, atol=0)
     assert torch.equal(loaded.allowed_tokens, recognizer.allowed_tokens)
     head, embedding = loaded.model.lm_head.weight, loaded.model.get_input_embeddings().weight
     assert head.data_ptr() == embedding.data_ptr()

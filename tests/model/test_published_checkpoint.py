@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTo
 
 from arkasr import ArkAsrConfig, ArkAsrForConditionalGeneration, ArkAsrProcessor
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode_greedily
+from arkasr.model.decoding import decode
 from arkasr.teacher.load import load_recognizer
 from tests import plain_ark, published
 
@@ -170,7 +170,7 @@ def test_the_pipeline_writes_what_the_recogniser_writes(checkpoints, waveform):
     found = transcribe(waveform, max_new_tokens=12)["text"]
     recognizer = load_recognizer(folder)
     prompts = recognizer.prompts([recognizer.features(waveform)], [None])
-    tokens = decode_greedily(recognizer, prompts, max_new_tokens=12).tokens[0]
+    tokens = decode(recognizer, prompts, max_new_tokens=12).tokens[0]
     assert found == recognizer.transcript_text(tokens)
     assert len(set(tokens.tolist())) > 1
 

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode_greedily
+from arkasr.model.decoding import decode
 from arkasr.model.recognize import Recognition
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.plan import plan
@@ -60,7 +60,7 @@ def test_a_long_recording_is_its_pieces_with_their_times(student, long_recording
     for segment in found.segments:
         piece = waveform[round(segment.begin * 16_000) : round(segment.end * 16_000)]
         prompts = student.prompts([student.features(piece)], [None])
-        tokens = decode_greedily(student, prompts, max_new_tokens=16).tokens[0]
+        tokens = decode(student, prompts, max_new_tokens=16).tokens[0]
         assert segment.raw == student.transcript_text(tokens)
     assert found.raw.split() == " ".join(segment.raw for segment in found.segments).split()
 

@@ -1,6 +1,6 @@
 """What on-policy distillation looks like from inside (docs/objective.md, "Diagnostics"; paper, section 4.3).
 
-In: the logits and the result of a micro-batch, or the rollouts themselves. Out: values per position or
+In: the result of a micro-batch, or the rollouts themselves. Out: values per position or
 utterance and, gathered over a step, the numbers of `metrics.jsonl`. Knows no process group: its sums are
 tensors, ready to be reduced.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from arkasr.distill.objective import UnionTopkKL
-from arkasr.distill.support import NO_PROBABILITY, log_probabilities, restrict, working_dtype
+from arkasr.distill.support import NO_PROBABILITY, log_probabilities
 
 POSITION_METRICS = (
     "vuss",
@@ -32,24 +32,12 @@ REPETITION_NGRAM = 4  # tokens
 
 
 @torch.no_grad()
-def support_diagnostics(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    result: UnionTopkKL,
-    *,
-    top_k: int,
-    student_allowed: Tensor | None = None,
-    teacher_allowed: Tensor | None = None,
-) -> dict[str, Tensor]:
+def support_diagnostics(result: UnionTopkKL, *, top_k: int) -> dict[str, Tensor]:
     """Describe every position. Distributions are at temperature 1, over the whole of A_T or A_S.
 
     Args:
-        student_logits: [N, V_S], as given to `union_topk_kl`.
-        teacher_logits: [N, V_T], as given to `union_topk_kl`.
-        result: what `union_topk_kl` returned for them.
-        top_k: k, as given to `union_topk_kl`.
-        student_allowed: A_S, BoolTensor [V_S]; None = all.
-        teacher_allowed: A_T, BoolTensor [V_T]; None = all.
+        result: what `union_topk_kl` or its fast path returned.
+        top_k: k, as given there.
 
     Returns:
         The values [N] of `POSITION_METRICS`, 0 where not valid:
@@ -63,21 +51,15 @@ def support_diagnostics(
         - tail_mass_teacher, tail_mass_student: probability outside U_t.
         - argmax_agreement: 1 where both models find the same token most probable, else 0.
     """
-    dtype = working_dtype(student_logits, teacher_logits)
-    log_p = log_probabilities(restrict(teacher_logits, teacher_allowed, dtype))
-    log_q = log_probabilities(restrict(student_logits, student_allowed, dtype))
-    entropy_teacher = torch.special.entr(log_p.exp()).sum(dim=1)
-    entropy_student = torch.special.entr(log_q.exp()).sum(dim=1)
-
-    u = result.support
+    u, teacher, student = result.support, result.teacher, result.student
     shared = u.in_teacher & u.in_student
-    log_p_shared = log_p.gather(1, u.teacher_ids).masked_fill(~shared, NO_PROBABILITY)
-    log_q_shared = log_q.gather(1, u.student_ids).masked_fill(~shared, NO_PROBABILITY)
+    log_p_shared = teacher.log_probs.masked_fill(~shared, NO_PROBABILITY)
+    log_q_shared = student.log_probs.masked_fill(~shared, NO_PROBABILITY)
     log_p_bar = log_probabilities(log_p_shared)
     log_q_bar = log_probabilities(log_q_shared)
     advantages = torch.where(shared, log_p_bar.exp() * (log_q_bar - log_p_bar), 0.0)
-    is_teacher_argmax = u.in_teacher & (u.teacher_ids == log_p.argmax(dim=1)[:, None])
-    is_student_argmax = u.student_ids == log_q.argmax(dim=1)[:, None]
+    is_teacher_argmax = u.in_teacher & (u.teacher_ids == teacher.best[:, None])
+    is_student_argmax = u.student_ids == student.best[:, None]
 
     values = {
         "vuss": result.support_size,
@@ -86,14 +68,14 @@ def support_diagnostics(
         "overlap_mass_teacher": log_p_shared.exp().sum(dim=1),
         "overlap_mass_student": log_q_shared.exp().sum(dim=1),
         "overlap_advantage": advantages.sum(dim=1) / result.overlap.clamp_min(1),
-        "entropy_teacher": entropy_teacher,
-        "entropy_student": entropy_student,
-        "entropy_gap": (entropy_teacher - entropy_student).abs(),
+        "entropy_teacher": teacher.entropy,
+        "entropy_student": student.entropy,
+        "entropy_gap": (teacher.entropy - student.entropy).abs(),
         "tail_mass_teacher": result.teacher_tail_mass,
         "tail_mass_student": result.student_tail_mass,
         "argmax_agreement": (is_teacher_argmax & is_student_argmax).any(dim=1),
     }
-    return {name: torch.where(result.valid, value.to(dtype), 0.0) for name, value in values.items()}
+    return {name: torch.where(result.valid, value.to(teacher.entropy.dtype), 0.0) for name, value in values.items()}
 
 
 def rollout_statistics(token_ids: Sequence[Tensor], stopped: Tensor, cap: int) -> dict[str, Tensor]:

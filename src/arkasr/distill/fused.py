@@ -4,6 +4,8 @@ The student is scored on the support only, the teacher's best tokens are found t
 tile is kept. Exact: docs/objective.md holds to the letter, and every option has a test against the dense reference.
 """
 
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -11,9 +13,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from arkasr.distill.divergence import divergence_of
-from arkasr.distill.objective import UnionTopkKL, check_options, union_topk_kl
-from arkasr.distill.support import NO_PROBABILITY, Support, invert_map, look_up, merge_supports, same_ids
-from arkasr.distill.tiles import scores_of, top_of_head
+from arkasr.distill.objective import Side, UnionTopkKL, check_options, union_topk_kl
+from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids
+from arkasr.model.head import Top, scores_of, top_of_head
 
 # Options that need every token's score are computed for so many positions at a time.
 DENSE_POSITIONS = 64
@@ -37,7 +39,8 @@ def fused_union_topk_kl(
     tail: str = "none",
     beta: float = 0.5,
     upstream_scores: bool = False,
-    student_log_normaliser: Tensor | None = None,
+    student_top: Top | None = None,
+    teacher_top: Top | None = None,
 ) -> UnionTopkKL:
     """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ on either side.
 
@@ -58,8 +61,9 @@ def fused_union_topk_kl(
         tail: "bucket" needs every score, too.
         beta: of "jsd" only.
         upstream_scores: for comparison only.
-        student_log_normaliser: [N], logsumexp of the student's allowed scores where the rollout has it already; None =
-            found here. Needed for `student_tail_mass` only.
+        student_top: what `top_of_head` finds for the student, where the rollout has it already; takes the place of
+            `student_support`, and spares the pass over the student's vocabulary.
+        teacher_top: what `top_of_head` finds for the teacher, where it is known already.
 
     Raises:
         InputError: an option that does not exist or a value outside its range.
@@ -78,8 +82,9 @@ def fused_union_topk_kl(
         "upstream_scores": upstream_scores,
     }
     if tail == "bucket" or support == "full":
+        support_ids = student_support if student_top is None else student_top.ids
         return _dense_by_chunks(
-            student_hidden, student_head, teacher_hidden, teacher_head, student_support, generated, options
+            student_hidden, student_head, teacher_hidden, teacher_head, support_ids, generated, options
         )
     dtype = torch.promote_types(torch.promote_types(student_hidden.dtype, teacher_hidden.dtype), torch.float32)
     student_vocab, teacher_vocab = len(student_head), len(teacher_head)
@@ -88,13 +93,15 @@ def fused_union_topk_kl(
     student_to_teacher = invert_map(teacher_to_student, student_vocab)
 
     # Steps 1 to 3: l^T_t of the teacher's best, K^T_t, K^S_t and U_t.
-    teacher = top_of_head(teacher_hidden, teacher_head, teacher_allowed, top_k, dtype)
-    if student_support is None or student_log_normaliser is None:
-        student = top_of_head(student_hidden.detach(), student_head.detach(), student_allowed, top_k, dtype)
-        student_support = student.ids if student_support is None else student_support
-        student_log_normaliser = student.log_normaliser
+    if teacher_top is None:
+        teacher_top = top_of_head(teacher_hidden, teacher_head, teacher_allowed, top_k, dtype)
+    if student_top is None:
+        student_top = top_of_head(student_hidden.detach(), student_head.detach(), student_allowed, top_k, dtype)
+        student_support = student_top.ids if student_support is None else student_support
+    else:
+        student_support = student_top.ids
     u = merge_supports(
-        look_up(teacher_to_student, teacher.ids),
+        look_up(teacher_to_student, teacher_top.ids),
         student_support.long(),
         generated,
         student_to_teacher=student_to_teacher,
@@ -112,7 +119,7 @@ def fused_union_topk_kl(
     # Step 5: scores on U_t only.
     with torch.no_grad():
         teacher_scores = scores_of(teacher_hidden, teacher_head, u.teacher_ids, dtype)
-        teacher_log_probs = teacher_scores - teacher.log_normaliser[:, None]
+        teacher_log_probs = teacher_scores - teacher_top.log_normaliser.to(dtype)[:, None]
     p_scores = torch.where(u.in_teacher, teacher_scores, teacher_log_probs) if upstream_scores else teacher_log_probs
     q_scores = scores_of(student_hidden, student_head, u.student_ids, dtype)
     in_support = q_scores.masked_fill(~u.mask, NO_PROBABILITY)
@@ -122,8 +129,9 @@ def fused_union_topk_kl(
         p_scores.masked_fill(~u.mask, NO_PROBABILITY) / temperature, in_support / temperature, valid, divergence, beta
     )
     with torch.no_grad():
+        student_log_probs = q_scores.detach() - student_top.log_normaliser.to(dtype)[:, None]
         teacher_mass = teacher_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
-        student_mass = (in_support.detach() - student_log_normaliser.to(dtype)[:, None]).exp().sum(dim=1)
+        student_mass = student_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
     return UnionTopkKL(
         loss=per_position.sum() / valid.sum().clamp_min(1),
         per_position=per_position,
@@ -133,6 +141,8 @@ def fused_union_topk_kl(
         teacher_tail_mass=torch.where(valid, (1 - teacher_mass).clamp_min(0), 0.0),
         student_tail_mass=torch.where(valid, (1 - student_mass).clamp_min(0), 0.0),
         support=u,
+        teacher=Side(teacher_log_probs, teacher_top.entropy, teacher_top.best),
+        student=Side(student_log_probs, student_top.entropy, student_top.best),
     )
 
 
@@ -161,14 +171,16 @@ def _dense_by_chunks(
         checkpoint(compare, first, student_hidden[first : first + DENSE_POSITIONS], student_head, use_reentrant=False)
         for first in range(0, max(len(student_hidden), 1), DENSE_POSITIONS)
     ]
-    names = ("per_position", "valid", "support_size", "overlap", "teacher_tail_mass", "student_tail_mass")
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    tokens = ("student_ids", "teacher_ids", "mask", "in_teacher", "in_student")
-    return UnionTopkKL(
-        loss=joined["per_position"].sum() / joined["valid"].sum().clamp_min(1),
-        support=Support(**{name: torch.cat([getattr(part.support, name) for part in parts]) for name in tokens}),
-        **joined,
-    )
+    joined: UnionTopkKL = _joined(parts)
+    return replace(joined, loss=joined.per_position.sum() / joined.valid.sum().clamp_min(1))
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """One dataclass of the positions of several, field by field; of scalars the first one's."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts)) if parts[0].dim() else parts[0]
+    names = [field.name for field in fields(parts[0])]
+    return type(parts[0])(*(_joined([getattr(part, name) for part in parts]) for name in names))
 
 
 def _allowed(ids: Tensor, allowed: Tensor | None) -> Tensor:

@@ -30,6 +30,21 @@ TAILS = ("none", "bucket")
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """What one model thinks at N positions, over all its allowed tokens at temperature 1; carries no gradient.
+
+    Attributes:
+        log_probs: [N, K], of the candidates of `UnionTopkKL.support`; means nothing in a slot without one.
+        entropy: [N], nats.
+        best: LongTensor [N], the most probable token in the model's own ids.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    best: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class UnionTopkKL:
     """What `union_topk_kl` returns for N positions.
 
@@ -43,6 +58,8 @@ class UnionTopkKL:
             outside U_t, those without a counterpart among them; 0 where not valid.
         student_tail_mass: [N], the same of the student, over A_S; carries no gradient.
         support: the tokens themselves.
+        teacher: what the teacher thinks.
+        student: what the student thinks.
     """
 
     loss: Tensor
@@ -53,6 +70,8 @@ class UnionTopkKL:
     teacher_tail_mass: Tensor
     student_tail_mass: Tensor
     support: Support
+    teacher: Side
+    student: Side
 
 
 def union_topk_kl(
@@ -169,7 +188,14 @@ def union_topk_kl(
         teacher_tail_mass=teacher_tail_mass,
         student_tail_mass=student_tail_mass,
         support=u,
+        teacher=_side(teacher_log_probs, u.teacher_ids),
+        student=_side(student_log_probs, u.student_ids),
     )
+
+
+def _side(log_probs: Tensor, ids: Tensor) -> Side:
+    entropy = torch.special.entr(log_probs.exp()).sum(dim=1)
+    return Side(log_probs.gather(1, ids), entropy, log_probs.argmax(dim=1))
 
 
 def _log_mass_outside(in_u: Tensor, scores: Tensor, rows: Tensor) -> Tensor:

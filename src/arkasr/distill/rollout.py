@@ -1,4 +1,4 @@
-"""The student writes: greedy transcripts of a batch, and what stands in for those that came out empty.
+"""The student writes: transcripts of a batch, and what stands in for those that came out empty.
 
 Source: arXiv 2605.28139, section 3.2; docs/objective.md, "When the rollout is empty". Knows nothing of the teacher.
 """
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from arkasr.model.decoding import decode_greedily
+from arkasr.model.decoding import Sampling, decode
+from arkasr.model.head import Top
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.text import clean_transcript
 
@@ -20,12 +21,13 @@ class Rollout:
     Attributes:
         clip: place of the utterance in the batch.
         tokens: int64 `[n]`, the stop token included when it was written.
-        top_ids: int64 `[n, k]`, the student's best allowed tokens at each position as it wrote; None for a reference.
+        top: the student's best allowed tokens at each of the n positions as it wrote, on the model's device; None for a
+            reference.
     """
 
     clip: int
     tokens: Tensor
-    top_ids: Tensor | None
+    top: Top | None
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Rollouts:
         stopped: bool `[B]`, whether it came to a stop before the cap.
         fallbacks: empty rollouts replaced by the reference.
         skipped: empty rollouts without a reference.
+        passes: how many times the decoder ran.
     """
 
     kept: list[Rollout]
@@ -45,6 +48,7 @@ class Rollouts:
     stopped: Tensor
     fallbacks: int
     skipped: int
+    passes: int
 
 
 def roll_out(
@@ -54,6 +58,8 @@ def roll_out(
     *,
     max_new_tokens: int,
     top_k: int,
+    drafts: Sequence[Sequence[int]] | None = None,
+    sampling: Sampling | None = None,
 ) -> Rollouts:
     """Let the student write a transcript of every clip, without gradient.
 
@@ -63,17 +69,20 @@ def roll_out(
         references: B texts to fall back on, None where there is none.
         max_new_tokens: cap on the tokens of a rollout, the stop token included.
         top_k: tokens remembered at every position.
+        drafts: B guesses at the rollouts, as token ids; they change the time it takes and nothing else.
+        sampling: draw tokens; None = greedy, as in the paper.
     """
-    transcripts = decode_greedily(student, prompts, max_new_tokens=max_new_tokens, top_k=top_k)
-    assert transcripts.top_ids is not None
-    kept, fallbacks, skipped = [], 0, 0
-    for clip, reference in enumerate(references):
-        tokens = transcripts.tokens[clip]
+    transcripts = decode(student, prompts, max_new_tokens=max_new_tokens, top_k=top_k, drafts=drafts, sampling=sampling)
+    assert transcripts.top is not None
+    kept, fallbacks, skipped, first = [], 0, 0, 0
+    for clip, (tokens, reference) in enumerate(zip(transcripts.tokens, references, strict=True)):
+        top = transcripts.top[first : first + len(tokens)]
+        first += len(tokens)
         if clean_transcript(student.transcript_text(tokens)):
-            kept.append(Rollout(clip, tokens, transcripts.top_ids[clip]))
+            kept.append(Rollout(clip, tokens, top))
         elif reference:
             kept.append(Rollout(clip, student.transcript_ids(reference), None))
             fallbacks += 1
         else:
             skipped += 1
-    return Rollouts(kept, transcripts.tokens, transcripts.stopped, fallbacks, skipped)
+    return Rollouts(kept, transcripts.tokens, transcripts.stopped, fallbacks, skipped, transcripts.passes)

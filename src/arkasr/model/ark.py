@@ -45,5 +45,9 @@ class ArkAsr(Recognizer):
         return self.model.get_audio_features(**audio)
 
     @property
+    def decoder(self) -> nn.Module:
+        return self.model.model
+
+    @property
     def audio_modules(self) -> list[nn.Module]:
         return [self.model.audio_encoder]

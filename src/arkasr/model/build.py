@@ -17,15 +17,17 @@ def build_ark_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> ArkAs
     """Build a model with random weights (torch's global generator) that writes `vocabulary`.
 
     Args:
-        sizes: fields of `ArkAsrConfig`, such as a preset.
+        sizes: fields of `ArkAsrConfig`, such as a preset; `vocab_size` where the head is to be wider than the tokenizer,
+            as in the published checkpoints.
         vocabulary: the base tokens; the family's own tokens are added behind them.
     """
     tokenizer = build_tokenizer(vocabulary)
     fields = copy.deepcopy(dict(sizes))
     rope_theta = fields.pop("rope_theta")
+    vocab_size = fields.pop("vocab_size", len(tokenizer))
     config = ArkAsrConfig(
         **fields,
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
         bos_token_id=tokenizer.convert_tokens_to_ids(PAD_TOKEN),

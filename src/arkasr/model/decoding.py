@@ -1,14 +1,23 @@
-"""Greedy decoding of a batch of prompts with a key/value cache.
+"""Decoding of a batch of prompts with a key/value cache, along drafts where there are any.
 
-The same tokens as `model.generate(do_sample=False)` with the recogniser's blocked tokens suppressed; rows that have
-come to their stop leave the batch. Knows nothing of text or of scoring.
+One pass of the decoder asks for the next token of every row and, where a row has a draft, for the rest of the draft in
+the same breath. What the model agrees with is kept, with its own next token behind it, so that a pass writes one token
+at least and the drafts change nothing but the number of passes. Without sampling the tokens are those of
+`model.generate(do_sample=False)` with the recogniser's blocked tokens suppressed. Rows that have come to their stop
+leave the batch. Knows nothing of text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from arkasr.model.draft import Draft
+from arkasr.model.head import Top, sample_of_head, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.scoring import positions
 
@@ -23,70 +32,160 @@ class Transcripts:
     Attributes:
         tokens: B int64 tensors `[n_b]` on the CPU; the stop token is the last one where it was written.
         stopped: bool `[B]` on the CPU, False where the cap was reached first.
-        top_ids: for each clip int64 `[n_b, k]`: the allowed tokens with the highest scores at each position, best
-            first; None when not asked for.
+        top: of all positions, clip after clip, N = sum n_b, on the model's device; None when not asked for.
+        passes: how many times the decoder ran.
     """
 
     tokens: list[Tensor]
     stopped: Tensor
-    top_ids: list[Tensor] | None
+    top: Top | None
+    passes: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Tokens drawn from the model's distribution instead of its best ones.
+
+    Attributes:
+        temperature: divides the scores.
+        uniforms: float64 `[B, max_new_tokens]` in [0, 1); they alone decide what is drawn, with drafts and without.
+    """
+
+    temperature: float
+    uniforms: Tensor
 
 
 @torch.no_grad()
-def decode_greedily(
-    recognizer: Recognizer, prompts: Prompts, *, max_new_tokens: int, top_k: int | None = None
+def decode(
+    recognizer: Recognizer,
+    prompts: Prompts,
+    *,
+    max_new_tokens: int,
+    top_k: int | None = None,
+    drafts: Sequence[Sequence[int]] | None = None,
+    sampling: Sampling | None = None,
 ) -> Transcripts:
-    """Write the most likely allowed token until the stop token or the cap.
+    """Write the most likely allowed token, or a drawn one, until the stop token or the cap.
+
+    With sampling, a token is drawn at every place of a draft and compared with it. That is speculative sampling
+    (arXiv 2211.17192) with a draft that is certain of itself: what is written is distributed as without a draft.
 
     Args:
         recognizer: the model must be in the mode (train or eval) that the caller wants.
-        prompts: on the model's device.
+        prompts: B of them, on the model's device.
         max_new_tokens: cap on the tokens of a transcript, the stop token included.
-        top_k: also return the k best allowed tokens at every position.
+        top_k: also return the k best allowed tokens at every position, and what is known of all others.
+        drafts: B guesses at the transcripts, as token ids; an empty one where nothing is known.
+        sampling: None = greedy.
     """
-    device = prompts.input_ids.device
-    blocked = ~recognizer.allowed_tokens.to(device)
-    attention_mask = prompts.attention_mask
-    position_ids = positions(attention_mask)
-    input_ids, audio, cache = prompts.input_ids, prompts.audio, None
-    clips = torch.arange(len(input_ids), device=device)
-    running = torch.ones_like(clips, dtype=torch.bool)
-    written = torch.full((len(clips), max_new_tokens), recognizer.stop_token_id, device=device)
-    candidates: list[Tensor] = []
-    for step in range(max_new_tokens):
-        output = recognizer.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **audio,
-        )
-        scores = output.logits[:, -1].masked_fill(blocked, -torch.inf)
+    head, stop = recognizer.head, recognizer.stop_token_id
+    allowed = recognizer.allowed_tokens.to(head.device)
+    clips = len(prompts.input_ids)
+    drafted = [Draft(drafts[clip] if drafts is not None else (), stop) for clip in range(clips)]
+    written: list[list[int]] = [[] for _ in range(clips)]
+    places: list[list[int]] = [[] for _ in range(clips)]
+    tops: list[Top] = []
+    row_states = _Rows(recognizer, prompts)
+    passes = asked = 0
+    running = set(range(clips))
+    while running:
+        guesses = [
+            drafted[clip].guess(max_new_tokens - len(written[clip]) - 1) if clip in running else []
+            for clip in row_states.clips
+        ]
+        hidden = row_states.read(guesses)
+        passes += 1
         if top_k is not None:
-            best = scores.topk(min(top_k, scores.shape[-1])).indices
-            candidates.append(best.new_zeros(len(written), best.shape[1]).index_copy(0, clips, best))
-        token = scores.argmax(-1).masked_fill(~running, recognizer.stop_token_id)
-        written[clips, step] = token
-        running = token != recognizer.stop_token_id
-        remaining = int(running.sum())
-        if remaining == 0:
-            break
-        input_ids, audio, cache = token[:, None], {}, output.past_key_values
-        attention_mask = torch.cat((attention_mask, attention_mask.new_ones(len(clips), 1)), dim=1)
-        position_ids = position_ids[:, -1:] + 1
-        if remaining <= (1 - LEAVING_SHARE) * len(clips):
-            staying = running.nonzero().squeeze(1)
-            cache.batch_select_indices(staying)
-            clips, running, input_ids = clips[staying], running[staying], input_ids[staying]
-            attention_mask, position_ids = attention_mask[staying], position_ids[staying]
-    tokens = written[:, : step + 1].cpu()
-    stops = tokens == recognizer.stop_token_id
-    stopped = stops.any(1)
-    lengths = torch.where(stopped, stops.int().argmax(1) + 1, tokens.shape[1]).tolist()
-    top_ids = None
-    if top_k is not None:
-        stacked = torch.stack(candidates, dim=1).cpu()
-        top_ids = [row[:length] for row, length in zip(stacked, lengths, strict=True)]
-    return Transcripts([row[:length] for row, length in zip(tokens, lengths, strict=True)], stopped, top_ids)
+            tops.append(top_of_head(hidden, head, allowed, top_k, torch.float32))
+        if sampling is not None:
+            drawn = [
+                sampling.uniforms[clip, min(len(written[clip]), max_new_tokens - 1) :][: len(guess) + 1]
+                for clip, guess in zip(row_states.clips, guesses, strict=True)
+            ]
+            uniforms = torch.cat(drawn).to(head.device)
+            said = sample_of_head(hidden, head, allowed, sampling.temperature, uniforms).tolist()
+        elif top_k is not None:
+            said = tops[-1].best.tolist()
+        else:
+            said = F.linear(hidden, head).masked_fill_(~allowed, -torch.inf).argmax(-1).tolist()
+        agreed, first = [], 0
+        for clip, guess in zip(row_states.clips, guesses, strict=True):
+            agreed.append(drafted[clip].see(guess, said[first : first + len(guess) + 1]))
+            if clip in running:
+                following = range(first, first + agreed[-1] + 1)
+                written[clip] += [said[place] for place in following]
+                places[clip] += [asked + place for place in following]
+                if written[clip][-1] == stop or len(written[clip]) == max_new_tokens:
+                    running.remove(clip)
+            first += len(guess) + 1
+        asked += first
+        if running:
+            row_states.keep(agreed, [written[clip][-1] for clip in row_states.clips])
+            if len(running) <= (1 - LEAVING_SHARE) * len(row_states.clips):
+                row_states.stay([row for row, clip in enumerate(row_states.clips) if clip in running])
+    return Transcripts(
+        [torch.tensor(tokens) for tokens in written],
+        torch.tensor([tokens[-1] == stop for tokens in written]),
+        Top.cat(tops)[torch.tensor(list(chain.from_iterable(places)), device=head.device)] if tops else None,
+        passes,
+    )
+
+
+class _Rows:
+    """What the decoder remembers of the rows of a batch.
+
+    Guessed tokens that were wrong stay in the cache where another row's guess was right; the mask hides them.
+    """
+
+    def __init__(self, recognizer: Recognizer, prompts: Prompts) -> None:
+        self.clips = list(range(len(prompts.input_ids)))
+        self._recognizer = recognizer
+        self._unread = prompts.input_ids
+        self._audio = prompts.audio
+        self._attention_mask = prompts.attention_mask
+        self._cache: Any = None
+        self._guessed = 0
+
+    def read(self, guesses: Sequence[Sequence[int]]) -> Tensor:
+        """Read what is unread and a guess behind it: states `[sum (m_r + 1), H]` that say the tokens of every guess."""
+        device = self._unread.device
+        lengths = torch.tensor([len(guess) for guess in guesses])
+        self._guessed = int(lengths.max())
+        in_guess = torch.arange(self._guessed) < lengths[:, None]
+        if self._guessed:
+            guessed = torch.zeros_like(in_guess, dtype=torch.long)
+            guessed[in_guess] = torch.tensor(list(chain.from_iterable(guesses)))
+            self._unread = torch.cat((self._unread, guessed.to(device)), dim=1)
+            self._attention_mask = torch.cat((self._attention_mask, in_guess.long().to(device)), dim=1)
+        states, self._cache = self._recognizer.decoder_states(
+            self._unread,
+            self._attention_mask,
+            positions(self._attention_mask)[:, -self._unread.shape[1] :],
+            self._audio,
+            cache=self._cache,
+            use_cache=True,
+        )
+        self._audio = {}
+        said_by = torch.cat((torch.ones_like(in_guess[:, :1]), in_guess), dim=1) if self._guessed else None
+        states = states[:, -self._guessed - 1 :]
+        return states[:, 0] if said_by is None else states[said_by.to(device)]
+
+    def keep(self, agreed: Sequence[int], written: Sequence[int]) -> None:
+        """Forget what was guessed wrong; `written` `[R]` is each row's last token, read next."""
+        device = self._unread.device
+        if self._guessed:
+            longest = max(agreed)
+            right = torch.arange(longest, device=device) < torch.tensor(agreed, device=device)[:, None]
+            before = self._attention_mask[:, : self._attention_mask.shape[1] - self._guessed]
+            self._attention_mask = torch.cat((before, right.long()), dim=1)
+            if longest < self._guessed:
+                self._cache.crop(longest - self._guessed)
+        self._unread = torch.tensor(written, device=device)[:, None]
+        self._attention_mask = torch.cat((self._attention_mask, torch.ones_like(self._unread)), dim=1)
+
+    def stay(self, rows: Sequence[int]) -> None:
+        """Let all other rows go."""
+        staying = torch.tensor(rows, device=self._unread.device)
+        self._cache.batch_select_indices(staying)
+        self._unread, self._attention_mask = self._unread[staying], self._attention_mask[staying]
+        self.clips = [self.clips[row] for row in rows]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.whisper.modeling_whisper import eager_attention_forward
 
@@ -91,7 +92,7 @@ class ArkAsrEncoderAttention(nn.Module):
         return self.out_proj(attended.reshape(batch, frames, width))
 
 
-class ArkAsrEncoderLayer(nn.Module):
+class ArkAsrEncoderLayer(GradientCheckpointingLayer):
     """Pre-norm attention and feed-forward, as in Whisper."""
 
     def __init__(self, config: ArkAsrConfig) -> None:

@@ -15,7 +15,7 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifest import Utterance
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode_greedily
+from arkasr.model.decoding import decode
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
 
@@ -174,7 +174,7 @@ def _recognize_batch(
             results[number] = Recognition(error=str(error))
     if clips:
         prompts = recognizer.prompts(list(clips.values()), [languages(number) for number in clips])
-        written = decode_greedily(recognizer, prompts.to(recognizer.device), max_new_tokens=settings.max_new_tokens)
+        written = decode(recognizer, prompts.to(recognizer.device), max_new_tokens=settings.max_new_tokens)
         for number, tokens, stopped in zip(clips, written.tokens, written.stopped.tolist(), strict=True):
             raw = recognizer.transcript_text(tokens)
             results[number] = Recognition(raw, clean_transcript(raw), len(tokens), stopped)

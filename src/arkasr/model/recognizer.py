@@ -7,7 +7,7 @@ how it hears and how it is asked; how tokens are forced or generated is the same
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Prompts:
     Attributes:
         input_ids: int64 `[B, P]`.
         attention_mask: int64 `[B, P]`, zero at padding.
-        audio: the audio part of the model's keyword arguments, batch first.
+        audio: the audio part of the model's keyword arguments, batch first; or, once heard, `embeddings` `[B, N, H]`
+            padded on the right.
     """
 
     input_ids: Tensor
@@ -39,6 +41,10 @@ class Prompts:
             {name: tensor[clips] for name, tensor in self.audio.items()},
         )
 
+    def detach(self) -> "Prompts":
+        """The same prompts, without a gradient."""
+        return replace(self, audio={name: tensor.detach() for name, tensor in self.audio.items()})
+
     def to(self, device: torch.device) -> "Prompts":
         """The same prompts on another device."""
         return Prompts(
@@ -52,8 +58,7 @@ class Recognizer(ABC):
     """A model, its processor, and the conventions of its family.
 
     Attributes:
-        model: the Transformers model; its `forward` takes `input_ids`, `attention_mask`, `position_ids`,
-            `past_key_values`, `logits_to_keep` and the tensors of `Prompts.audio`.
+        model: the Transformers model.
         processor: the Transformers processor, with `tokenizer` and `feature_extractor`.
         stop_token_id: ends a transcript.
         allowed_tokens: bool `[V]`, what may stand in a transcript; the stop token is allowed.
@@ -86,6 +91,11 @@ class Recognizer(ABC):
 
     @property
     @abstractmethod
+    def decoder(self) -> nn.Module:
+        """The language model without its output head, a Transformers model that takes `inputs_embeds`."""
+
+    @property
+    @abstractmethod
     def audio_modules(self) -> list[nn.Module]:
         """Encoder and projector: what a CTC warm start trains."""
 
@@ -110,9 +120,68 @@ class Recognizer(ABC):
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
+    def head(self) -> Tensor:
+        """The rows of the output head, `[V, H]`: logits are states · headᵀ."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(iter(self.model.parameters())).device
+
+    def heard(self, prompts: Prompts) -> Prompts:
+        """The same prompts with their audio embedded, so that several passes over them hear it once."""
+        embeddings, counts = self.audio_embeddings(prompts.audio)
+        padded = pad_sequence(list(embeddings.split(counts.tolist())), batch_first=True)
+        return replace(prompts, audio={"embeddings": padded})
+
+    def decoder_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        audio: dict[str, Tensor],
+        *,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """What the decoder's last layer holds at every token that is read.
+
+        Args:
+            input_ids: int64 `[B, L]`, what is read now.
+            attention_mask: int64 `[B, L']`, zero at what is hidden; L' counts what is in the cache, too.
+            position_ids: int64 `[B, L]`.
+            audio: of the prompts, heard or not; empty once they are in the cache.
+            cache: of what was read before.
+            use_cache: return the cache.
+
+        Returns:
+            States `[B, L, H]`, and the cache or None.
+
+        Raises:
+            ValueError: a prompt's number of audio placeholders is not what its audio needs.
+        """
+        embedded = self.model.get_input_embeddings()(input_ids)
+        if audio:
+            placeholders = input_ids == self.processor.audio_token_id
+            wanted = placeholders.sum(1)
+            if "embeddings" in audio:
+                heard = audio["embeddings"]
+                embeddings = heard[torch.arange(heard.shape[1], device=wanted.device) < wanted[:, None]]
+            else:
+                embeddings, counts = self.audio_embeddings(audio)
+                if not torch.equal(wanted, counts):
+                    raise ValueError(f"prompts hold {wanted.tolist()} audio tokens, the audio has {counts.tolist()}")
+            embedded = embedded.masked_scatter(placeholders[..., None], embeddings.to(embedded.dtype))
+        outputs = self.decoder(
+            inputs_embeds=embedded,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=use_cache,
+        )
+        return outputs.last_hidden_state, outputs.past_key_values
 
     def _prompt_ids(self, language: str | None) -> tuple[list[int], list[int]]:
         if language not in self._prompts:

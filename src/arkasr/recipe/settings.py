@@ -134,12 +134,15 @@ class OpdStageSettings(TrainingStageSettings):
     Attributes:
         teacher: the stage or model that scores.
         objective: the loss.
+        drafts: the set, or the label stage, whose texts are tried first when the student writes; they spare time and
+            change nothing else. None = the texts of `train`, where it has any.
         calibration_batches: micro-batches whose support is measured before the first step.
     """
 
     kind: Literal["opd"]
     teacher: str
     objective: ObjectiveSettings = ObjectiveSettings()
+    drafts: str | None = None
     calibration_batches: int = Field(default=8, ge=1)
 
 
@@ -302,5 +305,7 @@ def _references(stage: Any) -> Iterator[tuple[str, tuple[str, ...], str]]:
             yield "dev", ("set",), stage.dev
     if isinstance(stage, OpdStageSettings):
         yield "teacher", ("stage",), stage.teacher
+        if stage.drafts is not None:
+            yield "drafts", ("set", "labels"), stage.drafts
     if isinstance(stage, LabelStageSettings):
         yield "audio", ("set",), stage.audio

@@ -103,7 +103,11 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    return DistillationStage(student, workshop.recognizer(settings.teacher, seed), settings.objective)
+    drafts = {}
+    if settings.drafts is not None:
+        heard = workshop.heard(settings.drafts, seed)
+        drafts = {utterance.id: utterance.text for utterance in heard if utterance.text is not None}
+    return DistillationStage(student, workshop.recognizer(settings.teacher, seed), settings.objective, drafts)
 
 
 def build_stream(workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int) -> BatchStream:

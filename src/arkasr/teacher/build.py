@@ -26,18 +26,19 @@ def build_qwen3_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Qwe
     """Build a model with random weights (torch's global generator) that writes `vocabulary`.
 
     Args:
-        sizes: `text_config` and `audio_config` of `Qwen3ASRConfig`, such as a preset.
+        sizes: `text_config` and `audio_config` of `Qwen3ASRConfig`, such as a preset; the text's
+            `vocab_size` where the head is to be wider than the tokenizer, as in the published checkpoints.
         vocabulary: the base tokens; the family's own tokens are added behind them.
     """
     tokenizer = build_tokenizer(vocabulary, SPECIAL_TOKENS, named_tokens=NAMED_TOKENS, added_tokens=ADDED_TOKENS)
     fields = copy.deepcopy(dict(sizes))
+    fields["text_config"].setdefault("vocab_size", len(tokenizer))
     special = {
         "pad_token_id": tokenizer.convert_tokens_to_ids(PAD_TOKEN),
         "eos_token_id": tokenizer.convert_tokens_to_ids(STOP_TOKEN),
     }
     config = Qwen3ASRConfig(
-        text_config=fields["text_config"]
-        | {"model_type": "qwen3", "vocab_size": len(tokenizer), "tie_word_embeddings": True, **special},
+        text_config=fields["text_config"] | {"model_type": "qwen3", "tie_word_embeddings": True, **special},
         audio_config=fields["audio_config"] | {"model_type": "qwen3_asr_encoder"},
         audio_token_id=tokenizer.convert_tokens_to_ids(NAMED_TOKENS["audio_token"]),
         timestamp_token_id=tokenizer.convert_tokens_to_ids("<timestamp>"),

@@ -27,4 +27,24 @@ TEACHER_PRESETS: dict[str, dict[str, Any]] = {
             "downsample_hidden_size": 24,
         },
     },
+    "qwen3-asr-1.7b": {
+        "text_config": {
+            "hidden_size": 2048,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 6144,
+            "max_position_embeddings": 65_536,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+        },
+        "audio_config": {
+            "num_mel_bins": 128,
+            "d_model": 1024,
+            "encoder_layers": 24,
+            "encoder_attention_heads": 16,
+            "encoder_ffn_dim": 4096,
+            "output_dim": 2048,
+        },
+    },
 }

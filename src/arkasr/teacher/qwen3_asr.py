@@ -103,5 +103,10 @@ class Qwen3Asr(Recognizer):
         return embeddings, counts
 
     @property
+    def decoder(self) -> nn.Module:
+        decoder: nn.Module = self.model.model.language_model
+        return decoder
+
+    @property
     def audio_modules(self) -> list[nn.Module]:
         return [self.model.model.audio_tower, self.model.model.multi_modal_projector]

@@ -19,7 +19,12 @@ OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save_checkpoint(
-    folder: Path, step: int, stage: nn.Module, optimizers: Sequence[Optimizer], state: dict[str, Any]
+    folder: Path,
+    step: int,
+    stage: nn.Module,
+    optimizers: Sequence[Optimizer],
+    state: dict[str, Any],
+    memory: Mapping[str, Tensor],
 ) -> None:
     """Write `folder/step-N`.
 
@@ -29,6 +34,7 @@ def save_checkpoint(
         stage: the stage's module, possibly wrapped for distribution; every process must call this.
         optimizers: its optimizers.
         state: JSON-able position in the data and counters.
+        memory: what else the stage must know.
     """
     model_state = get_model_state_dict(stage, options=OPTIONS)
     if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
@@ -39,6 +45,8 @@ def save_checkpoint(
     writing.mkdir(parents=True)
     save_file(_unshared(model_state), writing / "model.safetensors")
     save_file(_optimizer_tensors(optimizers), writing / "optimizer.safetensors")
+    if memory:
+        save_file(dict(memory), writing / "memory.safetensors")
     random_state = {"torch": torch.get_rng_state().numpy().tobytes().hex()}
     document = {"step": step, "random": random_state, **state}
     (writing / "state.json").write_text(json.dumps(document))
@@ -46,14 +54,21 @@ def save_checkpoint(
     writing.rename(place)
 
 
-def load_checkpoint(place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-    """Restore model, optimizers and random state from `step-N`; returns what `save_checkpoint` was given as state."""
+def load_checkpoint(
+    place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Restore model, optimizers and random state from `step-N`.
+
+    Returns:
+        What `save_checkpoint` was given as state and as memory.
+    """
     state: dict[str, Any] = json.loads((place / "state.json").read_text())
     model_state: dict[str, Any] = dict(load_file(place / "model.safetensors"))
     set_model_state_dict(stage, model_state, options=OPTIONS)
     _restore_optimizers(optimizers, load_file(place / "optimizer.safetensors"))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]["torch"]), dtype=torch.uint8))
-    return state
+    memory = place / "memory.safetensors"
+    return state, dict(load_file(memory)) if memory.exists() else {}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

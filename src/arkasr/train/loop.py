@@ -57,6 +57,8 @@ def train(
     """
     accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
     torch.manual_seed(seed)
+    if settings.activation_checkpointing:
+        stage.model.gradient_checkpointing_enable({"use_reentrant": False})
     module, *optimizers = accelerator.prepare(stage, *build_optimizers(stage, settings))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -64,8 +66,10 @@ def train(
     checkpoints = folder / "checkpoints"
     first_step = 1
     if newest := newest_checkpoint(checkpoints):
-        state = load_checkpoint(newest, module, [optimizer.optimizer for optimizer in optimizers])
+        state, memory = load_checkpoint(newest, module, [optimizer.optimizer for optimizer in optimizers])
         stream.restore(state["data"])
+        if memory:
+            stage.remember(memory)
         first_step = state["step"] + 1
     log = MetricsLog(folder, resumed_step=first_step - 1) if accelerator.is_main_process else None
     batches = iter(stream)
@@ -86,6 +90,7 @@ def train(
                 module,
                 [optimizer.optimizer for optimizer in optimizers],
                 {"data": stream.state()},
+                stage.memory(),
             )
             if accelerator.is_main_process:
                 drop_old_checkpoints(checkpoints, settings.keep_checkpoints)

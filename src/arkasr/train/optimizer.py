@@ -20,7 +20,7 @@ def build_optimizers(stage: nn.Module, settings: OptimizationSettings) -> list[O
     taken = set(map(id, matrices))
     others = [parameter for parameter in stage.parameters() if parameter.requires_grad and id(parameter) not in taken]
     optimizers: list[Optimizer] = [
-        AdamW(others, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
+        AdamW(others, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
     ]
     if matrices:
         optimizers.append(

@@ -4,7 +4,7 @@ CTC, SFT and OPD are three answers. A stage knows nothing of optimizers, steps, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -47,3 +47,10 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
         """The loss of a micro-batch; `seed` is a function of step and position, for augmentation."""
+
+    def memory(self) -> dict[str, Tensor]:
+        """What a resumed run must know besides weights, optimizer and position in the data."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        """Take back what `memory` gave."""

@@ -4,21 +4,26 @@ One micro-batch of algorithm 1 (arXiv 2605.28139, section 3): rollout, teacher f
 mathematics is in `arkasr.distill`; this file only brings the two models and the utterances together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from arkasr.data.examples import Example
+from arkasr.data.manifest import Utterance
 from arkasr.distill.alignment import Alignment, map_transcript, retokenise
 from arkasr.distill.diagnostics import rollout_statistics, support_diagnostics
-from arkasr.distill.objective import UnionTopkKL, union_topk_kl
+from arkasr.distill.fused import fused_union_topk_kl
+from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import Rollout, Rollouts, roll_out
 from arkasr.errors import InputError
+from arkasr.model.decoding import Sampling
+from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.model.scoring import forced_logits
+from arkasr.model.scoring import forced_states
 from arkasr.teacher.vocabulary import map_vocabularies
 from arkasr.train.metrics import Metrics
+from arkasr.train.rollout_memory import RolloutMemory
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stage import Stage, StageLoss
 
@@ -33,15 +38,25 @@ class DistillationStage(Stage):
         student: learns.
         teacher: scores; its weights do not change.
         settings: the objective.
+        drafts: by utterance, a text that the student probably writes, such as the teacher's label; where there is none,
+            the utterance's own text is the draft. What the student wrote itself the last time comes before either.
+            Drafts spare time and change nothing else.
     """
 
-    def __init__(self, student: Recognizer, teacher: Recognizer, settings: ObjectiveSettings) -> None:
+    def __init__(
+        self,
+        student: Recognizer,
+        teacher: Recognizer,
+        settings: ObjectiveSettings,
+        drafts: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(student)
         # A plain attribute of a non-module keeps the teacher out of parameters() and of checkpoints.
         self.teacher = teacher
         teacher.model.eval().requires_grad_(False)
-        self.clock.watch(teacher.audio_modules, "encode")
         self.settings = settings
+        self.drafts = drafts or {}
+        self.remembered = RolloutMemory()
         self._paired = self._written = 0
         self.vocabulary = map_vocabularies(
             student.tokenizer,
@@ -61,8 +76,11 @@ class DistillationStage(Stage):
         device = self.student.device
         features = [example.features[self.student.listener] for example in examples]
         prompts = self.student.prompts(features, [example.utterance.language for example in examples]).to(device)
+        # The weights stand still from here to the loss: the encoder runs once, for the rollout and for the gradient.
+        with self.clock("encode"):
+            prompts = self.student.heard(prompts)
         with self.clock("rollout"):
-            rollouts = self._roll_out(prompts, [example.utterance.text for example in examples])
+            rollouts = self._roll_out(prompts.detach(), examples, seed)
         metrics = self._rollout_metrics(rollouts)
         if not rollouts.kept:
             nothing = sum(parameter.sum() for parameter in self.model.parameters()) * 0.0
@@ -72,20 +90,24 @@ class DistillationStage(Stage):
         with self.clock("teacher"):
             alignments = [self._align(transcript) for transcript in transcripts]
             heard = [examples[rollout.clip] for rollout in rollouts.kept]
-            teacher_logits, paired = self._teacher_logits(heard, alignments)
+            teacher_states, paired = self._teacher_states(heard, alignments)
+            teacher_top = self._top(self.teacher, teacher_states)
             self._count_pairing(metrics, transcripts, alignments)
         with self.clock("student"):
             prompts = prompts.select([rollout.clip for rollout in rollouts.kept])
-            student_logits = forced_logits(self.model, prompts, transcripts, self.student.tokenizer.pad_token_id)
-            result = union_topk_kl(
-                student_logits,
-                teacher_logits,
+            student_states = forced_states(self.student, prompts, transcripts)
+            result = fused_union_topk_kl(
+                student_states,
+                self.student.head,
+                teacher_states,
+                self.teacher.head,
                 top_k=self.settings.top_k,
                 temperature=self.settings.temperature,
                 teacher_to_student=self.vocabulary.teacher_to_student.to(device),
                 student_allowed=self.student.allowed_tokens.to(device),
                 teacher_allowed=self.teacher.allowed_tokens.to(device),
-                student_support=self._student_support(rollouts.kept, student_logits.detach()),
+                student_top=self._student_top(rollouts.kept, student_states.detach()),
+                teacher_top=teacher_top,
                 generated=torch.cat(transcripts).to(device).masked_fill(~paired, -1),
                 divergence=self.settings.divergence,
                 support=self.settings.support,
@@ -93,22 +115,46 @@ class DistillationStage(Stage):
                 beta=self.settings.beta,
                 upstream_scores=self.settings.upstream_scores,
             )
-            self._count_positions(metrics, student_logits, teacher_logits, result)
+            self._count_positions(metrics, result)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
 
+    def memory(self) -> dict[str, Tensor]:
+        return self.remembered.tensors()
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        self.remembered.restore(memory)
+
     @torch.no_grad()
-    def _roll_out(self, prompts: Prompts, references: list[str | None]) -> Rollouts:
+    def _roll_out(self, prompts: Prompts, examples: Sequence[Example], seed: int) -> Rollouts:
+        sampling = None
+        if self.settings.rollout_temperature > 0:
+            generator = torch.Generator().manual_seed(seed)
+            shape = (len(examples), self.settings.max_new_tokens)
+            uniforms = torch.rand(shape, dtype=torch.float64, generator=generator)
+            sampling = Sampling(self.settings.rollout_temperature, uniforms)
         training = self.model.training
         self.model.eval()
         rollouts = roll_out(
             self.student,
             prompts,
-            references,
+            [example.utterance.text for example in examples],
             max_new_tokens=self.settings.max_new_tokens,
             top_k=self.settings.top_k,
+            drafts=[self._draft(example.utterance) for example in examples],
+            sampling=sampling,
         )
         self.model.train(training)
+        if training:
+            for example, written in zip(examples, rollouts.written, strict=True):
+                self.remembered.add(example.utterance.id, written)
         return rollouts
+
+    def _draft(self, utterance: Utterance) -> list[int]:
+        written = self.remembered.get(utterance.id)
+        if written is not None:
+            return written
+        text = self.drafts.get(utterance.id, utterance.text)
+        return self.student.transcript_ids(text).tolist() if text else []
 
     def _align(self, transcript: Tensor) -> Alignment:
         teacher_ids = map_transcript(transcript, self.vocabulary)
@@ -123,33 +169,33 @@ class DistillationStage(Stage):
         )
 
     @torch.no_grad()
-    def _teacher_logits(self, heard: Sequence[Example], alignments: Sequence[Alignment]) -> tuple[Tensor, Tensor]:
-        """Teacher logits `[N, V_T]` row by row for the student's positions, and which rows have one, bool `[N]`."""
+    def _teacher_states(self, heard: Sequence[Example], alignments: Sequence[Alignment]) -> tuple[Tensor, Tensor]:
+        """Teacher states `[N, H_T]` row by row for the student's positions, and which rows have one, bool `[N]`."""
         device = self.student.device
         features = [example.features[self.teacher.listener] for example in heard]
         prompts = self.teacher.prompts(features, [example.utterance.language for example in heard]).to(device)
-        forced = [alignment.teacher_ids for alignment in alignments]
-        logits = forced_logits(self.teacher.model, prompts, forced, self.teacher.tokenizer.pad_token_id)
+        states = forced_states(self.teacher, prompts, [alignment.teacher_ids for alignment in alignments])
         rows, first = [], 0
         for alignment in alignments:
             positions = alignment.teacher_positions
             rows.append(torch.where(positions >= 0, positions + first, -1))
             first += len(alignment.teacher_ids)
         row = torch.cat(rows).to(device)
-        return logits[row.clamp(min=0)], row >= 0
+        return states[row.clamp(min=0)], row >= 0
 
-    def _student_support(self, kept: Sequence[Rollout], student_logits: Tensor) -> Tensor:
-        """The student's top-k at rollout time `[N, k]`; for references, of this pass, since nothing was rolled out."""
-        lengths = [len(rollout.tokens) for rollout in kept]
-        allowed = self.student.allowed_tokens.to(student_logits.device)
-        top_k = min(self.settings.top_k, student_logits.shape[1])
-        supports = []
-        for rollout, logits in zip(kept, student_logits.split(lengths), strict=True):
-            if rollout.top_ids is not None:
-                supports.append(rollout.top_ids.to(student_logits.device))
-            else:
-                supports.append(logits.masked_fill(~allowed, -torch.inf).topk(top_k).indices)
-        return torch.cat(supports)
+    def _top(self, recognizer: Recognizer, states: Tensor) -> Top:
+        allowed = recognizer.allowed_tokens.to(states.device)
+        return top_of_head(states, recognizer.head.detach(), allowed, self.settings.top_k, torch.float32)
+
+    def _student_top(self, kept: Sequence[Rollout], student_states: Tensor) -> Top:
+        """The student's top-k at rollout time; for references, of this pass, since nothing was rolled out."""
+        states = student_states.split([len(rollout.tokens) for rollout in kept])
+        return Top.cat(
+            [
+                self._top(self.student, forced) if rollout.top is None else rollout.top
+                for rollout, forced in zip(kept, states, strict=True)
+            ]
+        )
 
     def _rollout_metrics(self, rollouts: Rollouts) -> Metrics:
         metrics = Metrics()
@@ -159,6 +205,7 @@ class DistillationStage(Stage):
             metrics.mean(f"rollout/{name}", values.float().sum(), batch)
         metrics.mean("rollout/fallback_rate", rollouts.fallbacks, batch)
         metrics.mean("rollout/skipped_rate", rollouts.skipped, batch)
+        metrics.mean("rollout/passes", rollouts.passes, 1)
         return metrics
 
     def _count_pairing(self, metrics: Metrics, transcripts: Sequence[Tensor], alignments: Sequence[Alignment]) -> None:
@@ -181,19 +228,10 @@ class DistillationStage(Stage):
                 f"{self.settings.min_mapped_share:.0%} asked for; use a teacher with a nearer vocabulary, or lower it"
             )
 
-    def _count_positions(
-        self, metrics: Metrics, student_logits: Tensor, teacher_logits: Tensor, result: UnionTopkKL
-    ) -> None:
+    def _count_positions(self, metrics: Metrics, result: UnionTopkKL) -> None:
         valid = result.valid
         metrics.mean("support/valid_share", valid.sum(), len(valid))
-        diagnostics = support_diagnostics(
-            student_logits.detach(),
-            teacher_logits,
-            result,
-            top_k=self.settings.top_k,
-            student_allowed=self.student.allowed_tokens.to(valid.device),
-            teacher_allowed=self.teacher.allowed_tokens.to(valid.device),
-        )
+        diagnostics = support_diagnostics(result, top_k=self.settings.top_k)
         sizes = diagnostics.pop("vuss")[valid]
         metrics.mean("support/vuss_mean", sizes.sum(), len(sizes))
         if len(sizes):

@@ -43,9 +43,8 @@ class SupervisedStage(Stage):
         prompts = self.student.prompts(features, languages)
         device = self.student.device
         with self.clock("student"):
-            pad_token_id = self.student.tokenizer.pad_token_id
             shown = replace_tokens(transcripts, self.augmentation, seed)
-            logits = forced_logits(self.model, prompts.to(device), transcripts, pad_token_id, shown)
+            logits = forced_logits(self.student, prompts.to(device), transcripts, shown)
             targets = torch.cat(transcripts).to(device)
             total = F.cross_entropy(logits.float(), targets, reduction="sum")
         loss = StageLoss(total, torch.tensor(len(targets), device=device))

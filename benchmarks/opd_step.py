@@ -1,0 +1,176 @@
+"""What the student pays for an OPD step, against an SFT step on the same batch.
+
+    python -m benchmarks.opd_step
+    python -m benchmarks.opd_step --student ark-asr-0.6b --vocabulary 163958 --utterances 2 --seconds 6 --tokens 24
+    python -m benchmarks.opd_step --student ark-asr-0.6b --teacher qwen3-asr-1.7b --vocabulary 151936 --utterances 32 \\
+        --seconds 10 --tokens 40 --device cuda --precision bf16
+
+Real optimizer steps of the real training loop on random weights and noise for audio. The rollouts run to the cap, the
+references have as many tokens, and the drafts are the rollouts with a share of their tokens replaced, so that the two
+stages read and write alike. The teacher's own time is left out of the OPD step and said beside it. Timed in turns.
+"""
+
+import argparse
+import itertools
+import random
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from benchmarks.memory import peak_bytes, start_watching_memory
+
+from arkasr.data.examples import Example
+from arkasr.data.manifest import Utterance
+from arkasr.model.build import build_ark_asr
+from arkasr.model.presets import STUDENT_PRESETS
+from arkasr.model.processor import INSTRUCTION
+from arkasr.model.recognizer import Recognizer
+from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.teacher.build import build_qwen3_asr
+from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.train.loop import optimizer_step
+from arkasr.train.optimizer import build_optimizers
+from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
+from arkasr.train.stages.opd import DistillationStage
+from arkasr.train.stages.sft import SupervisedStage
+
+WORDS = tuple("one two three four five six seven eight nine ten red green book train bus london paris".split())  # noqa: SIM905
+PHASES = ("encode", "rollout", "student", "backward", "optimizer")
+HELD = 1e-12  # learning rate at which the rollouts stay what they are
+
+
+def noise_examples(recognizers: list[Recognizer], options: argparse.Namespace) -> list[Example]:
+    generator = np.random.default_rng(0)
+    student = recognizers[0]
+    examples = []
+    for place in range(options.utterances):
+        seconds = options.seconds * generator.uniform(0.9, 1.0)
+        waveform = generator.normal(size=int(seconds * 16_000)).astype(np.float32) * 0.1
+        text = ""
+        while len(student.transcript_ids(text)) < options.tokens:
+            text += f" {generator.choice(WORDS)}"
+        fields = (Path("noise.wav"), text, None, None, "English", str(place), None, seconds, "asr", {})
+        features = {recognizer.listener: recognizer.features(waveform) for recognizer in recognizers}
+        examples.append(Example(Utterance(*fields), features))
+    return examples
+
+
+def corrupted(tokens: torch.Tensor, share: float, words: list[int], generator: random.Random) -> torch.Tensor:
+    return torch.tensor([generator.choice(words) if generator.random() < share else token for token in tokens.tolist()])
+
+
+def count_flops(student: Recognizer, options: argparse.Namespace) -> float:
+    """Multiplications and additions of one forward and backward pass of the student, the output head left out."""
+    frames, tokens = options.seconds * 50, options.seconds * 12.5 + 24 + options.tokens
+    encoder = sum(p.numel() for p in student.audio_modules[0].parameters())
+    decoder = sum(p.numel() for p in student.decoder.layers.parameters())
+    return 6 * options.utterances * (encoder * frames + decoder * tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--student", choices=list(STUDENT_PRESETS), default="ark-asr-tiny")
+    parser.add_argument("--teacher", choices=list(TEACHER_PRESETS), default="qwen3-asr-tiny")
+    parser.add_argument("--vocabulary", type=int, help="rows of the output heads; default: those of a small tokenizer")
+    parser.add_argument("--utterances", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=2.5)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--wrong", type=float, default=0.05, help="share of a draft's tokens that are wrong")
+    parser.add_argument("--no-drafts", action="store_true")
+    parser.add_argument("--top-k", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--checkpointing", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    vocabulary = train_base_vocabulary([" ".join(WORDS)] * 3, 400, [INSTRUCTION, *PROMPT_WORDS])
+    width = {"vocab_size": options.vocabulary} if options.vocabulary else {}
+    student = build_ark_asr(STUDENT_PRESETS[options.student] | width, vocabulary)
+    sizes = TEACHER_PRESETS[options.teacher]
+    if options.teacher != "qwen3-asr-tiny":
+        sizes = sizes | {"text_config": sizes["text_config"] | width}
+    teacher = build_qwen3_asr(sizes, vocabulary)
+    for recognizer in (student, teacher):
+        recognizer.model.to(options.device)
+    if options.precision == "bf16":
+        teacher.model.bfloat16()
+    examples = noise_examples([student, teacher], options)
+    settings = OptimizationSettings(
+        steps=10**9,
+        batch_seconds=1e9,
+        learning_rate=HELD,
+        mixed_precision=options.precision,
+    )
+    objective = ObjectiveSettings(top_k=options.top_k, max_new_tokens=options.tokens)
+    opd = DistillationStage(student, teacher, objective)
+    stages = {"sft": SupervisedStage(student, None), "opd": opd}
+    if options.checkpointing:
+        student.model.gradient_checkpointing_enable({"use_reentrant": False})
+    accelerator = Accelerator(mixed_precision=options.precision, cpu=options.device == "cpu")
+    module, *optimizers = accelerator.prepare(opd, *build_optimizers(opd, settings))
+    modules = {"sft": accelerator.prepare(stages["sft"]), "opd": module}
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["highest_lr"] = HELD
+
+    unlabelled = [replace(item, utterance=replace(item.utterance, text=None)) for item in examples]
+    batches = {"sft": itertools.repeat(examples), "opd": itertools.repeat(unlabelled)}
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in stages}
+    peaks, values = {}, {}
+    words = student.transcript_ids(" ".join(WORDS))[:-1].tolist()
+    written: dict[str, torch.Tensor] = {}
+    draw = random.Random(0)
+    for repeat in range(options.repeats + 1):
+        for name, stage in stages.items():
+            if name == "opd":
+                for utterance, tokens in written.items():
+                    opd.remembered.add(utterance, corrupted(tokens, options.wrong, words, draw))
+                if options.no_drafts:
+                    opd.remembered = type(opd.remembered)()
+            start_watching_memory(options.device)
+            started = time.perf_counter()
+            metrics = optimizer_step(
+                accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0
+            )
+            taken = time.perf_counter() - started
+            values[name] = metrics.values()
+            if name == "opd" and not written:
+                written = {item.utterance.id: torch.tensor(opd.remembered.get(item.utterance.id)) for item in examples}
+            if repeat:
+                phases = {key: values[name].get(f"time/{key}", 0.0) for key in (*PHASES, "teacher")}
+                times[name].append(phases | {"step": taken - phases["teacher"]})
+                peaks[name] = max(peaks.get(name, 0), peak_bytes(options.device))
+    tokens = sum(map(len, written.values()))
+    print(
+        f"{options.student}, {sum(p.numel() for p in student.model.parameters()) / 1e6:.1f} M parameters, "
+        f"{options.utterances} utterances of {options.seconds} s, {tokens} tokens written, "
+        f"{values['opd']['rollout/passes']:.0f} decoder passes, loss over "
+        f"{values['opd']['support/valid_share']:.0%} of them, {torch.get_num_threads()} threads, "
+        f"{torch.cuda.get_device_name() if options.device == 'cuda' else 'CPU'}, precision {options.precision}"
+    )
+    medians = {
+        name: {phase: statistics.median(row[phase] for row in rows) for phase in rows[0]}
+        for name, rows in times.items()
+    }
+    for name, row in medians.items():
+        shares = ", ".join(f"{phase} {row[phase] / medians['sft']['step']:.2f}" for phase in PHASES if row[phase])
+        print(f"{name}: {shares}; together {row['step'] / medians['sft']['step']:.2f} of an SFT step")
+        print(
+            f"{name}: peak memory {peaks[name] / 2**20:.0f} MiB, {options.utterances / row['step']:.3g} utterances a second"
+        )
+    print(f"teacher: {medians['opd']['teacher'] / medians['sft']['step']:.2f} of an SFT step")
+    ratios = [opd["step"] / sft["step"] for opd, sft in zip(times["opd"], times["sft"], strict=True)]
+    print(
+        f"OPD without the teacher / SFT: {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} turns)"
+    )
+    rate = count_flops(student, options) / medians["sft"]["step"]
+    print(f"an SFT step computes {rate / 1e9:.0f} GFLOP/s (6 a parameter and position)")
+
+
+if __name__ == "__main__":
+    main()

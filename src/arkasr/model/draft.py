@@ -1,0 +1,82 @@
+"""A guess at what a recogniser will write, and the place in it once the recogniser is seen to write something else.
+
+A draft decides only how much is asked for at once, never what is written. In: what the model says at every place of a
+guess. Out: the next guess. Knows nothing of models.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# After so many guesses in a row of which nothing was right, only the next few tokens are guessed, and in the end none.
+PATIENCE = 2
+TOKENS_WITHOUT_TRUST = 4
+PATIENCE_OF_ALL = 12
+# Standing behind the token just written makes a place of the draft as likely as so many edits make it unlikely.
+EDITS_OF_THE_LAST_TOKEN = 2.5
+
+
+class Draft:
+    """The draft of one transcript and the place reached in it.
+
+    What was written is aligned with the draft by edit distance, so that a word more or less moves the place and not
+    the words after it.
+
+    Args:
+        tokens: the draft; what follows the first stop token is left out. Empty = no guess.
+        stop_token_id: ends a transcript.
+    """
+
+    def __init__(self, tokens: Sequence[int], stop_token_id: int) -> None:
+        tokens = list(tokens)
+        self._tokens = tokens[: tokens.index(stop_token_id)] if stop_token_id in tokens else tokens
+        self._ids = np.array(self._tokens, dtype=np.int64)
+        self._place = 0
+        self._edits = np.arange(len(self._tokens) + 1)
+        self._unaligned: list[int] = []
+        self._failures = 0
+
+    def guess(self, most: int) -> list[int]:
+        """The next tokens as far as they can be guessed, at most so many; the stop token is never among them."""
+        if self._failures >= PATIENCE:
+            most = min(most, TOKENS_WITHOUT_TRUST)
+        return self._tokens[self._place : self._place + most]
+
+    def see(self, guess: Sequence[int], said: list[int]) -> int:
+        """Take in what the model says, and go to the place behind its own next token.
+
+        Args:
+            guess: `[m]`, what `guess` gave.
+            said: `[m + 1]`, the model's token at the place of each token of the guess, and the one after the last.
+
+        Returns:
+            How many tokens of the guess the model agrees with; its own next token is the one said behind them.
+        """
+        agreed = next((place for place, token in enumerate(guess) if token != said[place]), len(guess))
+        if not self._tokens:
+            return agreed
+        own, expected = said[agreed], self._place + agreed
+        self._unaligned += said[: agreed + 1]
+        self._failures = 0 if agreed or not guess else self._failures + 1
+        if self._failures == PATIENCE_OF_ALL:
+            self._tokens = []
+        elif expected < len(self._tokens) and own == self._tokens[expected]:
+            self._place = expected + 1
+        else:
+            self._place = self._likeliest_place(expected + 1, own)
+        return agreed
+
+    def _likeliest_place(self, expected: int, own: int) -> int:
+        for token in self._unaligned:
+            self._align(token)
+        self._unaligned.clear()
+        cost = self._edits + EDITS_OF_THE_LAST_TOKEN
+        cost[1:] -= EDITS_OF_THE_LAST_TOKEN * (self._ids == own)
+        return min(np.flatnonzero(cost == cost.min()).tolist(), key=lambda place: abs(place - expected))
+
+    def _align(self, token: int) -> None:
+        """One more written token: the edits from all that is written to the draft up to every place."""
+        change = self._edits + 1
+        change[1:] = np.minimum(change[1:], self._edits[:-1] + (self._ids != token))
+        places = np.arange(len(change))
+        self._edits = np.minimum.accumulate(change - places) + places

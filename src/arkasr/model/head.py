@@ -1,0 +1,193 @@
+"""The output head tile by tile, so that the scores of the whole vocabulary never stand in memory at once.
+
+In: hidden states and the rows of an output head. Out: the best tokens, what is known of their whole distribution, a
+sample of it, and the scores of chosen tokens, with gradient where asked for. Knows nothing of teachers, students or
+supports.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Scores in a tile: on the CPU as many as stay in its caches, on an accelerator enough to keep it busy.
+TILE_SCORES = {"cpu": 2**21}
+TILE_SCORES_ELSEWHERE = 2**26
+SMALLEST_TILE_TOKENS = 1024
+# A tile's best tokens are looked for among the groups whose best token is best; exact, and far fewer to sort.
+GROUP_TOKENS = 32
+# Positions whose chosen tokens are scored together: many share their tokens, and a row of the head is read once.
+CHUNK_POSITIONS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """What N positions say about the next token, over all allowed tokens.
+
+    Attributes:
+        ids: LongTensor `[N, k]`, the k best tokens, best first.
+        best: LongTensor `[N]`, the best token; of equals the one with the lowest id.
+        log_normaliser: `[N]`, logsumexp of all scores.
+        entropy: `[N]`, nats.
+    """
+
+    ids: Tensor
+    best: Tensor
+    log_normaliser: Tensor
+    entropy: Tensor
+
+    def __getitem__(self, positions: Tensor | slice) -> "Top":
+        return Top(self.ids[positions], self.best[positions], self.log_normaliser[positions], self.entropy[positions])
+
+    @staticmethod
+    def cat(parts: Sequence["Top"]) -> "Top":
+        """The positions of all parts, one part after another."""
+        return Top(
+            torch.cat([part.ids for part in parts]),
+            torch.cat([part.best for part in parts]),
+            torch.cat([part.log_normaliser for part in parts]),
+            torch.cat([part.entropy for part in parts]),
+        )
+
+
+@torch.no_grad()
+def top_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int, dtype: torch.dtype) -> Top:
+    """The k best allowed tokens, log-normaliser and entropy of every position, in one pass over the vocabulary.
+
+    Args:
+        hidden: `[N, H]`.
+        head: `[V, H]`.
+        allowed: BoolTensor `[V]`; None = all.
+        top_k: k; more than the vocabulary holds means all of it.
+        dtype: of scores and sums, float32 or float64.
+    """
+    positions = len(hidden)
+    scores = hidden.new_empty((positions, 0), dtype=dtype)
+    ids = torch.empty((positions, 0), dtype=torch.long, device=hidden.device)
+    highest = hidden.new_full((positions,), -torch.inf, dtype=dtype)
+    best = torch.zeros(positions, dtype=torch.long, device=hidden.device)
+    log_normaliser, mean_score = highest, torch.zeros_like(highest)
+    for first, tile in _tiles(hidden, head, allowed, dtype):
+        tile_best, tile_ids = _top(tile, top_k)
+        scores, kept = torch.cat((scores, tile_best), dim=1).topk(min(top_k, scores.shape[1] + tile_best.shape[1]))
+        ids = torch.cat((ids, tile_ids + first), dim=1).gather(1, kept)
+        tile_highest, place = tile.max(dim=1)
+        best = torch.where(tile_highest > highest, place + first, best)
+        highest = torch.maximum(highest, tile_highest)
+
+        probabilities = (tile - tile_highest[:, None]).exp_()
+        total = probabilities.sum(dim=1)
+        tile_mean = probabilities.mul_(tile).sum(dim=1) / total
+        tile_normaliser = tile_highest + total.log()
+        together = torch.logaddexp(log_normaliser, tile_normaliser)
+        mean_score = mean_score * (log_normaliser - together).exp() + tile_mean * (tile_normaliser - together).exp()
+        log_normaliser = together
+    return Top(ids, best, log_normaliser, (log_normaliser - mean_score).clamp_min(0))
+
+
+@torch.no_grad()
+def sample_of_head(
+    hidden: Tensor, head: Tensor, allowed: Tensor | None, temperature: float, uniforms: Tensor
+) -> Tensor:
+    """Draw the next token of every position from softmax(scores / temperature) by inverting its distribution function.
+
+    The same uniform number gives the same token, whatever else is drawn beside it.
+
+    Args:
+        hidden: `[N, H]`.
+        head: `[V, H]`.
+        allowed: BoolTensor `[V]`; None = all.
+        temperature: above 0.
+        uniforms: float64 `[N]`, in [0, 1).
+
+    Returns:
+        Ids, LongTensor `[N]`.
+    """
+    dtype = torch.float64
+    log_normaliser = hidden.new_full((len(hidden),), -torch.inf, dtype=dtype)
+    for _, tile in _tiles(hidden, head, allowed, dtype):
+        log_normaliser = torch.logaddexp(log_normaliser, (tile / temperature).logsumexp(dim=1))
+    below = torch.zeros_like(log_normaliser)
+    drawn = torch.full_like(uniforms, -1, dtype=torch.long)
+    last = torch.zeros_like(drawn)
+    for first, tile in _tiles(hidden, head, allowed, dtype):
+        probabilities = (tile / temperature - log_normaliser[:, None]).exp()
+        distribution = below[:, None] + probabilities.cumsum(dim=1)
+        # A token without probability is never the first to rise above a number.
+        place = (distribution <= uniforms[:, None]).sum(dim=1)
+        found = (drawn < 0) & (place < tile.shape[1])
+        drawn = torch.where(found, place + first, drawn)
+        possible = probabilities > 0
+        latest = tile.shape[1] - 1 - possible.flip(1).int().argmax(dim=1)
+        last = torch.where(possible.any(dim=1), latest + first, last)
+        below = distribution[:, -1]
+    # Rounding may leave the whole of the distribution a little below 1.
+    return torch.where(drawn < 0, last, drawn)
+
+
+def scores_of(hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scores `[N, K]` of chosen tokens `ids` `[N, K]`, with gradient into `hidden` `[N, H]` and `head` `[V, H]`."""
+    scores: Tensor = _ChosenScores.apply(hidden, head, ids)
+    return scores.to(dtype)
+
+
+class _ChosenScores(torch.autograd.Function):
+    """hidden · head[ids], reading and writing the rows of the head that are asked for and no others."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, head, ids)
+        scores = hidden.new_empty(ids.shape)
+        for chunk in _chunks(len(ids)):
+            rows, places = ids[chunk].unique(return_inverse=True)
+            scores[chunk] = (hidden[chunk] @ head[rows].T.to(hidden.dtype)).gather(1, places)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        hidden, head, ids = ctx.saved_tensors
+        (of_scores,) = gradients
+        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        of_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
+        for chunk in _chunks(len(ids)):
+            rows, places = ids[chunk].unique(return_inverse=True)
+            of_tokens = hidden.new_zeros(len(places), len(rows)).scatter_add_(1, places, of_scores[chunk])
+            if of_hidden is not None:
+                of_hidden[chunk] = of_tokens @ head[rows].to(hidden.dtype)
+            if of_head is not None:
+                of_head.index_add_(0, rows, (of_tokens.T @ hidden[chunk]).to(head.dtype))
+        return of_hidden, of_head, None
+
+
+def _tiles(hidden: Tensor, head: Tensor, allowed: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """First token and scores `[N, tile]` of every tile; what is not allowed has the lowest score there is."""
+    budget = TILE_SCORES.get(hidden.device.type, TILE_SCORES_ELSEWHERE)
+    tokens = max(budget // max(len(hidden), 1), SMALLEST_TILE_TOKENS)
+    for first in range(0, len(head), tokens):
+        tile = (hidden @ head[first : first + tokens].T).to(dtype)
+        if allowed is not None:
+            # Not −inf: 0 · −inf is no number.
+            tile.masked_fill_(~allowed[first : first + tokens], torch.finfo(dtype).min)
+        yield first, tile
+
+
+def _top(tile: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The k best scores of every row of a tile `[N, tokens]`, and their places."""
+    groups = tile.shape[1] // GROUP_TOKENS
+    if groups < 2 * top_k:
+        scores, places = tile.topk(min(top_k, tile.shape[1]), dim=1)
+        return scores, places
+    whole = groups * GROUP_TOKENS
+    grouped = tile[:, :whole].unflatten(1, (groups, GROUP_TOKENS))
+    chosen = grouped.amax(dim=2).topk(top_k, dim=1).indices
+    places = (chosen[:, :, None] * GROUP_TOKENS + torch.arange(GROUP_TOKENS, device=tile.device)).flatten(1)
+    rest = torch.arange(whole, tile.shape[1], device=tile.device).expand(len(tile), -1)
+    places = torch.cat((places, rest), dim=1)
+    scores, kept = tile.gather(1, places).topk(top_k, dim=1)
+    return scores, places.gather(1, kept)
+
+
+def _chunks(positions: int) -> list[slice]:
+    return [slice(first, first + CHUNK_POSITIONS) for first in range(0, positions, CHUNK_POSITIONS)]

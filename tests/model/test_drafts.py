@@ -1,0 +1,185 @@
+"""Drafts change the number of passes and nothing else."""
+
+import random
+
+import pytest
+import torch
+
+from arkasr.model.build import build_ark_asr
+from arkasr.model.decoding import Sampling, decode
+from arkasr.model.draft import Draft
+from arkasr.model.head import sample_of_head, top_of_head
+from arkasr.teacher.build import build_qwen3_asr
+from arkasr.teacher.presets import TEACHER_PRESETS
+from tests.conftest import SMALL_STUDENT
+
+STOP = 99
+CLIPS, CAP, TOP_K = 24, 20, 5
+
+
+def write_along(transcript: list[int], draft: list[int], most: int = 10**6) -> int:
+    """Let a model that always writes `transcript` be asked along a draft; the number of times it is asked."""
+    guide, written, passes = Draft(draft, STOP), [], 0
+    while written[-1:] != [STOP]:
+        guess = guide.guess(most)
+        assert STOP not in guess
+        assert len(guess) <= most
+        # Behind a wrong token the model is confused and says a token that is nowhere.
+        right = [*written, *guess] == transcript[: len(written) + len(guess)]
+        said = [transcript[len(written)]]
+        for place in range(len(guess)):
+            right = [*written, *guess[: place + 1]] == transcript[: len(written) + place + 1]
+            said.append(transcript[len(written) + place + 1] if right else 1000)
+        agreed = guide.see(guess, said)
+        written += said[: agreed + 1]
+        assert written == transcript[: len(written)]
+        passes += 1
+    return passes
+
+
+TRANSCRIPT = [*range(10, 30), STOP]
+
+
+@pytest.mark.parametrize(
+    ("draft", "passes"),
+    [
+        (TRANSCRIPT, 1),
+        (TRANSCRIPT[:-1], 1),
+        ([], 21),
+        ([*TRANSCRIPT[:8], 50, *TRANSCRIPT[9:]], 2),  # one token is another
+        ([*TRANSCRIPT[:8], *TRANSCRIPT[9:]], 3),  # one token is missing
+        ([*TRANSCRIPT[:8], *TRANSCRIPT[12:]], 7),  # four are missing
+        ([*TRANSCRIPT[:8], 50, *TRANSCRIPT[8:]], 2),  # one too many
+        ([*TRANSCRIPT[:8], 50, 51, 52, *TRANSCRIPT[8:]], 2),  # three too many
+        ([*TRANSCRIPT[:3], 50, *TRANSCRIPT[4:12], 51, *TRANSCRIPT[13:]], 3),  # two are others
+        (TRANSCRIPT[:10], 11),  # the end is missing
+        ([*TRANSCRIPT[:10], STOP, *TRANSCRIPT[10:]], 11),  # nothing counts behind a stop
+    ],
+)
+def test_passes_for_a_mistake(draft, passes):
+    assert write_along(TRANSCRIPT, draft) == passes
+
+
+def test_whatever_the_draft_the_transcript_is_written_in_no_more_passes_than_tokens():
+    generator = random.Random(0)
+    for _ in range(3000):
+        transcript = [*(generator.randrange(6) for _ in range(generator.randrange(15))), STOP]
+        draft = [generator.randrange(6) for _ in range(generator.randrange(15))]
+        assert write_along(transcript, draft, generator.randrange(8)) <= len(transcript)
+
+
+def corrupted(tokens: list[int], rate: float, vocabulary: int, generator: random.Random) -> list[int]:
+    """A transcript with about so many of its tokens replaced, left out, or followed by another."""
+    draft: list[int] = []
+    for token in tokens:
+        chance = generator.random() / rate if rate else 2
+        if chance >= 1:
+            draft.append(token)
+        elif chance < 0.6:
+            draft.append(generator.randrange(vocabulary))
+        elif chance < 0.8:
+            draft += [token, generator.randrange(vocabulary)]
+    return draft
+
+
+@pytest.fixture(params=["student", "teacher"])
+def recognizer(request, vocabulary):
+    """Random weights in float64, large enough that what is written varies from token to token."""
+    torch.manual_seed(1)
+    build = {
+        "student": lambda: build_ark_asr(SMALL_STUDENT, vocabulary),
+        "teacher": lambda: build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], vocabulary),
+    }
+    built = build[request.param]()
+    built.model.double().eval()
+    with torch.no_grad():
+        for parameter in built.model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+    return built
+
+
+@pytest.fixture
+def prompts(recognizer):
+    generator = torch.Generator().manual_seed(0)
+    clips = [torch.randn(16_000 // 4 * (1 + place % 5), generator=generator).numpy() * 0.1 for place in range(CLIPS)]
+    asked = recognizer.prompts([recognizer.features(clip).double() for clip in clips], ["English"] * CLIPS)
+    with torch.no_grad():
+        return recognizer.heard(asked)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_same_transcripts_and_the_same_support_with_drafts_of_any_quality(recognizer, prompts, sampled):
+    uniforms = torch.rand(CLIPS, CAP, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    options = {"max_new_tokens": CAP, "top_k": TOP_K, "sampling": Sampling(0.7, uniforms) if sampled else None}
+    expected = decode(recognizer, prompts, **options)
+    # The commonest token becomes the stop, so that transcripts end at different places.
+    recognizer.stop_token_id = torch.cat(expected.tokens).mode().values.item()
+    expected = decode(recognizer, prompts, **options)
+    assert len({len(tokens) for tokens in expected.tokens}) > 4
+    assert expected.stopped.sum() > 0
+    generator = random.Random(0)
+    passes = []
+    for rate in (0.0, 0.05, 0.2, 0.5, 1.0):
+        drafts = [corrupted(tokens.tolist(), rate, recognizer.vocab_size, generator) for tokens in expected.tokens]
+        found = decode(recognizer, prompts, drafts=drafts, **options)
+        for ours, theirs in zip(found.tokens, expected.tokens, strict=True):
+            assert torch.equal(ours, theirs)
+        assert torch.equal(found.stopped, expected.stopped)
+        assert torch.equal(found.top.ids, expected.top.ids)
+        torch.testing.assert_close(found.top.log_normaliser, expected.top.log_normaliser)
+        torch.testing.assert_close(found.top.entropy, expected.top.entropy, rtol=1e-4, atol=1e-5)
+        passes.append(found.passes)
+    assert passes[0] == 1
+    assert passes[0] < passes[1] < expected.passes
+
+
+def test_no_draft_for_some_and_another_cap(recognizer, prompts):
+    expected = decode(recognizer, prompts, max_new_tokens=CAP)
+    for cap in (1, 2, 7):
+        drafts = [tokens.tolist() if place % 2 else [] for place, tokens in enumerate(expected.tokens)]
+        found = decode(recognizer, prompts, max_new_tokens=cap, drafts=drafts)
+        assert [tokens.tolist() for tokens in found.tokens] == [tokens[:cap].tolist() for tokens in expected.tokens]
+
+
+def test_a_clip_that_was_heard_once_is_scored_as_if_it_were_heard_each_time(recognizer):
+    clip = torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
+    asked = recognizer.prompts([recognizer.features(clip).double()], ["English"])
+    heard = recognizer.heard(asked)
+    for prompts in (heard, heard.detach()):
+        assert [tokens.tolist() for tokens in decode(recognizer, prompts, max_new_tokens=8).tokens] == [
+            tokens.tolist() for tokens in decode(recognizer, asked, max_new_tokens=8).tokens
+        ]
+    assert heard.audio["embeddings"].requires_grad
+    assert not heard.detach().audio["embeddings"].requires_grad
+
+
+def test_drawn_tokens_follow_the_distribution():
+    """Uniform numbers spread evenly over [0, 1) meet every token in proportion to its probability."""
+    torch.manual_seed(0)
+    hidden, head = torch.randn(1, 4, dtype=torch.float64), torch.randn(3000, 4, dtype=torch.float64)
+    allowed = torch.rand(3000) < 0.5
+    draws = 200_000
+    uniforms = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+    drawn = torch.cat(
+        [sample_of_head(hidden.expand(len(part), -1), head, allowed, 1.7, part) for part in uniforms.split(1000)]
+    )
+    logits = (hidden @ head.T)[0].masked_fill(~allowed, -torch.inf)
+    expected = (logits / 1.7).softmax(0)
+    share = torch.bincount(drawn, minlength=3000) / draws
+    assert (share - expected).abs().max() < 1.1 / draws
+    assert not share[~allowed].any()
+
+
+def test_the_last_possible_token_takes_what_rounding_leaves():
+    head = torch.tensor([[1.0], [2.0], [-1000.0], [3.0]])
+    allowed = torch.tensor([True, True, True, False])
+    assert sample_of_head(torch.ones(1, 1), head, allowed, 1.0, torch.tensor([1.0], dtype=torch.float64)).item() == 1
+
+
+def test_the_best_of_equals_is_the_first(monkeypatch):
+    head = torch.tensor([[0.0], [1.0], [0.5], [1.0], [1.0]]).repeat(1000, 1)
+    assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
+    monkeypatch.setattr("arkasr.model.head.SMALLEST_TILE_TOKENS", 7)
+    monkeypatch.setitem(__import__("arkasr.model.head").model.head.TILE_SCORES, "cpu", 1)
+    assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
