@@ -1,27 +1,32 @@
 """Teacher scores, support, loss and backward pass on the published shapes: the dense way against the fused one.
 
-    python benchmarks/objective.py
+    python -m benchmarks.objective
+    PYTHONPATH=FOLDER_WITH_TRL python -m benchmarks.objective --device cuda --precision bf16
 
 Hidden states of both decoders are given; what is timed is everything from there to the gradients of the student's
 hidden states and head. `published` is the published procedure written plainly: full heads over prompt and padding, and
-supports merged position by position through Python lists. `dense` is `union_topk_kl` on the transcript's positions.
-Timed in turns in one process; peak memory above the weights is that of a process of its own for each way.
+supports merged position by position through Python lists. `trl` is the full-vocabulary divergence of TRL's trainer, on
+the transcript's positions, where TRL can be imported. `dense` is `union_topk_kl` on the same positions. The rollout's
+pass over the student's vocabulary, which gives the support, is in none of them. Timed in turns in one process; peak
+memory above weights and hidden states is that of a process of its own for each way.
 """
 
 import argparse
-import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.util import find_spec
 
 import torch
+from benchmarks.memory import peak_bytes, resident_bytes, start_watching_memory
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from arkasr.distill import fused_union_topk_kl, union_topk_kl
+from arkasr.model.head import Top, top_of_head
 
 
 @dataclass
@@ -32,7 +37,7 @@ class Problem:
     student_head: Tensor  # [V, H_S], gradient wanted
     teacher_hidden: Tensor  # [B, P + cap, H_T]
     teacher_head: Tensor  # [V, H_T]
-    support: Tensor  # [B, n, k], the student's top-k at rollout time
+    top: Top  # of B n positions, the student's at rollout time
     prompt: int
     tokens: int
 
@@ -42,14 +47,16 @@ class Problem:
 
 def problem(options: argparse.Namespace) -> Problem:
     torch.manual_seed(0)
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     length = options.prompt + options.cap
-    heads = [torch.randn(options.vocabulary, width) / width**0.5 for width in (options.student, options.teacher)]
-    hidden = [torch.randn(options.utterances, length, width) for width in (options.student, options.teacher)]
-    made = Problem(hidden[0], heads[0], hidden[1], heads[1], torch.empty(0), options.prompt, options.tokens)
-    with torch.no_grad():
-        made.support = torch.cat(
-            [(row @ heads[0].T).topk(options.top_k).indices for row in made.scored(hidden[0])[:, None]]
-        )
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=dtype, device=options.device)
+
+    heads = [normal(options.vocabulary, width) / width**0.5 for width in (options.student, options.teacher)]
+    hidden = [normal(options.utterances, length, width) for width in (options.student, options.teacher)]
+    made = Problem(hidden[0], heads[0], hidden[1], heads[1], None, options.prompt, options.tokens)
+    made.top = top_of_head(made.scored(hidden[0]), heads[0], None, options.top_k, torch.float32)
     made.student_hidden.requires_grad_()
     made.student_head.requires_grad_()
     return made
@@ -60,7 +67,7 @@ def published(x: Problem, top_k: int) -> Tensor:
     with torch.no_grad():
         teacher_logits = x.teacher_hidden @ x.teacher_head.T
         teacher_log_probs = teacher_logits.log_softmax(-1)
-    supports = x.support.view(len(x.student_hidden), x.tokens, -1).tolist()
+    supports = x.top.ids.view(len(x.student_hidden), x.tokens, -1).tolist()
     rows, places, unions = [], [], []
     for row in range(len(student_logits)):
         for token in range(x.tokens):
@@ -68,7 +75,7 @@ def published(x: Problem, top_k: int) -> Tensor:
             best = teacher_log_probs[row, place].topk(top_k).indices.tolist()
             rows.append(row)
             places.append(place)
-            unions.append(torch.tensor(sorted({*best, *supports[row][token]})))
+            unions.append(torch.tensor(sorted({*best, *supports[row][token]}), device=student_logits.device))
     ids = pad_sequence(unions, True, -1)
     outside = ids < 0
     p = teacher_log_probs[rows, places].gather(1, ids.clamp(min=0)).masked_fill(outside, -torch.inf).log_softmax(-1)
@@ -79,22 +86,30 @@ def published(x: Problem, top_k: int) -> Tensor:
 def dense(x: Problem, top_k: int) -> Tensor:
     student_logits = x.scored(x.student_hidden) @ x.student_head.T
     teacher_logits = x.scored(x.teacher_hidden) @ x.teacher_head.T
-    return union_topk_kl(student_logits, teacher_logits, top_k=top_k, student_support=x.support).loss
+    return union_topk_kl(student_logits, teacher_logits, top_k=top_k, student_support=x.top.ids).loss
+
+
+def trl(x: Problem, top_k: int) -> Tensor:
+    from trl.trainer.distillation_trainer import _chunked_divergence_loss
+
+    scored = x.scored(x.student_hidden)[None], x.scored(x.teacher_hidden)[None]
+    mask = torch.ones(scored[0].shape[:2], device=scored[0].device)
+    return _chunked_divergence_loss(*scored, x.student_head, x.teacher_head, mask, beta=0.0)[0]
 
 
 def fused(x: Problem, top_k: int) -> Tensor:
     hidden = x.scored(x.student_hidden), x.student_head, x.scored(x.teacher_hidden), x.teacher_head
-    # The rollout had every score of the student in its hands; its normaliser costs nothing there.
-    normaliser = torch.zeros(len(hidden[0]))
-    return fused_union_topk_kl(*hidden, top_k=top_k, student_support=x.support, student_log_normaliser=normaliser).loss
+    return fused_union_topk_kl(*hidden, top_k=top_k, student_top=x.top).loss
 
 
-def memory(kind: str) -> int:
-    """Bytes of this process, now (VmRSS) or at their highest (VmHWM), as Linux counts them."""
-    return int(re.search(rf"{kind}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+WAYS: dict[str, Callable[[Problem, int], Tensor]] = {"published": published, "dense": dense, "fused": fused}
+if find_spec("trl"):
+    WAYS["trl"] = trl
 
 
-WAYS = {"published": published, "dense": dense, "fused": fused}
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def main() -> None:
@@ -108,35 +123,41 @@ def main() -> None:
     parser.add_argument("--teacher", type=int, default=2048)
     parser.add_argument("--top-k", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--way", choices=list(WAYS), help="run this way once and print the peak memory")
     options = parser.parse_args()
     x = problem(options)
     if options.way:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of setting up
-        before = memory("VmRSS")
+        start_watching_memory(options.device)
+        before = resident_bytes("VmRSS") if options.device == "cpu" else torch.cuda.memory_allocated()
         WAYS[options.way](x, options.top_k).backward()
-        print(memory("VmHWM") - before)
+        print(peak_bytes(options.device) - before)
         return
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     losses, gradients = {}, {}
     for repeat in range(options.repeats + 1):
         for name, way in WAYS.items():
             x.student_hidden.grad = x.student_head.grad = None
+            wait(options.device)
             started = time.perf_counter()
             loss = way(x, options.top_k)
             loss.backward()
+            wait(options.device)
             if repeat:
                 seconds[name].append(time.perf_counter() - started)
             losses[name], gradients[name] = loss.item(), x.student_hidden.grad.norm().item()
     print(f"{torch.get_num_threads()} threads, losses {losses}, gradient norms {gradients}")
-    for name in ("published", "dense"):
+    for name in (name for name in WAYS if name != "fused"):
         ratios = [slow / fast for slow, fast in zip(seconds[name], seconds["fused"], strict=True)]
         print(f"{name} / fused: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})")
     print({name: f"{statistics.median(taken):.2f} s" for name, taken in seconds.items()})
     for name in WAYS:
-        command = [sys.executable, *sys.argv, "--way", name]
+        command = [sys.executable, "-m", "benchmarks.objective", *sys.argv[1:], "--way", name]
         peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
         print(f"{name}: peak memory above weights and hidden states {peak / 2**20:.0f} MiB")
+    gradient = x.student_head.numel() * x.student_head.element_size()
+    print(f"of it the gradient of the student's head, in every way: {gradient / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.opd_step
     python -m benchmarks.opd_step --student ark-asr-0.6b --vocabulary 163958 --utterances 2 --seconds 6 --tokens 24
-    python -m benchmarks.opd_step --student ark-asr-0.6b --teacher qwen3-asr-1.7b --vocabulary 151936 --utterances 32 \\
-        --seconds 10 --tokens 40 --device cuda --precision bf16
+    python -m benchmarks.opd_step --device cuda --precision bf16 --student ark-asr-0.6b --teacher qwen3-asr-1.7b
+        --vocabulary 151936 --utterances 32 --seconds 10 --tokens 40
 
 Real optimizer steps of the real training loop on random weights and noise for audio. The rollouts run to the cap, the
 references have as many tokens, and the drafts are the rollouts with a share of their tokens replaced, so that the two
@@ -159,9 +159,8 @@ def main() -> None:
     for name, row in medians.items():
         shares = ", ".join(f"{phase} {row[phase] / medians['sft']['step']:.2f}" for phase in PHASES if row[phase])
         print(f"{name}: {shares}; together {row['step'] / medians['sft']['step']:.2f} of an SFT step")
-        print(
-            f"{name}: peak memory {peaks[name] / 2**20:.0f} MiB, {options.utterances / row['step']:.3g} utterances a second"
-        )
+        speed = options.utterances / row["step"]
+        print(f"{name}: peak memory {peaks[name] / 2**20:.0f} MiB, {speed:.3g} utterances a second")
     print(f"teacher: {medians['opd']['teacher'] / medians['sft']['step']:.2f} of an SFT step")
     ratios = [opd["step"] / sft["step"] for opd, sft in zip(times["opd"], times["sft"], strict=True)]
     print(

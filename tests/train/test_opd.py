@@ -13,6 +13,7 @@ from arkasr.model.processor import INSTRUCTION
 from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.train.calibrate import calibrate, verdict
 from arkasr.train.loop import train
+from arkasr.train.rollout_memory import RolloutMemory
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from tests.conftest import SMALL_STUDENT, TEXTS
@@ -194,3 +195,87 @@ def test_nothing_speaks_against_a_student_that_is_close():
     assert "vocabulary" in verdict(close | {"teacher/mapped_share": 0.5})[0]
     assert "empty" in verdict(close | {"rollout/skipped_rate": 0.4})[0]
     assert "cap" in verdict(close | {"rollout/truncated": 0.4})[0]
+
+
+def loss_and_gradients(stage, examples):
+    stage.zero_grad()
+    loss = stage(examples, seed=3)
+    loss.total.backward()
+    return loss, [parameter.grad.clone() for parameter in stage.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_drafts_change_the_passes_and_not_the_loss(student, teacher, hear, tmp_path, temperature):
+    examples = hear(student, teacher)
+    learned_to_write(student, examples, tmp_path)
+    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in examples]
+    objective = OBJECTIVE.model_copy(update={"rollout_temperature": temperature, "max_new_tokens": 12})
+    expected, gradients = loss_and_gradients(DistillationStage(student, teacher, objective), unlabelled)
+    drafts = {e.utterance.id: e.utterance.text for e in examples}
+    stages = {
+        "drafts": (DistillationStage(student, teacher, objective, drafts), unlabelled),
+        "own texts": (DistillationStage(student, teacher, objective), examples),
+        "nonsense": (
+            DistillationStage(student, teacher, objective, dict.fromkeys(drafts, "no such words")),
+            unlabelled,
+        ),
+    }
+    passes = {}
+    for name, (stage, batch) in stages.items():
+        stage.train()
+        found, ours = loss_and_gradients(stage, batch)
+        assert found.count == expected.count
+        assert found.total.item() == pytest.approx(expected.total.item(), rel=1e-4)
+        for one, other in zip(ours, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+        passes[name] = found.metrics.values()["rollout/passes"]
+        again = stage(batch, seed=3).metrics.values()
+        assert again["rollout/passes"] == 1, "what was written the last time is the best draft"
+    if not temperature:
+        assert passes["drafts"] == passes["own texts"] < expected.metrics.values()["rollout/passes"]
+
+
+def test_drawn_rollouts_are_other_ones_with_another_seed(student, teacher, hear):
+    objective = OBJECTIVE.model_copy(update={"rollout_temperature": 1.0})
+    stage = DistillationStage(student, teacher, objective)
+    examples = hear(student, teacher)
+    totals = [stage(examples, seed=seed).total.item() for seed in (0, 0, 1)]
+    assert totals[0] == totals[1] != totals[2]
+
+
+def test_calibration_leaves_no_rollout_behind(student, teacher, hear):
+    stage = DistillationStage(student, teacher, OBJECTIVE)
+    calibrate(stage, iter([hear(student, teacher)]), 1)
+    assert not stage.memory()["token_lengths"].numel()
+
+
+def test_the_memory_of_rollouts_survives_a_kill_and_so_do_the_bits(student, teacher, hear, tmp_path):
+    examples = hear(student, teacher)
+    learned_to_write(student, examples, tmp_path / "student")
+    start = copy.deepcopy(student.model.state_dict())
+    batches = [examples[:3], examples[2:]]
+
+    def run(folder, steps):
+        student.model.load_state_dict(start)
+        stage = DistillationStage(student, teacher, OBJECTIVE)
+        settings = SETTINGS.model_copy(update={"steps": steps, "checkpoint_every": 3, "schedule": "constant"})
+        train(stage, Stream(batches), settings, folder, seed=0)
+        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.memory()
+
+    whole, memory = run(tmp_path / "whole", 7)
+    run(tmp_path / "killed", 3)
+    resumed, memory_of_resumed = run(tmp_path / "killed", 7)
+    assert memory["token_lengths"].numel() == len(examples)
+    for name, value in memory.items():
+        assert torch.equal(value, memory_of_resumed[name])
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_the_oldest_rollouts_make_room():
+    memory = RolloutMemory(most=2)
+    for name, tokens in (("a", [1]), ("ö", [2, 3]), ("a", []), ("c", [4])):
+        memory.add(name, torch.tensor(tokens, dtype=torch.long))
+    restored = RolloutMemory(most=2)
+    restored.restore(memory.tensors())
+    assert [restored.get(name) for name in ("a", "ö", "c", "d")] == [[], None, [4], None]

@@ -17,8 +17,8 @@ def build_ark_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> ArkAs
     """Build a model with random weights (torch's global generator) that writes `vocabulary`.
 
     Args:
-        sizes: fields of `ArkAsrConfig`, such as a preset; `vocab_size` where the head is to be wider than the tokenizer,
-            as in the published checkpoints.
+        sizes: fields of `ArkAsrConfig`, such as a preset; `vocab_size` where the head is to be wider than the
+            tokenizer, as in the published checkpoints.
         vocabulary: the base tokens; the family's own tokens are added behind them.
     """
     tokenizer = build_tokenizer(vocabulary)

@@ -42,8 +42,8 @@ class OptimizationSettings(Settings):
         weight_decay: AdamW, on all parameters.
         max_grad_norm: gradients are scaled down to this norm.
         mixed_precision: `no` (float32), `bf16` or `fp16`.
-        activation_checkpointing: keep only the input of every layer and compute the rest once more in the backward pass:
-            far less memory for about a third more time.
+        activation_checkpointing: keep only the input of every layer and compute the rest once more in the backward
+            pass: far less memory for about a third more time.
         evaluate_every: steps between two looks at the development set; 0 = only at the end.
         checkpoint_every: steps between two checkpoints; 0 = only at the end.
         keep_checkpoints: the newest so many stay.
