@@ -2,7 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test lint bench
+.PHONY: install quickstart test lint bench-opd
+
 install: $(STAMP)
 
 # torch first and pinned: the constraint resolves to the CPU build where one is offered.
@@ -23,5 +24,19 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install
-	$(BIN)/python -m benchmarks.opd_step
+# DEVICE=cuda for the figures of a GPU. Rollouts need the student of benchmarks/rollouts.yaml, which says how to get it.
+DEVICE ?= cpu
+STUDENT := runs/rollouts/stages/words/model
+ifeq ($(DEVICE),cuda)
+  FULL_SIZE := --precision bf16 --teacher qwen3-asr-1.7b --vocabulary 151936 --utterances 32 --seconds 10 --tokens 40
+  HEADS := --precision bf16
+else
+  FULL_SIZE := --vocabulary 163958 --utterances 2 --seconds 6 --tokens 24 --repeats 5
+endif
+bench-opd: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.objective --device $(DEVICE) $(HEADS)
+	test ! -d $(STUDENT) || $(BIN)/python -m benchmarks.rollouts --model $(STUDENT) \
+	  --manifest data/recordings/long.jsonl --device $(DEVICE)
+	$(BIN)/python -m benchmarks.opd_step --device $(DEVICE)
+	$(BIN)/python -m benchmarks.opd_step --device $(DEVICE) --student ark-asr-0.6b $(FULL_SIZE)

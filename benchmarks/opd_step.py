@@ -15,7 +15,8 @@ import itertools
 import random
 import statistics
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,37 +64,69 @@ def corrupted(tokens: torch.Tensor, share: float, words: list[int], generator: r
     return torch.tensor([generator.choice(words) if generator.random() < share else token for token in tokens.tolist()])
 
 
-def count_flops(student: Recognizer, options: argparse.Namespace) -> float:
-    """Multiplications and additions of one forward and backward pass of the student, the output head left out."""
-    frames, tokens = options.seconds * 50, options.seconds * 12.5 + 24 + options.tokens
-    encoder = sum(p.numel() for p in student.audio_modules[0].parameters())
-    decoder = sum(p.numel() for p in student.decoder.layers.parameters())
-    return 6 * options.utterances * (encoder * frames + decoder * tokens)
+def floating_point_operations(student: Recognizer, options: argparse.Namespace) -> dict[str, float]:
+    """Multiplications and additions that each phase needs, of real frames and tokens, attention included."""
+    utterances, frames = options.utterances, options.seconds * 0.95 * 50
+    positions = frames / 4 + len(student.prompt_ids(4, None)) + options.tokens
+    encoder, decoder = student.audio_modules[0], student.decoder.layers
+    config, audio = student.model.config, student.model.config.whisper_config
+    hear = 2 * frames * _weights(encoder) + 4 * frames**2 * audio.d_model * audio.encoder_layers
+    read = 2 * positions * _weights(decoder) + 2 * positions**2 * config.hidden_size * config.num_hidden_layers
+    head = 2 * options.tokens * student.head.numel()
+    counts = {
+        "sft": {"encode": hear, "student": read + head, "backward": 2 * (hear + read + head)},
+        "opd": {"encode": hear, "rollout": read + head, "student": read, "backward": 2 * (hear + read)},
+    }
+    return {f"{name} {phase}": utterances * count for name, row in counts.items() for phase, count in row.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--student", choices=list(STUDENT_PRESETS), default="ark-asr-tiny")
-    parser.add_argument("--teacher", choices=list(TEACHER_PRESETS), default="qwen3-asr-tiny")
-    parser.add_argument("--vocabulary", type=int, help="rows of the output heads; default: those of a small tokenizer")
-    parser.add_argument("--utterances", type=int, default=24)
-    parser.add_argument("--seconds", type=float, default=2.5)
-    parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--wrong", type=float, default=0.05, help="share of a draft's tokens that are wrong")
-    parser.add_argument("--no-drafts", action="store_true")
-    parser.add_argument("--top-k", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
-    parser.add_argument("--checkpointing", action="store_true")
-    options = parser.parse_args()
+def _weights(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)
+
+
+def ceilings(device: str, precision: str) -> tuple[float, float]:
+    """Operations and bytes a second that this machine reaches on a large product and a large copy, in this run."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    size = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    source = torch.zeros(2**27, device=device)
+    target = torch.empty_like(source)
+    products = [_seconds(lambda: a @ b, device) for _ in range(5)]
+    if device == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        left = a.to_mkldnn()
+        products += [_seconds(lambda: torch.nn.functional.linear(left, b), device) for _ in range(5)]
+    copies = [_seconds(lambda: target.copy_(source), device) for _ in range(5)]
+    return 2 * size**3 / min(products), 2 * source.nbytes / min(copies)
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    started = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+@dataclass
+class Measured:
+    """Medians over the turns; seconds by stage and phase, `step` without the teacher."""
+
+    student: Recognizer
+    seconds: dict[str, dict[str, float]]
+    peaks: dict[str, int]
+    ratios: list[float]
+    tokens: int
+    passes: float
+    valid_share: float
+
+
+def measure(options: argparse.Namespace) -> Measured:
     torch.manual_seed(0)
     vocabulary = train_base_vocabulary([" ".join(WORDS)] * 3, 400, [INSTRUCTION, *PROMPT_WORDS])
     width = {"vocab_size": options.vocabulary} if options.vocabulary else {}
     student = build_ark_asr(STUDENT_PRESETS[options.student] | width, vocabulary)
     sizes = TEACHER_PRESETS[options.teacher]
-    if options.teacher != "qwen3-asr-tiny":
-        sizes = sizes | {"text_config": sizes["text_config"] | width}
+    sizes = sizes | {"text_config": sizes["text_config"] | width}
     teacher = build_qwen3_asr(sizes, vocabulary)
     for recognizer in (student, teacher):
         recognizer.model.to(options.device)
@@ -144,31 +177,69 @@ def main() -> None:
                 phases = {key: values[name].get(f"time/{key}", 0.0) for key in (*PHASES, "teacher")}
                 times[name].append(phases | {"step": taken - phases["teacher"]})
                 peaks[name] = max(peaks.get(name, 0), peak_bytes(options.device))
-    tokens = sum(map(len, written.values()))
-    print(
-        f"{options.student}, {sum(p.numel() for p in student.model.parameters()) / 1e6:.1f} M parameters, "
-        f"{options.utterances} utterances of {options.seconds} s, {tokens} tokens written, "
-        f"{values['opd']['rollout/passes']:.0f} decoder passes, loss over "
-        f"{values['opd']['support/valid_share']:.0%} of them, {torch.get_num_threads()} threads, "
-        f"{torch.cuda.get_device_name() if options.device == 'cuda' else 'CPU'}, precision {options.precision}"
-    )
     medians = {
         name: {phase: statistics.median(row[phase] for row in rows) for phase in rows[0]}
         for name, rows in times.items()
     }
-    for name, row in medians.items():
-        shares = ", ".join(f"{phase} {row[phase] / medians['sft']['step']:.2f}" for phase in PHASES if row[phase])
-        print(f"{name}: {shares}; together {row['step'] / medians['sft']['step']:.2f} of an SFT step")
-        speed = options.utterances / row["step"]
-        print(f"{name}: peak memory {peaks[name] / 2**20:.0f} MiB, {speed:.3g} utterances a second")
-    print(f"teacher: {medians['opd']['teacher'] / medians['sft']['step']:.2f} of an SFT step")
-    ratios = [opd["step"] / sft["step"] for opd, sft in zip(times["opd"], times["sft"], strict=True)]
-    print(
-        f"OPD without the teacher / SFT: {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} turns)"
+    return Measured(
+        student,
+        medians,
+        peaks,
+        [opd["step"] / sft["step"] for opd, sft in zip(times["opd"], times["sft"], strict=True)],
+        sum(map(len, written.values())),
+        values["opd"]["rollout/passes"],
+        values["opd"]["support/valid_share"],
     )
-    rate = count_flops(student, options) / medians["sft"]["step"]
-    print(f"an SFT step computes {rate / 1e9:.0f} GFLOP/s (6 a parameter and position)")
+
+
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Options as the command line has them; `[]` gives the defaults."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--student", choices=list(STUDENT_PRESETS), default="ark-asr-tiny")
+    parser.add_argument("--teacher", choices=list(TEACHER_PRESETS), default="qwen3-asr-tiny")
+    parser.add_argument("--vocabulary", type=int, help="rows of the output heads; default: those of a small tokenizer")
+    parser.add_argument("--utterances", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=2.5, help="of the longest utterance; the shortest has 90%")
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--wrong", type=float, default=0.05, help="share of a draft's tokens that are wrong")
+    parser.add_argument("--no-drafts", action="store_true")
+    parser.add_argument("--top-k", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing, in both stages")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = options_of()
+    found = measure(options)
+    sft = found.seconds["sft"]["step"]
+    print(
+        f"{options.student}, {sum(p.numel() for p in found.student.model.parameters()) / 1e6:.1f} M parameters, "
+        f"{options.utterances} utterances of {options.seconds} s, {found.tokens} tokens written in {found.passes:.0f} "
+        f"decoder passes, {found.valid_share:.0%} of them valid; {torch.get_num_threads()} threads, "
+        f"{torch.cuda.get_device_name() if options.device == 'cuda' else 'CPU'}, precision {options.precision}"
+    )
+    for name, row in found.seconds.items():
+        shares = ", ".join(f"{phase} {row[phase] / sft:.2f}" for phase in PHASES if row[phase])
+        print(f"{name}: {shares}; together {row['step'] / sft:.2f} of an SFT step")
+        speed = options.utterances / row["step"]
+        print(f"{name}: peak memory {found.peaks[name] / 2**20:.0f} MiB, {speed:.3g} utterances a second")
+    print(f"teacher: {found.seconds['opd']['teacher'] / sft:.2f} of an SFT step")
+    print(
+        f"OPD without the teacher / SFT: {statistics.median(found.ratios):.2f} "
+        f"({min(found.ratios):.2f} to {max(found.ratios):.2f}, {len(found.ratios)} turns)"
+    )
+    operations, transfer = ceilings(options.device, options.precision)
+    print(f"ceilings in this run: {operations / 1e9:.0f} GFLOP/s, {transfer / 1e9:.1f} GB/s")
+    floors = {place: count / operations for place, count in floating_point_operations(found.student, options).items()}
+    # Read weight, gradient and two moments, write weight and moments.
+    update = 28 * sum(p.numel() for p in found.student.model.parameters()) / transfer
+    floors |= {"sft optimizer": update, "opd optimizer": update}
+    for place, floor in floors.items():
+        name, phase = place.split()
+        print(f"floor of {place}: {floor / found.seconds[name][phase]:.0%} of the time it takes")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python benchmarks/recordings.py --from FOLDER --output data/recordings
 
 FOLDER holds the manifests `an4/train.jsonl`, `librispeech-train-piece/all.jsonl` and `spoken-digits/train.jsonl`.
-Writes `all.jsonl` (text in lower case), and two sets of utterances joined in random order with random pauses, so that a
-model can learn to hear pieces of a long recording: `joined.jsonl` of AN4 and digits, and `more.jsonl`, which adds as
-many of AN4 alone and its single utterances.
+Writes `all.jsonl` (text in lower case), `long.jsonl` (LibriSpeech and an eighth of AN4), and two sets of utterances
+joined in random order with random pauses, so that a model can learn to hear pieces of a long recording: `joined.jsonl`
+of AN4 and digits, and `more.jsonl`, which adds as many of AN4 alone and its single utterances.
 """
 
 import argparse
@@ -87,9 +87,10 @@ def main() -> None:
     rows = rows_as_they_are(options.source)
     short = [row for row in rows if not row["id"].startswith("librispeech")]
     an4 = [row for row in rows if row["id"].startswith("an4")]
+    long = [row for row in rows if row["id"].startswith("librispeech")] + an4[::8]
     joined = write_joined(short, options.output / "joined", options.joined, 1.0, seed=0)
     more = joined + write_joined(an4, options.output / "more", options.joined, 2.0, seed=2) + an4
-    for name, found in (("all", rows), ("joined", joined), ("more", more)):
+    for name, found in (("all", rows), ("long", long), ("joined", joined), ("more", more)):
         write_manifest(options.output / f"{name}.jsonl", found)
         print(f"{name}.jsonl: {len(found)} recordings, {sum(row['duration'] for row in found) / 60:.1f} minutes")
 

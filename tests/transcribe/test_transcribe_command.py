@@ -110,6 +110,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_lines(manifest, model):
 
 
 def test_an_interrupted_run_says_how_to_go_on(manifest, model):
+    manifest.write_text(manifest.read_text() * 10)  # long enough to be interrupted on a busy machine
     output = manifest.with_name("out.jsonl")
     command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", str(model), "-o", str(output)]
     process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.PIPE)

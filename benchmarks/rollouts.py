@@ -1,0 +1,147 @@
+"""Rollouts along drafts against `model.generate` and against decoding without drafts: passes, time, the same tokens.
+
+    python benchmarks/recordings.py --from FOLDER --output data/recordings
+    arkasr run benchmarks/rollouts.yaml
+    python -m benchmarks.rollouts --model runs/rollouts/stages/words/model --manifest data/recordings/long.jsonl
+
+The drafts are what the student writes, with a share of the words replaced by other words (70%), left out (15%), or
+followed by another (15%): the error rate of a draft against the rollout is then about that share. Every way hears the
+audio in the time that is measured, in the same batches. Timed in turns in one process.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from jiwer import wer
+
+from arkasr.data.batches import DurationBatchSampler
+from arkasr.data.examples import ExampleDataset, seconds_of
+from arkasr.data.manifest import read_manifest
+from arkasr.model.decoding import Transcripts, decode
+from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.teacher.load import load_recognizer
+
+TOP_K = 32
+MAX_NEW_TOKENS = 200
+
+
+def corrupted(text: str, rate: float, words: list[str], draw: random.Random) -> str:
+    said = []
+    for word in text.split():
+        chance = draw.random() / rate if rate else 2.0
+        if chance >= 1:
+            said.append(word)
+        elif chance < 0.7:
+            said.append(draw.choice(words))
+        elif chance >= 0.85:
+            said += [word, draw.choice(words)]
+    return " ".join(said)
+
+
+@torch.no_grad()
+def rolled_out(student: Recognizer, prompts: Prompts, drafts: list[list[int]] | None = None) -> Transcripts:
+    return decode(student, student.heard(prompts), max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K, drafts=drafts)
+
+
+def all_rolled_out(student: Recognizer, asked: list[Prompts], drafts: list[list[list[int]]]) -> list[Transcripts]:
+    return [rolled_out(student, *given) for given in zip(asked, drafts, strict=True)]
+
+
+def generated(student: Recognizer, prompts: Prompts) -> torch.Tensor:
+    asked = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **prompts.audio}
+    return student.model.generate(**asked, max_new_tokens=MAX_NEW_TOKENS)[:, prompts.input_ids.shape[1] :]
+
+
+def seconds_taken(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def spread(slow: list[float], fast: list[float]) -> str:
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--batch-seconds", type=float, default=64.0)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    student = load_recognizer(options.model, device=options.device)
+    student.model.eval()
+    utterances = read_manifest(options.manifest)
+    heard = ExampleDataset(utterances, {student.listener: student.features})
+    lengths = [seconds_of(utterance) for utterance in utterances]
+    batches = list(DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, shuffle=False))
+    asked = []
+    for batch in batches:
+        features = [heard[place].features[student.listener] for place in batch]
+        languages = [utterances[place].language for place in batch]
+        asked.append(student.prompts(features, languages).to(student.device))
+
+    plain = [rolled_out(student, prompts) for prompts in asked]
+    texts = [student.transcript_text(tokens) for batch in plain for tokens in batch.tokens]
+    tokens = [len(written) for batch in plain for written in batch.tokens]
+    references = [utterances[place].text or "" for batch in batches for place in batch]
+    same_as_generate = 0
+    for prompts, batch in zip(asked, plain, strict=True):
+        for written, row in zip(batch.tokens, generated(student, prompts).cpu(), strict=True):
+            same_as_generate += torch.equal(written, row[: len(written)])
+    print(
+        f"{len(utterances)} recordings of {min(lengths):.1f} to {max(lengths):.1f} s (median "
+        f"{statistics.median(lengths):.1f} s), {len(batches)} batches, {statistics.mean(tokens):.0f} tokens and "
+        f"{statistics.mean(len(text.split()) for text in texts):.0f} words a recording; the student's own error rate "
+        f"against the manifest {wer(references, texts):.1%}; {torch.get_num_threads()} threads, {options.device}"
+    )
+    print(f"tokens as `generate` writes them: {same_as_generate} of {len(utterances)} utterances")
+
+    words = [word for text in texts for word in text.split()]
+    passes = sum(batch.passes for batch in plain)
+    for rate in options.rates:
+        draw = random.Random(0)
+        drafted = iter([corrupted(text, rate, words, draw) for text in texts])
+        drafts_text = [[next(drafted) for _ in batch] for batch in batches]
+        if rate == 0:
+            drafts = [[written.tolist() for written in batch.tokens] for batch in plain]
+        else:
+            drafts = [[student.transcript_ids(text).tolist() for text in batch] for batch in drafts_text]
+        along = all_rolled_out(student, asked, drafts)
+        same = sum(
+            torch.equal(ours, theirs)
+            for one, other in zip(along, plain, strict=True)
+            for ours, theirs in zip(one.tokens, other.tokens, strict=True)
+        )
+        ways: dict[str, Callable[[], object]] = {
+            "generate": lambda: [generated(student, prompts) for prompts in asked],
+            "plain": lambda: [rolled_out(student, prompts) for prompts in asked],
+            "drafts": partial(all_rolled_out, student, asked, drafts),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(options.repeats):
+            for name, way in ways.items():
+                taken[name].append(seconds_taken(way))
+        differing = wer(texts, [text for batch in drafts_text for text in batch])
+        passes_along = sum(batch.passes for batch in along)
+        print(
+            f"drafts {differing:6.1%} wrong: {passes} -> {passes_along} passes ({passes / passes_along:.1f}x); "
+            f"generate / drafts {spread(taken['generate'], taken['drafts'])}; "
+            f"no drafts / drafts {spread(taken['plain'], taken['drafts'])}; same tokens {same} of {len(utterances)}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
