@@ -110,7 +110,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_lines(manifest, model):
 
 
 def test_an_interrupted_run_says_how_to_go_on(manifest, model):
-    manifest.write_text(manifest.read_text() * 10)  # long enough to be interrupted on a busy machine
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    # Long enough to be interrupted on a busy machine.
+    many = [row | {"id": f"{copy}-{place}"} for copy in range(10) for place, row in enumerate(rows)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in many))
     output = manifest.with_name("out.jsonl")
     command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", str(model), "-o", str(output)]
     process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.PIPE)
