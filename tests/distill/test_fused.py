@@ -134,3 +134,38 @@ def test_no_more_than_a_tile_of_logits_is_ever_there():
         found.loss.backward()
     assert head.grad is not None
     assert largest < positions * vocabulary / 10
+
+
+@pytest.mark.parametrize("blocked", [slice(0, 30), slice(40, None)])
+def test_tiles_without_an_allowed_token(blocked):
+    """The published 0.6B blocks the last 12,288 tokens of its head."""
+    tensors, arguments = problem(4)
+    arguments["student_allowed"][blocked] = False
+    arguments["teacher_allowed"][blocked] = False
+    del arguments["student_support"], arguments["generated"]
+    expected, found = dense(tensors, **OPTIONS, **arguments), fused_union_topk_kl(*tensors, **OPTIONS, **arguments)
+    assert expected.valid.any()
+    diagnosed = support_diagnostics(found, top_k=5)
+    for name, values in support_diagnostics(expected, top_k=5).items():
+        torch.testing.assert_close(diagnosed[name], values, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_half_precision_operands_lose_nothing_more_on_the_way():
+    """Scores and gradients of bf16 states and heads are those of the same numbers in float64, rounded once."""
+    tensors, arguments = problem(5, torch.bfloat16)
+    exact = [tensor.detach().double() for tensor in tensors]
+    for tensor in exact[:2]:
+        tensor.requires_grad_()
+    expected = dense(exact, **OPTIONS, **arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = fused_union_topk_kl(*tensors, **OPTIONS, **arguments)
+    torch.testing.assert_close(found.per_position.double(), expected.per_position, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(gradients(found, tensors), gradients(expected, exact), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=2**-7, atol=1e-4)
+
+
+def test_best_tokens_of_another_number_are_refused():
+    tensors, arguments = problem()
+    top = output_head.top_of_head(tensors[2], tensors[3], None, 4, torch.float64)
+    with pytest.raises(ValueError, match=r"have shape \(23, 4\), expected \(23, 5\)"):
+        fused_union_topk_kl(*tensors, **OPTIONS, **arguments, teacher_top=top)

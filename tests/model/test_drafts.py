@@ -1,6 +1,7 @@
 """Drafts change the number of passes and nothing else."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -183,3 +184,21 @@ def test_the_best_of_equals_is_the_first(monkeypatch):
     monkeypatch.setattr("arkasr.model.head.SMALLEST_TILE_TOKENS", 7)
     monkeypatch.setitem(__import__("arkasr.model.head").model.head.TILE_SCORES, "cpu", 1)
     assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
+
+
+def test_a_draft_is_cut_where_it_says_what_may_not_be_written(recognizer, prompts):
+    expected = decode(recognizer, prompts, max_new_tokens=8)
+    drafts = [tokens.tolist() for tokens in expected.tokens]
+    for bad in (recognizer.processor.audio_token_id, recognizer.vocab_size + 3):
+        found = decode(
+            recognizer, prompts, max_new_tokens=8, drafts=[[*draft[:3], bad, *draft[3:]] for draft in drafts]
+        )
+        assert [tokens.tolist() for tokens in found.tokens] == drafts
+
+
+def test_audio_that_does_not_fit_its_prompt_is_refused_before_it_is_embedded(recognizer):
+    clip = torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
+    asked = recognizer.prompts([recognizer.features(clip).double()], ["English"])
+    shorter = replace(asked, input_ids=asked.input_ids.where(asked.input_ids != recognizer.processor.audio_token_id, 0))
+    with pytest.raises(ValueError, match="prompts hold"):
+        recognizer.heard(shorter)

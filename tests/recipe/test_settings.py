@@ -38,6 +38,7 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ("variantes={}", "unknown key 'variantes'; did you mean 'variants'?"),
         ("stages.base.train=M", "stages.base.train: there is no set or labels 'M' above it in this recipe"),
         ("stages.opd.teacher=nobody", "stages.opd.teacher: there is no stage 'nobody' above it in this recipe"),
+        ("stages.opd.drafts=later", "stages.opd.drafts: there is no set or labels 'later' above it in this recipe"),
         ("stages.opd.objective.support=all", "stages.opd.objective.support: Input should be 'union'"),
         (
             "stages.base.optimization.learning_rate=-1",

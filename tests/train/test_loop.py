@@ -5,13 +5,16 @@ import json
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from arkasr.errors import InputError
 from arkasr.train.loop import optimizer_step, train
+from arkasr.train.metrics import read_metrics
 from arkasr.train.optimizer import build_optimizers
-from arkasr.train.settings import OptimizationSettings
+from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.ctc import CtcStage
+from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 
 SETTINGS = OptimizationSettings(steps=6, batch_seconds=10, learning_rate=1e-2, warmup_steps=2, schedule="cosine")
@@ -156,3 +159,36 @@ def test_every_parameter_is_in_one_optimizer(student):
     assert sorted(held) == sorted(map(id, stage.parameters()))
     muon = {id(p) for p in itertools.chain(*(group["params"] for group in optimizers[1].param_groups))}
     assert id(student.model.model.embed_tokens.weight) not in muon
+
+
+@pytest.mark.parametrize("kind", ["sft", "opd"])
+def test_checkpointed_activations_change_nothing(student, teacher, hear, tmp_path, kind):
+    start = copy.deepcopy(student.model.state_dict())
+    losses = {}
+    for checkpointing in (False, True):
+        student.model.load_state_dict(start)
+        stage = (
+            SupervisedStage(student, None)
+            if kind == "sft"
+            else DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
+        )
+        settings = SETTINGS.model_copy(update={"activation_checkpointing": checkpointing})
+        folder = tmp_path / str(checkpointing)
+        train(stage, Stream([hear(student, teacher)]), settings, folder, seed=0)
+        losses[checkpointing] = [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+        layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]
+        assert all(layer.gradient_checkpointing == checkpointing for layer in layers)
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+
+
+def test_half_precision_is_near_single_precision(student, teacher, hear, tmp_path):
+    start = copy.deepcopy(student.model.state_dict())
+    losses = {}
+    for precision in ("no", "bf16"):
+        student.model.load_state_dict(start)
+        stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
+        settings = SETTINGS.model_copy(update={"steps": 2, "learning_rate": 1e-6, "mixed_precision": precision})
+        train(stage, Stream([hear(student, teacher)]), settings, tmp_path / precision, seed=0)
+        losses[precision] = [line["loss"] for line in read_metrics(tmp_path / precision / "metrics.jsonl")]
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert losses["bf16"] == pytest.approx(losses["no"], rel=0.05)

@@ -44,6 +44,8 @@ def fused_union_topk_kl(
 ) -> UnionTopkKL:
     """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ on either side.
 
+    The tail masses are 1 − Σ and so exact to the rounding of 1, where the reference sums the tail itself.
+
     Args:
         student_hidden: [N, H_S], gradient flows into it.
         student_head: [V_S, H_S], gradient flows into it.
@@ -67,6 +69,7 @@ def fused_union_topk_kl(
 
     Raises:
         InputError: an option that does not exist or a value outside its range.
+        ValueError: tensors that do not fit together.
     """
     check_options(top_k, temperature, divergence, support, tail, beta, upstream_scores)
     options: dict[str, Any] = {
@@ -81,11 +84,12 @@ def fused_union_topk_kl(
         "beta": beta,
         "upstream_scores": upstream_scores,
     }
-    if tail == "bucket" or support == "full":
+    if needs_every_score(support, tail):
         support_ids = student_support if student_top is None else student_top.ids
         return _dense_by_chunks(
             student_hidden, student_head, teacher_hidden, teacher_head, support_ids, generated, options
         )
+    _check_tops(len(student_hidden), top_k, (student_top, len(student_head)), (teacher_top, len(teacher_head)))
     dtype = torch.promote_types(torch.promote_types(student_hidden.dtype, teacher_hidden.dtype), torch.float32)
     student_vocab, teacher_vocab = len(student_head), len(teacher_head)
     if teacher_to_student is None:
@@ -144,6 +148,18 @@ def fused_union_topk_kl(
         teacher=Side(teacher_log_probs, teacher_top.entropy, teacher_top.best),
         student=Side(student_log_probs, student_top.entropy, student_top.best),
     )
+
+
+def needs_every_score(support: str, tail: str) -> bool:
+    """Whether an objective looks at the whole vocabulary, so that the best tokens alone do not do."""
+    return tail == "bucket" or support == "full"
+
+
+def _check_tops(positions: int, top_k: int, *tops: tuple[Top | None, int]) -> None:
+    for top, vocab_size in tops:
+        expected = (positions, min(top_k, vocab_size))
+        if top is not None and top.ids.shape != expected:
+            raise ValueError(f"the best tokens of a side have shape {tuple(top.ids.shape)}, expected {expected}")
 
 
 def _dense_by_chunks(

@@ -81,7 +81,8 @@ def decode(
     head, stop = recognizer.head, recognizer.stop_token_id
     allowed = recognizer.allowed_tokens.to(head.device)
     clips = len(prompts.input_ids)
-    drafted = [Draft(drafts[clip] if drafts is not None else (), stop) for clip in range(clips)]
+    sayable = recognizer.allowed_tokens.tolist()
+    drafted = [Draft(_sayable(drafts[clip] if drafts else (), sayable), stop) for clip in range(clips)]
     written: list[list[int]] = [[] for _ in range(clips)]
     places: list[list[int]] = [[] for _ in range(clips)]
     tops: list[Top] = []
@@ -129,6 +130,12 @@ def decode(
         Top.cat(tops)[torch.tensor(list(chain.from_iterable(places)), device=head.device)] if tops else None,
         passes,
     )
+
+
+def _sayable(draft: Sequence[int], allowed: Sequence[bool]) -> Sequence[int]:
+    """A draft up to the first token that may not be written: the model would never agree with it."""
+    blocked = (place for place, token in enumerate(draft) if token >= len(allowed) or not allowed[token])
+    return draft[: next(blocked, len(draft))]
 
 
 class _Rows:

@@ -127,49 +127,61 @@ def sample_of_head(
 
 
 def scores_of(hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scores `[N, K]` of chosen tokens `ids` `[N, K]`, with gradient into `hidden` `[N, H]` and `head` `[V, H]`."""
-    scores: Tensor = _ChosenScores.apply(hidden, head, ids)
-    return scores.to(dtype)
+    """Scores `[N, K]` of chosen tokens `ids` `[N, K]`, with gradient into `hidden` `[N, H]` and `head` `[V, H]`.
+
+    Computed in `dtype` whatever the operands are, also under autocast: there are few of them.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        scores: Tensor = _ChosenScores.apply(hidden, head, ids, dtype)
+    return scores
 
 
 class _ChosenScores(torch.autograd.Function):
     """hidden · head[ids], reading and writing the rows of the head that are asked for and no others."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(hidden, head, ids)
-        scores = hidden.new_empty(ids.shape)
+        scores = hidden.new_empty(ids.shape, dtype=dtype)
         for chunk in _chunks(len(ids)):
             rows, places = ids[chunk].unique(return_inverse=True)
-            products = head.index_select(0, rows).to(hidden.dtype) @ hidden[chunk].T.contiguous()
+            products = head.index_select(0, rows).to(dtype) @ hidden[chunk].to(dtype).T.contiguous()
             scores[chunk] = products.T.gather(1, places)
         return scores
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden, head, ids = ctx.saved_tensors
         (of_scores,) = gradients
+        dtype = of_scores.dtype
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        of_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
+        all_rows = ids.unique()
+        of_rows = head.new_zeros((len(all_rows), head.shape[1]), dtype=dtype) if ctx.needs_input_grad[1] else None
         for chunk in _chunks(len(ids)):
             rows, places = ids[chunk].unique(return_inverse=True)
-            of_tokens = hidden.new_zeros(len(places), len(rows)).scatter_add_(1, places, of_scores[chunk])
+            of_tokens = of_scores.new_zeros(len(places), len(rows)).scatter_add_(1, places, of_scores[chunk])
             if of_hidden is not None:
-                of_hidden[chunk] = of_tokens @ head.index_select(0, rows).to(hidden.dtype)
-            if of_head is not None:
-                of_head.index_add_(0, rows, (of_tokens.T @ hidden[chunk]).to(head.dtype))
-        return of_hidden, of_head, None
+                of_hidden[chunk] = (of_tokens @ head.index_select(0, rows).to(dtype)).to(hidden.dtype)
+            if of_rows is not None:
+                of_rows.index_add_(0, torch.searchsorted(all_rows, rows), of_tokens.T @ hidden[chunk].to(dtype))
+        of_head = None
+        if of_rows is not None:
+            of_head = torch.zeros_like(head).index_copy_(0, all_rows, of_rows.to(head.dtype))
+        return of_hidden, of_head, None, None
 
 
 def _tiles(hidden: Tensor, head: Tensor, allowed: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-    """First token and scores `[N, tokens]` of every tile; what is not allowed has the lowest score there is."""
+    """First token and scores `[N, tokens]` of every tile that has an allowed token; others have the lowest score."""
     budget = TILE_SCORES.get(hidden.device.type, TILE_SCORES_ELSEWHERE)
     tokens = max(budget // max(len(hidden), 1), SMALLEST_TILE_TOKENS)
     for first in range(0, len(head), tokens):
+        allowed_here = None if allowed is None else allowed[first : first + tokens]
+        if allowed_here is not None and not bool(allowed_here.any()):
+            continue
         tile = _product(hidden, head[first : first + tokens]).to(dtype)
-        if allowed is not None:
+        if allowed_here is not None:
             # Not −inf: 0 · −inf is no number.
-            tile.masked_fill_(~allowed[first : first + tokens], torch.finfo(dtype).min)
+            tile.masked_fill_(~allowed_here, torch.finfo(dtype).min)
         yield first, tile
 
 

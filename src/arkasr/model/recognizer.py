@@ -131,8 +131,13 @@ class Recognizer(ABC):
         return next(iter(self.model.parameters())).device
 
     def heard(self, prompts: Prompts) -> Prompts:
-        """The same prompts with their audio embedded, so that several passes over them hear it once."""
+        """The same prompts with their audio embedded, so that several passes over them hear it once.
+
+        Raises:
+            ValueError: a prompt's number of audio placeholders is not what its audio needs.
+        """
         embeddings, counts = self.audio_embeddings(prompts.audio)
+        _see_that_they_fit(prompts.input_ids == self.processor.audio_token_id, counts)
         padded = pad_sequence(list(embeddings.split(counts.tolist())), batch_first=True)
         return replace(prompts, audio={"embeddings": padded})
 
@@ -165,14 +170,12 @@ class Recognizer(ABC):
         embedded = self.model.get_input_embeddings()(input_ids)
         if audio:
             placeholders = input_ids == self.processor.audio_token_id
-            wanted = placeholders.sum(1)
             if "embeddings" in audio:
-                heard = audio["embeddings"]
+                heard, wanted = audio["embeddings"], placeholders.sum(1)
                 embeddings = heard[torch.arange(heard.shape[1], device=wanted.device) < wanted[:, None]]
             else:
                 embeddings, counts = self.audio_embeddings(audio)
-                if not torch.equal(wanted, counts):
-                    raise ValueError(f"prompts hold {wanted.tolist()} audio tokens, the audio has {counts.tolist()}")
+                _see_that_they_fit(placeholders, counts)
             embedded = embedded.masked_scatter(placeholders[..., None], embeddings.to(embedded.dtype))
         outputs = self.decoder(
             inputs_embeds=embedded,
@@ -224,3 +227,9 @@ class Recognizer(ABC):
         """Write a plain `from_pretrained` folder: model, processor, tokenizer, generation config."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+def _see_that_they_fit(placeholders: Tensor, counts: Tensor) -> None:
+    wanted = placeholders.sum(1)
+    if not torch.equal(wanted, counts):
+        raise ValueError(f"prompts hold {wanted.tolist()} audio tokens, the audio has {counts.tolist()}")

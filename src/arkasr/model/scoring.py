@@ -31,16 +31,8 @@ def forced_states(
     Returns:
         Last states of all scored positions, transcript after transcript, `[sum n_b, H]`.
     """
-    device = prompts.input_ids.device
-    lengths = torch.tensor([len(transcript) for transcript in transcripts], device=device)
-    shown = pad_sequence(list(read or transcripts), True, recognizer.tokenizer.pad_token_id).to(device)
-    width = shown.shape[1]
-    scored = torch.arange(width, device=device) < lengths[:, None]
-    # The last token is never an input: nothing is predicted from it.
-    input_ids = torch.cat((prompts.input_ids, shown[:, :-1]), dim=1)
-    attention_mask = torch.cat((prompts.attention_mask, scored[:, :-1].long()), dim=1)
-    states, _ = recognizer.decoder_states(input_ids, attention_mask, positions(attention_mask), prompts.audio)
-    return states[:, -width:][scored]
+    states, scored = _padded_states(recognizer, prompts, transcripts, read)
+    return states[scored]
 
 
 def forced_logits(
@@ -50,7 +42,25 @@ def forced_logits(
     read: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Score every token at the positions of `forced_states`, `[sum n_b, V]`; arguments as there."""
-    return F.linear(forced_states(recognizer, prompts, transcripts, read), recognizer.head)
+    states, scored = _padded_states(recognizer, prompts, transcripts, read)
+    # Padding included: the committed results were computed in this order of sums.
+    return F.linear(states, recognizer.head)[scored]
+
+
+def _padded_states(
+    recognizer: Recognizer, prompts: Prompts, transcripts: Sequence[Tensor], read: Sequence[Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """States at the places of the transcripts `[B, n, H]`, and which of them are scored, bool `[B, n]`."""
+    device = prompts.input_ids.device
+    lengths = torch.tensor([len(transcript) for transcript in transcripts], device=device)
+    shown = pad_sequence(list(read or transcripts), True, recognizer.tokenizer.pad_token_id).to(device)
+    width = shown.shape[1]
+    scored = torch.arange(width, device=device) < lengths[:, None]
+    # The last token is never an input: nothing is predicted from it.
+    input_ids = torch.cat((prompts.input_ids, shown[:, :-1]), dim=1)
+    attention_mask = torch.cat((prompts.attention_mask, scored[:, :-1].long()), dim=1)
+    states, _ = recognizer.decoder_states(input_ids, attention_mask, positions(attention_mask), prompts.audio)
+    return states[:, -width:], scored
 
 
 def positions(attention_mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import yaml
 from arkasr.errors import InputError
 from arkasr.files import write_whole
 from arkasr.model.recognizer import Recognizer
+from arkasr.recipe.load import parse, read_yaml
 from arkasr.recipe.settings import Recipe
 
 
@@ -38,7 +39,8 @@ class RunFolder:
             return folder
         if not resume:
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --output")
-        stored = yaml.safe_load(stored_at.read_text(encoding="utf-8"))
+        # A run that was begun before a key existed has that key's default.
+        stored = parse(Recipe, read_yaml(stored_at), str(stored_at)).model_dump(mode="json")
         if difference := _first_difference(stored, document):
             raise InputError(
                 f"{stored_at}: {difference} differs from the recipe given; choose another --output for a changed recipe"

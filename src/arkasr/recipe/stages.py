@@ -103,11 +103,25 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    drafts = {}
-    if settings.drafts is not None:
-        heard = workshop.heard(settings.drafts, seed)
-        drafts = {utterance.id: utterance.text for utterance in heard if utterance.text is not None}
-    return DistillationStage(student, workshop.recognizer(settings.teacher, seed), settings.objective, drafts)
+    teacher = workshop.recognizer(settings.teacher, seed)
+    return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed))
+
+
+def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:
+    """Texts to try first, by utterance.
+
+    Raises:
+        InputError: not one of them is of an utterance that the stage hears.
+    """
+    if settings.drafts is None:
+        return {}
+    texts = {item.id: item.text for item in workshop.heard(settings.drafts, seed) if item.text}
+    if not any(utterance.id in texts for utterance in workshop.heard(settings.train, seed)):
+        raise InputError(
+            f"drafts: {settings.drafts!r} has no text for any utterance of {settings.train!r}; name a set or label "
+            "stage with the same ids, or leave `drafts` out"
+        )
+    return texts
 
 
 def build_stream(workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int) -> BatchStream:

@@ -54,7 +54,10 @@ class Workshop:
         """What a stage trains on: a set, or the labels that a label stage wrote."""
         if name in self.recipe.sets:
             return self.set(name)
-        return read_manifest(self.folder.labels(name, self.seed_of(name, seed)))
+        labels = self.folder.labels(name, self.seed_of(name, seed))
+        if not labels.exists():
+            raise InputError(f"{labels}: stage {name!r} has not been run yet; run the whole recipe first")
+        return read_manifest(labels)
 
     def seed_of(self, name: str, seed: int) -> int:
         """The seed under which a stage's result is kept: the first one if it runs once for all."""

@@ -19,8 +19,16 @@ def build_optimizers(stage: nn.Module, settings: OptimizationSettings) -> list[O
         matrices = _matrices(stage)
     taken = set(map(id, matrices))
     others = [parameter for parameter in stage.parameters() if parameter.requires_grad and id(parameter) not in taken]
+    # On the CPU the fused update rounds in another way than the one the committed results were made with.
+    on_accelerator = bool(others) and others[0].device.type != "cpu"
     optimizers: list[Optimizer] = [
-        AdamW(others, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+        AdamW(
+            others,
+            settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=on_accelerator or None,
+        )
     ]
     if matrices:
         optimizers.append(

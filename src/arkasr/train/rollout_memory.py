@@ -5,8 +5,8 @@ Kept by utterance id, saved with a checkpoint as tensors, so that a resumed run 
 
 from array import array
 from collections.abc import Mapping
-from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,12 +39,14 @@ class RolloutMemory:
     def tensors(self) -> dict[str, Tensor]:
         """All that is kept: ids in UTF-8 as uint8 `names`, rollouts as int32 `tokens`, and the lengths of both."""
         names = [name.encode() for name in self._written]
-        tokens = list(self._written.values())
+        tokens = array("i")
+        for written in self._written.values():
+            tokens.extend(written)
         return {
-            "names": torch.tensor(list(b"".join(names)), dtype=torch.uint8),
+            "names": torch.from_numpy(np.frombuffer(b"".join(names), dtype=np.uint8).copy()),
             "name_lengths": torch.tensor([len(name) for name in names], dtype=torch.int32),
-            "tokens": torch.tensor(list(chain.from_iterable(tokens)), dtype=torch.int32),
-            "token_lengths": torch.tensor([len(written) for written in tokens], dtype=torch.int32),
+            "tokens": torch.from_numpy(np.array(tokens, dtype=np.int32)),
+            "token_lengths": torch.tensor([len(written) for written in self._written.values()], dtype=torch.int32),
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from arkasr.data.examples import Example
 from arkasr.data.manifest import Utterance
 from arkasr.distill.alignment import Alignment, map_transcript, retokenise
 from arkasr.distill.diagnostics import rollout_statistics, support_diagnostics
-from arkasr.distill.fused import fused_union_topk_kl
+from arkasr.distill.fused import fused_union_topk_kl, needs_every_score
 from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import Rollout, Rollouts, roll_out
 from arkasr.errors import InputError
@@ -33,6 +33,8 @@ JUDGED_FROM_TOKENS = 200
 
 class DistillationStage(Stage):
     """Union top-k divergence from the teacher along the student's own transcripts, per valid position.
+
+    The encoder runs once for rollout and gradient, and so in the mode of training; Ark-ASR's has no dropout.
 
     Args:
         student: learns.
@@ -80,8 +82,10 @@ class DistillationStage(Stage):
         with self.clock("encode"):
             prompts = self.student.heard(prompts)
         with self.clock("rollout"):
-            rollouts = self._roll_out(prompts.detach(), examples, seed)
+            drafts = [self._draft(example.utterance) for example in examples]
+            rollouts = self._roll_out(prompts.detach(), examples, drafts, seed)
         metrics = self._rollout_metrics(rollouts)
+        metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), len(drafts))
         if not rollouts.kept:
             nothing = sum(parameter.sum() for parameter in self.model.parameters()) * 0.0
             return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics)
@@ -91,7 +95,8 @@ class DistillationStage(Stage):
             alignments = [self._align(transcript) for transcript in transcripts]
             heard = [examples[rollout.clip] for rollout in rollouts.kept]
             teacher_states, paired = self._teacher_states(heard, alignments)
-            teacher_top = self._top(self.teacher, teacher_states)
+            dense = needs_every_score(self.settings.support, self.settings.tail)
+            teacher_top = None if dense else self._top(self.teacher, teacher_states)
             self._count_pairing(metrics, transcripts, alignments)
         with self.clock("student"):
             prompts = prompts.select([rollout.clip for rollout in rollouts.kept])
@@ -119,13 +124,16 @@ class DistillationStage(Stage):
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
 
     def memory(self) -> dict[str, Tensor]:
-        return self.remembered.tensors()
+        return self.remembered.tensors() | {"pairing": torch.tensor([self._paired, self._written])}
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         self.remembered.restore(memory)
+        self._paired, self._written = memory["pairing"].tolist()
 
     @torch.no_grad()
-    def _roll_out(self, prompts: Prompts, examples: Sequence[Example], seed: int) -> Rollouts:
+    def _roll_out(
+        self, prompts: Prompts, examples: Sequence[Example], drafts: Sequence[Sequence[int]], seed: int
+    ) -> Rollouts:
         sampling = None
         if self.settings.rollout_temperature > 0:
             generator = torch.Generator().manual_seed(seed)
@@ -140,13 +148,15 @@ class DistillationStage(Stage):
             [example.utterance.text for example in examples],
             max_new_tokens=self.settings.max_new_tokens,
             top_k=self.settings.top_k,
-            drafts=[self._draft(example.utterance) for example in examples],
+            drafts=drafts,
             sampling=sampling,
         )
         self.model.train(training)
         if training:
-            for example, written in zip(examples, rollouts.written, strict=True):
-                self.remembered.add(example.utterance.id, written)
+            for example, written, stopped in zip(examples, rollouts.written, rollouts.stopped.tolist(), strict=True):
+                # A loop or nothing at all is no draft of what comes next.
+                if stopped and len(written) > 1:
+                    self.remembered.add(example.utterance.id, written)
         return rollouts
 
     def _draft(self, utterance: Utterance) -> list[int]:

@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from arkasr.errors import InputError
+from arkasr.recipe.folder import RunFolder
+from arkasr.recipe.load import load_settings
+from arkasr.recipe.settings import Recipe
+from arkasr.recipe.stages import drafts_of
+from arkasr.recipe.workshop import Workshop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def workshop_of(folder, drafts):
+    rows = {"train.jsonl": [("a", "one"), ("b", "two")], "other.jsonl": [("c", "three")]}
+    for name, lines in rows.items():
+        for i, _ in lines:
+            (folder / f"{i}.wav").touch()
+        texts = [
+            {"audio": f"{i}.wav", "id": i, "text": text, "duration": 1.0, "language": "English"} for i, text in lines
+        ]
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in texts))
+    overrides = [
+        f"corpus={{folder: {folder}}}",
+        "sets.other={manifest: other.jsonl}",
+        "sets.P={manifest: train.jsonl, labels: withheld}",
+        f"stages.opd.drafts={drafts}",
+    ]
+    recipe = load_settings(Recipe, ROOT / "recipes" / "smoke.yaml", overrides)
+    return Workshop(recipe, RunFolder(folder / "run", 0), torch.device("cpu")), recipe.stages["opd"]
+
+
+def test_drafts_are_the_texts_of_the_set_named(tmp_path):
+    assert drafts_of(*workshop_of(tmp_path, "everything"), seed=0) == {"a": "one", "b": "two"}
+    assert drafts_of(*workshop_of(tmp_path, "null"), seed=0) == {}
+
+
+@pytest.mark.parametrize(
+    ("drafts", "message"),
+    [
+        ("other", "drafts: 'other' has no text for any utterance of 'P'"),
+        ("P", "drafts: 'P' has no text for any utterance of 'P'"),
+        ("labels", "stage 'labels' has not been run yet; run the whole recipe first"),
+    ],
+)
+def test_drafts_that_would_never_be_used_are_refused(tmp_path, drafts, message):
+    with pytest.raises(InputError, match=message):
+        drafts_of(*workshop_of(tmp_path, drafts), seed=0)
+
+
+def test_a_run_begun_before_a_key_existed_is_continued(tmp_path):
+    recipe = load_settings(Recipe, ROOT / "recipes" / "smoke.yaml", ["stages.opd.drafts=null"])
+    RunFolder.create(tmp_path, recipe, resume=False)
+    stored = tmp_path / "recipe.yaml"
+    older = [line for line in stored.read_text().splitlines() if "rollout_temperature" not in line]
+    stored.write_text("\n".join(older))
+    RunFolder.create(tmp_path, recipe, resume=True)
+    with pytest.raises(InputError, match="seeds differs from the recipe given"):
+        RunFolder.create(tmp_path, recipe.model_copy(update={"seeds": [1]}), resume=True)
