@@ -27,6 +27,7 @@ from benchmarks.memory import peak_bytes, start_watching_memory
 from arkasr.data.examples import Example
 from arkasr.data.manifest import Utterance
 from arkasr.model.build import build_ark_asr
+from arkasr.model.decoding import decode
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.recognizer import Recognizer
@@ -58,6 +59,16 @@ def noise_examples(recognizers: list[Recognizer], options: argparse.Namespace) -
         features = {recognizer.listener: recognizer.features(waveform) for recognizer in recognizers}
         examples.append(Example(Utterance(*fields), features))
     return examples
+
+
+@torch.no_grad()
+def rollouts_of(student: Recognizer, examples: list[Example], options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """What the student writes with the weights it has, by utterance."""
+    features = [example.features[student.listener] for example in examples]
+    prompts = student.prompts(features, ["English"] * len(examples)).to(student.device)
+    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
+        found = decode(student, student.heard(prompts), max_new_tokens=options.tokens, top_k=options.top_k)
+    return {example.utterance.id: tokens for example, tokens in zip(examples, found.tokens, strict=True)}
 
 
 def corrupted(tokens: torch.Tensor, share: float, words: list[int], generator: random.Random) -> torch.Tensor:
@@ -163,7 +174,7 @@ def measure(options: argparse.Namespace) -> Measured:
     times: dict[str, list[dict[str, float]]] = {name: [] for name in stages}
     peaks, values = {}, {}
     words = student.transcript_ids(" ".join(WORDS))[:-1].tolist()
-    written: dict[str, torch.Tensor] = {}
+    written = rollouts_of(student, examples, options)
     draw = random.Random(0)
     for repeat in range(options.repeats + 1):
         for name, stage in stages.items():
@@ -179,8 +190,6 @@ def measure(options: argparse.Namespace) -> Measured:
             )
             taken = time.perf_counter() - started
             values[name] = metrics.values()
-            if name == "opd" and not written:
-                written = {item.utterance.id: torch.tensor(opd.remembered.get(item.utterance.id)) for item in examples}
             if repeat:
                 phases = {key: values[name].get(f"time/{key}", 0.0) for key in (*PHASES, "teacher")}
                 times[name].append(phases | {"step": taken - phases["teacher"]})
