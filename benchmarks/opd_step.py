@@ -15,14 +15,15 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from benchmarks.drafts import corrupted
 from benchmarks.memory import peak_bytes, start_watching_memory
+from benchmarks.timing import seconds_taken
 
 from arkasr.data.examples import Example
 from arkasr.data.manifest import Utterance
@@ -71,18 +72,6 @@ def rollouts_of(student: Recognizer, examples: list[Example], options: argparse.
     return {example.utterance.id: tokens for example, tokens in zip(examples, found.tokens, strict=True)}
 
 
-def corrupted(tokens: torch.Tensor, share: float, words: list[int], generator: random.Random) -> torch.Tensor:
-    """About so many tokens replaced (70%), left out, or followed by another (15% each)."""
-    said: list[int] = []
-    for token in tokens.tolist():
-        chance = generator.random() / share if share else 2.0
-        if chance >= 0.85:
-            said.append(token)
-        if chance < 0.7 or 0.85 <= chance < 1:
-            said.append(generator.choice(words))
-    return torch.tensor(said)
-
-
 def floating_point_operations(student: Recognizer, options: argparse.Namespace) -> dict[str, float]:
     """Multiplications and additions that each phase needs, of real frames and tokens, attention included."""
     utterances, frames = options.utterances, options.seconds * 0.95 * 50
@@ -110,20 +99,12 @@ def ceilings(device: str, precision: str) -> tuple[float, float]:
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     source = torch.zeros(2**27, device=device)
     target = torch.empty_like(source)
-    products = [_seconds(lambda: a @ b, device) for _ in range(5)]
+    products = [seconds_taken(lambda: a @ b, device) for _ in range(5)]
     if device == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
         left = a.to_mkldnn()
-        products += [_seconds(lambda: torch.nn.functional.linear(left, b), device) for _ in range(5)]
-    copies = [_seconds(lambda: target.copy_(source), device) for _ in range(5)]
+        products += [seconds_taken(lambda: torch.nn.functional.linear(left, b), device) for _ in range(5)]
+    copies = [seconds_taken(lambda: target.copy_(source), device) for _ in range(5)]
     return 2 * size**3 / min(products), 2 * source.nbytes / min(copies)
-
-
-def _seconds(work: Callable[[], object], device: str) -> float:
-    started = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 @dataclass
@@ -180,7 +161,7 @@ def measure(options: argparse.Namespace) -> Measured:
         for name, stage in stages.items():
             if name == "opd":
                 for utterance, tokens in written.items():
-                    opd.remembered.add(utterance, corrupted(tokens, options.wrong, words, draw))
+                    opd.remembered.add(utterance, torch.tensor(corrupted(tokens.tolist(), options.wrong, words, draw)))
                 if options.no_drafts:
                     opd.remembered = type(opd.remembered)()
             start_watching_memory(options.device)

@@ -12,12 +12,13 @@ audio in the time that is measured, in the same batches. Timed in turns in one p
 import argparse
 import random
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from benchmarks.drafts import corrupted
+from benchmarks.timing import seconds_taken
 from jiwer import wer
 
 from arkasr.data.batches import DurationBatchSampler
@@ -29,19 +30,6 @@ from arkasr.teacher.load import load_recognizer
 
 TOP_K = 32
 MAX_NEW_TOKENS = 200
-
-
-def corrupted(text: str, rate: float, words: list[str], draw: random.Random) -> str:
-    said = []
-    for word in text.split():
-        chance = draw.random() / rate if rate else 2.0
-        if chance >= 1:
-            said.append(word)
-        elif chance < 0.7:
-            said.append(draw.choice(words))
-        elif chance >= 0.85:
-            said += [word, draw.choice(words)]
-    return " ".join(said)
 
 
 @torch.no_grad()
@@ -56,14 +44,6 @@ def all_rolled_out(student: Recognizer, asked: list[Prompts], drafts: list[list[
 def generated(student: Recognizer, prompts: Prompts) -> torch.Tensor:
     asked = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **prompts.audio}
     return student.model.generate(**asked, max_new_tokens=MAX_NEW_TOKENS)[:, prompts.input_ids.shape[1] :]
-
-
-def seconds_taken(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def spread(slow: list[float], fast: list[float]) -> str:
@@ -114,7 +94,7 @@ def main() -> None:
     passes = sum(batch.passes for batch in plain)
     for rate in options.rates:
         draw = random.Random(0)
-        drafted = iter([corrupted(text, rate, words, draw) for text in texts])
+        drafted = iter([" ".join(corrupted(text.split(), rate, words, draw)) for text in texts])
         drafts_text = [[next(drafted) for _ in batch] for batch in batches]
         if rate == 0:
             drafts = [[written.tolist() for written in batch.tokens] for batch in plain]
@@ -134,7 +114,7 @@ def main() -> None:
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.repeats):
             for name, way in ways.items():
-                taken[name].append(seconds_taken(way))
+                taken[name].append(seconds_taken(way, options.device))
         differing = wer(texts, [text for batch in drafts_text for text in batch])
         passes_along = sum(batch.passes for batch in along)
         print(

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from arkasr.distill.divergence import divergence_of
 from arkasr.distill.objective import Side, UnionTopkKL, check_options, union_topk_kl
-from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids
+from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids, working_dtype
 from arkasr.model.head import Top, scores_of, top_of_head
 
 # Options that need every token's score are computed for so many positions at a time.
@@ -90,7 +90,7 @@ def fused_union_topk_kl(
             student_hidden, student_head, teacher_hidden, teacher_head, support_ids, generated, options
         )
     _check_tops(len(student_hidden), top_k, (student_top, len(student_head)), (teacher_top, len(teacher_head)))
-    dtype = torch.promote_types(torch.promote_types(student_hidden.dtype, teacher_hidden.dtype), torch.float32)
+    dtype = working_dtype(student_hidden, teacher_hidden)
     student_vocab, teacher_vocab = len(student_head), len(teacher_head)
     if teacher_to_student is None:
         teacher_to_student = same_ids(teacher_vocab, student_vocab, student_hidden.device)

@@ -80,9 +80,11 @@ def decode(
     """
     head, stop = recognizer.head, recognizer.stop_token_id
     allowed = recognizer.allowed_tokens.to(head.device)
+    blocked = ~allowed
     clips = len(prompts.input_ids)
-    sayable = recognizer.allowed_tokens.tolist()
-    drafted = [Draft(_sayable(drafts[clip] if drafts else (), sayable), stop) for clip in range(clips)]
+    if drafts is None:
+        drafts = [()] * clips
+    drafted = [Draft(_sayable(draft, recognizer.allowed_tokens), stop) for draft in drafts]
     written: list[list[int]] = [[] for _ in range(clips)]
     places: list[list[int]] = [[] for _ in range(clips)]
     tops: list[Top] = []
@@ -108,7 +110,7 @@ def decode(
         elif top_k is not None:
             said = tops[-1].best.tolist()
         else:
-            said = F.linear(hidden, head).masked_fill_(~allowed, -torch.inf).argmax(-1).tolist()
+            said = F.linear(hidden, head).masked_fill_(blocked, -torch.inf).argmax(-1).tolist()
         agreed, first = [], 0
         for clip, guess in zip(row_states.clips, guesses, strict=True):
             agreed.append(drafted[clip].see(guess, said[first : first + len(guess) + 1]))
@@ -132,10 +134,12 @@ def decode(
     )
 
 
-def _sayable(draft: Sequence[int], allowed: Sequence[bool]) -> Sequence[int]:
+def _sayable(draft: Sequence[int], allowed: Tensor) -> Sequence[int]:
     """A draft up to the first token that may not be written: the model would never agree with it."""
-    blocked = (place for place, token in enumerate(draft) if token >= len(allowed) or not allowed[token])
-    return draft[: next(blocked, len(draft))]
+    tokens = torch.tensor(draft, dtype=torch.long, device=allowed.device)
+    inside = tokens < len(allowed)
+    sayable = inside & allowed[tokens.where(inside, 0)]
+    return draft[: int(sayable.int().cumprod(0).sum())]
 
 
 class _Rows:

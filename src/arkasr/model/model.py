@@ -16,6 +16,7 @@ from arkasr.model.config import ArkAsrConfig
 from arkasr.model.encoder import ArkAsrAudioEncoder
 from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
+from arkasr.model.placeholders import check_counts, fill
 from arkasr.model.whole import refuse_incomplete
 
 # What says where files come from is the same for the tokenizer as for the weights.
@@ -99,11 +100,8 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
             return embeddings
         audio_embeddings, counts = self.get_audio_features(audios, audios_mask)
         placeholders = input_ids == self.config.audio_token_id
-        if not torch.equal(placeholders.sum(1), counts):
-            raise ValueError(
-                f"the prompts hold {placeholders.sum(1).tolist()} audio tokens, the audio needs {counts.tolist()}"
-            )
-        return embeddings.masked_scatter(placeholders[..., None], audio_embeddings.to(embeddings.dtype))
+        check_counts(placeholders, counts)
+        return fill(embeddings, placeholders, audio_embeddings)
 
     def forward(
         self,

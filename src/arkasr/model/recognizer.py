@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from arkasr.model.placeholders import check_counts, fill
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -137,7 +139,7 @@ class Recognizer(ABC):
             ValueError: a prompt's number of audio placeholders is not what its audio needs.
         """
         embeddings, counts = self.audio_embeddings(prompts.audio)
-        _see_that_they_fit(prompts.input_ids == self.processor.audio_token_id, counts)
+        check_counts(prompts.input_ids == self.processor.audio_token_id, counts)
         padded = pad_sequence(list(embeddings.split(counts.tolist())), batch_first=True)
         return replace(prompts, audio={"embeddings": padded})
 
@@ -175,8 +177,8 @@ class Recognizer(ABC):
                 embeddings = heard[torch.arange(heard.shape[1], device=wanted.device) < wanted[:, None]]
             else:
                 embeddings, counts = self.audio_embeddings(audio)
-                _see_that_they_fit(placeholders, counts)
-            embedded = embedded.masked_scatter(placeholders[..., None], embeddings.to(embedded.dtype))
+                check_counts(placeholders, counts)
+            embedded = fill(embedded, placeholders, embeddings)
         outputs = self.decoder(
             inputs_embeds=embedded,
             attention_mask=attention_mask,
@@ -227,9 +229,3 @@ class Recognizer(ABC):
         """Write a plain `from_pretrained` folder: model, processor, tokenizer, generation config."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-
-
-def _see_that_they_fit(placeholders: Tensor, counts: Tensor) -> None:
-    wanted = placeholders.sum(1)
-    if not torch.equal(wanted, counts):
-        raise ValueError(f"prompts hold {wanted.tolist()} audio tokens, the audio has {counts.tolist()}")
