@@ -84,10 +84,11 @@ def fused_union_topk_kl(
         "beta": beta,
         "upstream_scores": upstream_scores,
     }
+    if student_top is not None:
+        student_support = student_top.ids
     if needs_every_score(support, tail):
-        support_ids = student_support if student_top is None else student_top.ids
         return _dense_by_chunks(
-            student_hidden, student_head, teacher_hidden, teacher_head, support_ids, generated, options
+            student_hidden, student_head, teacher_hidden, teacher_head, student_support, generated, options
         )
     _check_tops(len(student_hidden), top_k, (student_top, len(student_head)), (teacher_top, len(teacher_head)))
     dtype = working_dtype(student_hidden, teacher_hidden)
@@ -101,8 +102,7 @@ def fused_union_topk_kl(
         teacher_top = top_of_head(teacher_hidden, teacher_head, teacher_allowed, top_k, dtype)
     if student_top is None:
         student_top = top_of_head(student_hidden.detach(), student_head.detach(), student_allowed, top_k, dtype)
-        student_support = student_top.ids if student_support is None else student_support
-    else:
+    if student_support is None:
         student_support = student_top.ids
     u = merge_supports(
         look_up(teacher_to_student, teacher_top.ids),
