@@ -68,7 +68,7 @@ def rollouts_of(student: Recognizer, examples: list[Example], options: argparse.
     features = [example.features[student.listener] for example in examples]
     prompts = student.prompts(features, ["English"] * len(examples)).to(student.device)
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
-        found = decode(student, student.heard(prompts), max_new_tokens=options.tokens, top_k=options.top_k)
+        found = decode(student, student.heard(prompts), max_new_tokens=options.tokens)
     return {example.utterance.id: tokens for example, tokens in zip(examples, found.tokens, strict=True)}
 
 

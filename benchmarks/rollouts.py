@@ -28,13 +28,12 @@ from arkasr.model.decoding import Transcripts, decode
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.teacher.load import load_recognizer
 
-TOP_K = 32
 MAX_NEW_TOKENS = 200
 
 
 @torch.no_grad()
 def rolled_out(student: Recognizer, prompts: Prompts, drafts: list[list[int]] | None = None) -> Transcripts:
-    return decode(student, student.heard(prompts), max_new_tokens=MAX_NEW_TOKENS, top_k=TOP_K, drafts=drafts)
+    return decode(student, student.heard(prompts), max_new_tokens=MAX_NEW_TOKENS, drafts=drafts)
 
 
 def all_rolled_out(student: Recognizer, asked: list[Prompts], drafts: list[list[list[int]]]) -> list[Transcripts]:

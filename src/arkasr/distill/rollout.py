@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from arkasr.model.decoding import Sampling, decode
-from arkasr.model.head import Top
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.text import clean_transcript
 
@@ -21,13 +20,13 @@ class Rollout:
     Attributes:
         clip: place of the utterance in the batch.
         tokens: int64 `[n]`, the stop token included when it was written.
-        top: the student's best allowed tokens at each of the n positions as it wrote, on the model's device; None for a
+        states: what the student's decoder held as it wrote each token, `[n, H]` on the model's device; None for a
             reference.
     """
 
     clip: int
     tokens: Tensor
-    top: Top | None
+    states: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ def roll_out(
     references: Sequence[str | None],
     *,
     max_new_tokens: int,
-    top_k: int,
     drafts: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
 ) -> Rollouts:
@@ -68,18 +66,15 @@ def roll_out(
         prompts: B prompts on the model's device.
         references: B texts to fall back on, None where there is none.
         max_new_tokens: cap on the tokens of a rollout, the stop token included.
-        top_k: tokens remembered at every position.
         drafts: B guesses at the rollouts, as token ids; they change the time it takes and nothing else.
         sampling: draw tokens; None = greedy, as in the paper.
     """
-    transcripts = decode(student, prompts, max_new_tokens=max_new_tokens, top_k=top_k, drafts=drafts, sampling=sampling)
-    assert transcripts.top is not None
-    kept, fallbacks, skipped, first = [], 0, 0, 0
+    transcripts = decode(student, prompts, max_new_tokens=max_new_tokens, drafts=drafts, sampling=sampling)
+    states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])
+    kept, fallbacks, skipped = [], 0, 0
     for clip, (tokens, reference) in enumerate(zip(transcripts.tokens, references, strict=True)):
-        top = transcripts.top[first : first + len(tokens)]
-        first += len(tokens)
         if clean_transcript(student.transcript_text(tokens)):
-            kept.append(Rollout(clip, tokens, top))
+            kept.append(Rollout(clip, tokens, states[clip]))
         elif reference:
             kept.append(Rollout(clip, student.transcript_ids(reference), None))
             fallbacks += 1

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from arkasr.model.draft import Draft
-from arkasr.model.head import Top, sample_of_head, top_of_head
+from arkasr.model.head import best_of_head, sample_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.scoring import positions
 
@@ -32,13 +31,14 @@ class Transcripts:
     Attributes:
         tokens: B int64 tensors `[n_b]` on the CPU; the stop token is the last one where it was written.
         stopped: bool `[B]` on the CPU, False where the cap was reached first.
-        top: of all positions, clip after clip, N = sum n_b, on the model's device; None when not asked for.
+        states: the decoder's last states from which the tokens were chosen, clip after clip, `[sum n_b, H]` on the
+            model's device.
         passes: how many times the decoder ran.
     """
 
     tokens: list[Tensor]
     stopped: Tensor
-    top: Top | None
+    states: Tensor
     passes: int
 
 
@@ -61,7 +61,6 @@ def decode(
     prompts: Prompts,
     *,
     max_new_tokens: int,
-    top_k: int | None = None,
     drafts: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
 ) -> Transcripts:
@@ -74,20 +73,18 @@ def decode(
         recognizer: the model must be in the mode (train or eval) that the caller wants.
         prompts: B of them, on the model's device.
         max_new_tokens: cap on the tokens of a transcript, the stop token included.
-        top_k: also return the k best allowed tokens at every position, and what is known of all others.
         drafts: B guesses at the transcripts, as token ids; an empty one where nothing is known.
         sampling: None = greedy.
     """
     head, stop = recognizer.head, recognizer.stop_token_id
     allowed = recognizer.allowed_tokens.to(head.device)
-    blocked = ~allowed
     clips = len(prompts.input_ids)
     if drafts is None:
         drafts = [()] * clips
     drafted = [Draft(_sayable(draft, recognizer.allowed_tokens), stop) for draft in drafts]
     written: list[list[int]] = [[] for _ in range(clips)]
     places: list[list[int]] = [[] for _ in range(clips)]
-    tops: list[Top] = []
+    states: list[Tensor] = []
     row_states = _Rows(recognizer, prompts)
     passes = asked = 0
     running = set(range(clips))
@@ -96,21 +93,17 @@ def decode(
             drafted[clip].guess(max_new_tokens - len(written[clip]) - 1) if clip in running else []
             for clip in row_states.clips
         ]
-        hidden = row_states.read(guesses)
+        states.append(row_states.read(guesses))
         passes += 1
-        if top_k is not None:
-            tops.append(top_of_head(hidden, head, allowed, top_k, torch.float32))
-        if sampling is not None:
+        if sampling is None:
+            said = best_of_head(states[-1], head, allowed).tolist()
+        else:
             drawn = [
                 sampling.uniforms[clip, min(len(written[clip]), max_new_tokens - 1) :][: len(guess) + 1]
                 for clip, guess in zip(row_states.clips, guesses, strict=True)
             ]
             uniforms = torch.cat(drawn).to(head.device)
-            said = sample_of_head(hidden, head, allowed, sampling.temperature, uniforms).tolist()
-        elif top_k is not None:
-            said = tops[-1].best.tolist()
-        else:
-            said = F.linear(hidden, head).masked_fill_(blocked, -torch.inf).argmax(-1).tolist()
+            said = sample_of_head(states[-1], head, allowed, sampling.temperature, uniforms).tolist()
         agreed, first = [], 0
         for clip, guess in zip(row_states.clips, guesses, strict=True):
             agreed.append(drafted[clip].see(guess, said[first : first + len(guess) + 1]))
@@ -129,7 +122,7 @@ def decode(
     return Transcripts(
         [torch.tensor(tokens) for tokens in written],
         torch.tensor([tokens[-1] == stop for tokens in written]),
-        Top.cat(tops)[torch.tensor(list(chain.from_iterable(places)), device=head.device)] if tops else None,
+        torch.cat(states)[torch.tensor(list(chain.from_iterable(places)), device=head.device)],
         passes,
     )
 
@@ -145,7 +138,8 @@ def _sayable(draft: Sequence[int], allowed: Tensor) -> Sequence[int]:
 class _Rows:
     """What the decoder remembers of the rows of a batch.
 
-    Guessed tokens that were wrong stay in the cache where another row's guess was right; the mask hides them.
+    Guessed tokens that were wrong stay in the cache where another row's guess was right, hidden by the mask, until the
+    cache is packed.
     """
 
     def __init__(self, recognizer: Recognizer, prompts: Prompts) -> None:
@@ -177,26 +171,32 @@ class _Rows:
             use_cache=True,
         )
         self._audio = {}
-        said_by = torch.cat((torch.ones_like(in_guess[:, :1]), in_guess), dim=1) if self._guessed else None
-        states = states[:, -self._guessed - 1 :]
-        return states[:, 0] if said_by is None else states[said_by.to(device)]
+        saying = torch.cat((torch.ones(len(guesses), 1, dtype=torch.bool), in_guess), dim=1)
+        places = saying.flatten().nonzero().squeeze(1).to(device)
+        return states[:, -self._guessed - 1 :].flatten(0, 1)[places]
 
     def keep(self, agreed: Sequence[int], written: Sequence[int]) -> None:
         """Forget what was guessed wrong; `written` `[R]` is each row's last token, read next."""
         device = self._unread.device
         if self._guessed:
             longest = max(agreed)
-            right = torch.arange(longest, device=device) < torch.tensor(agreed, device=device)[:, None]
+            right = torch.arange(longest) < torch.tensor(agreed)[:, None]
             before = self._attention_mask[:, : self._attention_mask.shape[1] - self._guessed]
-            self._attention_mask = torch.cat((before, right.long()), dim=1)
+            self._attention_mask = torch.cat((before, right.long().to(device)), dim=1)
             if longest < self._guessed:
                 self._cache.crop(longest - self._guessed)
         self._unread = torch.tensor(written, device=device)[:, None]
         self._attention_mask = torch.cat((self._attention_mask, torch.ones_like(self._unread)), dim=1)
 
     def stay(self, rows: Sequence[int]) -> None:
-        """Let all other rows go."""
+        """Let all other rows go, and pack the cache: what is hidden goes, as far as the longest row allows."""
         staying = torch.tensor(rows, device=self._unread.device)
-        self._cache.batch_select_indices(staying)
-        self._unread, self._attention_mask = self._unread[staying], self._attention_mask[staying]
+        self._unread, mask = self._unread[staying], self._attention_mask[staying]
         self.clips = [self.clips[row] for row in rows]
+        in_cache = mask[:, :-1]
+        width = int(in_cache.sum(1).max())
+        columns = in_cache.argsort(dim=1, stable=True)[:, -width:]
+        self._attention_mask = torch.cat((in_cache.gather(1, columns), mask[:, -1:]), dim=1)
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[staying[:, None], :, columns].transpose(1, 2)
+            layer.values = layer.values[staying[:, None], :, columns].transpose(1, 2)

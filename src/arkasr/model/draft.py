@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# After so many guesses in a row of which nothing was right, only the next few tokens are guessed, and in the end none.
-PATIENCE = 2
-TOKENS_WITHOUT_TRUST = 4
-PATIENCE_OF_ALL = 12
+# After a mistake so many tokens are guessed, twice as many with each guess that was all right, and none after so many
+# guesses in a row of which nothing was right.
+TOKENS_AFTER_A_MISTAKE = 16
+PATIENCE = 12
+# So many tokens in a row of which all were right are in the right place of the draft.
+RUN_THAT_ANCHORS = 4
 # Standing behind the token just written makes a place of the draft as likely as so many edits make it unlikely.
 EDITS_OF_THE_LAST_TOKEN = 2.5
 
@@ -32,15 +34,13 @@ class Draft:
         self._tokens = tokens[: tokens.index(stop_token_id)] if stop_token_id in tokens else tokens
         self._ids = np.array(self._tokens, dtype=np.int64)
         self._place = 0
-        self._edits = np.arange(len(self._tokens) + 1)
-        self._unaligned: list[int] = []
+        self._places = self._edits = np.arange(len(self._tokens) + 1)
         self._failures = 0
+        self._trusted = len(self._tokens)
 
     def guess(self, most: int) -> list[int]:
         """The next tokens as far as they can be guessed, at most so many; the stop token is never among them."""
-        if self._failures >= PATIENCE:
-            most = min(most, TOKENS_WITHOUT_TRUST)
-        return self._tokens[self._place : self._place + most]
+        return self._tokens[self._place : self._place + min(most, self._trusted)]
 
     def see(self, guess: Sequence[int], said: list[int]) -> int:
         """Take in what the model says, and go to the place behind its own next token.
@@ -56,9 +56,10 @@ class Draft:
         if not self._tokens:
             return agreed
         own, expected = said[agreed], self._place + agreed
-        self._unaligned += said[: agreed + 1]
+        self._align(said[: agreed + 1], expected)
         self._failures = 0 if agreed or not guess else self._failures + 1
-        if self._failures == PATIENCE_OF_ALL:
+        self._trusted = 2 * self._trusted if agreed == len(guess) else TOKENS_AFTER_A_MISTAKE
+        if self._failures == PATIENCE:
             self._tokens = []
         elif expected < len(self._tokens) and own == self._tokens[expected]:
             self._place = expected + 1
@@ -67,16 +68,21 @@ class Draft:
         return agreed
 
     def _likeliest_place(self, expected: int, own: int) -> int:
-        for token in self._unaligned:
-            self._align(token)
-        self._unaligned.clear()
         cost = self._edits + EDITS_OF_THE_LAST_TOKEN
         cost[1:] -= EDITS_OF_THE_LAST_TOKEN * (self._ids == own)
         return min(np.flatnonzero(cost == cost.min()).tolist(), key=lambda place: abs(place - expected))
 
-    def _align(self, token: int) -> None:
-        """One more written token: the edits from all that is written to the draft up to every place."""
-        change = self._edits + 1
-        change[1:] = np.minimum(change[1:], self._edits[:-1] + (self._ids != token))
-        places = np.arange(len(change))
-        self._edits = np.minimum.accumulate(change - places) + places
+    def _align(self, said: Sequence[int], agreed_to: int) -> None:
+        """Count the edits from all that is written to the draft up to every place.
+
+        Args:
+            said: what is newly written: what agrees with the draft up to the place `agreed_to`, and one more token.
+            agreed_to: a place of the draft.
+        """
+        if len(said) > RUN_THAT_ANCHORS:
+            self._edits = abs(self._places - agreed_to)
+            said = said[-1:]
+        for token in said:
+            change = self._edits + 1
+            change[1:] = np.minimum(change[1:], self._edits[:-1] + (self._ids != token))
+            self._edits = np.minimum.accumulate(change - self._places) + self._places

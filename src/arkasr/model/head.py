@@ -5,7 +5,7 @@ sample of it, and the scores of chosen tokens, with gradient where asked for. Kn
 supports.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch.nn import functional as F
 TILE_SCORES = {"cpu": 2**21}
 TILE_SCORES_ELSEWHERE = 2**26
 SMALLEST_TILE_TOKENS = 1024
+# Multiplications from which the copies in and out of oneDNN's tensors pay.
+LARGE_PRODUCT = 2**21
 # Positions whose chosen tokens are scored together: many share their tokens, and a row of the head is read once.
 CHUNK_POSITIONS = 64
 
@@ -36,19 +38,6 @@ class Top:
     best: Tensor
     log_normaliser: Tensor
     entropy: Tensor
-
-    def __getitem__(self, positions: Tensor | slice) -> "Top":
-        return Top(self.ids[positions], self.best[positions], self.log_normaliser[positions], self.entropy[positions])
-
-    @staticmethod
-    def cat(parts: Sequence["Top"]) -> "Top":
-        """The positions of all parts, one part after another."""
-        return Top(
-            torch.cat([part.ids for part in parts]),
-            torch.cat([part.best for part in parts]),
-            torch.cat([part.log_normaliser for part in parts]),
-            torch.cat([part.entropy for part in parts]),
-        )
 
 
 @torch.no_grad()
@@ -85,6 +74,24 @@ def top_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int
         mean_score = mean_score * (log_normaliser - together).exp() + tile_mean * (tile_normaliser - together).exp()
         log_normaliser = together
     return Top(ids, best, log_normaliser, (log_normaliser - mean_score).clamp_min(0))
+
+
+@torch.no_grad()
+def best_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None) -> Tensor:
+    """The best allowed token of every position, LongTensor `[N]`; of equals the one with the lowest id.
+
+    Args:
+        hidden: `[N, H]`.
+        head: `[V, H]`.
+        allowed: BoolTensor `[V]`; None = all.
+    """
+    highest = hidden.new_full((len(hidden),), -torch.inf)
+    best = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+    for first, tile in _tiles(hidden, head, allowed, hidden.dtype):
+        tile_highest, place = tile.max(dim=1)
+        best = torch.where(tile_highest > highest, place + first, best)
+        highest = torch.maximum(highest, tile_highest)
+    return best
 
 
 @torch.no_grad()
@@ -188,7 +195,8 @@ def _tiles(hidden: Tensor, head: Tensor, allowed: Tensor | None, dtype: torch.dt
 def _product(hidden: Tensor, rows: Tensor) -> Tensor:
     """Hidden · rowsᵀ, without a gradient."""
     plain = hidden.dtype == rows.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if hidden.device.type == "cpu" and plain and len(hidden) and torch.backends.mkldnn.is_available():
+    large = len(hidden) * rows.numel() >= LARGE_PRODUCT
+    if hidden.device.type == "cpu" and plain and large and torch.backends.mkldnn.is_available():
         # oneDNN, which torch takes for float32 only when told so, is more than twice as fast as MKL on AMD's CPUs.
         return F.linear(hidden.to_mkldnn(), rows).to_dense()
     return F.linear(hidden, rows)

@@ -111,7 +111,7 @@ class DistillationStage(Stage):
                 teacher_to_student=self.vocabulary.teacher_to_student.to(device),
                 student_allowed=self.student.allowed_tokens.to(device),
                 teacher_allowed=self.teacher.allowed_tokens.to(device),
-                student_top=self._student_top(rollouts.kept, student_states.detach()),
+                student_top=self._top(self.student, self._states_at_rollout(rollouts.kept, student_states.detach())),
                 teacher_top=teacher_top,
                 generated=torch.cat(transcripts).to(device).masked_fill(~paired, -1),
                 divergence=self.settings.divergence,
@@ -147,7 +147,6 @@ class DistillationStage(Stage):
             prompts,
             [example.utterance.text for example in examples],
             max_new_tokens=self.settings.max_new_tokens,
-            top_k=self.settings.top_k,
             drafts=drafts,
             sampling=sampling,
         )
@@ -197,14 +196,11 @@ class DistillationStage(Stage):
         allowed = recognizer.allowed_tokens.to(states.device)
         return top_of_head(states, recognizer.head.detach(), allowed, self.settings.top_k, torch.float32)
 
-    def _student_top(self, kept: Sequence[Rollout], student_states: Tensor) -> Top:
-        """The student's top-k at rollout time; for references, of this pass, since nothing was rolled out."""
-        states = student_states.split([len(rollout.tokens) for rollout in kept])
-        return Top.cat(
-            [
-                self._top(self.student, forced) if rollout.top is None else rollout.top
-                for rollout, forced in zip(kept, states, strict=True)
-            ]
+    def _states_at_rollout(self, kept: Sequence[Rollout], student_states: Tensor) -> Tensor:
+        """The states in which the student wrote; for references those of this pass, since nothing was rolled out."""
+        forced = student_states.split([len(rollout.tokens) for rollout in kept])
+        return torch.cat(
+            [states if rollout.states is None else rollout.states for rollout, states in zip(kept, forced, strict=True)]
         )
 
     def _rollout_metrics(self, rollouts: Rollouts) -> Metrics:
