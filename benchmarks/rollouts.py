@@ -5,8 +5,9 @@
     python -m benchmarks.rollouts --model runs/rollouts/stages/words/model --manifest data/recordings/long.jsonl
 
 The drafts are what the student writes, with a share of the words replaced by other words (70%), left out (15%), or
-followed by another (15%): the error rate of a draft against the rollout is then about that share. Every way hears the
-audio in the time that is measured, in the same batches. Timed in turns in one process.
+followed by another (15%): the error rate of a draft against the rollout is then about that share. A rollout in training
+finds the audio embedded for the scoring pass; `generate` embeds it for itself. So the times are compared three ways:
+with the audio embedded by both, by neither, and by `generate` only. Timed in turns in one process.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from benchmarks.drafts import corrupted
@@ -31,13 +33,15 @@ from arkasr.teacher.load import load_recognizer
 MAX_NEW_TOKENS = 200
 
 
-@torch.no_grad()
-def rolled_out(student: Recognizer, prompts: Prompts, drafts: list[list[int]] | None = None) -> Transcripts:
-    return decode(student, student.heard(prompts), max_new_tokens=MAX_NEW_TOKENS, drafts=drafts)
+Drafts = list[list[list[int]]]
 
 
-def all_rolled_out(student: Recognizer, asked: list[Prompts], drafts: list[list[list[int]]]) -> list[Transcripts]:
-    return [rolled_out(student, *given) for given in zip(asked, drafts, strict=True)]
+def rolled_out(student: Recognizer, heard: list[Prompts], drafts: Drafts | None = None) -> list[Transcripts]:
+    along = drafts or [None] * len(heard)
+    return [
+        decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS, drafts=given)
+        for prompts, given in zip(heard, along, strict=True)
+    ]
 
 
 def generated(student: Recognizer, prompts: Prompts) -> torch.Tensor:
@@ -45,13 +49,21 @@ def generated(student: Recognizer, prompts: Prompts) -> torch.Tensor:
     return student.model.generate(**asked, max_new_tokens=MAX_NEW_TOKENS)[:, prompts.input_ids.shape[1] :]
 
 
-def spread(slow: list[float], fast: list[float]) -> str:
-    if not slow:
-        return "not timed"
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+def generated_deaf(student: Recognizer, prompts: Prompts, heard: Prompts) -> torch.Tensor:
+    """As `generated`, with the encoder's work done beforehand."""
+    counts = (prompts.input_ids == student.processor.audio_token_id).sum(1)
+    padded = heard.audio["embeddings"]
+    embeddings = padded[torch.arange(padded.shape[1], device=counts.device) < counts[:, None]]
+    with patch.object(student.model, "get_audio_features", lambda *_: (embeddings, counts)):
+        return generated(student, prompts)
+
+
+def spread(slow: list[float], *fast: list[float]) -> str:
+    ratios = [a / sum(b) for a, *b in zip(slow, *fast, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -64,16 +76,17 @@ def main() -> None:
     student = load_recognizer(options.model, device=options.device)
     student.model.eval()
     utterances = read_manifest(options.manifest)
-    heard = ExampleDataset(utterances, {student.listener: student.features})
+    examples = ExampleDataset(utterances, {student.listener: student.features})
     lengths = [seconds_of(utterance) for utterance in utterances]
     batches = list(DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, shuffle=False))
     asked = []
     for batch in batches:
-        features = [heard[place].features[student.listener] for place in batch]
+        features = [examples[place].features[student.listener] for place in batch]
         languages = [utterances[place].language for place in batch]
         asked.append(student.prompts(features, languages).to(student.device))
 
-    plain = [rolled_out(student, prompts) for prompts in asked]
+    heard = [student.heard(prompts) for prompts in asked]
+    plain = rolled_out(student, heard)
     texts = [student.transcript_text(tokens) for batch in plain for tokens in batch.tokens]
     tokens = [len(written) for batch in plain for written in batch.tokens]
     references = [utterances[place].text or "" for batch in batches for place in batch]
@@ -99,16 +112,18 @@ def main() -> None:
             drafts = [[written.tolist() for written in batch.tokens] for batch in plain]
         else:
             drafts = [[student.transcript_ids(text).tolist() for text in batch] for batch in drafts_text]
-        along = all_rolled_out(student, asked, drafts)
+        along = rolled_out(student, heard, drafts)
         same = sum(
             torch.equal(ours, theirs)
             for one, other in zip(along, plain, strict=True)
             for ours, theirs in zip(one.tokens, other.tokens, strict=True)
         )
         ways: dict[str, Callable[[], object]] = {
+            "encode": lambda: [student.heard(prompts) for prompts in asked],
             "generate": lambda: [generated(student, prompts) for prompts in asked],
-            "plain": lambda: [rolled_out(student, prompts) for prompts in asked],
-            "drafts": partial(all_rolled_out, student, asked, drafts),
+            "deaf": lambda: [generated_deaf(student, *both) for both in zip(asked, heard, strict=True)],
+            "plain": partial(rolled_out, student, heard),
+            "drafts": partial(rolled_out, student, heard, drafts),
         }
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.repeats):
@@ -118,10 +133,17 @@ def main() -> None:
         passes_along = sum(batch.passes for batch in along)
         print(
             f"drafts {differing:6.1%} wrong: {passes} -> {passes_along} passes ({passes / passes_along:.1f}x); "
-            f"generate / drafts {spread(taken['generate'], taken['drafts'])}; "
-            f"no drafts / drafts {spread(taken['plain'], taken['drafts'])}; same tokens {same} of {len(utterances)}",
+            f"same tokens {same} of {len(utterances)}",
             flush=True,
         )
+        if options.repeats:
+            encode, generate, deaf, plain_time, drafts_time = (taken[name] for name in ways)
+            print(
+                f"  generate / drafts: audio embedded by both {spread(generate, encode, drafts_time)}, by neither "
+                f"{spread(deaf, drafts_time)}, by generate only {spread(generate, drafts_time)}; "
+                f"no drafts / drafts, by neither {spread(plain_time, drafts_time)}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
