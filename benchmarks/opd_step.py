@@ -109,7 +109,7 @@ def ceilings(device: str, precision: str) -> tuple[float, float]:
 
 @dataclass
 class Measured:
-    """Medians over the turns; seconds by stage and phase, `step` without the teacher."""
+    """Medians over the turns, passes on average; seconds by stage and phase, `step` without the teacher."""
 
     student: Recognizer
     seconds: dict[str, dict[str, float]]
@@ -153,7 +153,7 @@ def measure(options: argparse.Namespace) -> Measured:
     unlabelled = [replace(item, utterance=replace(item.utterance, text=None)) for item in examples]
     batches = {"sft": itertools.repeat(examples), "opd": itertools.repeat(unlabelled)}
     times: dict[str, list[dict[str, float]]] = {name: [] for name in stages}
-    peaks, values = {}, {}
+    peaks, values, passes = {}, {}, []
     words = student.transcript_ids(" ".join(WORDS))[:-1].tolist()
     written = rollouts_of(student, examples, options)
     draw = random.Random(0)
@@ -172,6 +172,7 @@ def measure(options: argparse.Namespace) -> Measured:
             taken = time.perf_counter() - started
             values[name] = metrics.values()
             if repeat:
+                passes += [values[name]["rollout/passes"]] if name == "opd" else []
                 phases = {key: values[name].get(f"time/{key}", 0.0) for key in (*PHASES, "teacher")}
                 times[name].append(phases | {"step": taken - phases["teacher"]})
                 peaks[name] = max(peaks.get(name, 0), peak_bytes(options.device))
@@ -185,7 +186,7 @@ def measure(options: argparse.Namespace) -> Measured:
         peaks,
         [opd["step"] / sft["step"] for opd, sft in zip(times["opd"], times["sft"], strict=True)],
         sum(map(len, written.values())),
-        values["opd"]["rollout/passes"],
+        statistics.mean(passes),
         values["opd"]["support/valid_share"],
     )
 
@@ -215,7 +216,7 @@ def main() -> None:
     sft = found.seconds["sft"]["step"]
     print(
         f"{options.student}, {sum(p.numel() for p in found.student.model.parameters()) / 1e6:.1f} M parameters, "
-        f"{options.utterances} utterances of {options.seconds} s, {found.tokens} tokens written in {found.passes:.0f} "
+        f"{options.utterances} utterances of {options.seconds} s, {found.tokens} tokens written in {found.passes:.1f} "
         f"decoder passes, {found.valid_share:.0%} of them valid; {torch.get_num_threads()} threads, "
         f"{torch.cuda.get_device_name() if options.device == 'cuda' else 'CPU'}, precision {options.precision}"
     )
