@@ -32,7 +32,7 @@ from arkasr.model.decoding import decode
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.recognizer import Recognizer
-from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.model.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.teacher.build import build_qwen3_asr
 from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
 from arkasr.train.loop import optimizer_step
@@ -43,7 +43,17 @@ from arkasr.train.stages.sft import SupervisedStage
 
 WORDS = tuple("one two three four five six seven eight nine ten red green book train bus london paris".split())  # noqa: SIM905
 PHASES = ("encode", "rollout", "student", "backward", "optimizer")
+QWEN_BASE_TOKENS = 151_643
+ROWS_OF_ADDED_TOKENS = 100
 HELD = 1e-12  # learning rate at which the rollouts stay what they are
+
+
+def base_vocabulary(rows: int) -> BaseVocabulary:
+    """Tokens of a few words, and as many that no text is written with as fill the rows of a head, as far as Qwen's."""
+    learned = train_base_vocabulary([" ".join(WORDS)] * 3, 400, [INSTRUCTION, *PROMPT_WORDS])
+    size = min(rows - ROWS_OF_ADDED_TOKENS, QWEN_BASE_TOKENS)
+    others = {f"w{token_id}": token_id for token_id in range(len(learned.token_to_id), size)}
+    return replace(learned, token_to_id=learned.token_to_id | others)
 
 
 def noise_examples(recognizers: list[Recognizer], options: argparse.Namespace) -> list[Example]:
@@ -83,7 +93,7 @@ def floating_point_operations(student: Recognizer, options: argparse.Namespace) 
     head = 2 * options.tokens * student.head.numel()
     counts = {
         "sft": {"encode": hear, "student": read + head, "backward": 2 * (hear + read + head)},
-        "opd": {"encode": hear, "rollout": read + head, "student": read, "backward": 2 * (hear + read)},
+        "opd": {"encode": hear, "rollout": read + head, "student": read + head, "backward": 2 * (hear + read)},
     }
     return {f"{name} {phase}": utterances * count for name, row in counts.items() for phase, count in row.items()}
 
@@ -122,7 +132,7 @@ class Measured:
 
 def measure(options: argparse.Namespace) -> Measured:
     torch.manual_seed(0)
-    vocabulary = train_base_vocabulary([" ".join(WORDS)] * 3, 400, [INSTRUCTION, *PROMPT_WORDS])
+    vocabulary = base_vocabulary(options.vocabulary or 0)
     width = {"vocab_size": options.vocabulary} if options.vocabulary else {}
     student = build_ark_asr(STUDENT_PRESETS[options.student] | width, vocabulary)
     sizes = TEACHER_PRESETS[options.teacher]
@@ -217,7 +227,9 @@ def main() -> None:
     print(
         f"{options.student}, {sum(p.numel() for p in found.student.model.parameters()) / 1e6:.1f} M parameters, "
         f"{options.utterances} utterances of {options.seconds} s, {found.tokens} tokens written in {found.passes:.1f} "
-        f"decoder passes, {found.valid_share:.0%} of them valid; {torch.get_num_threads()} threads, "
+        f"decoder passes, {found.valid_share:.0%} of them valid; "
+        f"{int(found.student.allowed_tokens.sum())} of {found.student.vocab_size} tokens may be written; "
+        f"{torch.get_num_threads()} threads, "
         f"{torch.cuda.get_device_name() if options.device == 'cuda' else 'CPU'}, precision {options.precision}"
     )
     for name, row in found.seconds.items():
