@@ -6,9 +6,10 @@
 Hidden states of both decoders are given; what is timed is everything from there to the gradients of the student's
 hidden states and head. `published` is the published procedure written plainly: full heads over prompt and padding, and
 supports merged position by position through Python lists. `trl` is the full-vocabulary divergence of TRL's trainer, on
-the transcript's positions, where TRL can be imported. `dense` is `union_topk_kl` on the same positions. The rollout's
-pass over the student's vocabulary, which gives the support, is in none of them. Timed in turns in one process; peak
-memory above weights and hidden states is that of a process of its own for each way.
+the transcript's positions, where TRL can be imported. `dense` is `union_topk_kl` on the same positions. `fused` is what
+the opd stage does for a head that is tied to the embeddings, as Ark-ASR's is: its gradient is sparse. The pass over the
+student's vocabulary that gives the support is in none of them. Timed in turns in one process; peak memory above weights
+and hidden states is that of a process of its own for each way.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -97,12 +99,17 @@ def trl(x: Problem, top_k: int) -> Tensor:
     return _chunked_divergence_loss(*scored, x.student_head, x.teacher_head, mask, beta=0.0)[0]
 
 
-def fused(x: Problem, top_k: int) -> Tensor:
+def fused(x: Problem, top_k: int, sparse: bool = True) -> Tensor:
     hidden = x.scored(x.student_hidden), x.student_head, x.scored(x.teacher_hidden), x.teacher_head
-    return fused_union_topk_kl(*hidden, top_k=top_k, student_top=x.top).loss
+    return fused_union_topk_kl(*hidden, top_k=top_k, student_top=x.top, sparse_head_gradient=sparse).loss
 
 
-WAYS: dict[str, Callable[[Problem, int], Tensor]] = {"published": published, "dense": dense, "fused": fused}
+WAYS: dict[str, Callable[[Problem, int], Tensor]] = {
+    "published": published,
+    "dense": dense,
+    "fused, dense gradient": partial(fused, sparse=False),
+    "fused": fused,
+}
 if find_spec("trl"):
     WAYS["trl"] = trl
 
@@ -157,7 +164,7 @@ def main() -> None:
         peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
         print(f"{name}: peak memory above weights and hidden states {peak / 2**20:.0f} MiB")
     gradient = x.student_head.numel() * x.student_head.element_size()
-    print(f"of it the gradient of the student's head, in every way: {gradient / 2**20:.0f} MiB")
+    print(f"of it the gradient of the student's head, in every way but `fused`: {gradient / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -169,3 +169,29 @@ def test_best_tokens_of_another_number_are_refused():
     top = output_head.top_of_head(tensors[2], tensors[3], None, 4, torch.float64)
     with pytest.raises(ValueError, match=r"have shape \(23, 4\), expected \(23, 5\)"):
         fused_union_topk_kl(*tensors, **OPTIONS, **arguments, teacher_top=top)
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+def test_a_sparse_gradient_of_the_head_is_the_dense_one_and_adds_up_with_an_embeddings(kind):
+    (hidden, head, *teacher), arguments = problem()
+    read = torch.arange(POSITIONS) % 7
+
+    def head_gradient(sparse):
+        states = hidden + torch.nn.functional.embedding(read, head)
+        result = fused_union_topk_kl(
+            states, head, *teacher, **arguments, **OPTIONS, divergence=kind, sparse_head_gradient=sparse
+        )
+        alone = fused_union_topk_kl(
+            hidden, head, *teacher, **arguments, **OPTIONS, divergence=kind, sparse_head_gradient=sparse
+        )
+        (tied,) = torch.autograd.grad(result.loss, head)
+        (of_head,) = torch.autograd.grad(alone.loss, head)
+        return tied, of_head
+
+    expected_tied, expected = head_gradient(False)
+    tied, of_head = head_gradient(True)
+    assert of_head.is_sparse
+    assert len(of_head.values()) < len(head)
+    torch.testing.assert_close(of_head.to_dense(), expected)
+    assert tied.layout == torch.strided
+    torch.testing.assert_close(tied, expected_tied)

@@ -41,6 +41,7 @@ def fused_union_topk_kl(
     upstream_scores: bool = False,
     student_top: Top | None = None,
     teacher_top: Top | None = None,
+    sparse_head_gradient: bool = False,
 ) -> UnionTopkKL:
     """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ on either side.
 
@@ -66,6 +67,9 @@ def fused_union_topk_kl(
         student_top: what `top_of_head` finds for the student, where the rollout has it already; takes the place of
             `student_support`, and spares the pass over the student's vocabulary.
         teacher_top: what `top_of_head` finds for the teacher, where it is known already.
+        sparse_head_gradient: give the student's head a sparse gradient, of the rows in U_t. For a head that is tied to
+            the embeddings, whose dense gradient it is added to; most optimizers refuse it alone. Without effect where
+            every score is needed.
 
     Raises:
         InputError: an option that does not exist or a value outside its range.
@@ -125,7 +129,9 @@ def fused_union_topk_kl(
         teacher_scores = scores_of(teacher_hidden, teacher_head, u.teacher_ids, dtype)
         teacher_log_probs = teacher_scores - teacher_top.log_normaliser.to(dtype)[:, None]
     p_scores = torch.where(u.in_teacher, teacher_scores, teacher_log_probs) if upstream_scores else teacher_log_probs
-    q_scores = scores_of(student_hidden, student_head, u.student_ids, dtype)
+    q_scores = scores_of(
+        student_hidden, student_head, u.student_ids, dtype, sparse_head_gradient=sparse_head_gradient
+    )
     in_support = q_scores.masked_fill(~u.mask, NO_PROBABILITY)
 
     # Step 6: the loss.

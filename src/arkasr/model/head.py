@@ -133,13 +133,16 @@ def sample_of_head(
     return torch.where(drawn < 0, last, drawn)
 
 
-def scores_of(hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+def scores_of(
+    hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype, *, sparse_head_gradient: bool = False
+) -> Tensor:
     """Scores `[N, K]` of chosen tokens `ids` `[N, K]`, with gradient into `hidden` `[N, H]` and `head` `[V, H]`.
 
-    Computed in `dtype` whatever the operands are, also under autocast: there are few of them.
+    Computed in `dtype` whatever the operands are, also under autocast: there are few of them. A sparse gradient of the
+    head spares a tensor of its size where something else gives it a dense gradient, to which autograd adds it.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        scores: Tensor = _ChosenScores.apply(hidden, head, ids, dtype)
+        scores: Tensor = _ChosenScores.apply(hidden, head, ids, dtype, sparse_head_gradient)
     return scores
 
 
@@ -147,8 +150,9 @@ class _ChosenScores(torch.autograd.Function):
     """hidden · head[ids], reading and writing the rows of the head that are asked for and no others."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype, sparse: bool) -> Tensor:
         ctx.save_for_backward(hidden, head, ids)
+        ctx.sparse = sparse
         scores = hidden.new_empty(ids.shape, dtype=dtype)
         for chunk in _chunks(len(ids)):
             rows, places = ids[chunk].unique(return_inverse=True)
@@ -157,7 +161,7 @@ class _ChosenScores(torch.autograd.Function):
         return scores
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, head, ids = ctx.saved_tensors
         (of_scores,) = gradients
         dtype = of_scores.dtype
@@ -172,9 +176,11 @@ class _ChosenScores(torch.autograd.Function):
             if of_rows is not None:
                 of_rows.index_add_(0, torch.searchsorted(all_rows, rows), of_tokens.T @ hidden[chunk].to(dtype))
         of_head = None
-        if of_rows is not None:
+        if of_rows is not None and ctx.sparse:
+            of_head = torch.sparse_coo_tensor(all_rows[None], of_rows.to(head.dtype), head.shape, is_coalesced=True)
+        elif of_rows is not None:
             of_head = torch.zeros_like(head).index_copy_(0, all_rows, of_rows.to(head.dtype))
-        return of_hidden, of_head, None, None
+        return of_hidden, of_head, None, None, None
 
 
 def _tiles(hidden: Tensor, head: Tensor, allowed: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:

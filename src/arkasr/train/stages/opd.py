@@ -119,6 +119,7 @@ class DistillationStage(Stage):
                 tail=self.settings.tail,
                 beta=self.settings.beta,
                 upstream_scores=self.settings.upstream_scores,
+                sparse_head_gradient=self.student.head is self.student.model.get_input_embeddings().weight,
             )
             self._count_positions(metrics, result)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
