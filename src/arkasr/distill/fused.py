@@ -129,9 +129,7 @@ def fused_union_topk_kl(
         teacher_scores = scores_of(teacher_hidden, teacher_head, u.teacher_ids, dtype)
         teacher_log_probs = teacher_scores - teacher_top.log_normaliser.to(dtype)[:, None]
     p_scores = torch.where(u.in_teacher, teacher_scores, teacher_log_probs) if upstream_scores else teacher_log_probs
-    q_scores = scores_of(
-        student_hidden, student_head, u.student_ids, dtype, sparse_head_gradient=sparse_head_gradient
-    )
+    q_scores = scores_of(student_hidden, student_head, u.student_ids, dtype, sparse_head_gradient=sparse_head_gradient)
     in_support = q_scores.masked_fill(~u.mask, NO_PROBABILITY)
 
     # Step 6: the loss.

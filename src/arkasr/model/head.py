@@ -177,7 +177,9 @@ class _ChosenScores(torch.autograd.Function):
                 of_rows.index_add_(0, torch.searchsorted(all_rows, rows), of_tokens.T @ hidden[chunk].to(dtype))
         of_head = None
         if of_rows is not None and ctx.sparse:
-            of_head = torch.sparse_coo_tensor(all_rows[None], of_rows.to(head.dtype), head.shape, is_coalesced=True)
+            of_head = torch.sparse_coo_tensor(
+                all_rows[None], of_rows.to(head.dtype), head.shape, is_coalesced=True, check_invariants=False
+            )
         elif of_rows is not None:
             of_head = torch.zeros_like(head).index_copy_(0, all_rows, of_rows.to(head.dtype))
         return of_hidden, of_head, None, None, None
