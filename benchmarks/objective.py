@@ -8,7 +8,8 @@ hidden states and head. `published` is the published procedure written plainly: 
 supports merged position by position through Python lists. `trl` is the full-vocabulary divergence of TRL's trainer, on
 the transcript's positions, where TRL can be imported. `dense` is `union_topk_kl` on the same positions. `fused` is what
 the opd stage does for a head that is tied to the embeddings, as Ark-ASR's is: its gradient is sparse. The pass over the
-student's vocabulary that gives the support is in none of them. Timed in turns in one process; peak memory above weights
+student's vocabulary that gives the support is in none of them. With `--tied` the tokens are embedded by the same
+weights, which gives the head a dense gradient in every way. Timed in turns in one process; peak memory above weights
 and hidden states is that of a process of its own for each way.
 """
 
@@ -25,6 +26,7 @@ from importlib.util import find_spec
 import torch
 from benchmarks.memory import peak_bytes, resident_bytes, start_watching_memory
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from arkasr.distill import fused_union_topk_kl, union_topk_kl
@@ -42,6 +44,12 @@ class Problem:
     top: Top  # of B n positions, the student's at rollout time
     prompt: int
     tokens: int
+    read: Tensor | None  # [B, P + cap], what a tied head embeds: it gives the head a dense gradient
+
+    def student_states(self) -> Tensor:
+        if self.read is None:
+            return self.student_hidden
+        return self.student_hidden + functional.embedding(self.read, self.student_head)
 
     def scored(self, hidden: Tensor) -> Tensor:
         return hidden[:, self.prompt - 1 : self.prompt - 1 + self.tokens].flatten(0, 1)
@@ -57,15 +65,17 @@ def problem(options: argparse.Namespace) -> Problem:
 
     heads = [normal(options.vocabulary, width) / width**0.5 for width in (options.student, options.teacher)]
     hidden = [normal(options.utterances, length, width) for width in (options.student, options.teacher)]
-    made = Problem(hidden[0], heads[0], hidden[1], heads[1], None, options.prompt, options.tokens)
-    made.top = top_of_head(made.scored(hidden[0]), heads[0], None, options.top_k, torch.float32)
+    made = Problem(hidden[0], heads[0], hidden[1], heads[1], None, options.prompt, options.tokens, None)
+    if options.tied:
+        made.read = torch.randint(options.vocabulary, (options.utterances, length), device=options.device)
+    made.top = top_of_head(made.scored(made.student_states()), heads[0], None, options.top_k, torch.float32)
     made.student_hidden.requires_grad_()
     made.student_head.requires_grad_()
     return made
 
 
 def published(x: Problem, top_k: int) -> Tensor:
-    student_logits = x.student_hidden @ x.student_head.T
+    student_logits = x.student_states() @ x.student_head.T
     with torch.no_grad():
         teacher_logits = x.teacher_hidden @ x.teacher_head.T
         teacher_log_probs = teacher_logits.log_softmax(-1)
@@ -86,7 +96,7 @@ def published(x: Problem, top_k: int) -> Tensor:
 
 
 def dense(x: Problem, top_k: int) -> Tensor:
-    student_logits = x.scored(x.student_hidden) @ x.student_head.T
+    student_logits = x.scored(x.student_states()) @ x.student_head.T
     teacher_logits = x.scored(x.teacher_hidden) @ x.teacher_head.T
     return union_topk_kl(student_logits, teacher_logits, top_k=top_k, student_support=x.top.ids).loss
 
@@ -94,13 +104,13 @@ def dense(x: Problem, top_k: int) -> Tensor:
 def trl(x: Problem, top_k: int) -> Tensor:
     from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
-    scored = x.scored(x.student_hidden)[None], x.scored(x.teacher_hidden)[None]
+    scored = x.scored(x.student_states())[None], x.scored(x.teacher_hidden)[None]
     mask = torch.ones(scored[0].shape[:2], device=scored[0].device)
     return _chunked_divergence_loss(*scored, x.student_head, x.teacher_head, mask, beta=0.0)[0]
 
 
 def fused(x: Problem, top_k: int, sparse: bool = True) -> Tensor:
-    hidden = x.scored(x.student_hidden), x.student_head, x.scored(x.teacher_hidden), x.teacher_head
+    hidden = x.scored(x.student_states()), x.student_head, x.scored(x.teacher_hidden), x.teacher_head
     return fused_union_topk_kl(*hidden, top_k=top_k, student_top=x.top, sparse_head_gradient=sparse).loss
 
 
@@ -132,6 +142,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--tied", action="store_true", help="the head embeds the tokens, too, as Ark-ASR's does")
     parser.add_argument("--way", choices=list(WAYS), help="run this way once and print the peak memory")
     options = parser.parse_args()
     x = problem(options)
@@ -153,7 +164,8 @@ def main() -> None:
             wait(options.device)
             if repeat:
                 seconds[name].append(time.perf_counter() - started)
-            losses[name], gradients[name] = loss.item(), x.student_hidden.grad.norm().item()
+            losses[name] = loss.item()
+            gradients[name] = x.student_hidden.grad.norm().item(), x.student_head.grad.norm().item()
     print(f"{torch.get_num_threads()} threads, losses {losses}, gradient norms {gradients}")
     for name in (name for name in WAYS if name != "fused"):
         ratios = [slow / fast for slow, fast in zip(seconds[name], seconds["fused"], strict=True)]
@@ -164,7 +176,7 @@ def main() -> None:
         peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
         print(f"{name}: peak memory above weights and hidden states {peak / 2**20:.0f} MiB")
     gradient = x.student_head.numel() * x.student_head.element_size()
-    print(f"of it the gradient of the student's head, in every way but `fused`: {gradient / 2**20:.0f} MiB")
+    print(f"a dense gradient of the student's head, which `fused` alone does without, has {gradient / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -152,6 +152,9 @@ def measure(options: argparse.Namespace) -> Measured:
     objective = ObjectiveSettings(top_k=options.top_k, max_new_tokens=options.tokens)
     opd = DistillationStage(student, teacher, objective)
     stages = {"sft": SupervisedStage(student, None), "opd": opd}
+    if options.compile:
+        for network in (student.audio_modules[0], student.decoder):
+            network.compile(dynamic=True)
     if options.checkpointing:
         student.model.gradient_checkpointing_enable({"use_reentrant": False})
     accelerator = Accelerator(mixed_precision=options.precision, cpu=options.device == "cpu")
@@ -217,6 +220,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing, in both stages")
+    parser.add_argument("--compile", action="store_true", help="encoder and decoder by torch.compile, in both stages")
     return parser.parse_args(arguments)
 
 

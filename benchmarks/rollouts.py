@@ -94,6 +94,7 @@ def main() -> None:
     for prompts, batch in zip(asked, plain, strict=True):
         for written, row in zip(batch.tokens, generated(student, prompts).cpu(), strict=True):
             same_as_generate += torch.equal(written, row[: len(written)])
+    assert torch.equal(generated(student, asked[0]), generated_deaf(student, asked[0], heard[0]))
     print(
         f"{len(utterances)} recordings of {min(lengths):.1f} to {max(lengths):.1f} s (median "
         f"{statistics.median(lengths):.1f} s), {len(batches)} batches, {statistics.mean(tokens):.0f} tokens and "

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arkasr.model.build import build_ark_asr
-from arkasr.model.decoding import Sampling, decode
+from arkasr.model.decoding import Sampling, _Rows, decode
 from arkasr.model.draft import Draft
 from arkasr.model.head import best_of_head, sample_of_head, top_of_head
 from arkasr.teacher.build import build_qwen3_asr
@@ -114,6 +114,16 @@ def prompts(recognizer):
         return recognizer.heard(asked)
 
 
+def test_a_long_run_that_is_right_anchors_what_comes_after(monkeypatch):
+    """Aligning every token gives the same passes and takes longer."""
+    generator = random.Random(0)
+    transcripts = [[generator.randrange(100, 130) for _ in range(80)] + [STOP] for _ in range(50)]
+    drafts = [corrupted(transcript, 0.05, 130, generator) for transcript in transcripts]
+    passes = [write_along(*pair) for pair in zip(transcripts, drafts, strict=True)]
+    monkeypatch.setattr("arkasr.model.draft.RUN_THAT_ANCHORS", 10**6)
+    assert sum(passes) == pytest.approx(sum(write_along(*pair) for pair in zip(transcripts, drafts, strict=True)), 0.02)
+
+
 @pytest.mark.parametrize("sampled", [False, True])
 def test_the_same_transcripts_and_the_same_states_with_drafts_of_any_quality(recognizer, prompts, sampled):
     uniforms = torch.rand(CLIPS, CAP, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -136,6 +146,29 @@ def test_the_same_transcripts_and_the_same_states_with_drafts_of_any_quality(rec
         passes.append(found.passes)
     assert passes[0] == 1
     assert passes[0] < passes[1] < expected.passes
+
+
+def test_the_cache_holds_no_more_than_the_longest_row_once_rows_have_left(recognizer, prompts, monkeypatch):
+    leave, widths = _Rows.stay, []
+
+    def stay(rows, staying):
+        before = rows._cache.get_seq_length()
+        leave(rows, staying)
+        cached = rows._attention_mask[:, :-1]
+        assert rows._cache.get_seq_length() == cached.shape[1] == cached.sum(1).max()
+        assert all(len(layer.keys) == len(layer.values) == len(staying) for layer in rows._cache.layers)
+        widths.append((before, cached.shape[1]))
+
+    monkeypatch.setattr(_Rows, "stay", stay)
+    expected = decode(recognizer, prompts, max_new_tokens=CAP)
+    recognizer.stop_token_id = torch.cat(expected.tokens).mode().values.item()
+    expected = decode(recognizer, prompts, max_new_tokens=CAP)
+    generator = random.Random(0)
+    drafts = [corrupted(tokens.tolist(), 0.2, recognizer.vocab_size, generator) for tokens in expected.tokens]
+    widths.clear()
+    found = decode(recognizer, prompts, max_new_tokens=CAP, drafts=drafts)
+    assert [tokens.tolist() for tokens in found.tokens] == [tokens.tolist() for tokens in expected.tokens]
+    assert any(after < before for before, after in widths)
 
 
 def test_no_draft_for_some_and_another_cap(recognizer, prompts):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from arkasr.distill import fused_union_topk_kl
 from arkasr.errors import InputError
 from arkasr.model.ark import ArkAsr
 from arkasr.model.build import build_ark_asr
@@ -41,6 +42,34 @@ def test_a_student_that_is_its_own_teacher_has_no_loss(student, hear):
     assert values["support/overlap_ratio"] == 1
     assert values["support/argmax_agreement"] == 1
     assert values["support/vuss_mean"] == OBJECTIVE.top_k
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_gradient_of_the_head_is_whole_over_micro_batches_whether_or_not_it_is_tied(student, teacher, hear, tied):
+    if not tied:
+        model = student.model
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 1.5)
+    examples = hear(student, teacher)
+    stage = DistillationStage(student, teacher, OBJECTIVE)
+
+    def gradients():
+        student.model.zero_grad()
+        for part in (examples[:2], examples[2:]):
+            stage(part, seed=0).total.backward()
+        return student.model.get_input_embeddings().weight.grad, student.head.grad
+
+    found = gradients()
+    assert all(gradient.layout == torch.strided for gradient in found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arkasr.train.stages.opd.fused_union_topk_kl", fused_union_topk_kl_dense)
+        expected = gradients()
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def fused_union_topk_kl_dense(*arguments, **options):
+    return fused_union_topk_kl(*arguments, **options | {"sparse_head_gradient": False})
 
 
 def test_the_student_moves_towards_the_teacher_and_the_teacher_stays(student, teacher, hear, tmp_path):

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# After a mistake so many tokens are guessed, twice as many with each guess that was all right, and none after so many
-# guesses in a row of which nothing was right.
+# After a mistake so many tokens are guessed, then twice as many with each guess that was all right, the token behind it
+# included, and none any more after so many guesses in a row of which nothing was right.
 TOKENS_AFTER_A_MISTAKE = 16
 PATIENCE = 12
-# So many tokens in a row of which all were right are in the right place of the draft.
+# So many tokens in a row that are all right stand in the right place of the draft, and need not be aligned one by one.
 RUN_THAT_ANCHORS = 4
 # Standing behind the token just written makes a place of the draft as likely as so many edits make it unlikely.
 EDITS_OF_THE_LAST_TOKEN = 2.5
@@ -36,11 +36,11 @@ class Draft:
         self._place = 0
         self._places = self._edits = np.arange(len(self._tokens) + 1)
         self._failures = 0
-        self._trusted = len(self._tokens)
+        self._longest_guess = len(self._tokens)
 
     def guess(self, most: int) -> list[int]:
         """The next tokens as far as they can be guessed, at most so many; the stop token is never among them."""
-        return self._tokens[self._place : self._place + min(most, self._trusted)]
+        return self._tokens[self._place : self._place + min(most, self._longest_guess)]
 
     def see(self, guess: Sequence[int], said: list[int]) -> int:
         """Take in what the model says, and go to the place behind its own next token.
@@ -58,10 +58,11 @@ class Draft:
         own, expected = said[agreed], self._place + agreed
         self._align(said[: agreed + 1], expected)
         self._failures = 0 if agreed or not guess else self._failures + 1
-        self._trusted = 2 * self._trusted if agreed == len(guess) else TOKENS_AFTER_A_MISTAKE
+        all_right = expected < len(self._tokens) and own == self._tokens[expected]
+        self._longest_guess = 2 * self._longest_guess if all_right else TOKENS_AFTER_A_MISTAKE
         if self._failures == PATIENCE:
             self._tokens = []
-        elif expected < len(self._tokens) and own == self._tokens[expected]:
+        elif all_right:
             self._place = expected + 1
         else:
             self._place = self._likeliest_place(expected + 1, own)
