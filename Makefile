@@ -31,7 +31,7 @@ ifeq ($(DEVICE),cuda)
   FULL_SIZE := --precision bf16 --teacher qwen3-asr-1.7b --vocabulary 151936 --utterances 32 --seconds 10 --tokens 40
   HEADS := --precision bf16
 else
-  FULL_SIZE := --vocabulary 163958 --utterances 2 --seconds 6 --tokens 24 --repeats 5
+  FULL_SIZE := --vocabulary 163958 --utterances 2 --seconds 6 --tokens 40 --repeats 5
 endif
 bench-opd: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
