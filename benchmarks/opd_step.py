@@ -250,6 +250,9 @@ def main() -> None:
     operations, transfer = ceilings(options.device, options.precision)
     print(f"ceilings in this run: {operations / 1e9:.0f} GFLOP/s, {transfer / 1e9:.1f} GB/s")
     floors = {place: count / operations for place, count in floating_point_operations(found.student, options).items()}
+    for stage, row in found.seconds.items():
+        needed = sum(seconds for place, seconds in floors.items() if place.split()[0] == stage)
+        print(f"{stage}: model FLOPs utilisation {needed / row['step']:.0%} of the ceiling, teacher left out")
     # Read weight, gradient and two moments, write weight and moments.
     update = 28 * sum(p.numel() for p in found.student.model.parameters()) / transfer
     floors |= {"sft optimizer": update, "opd optimizer": update}
