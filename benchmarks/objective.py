@@ -17,7 +17,6 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from importlib.util import find_spec
 
 import torch
 from benchmarks.memory import peak_bytes, resident_bytes, start_watching_memory
+from benchmarks.timing import spread, timed
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -124,9 +124,11 @@ if find_spec("trl"):
     WAYS["trl"] = trl
 
 
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def learned_from(way: Callable[[Problem, int], Tensor], x: Problem, top_k: int) -> Tensor:
+    """The loss, its gradients left in the problem."""
+    loss = way(x, top_k)
+    loss.backward()
+    return loss.detach()
 
 
 def main() -> None:
@@ -149,7 +151,7 @@ def main() -> None:
     if options.way:
         start_watching_memory(options.device)
         before = resident_bytes("VmRSS") if options.device == "cpu" else torch.cuda.memory_allocated()
-        WAYS[options.way](x, options.top_k).backward()
+        learned_from(WAYS[options.way], x, options.top_k)
         print(peak_bytes(options.device) - before)
         return
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -157,19 +159,15 @@ def main() -> None:
     for repeat in range(options.repeats + 1):
         for name, way in WAYS.items():
             x.student_hidden.grad = x.student_head.grad = None
-            wait(options.device)
-            started = time.perf_counter()
-            loss = way(x, options.top_k)
-            loss.backward()
-            wait(options.device)
+            loss, taken = timed(partial(learned_from, way, x, options.top_k), options.device)
             if repeat:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
             losses[name] = loss.item()
             gradients[name] = x.student_hidden.grad.norm().item(), x.student_head.grad.norm().item()
     print(f"{torch.get_num_threads()} threads, losses {losses}, gradient norms {gradients}")
     for name in (name for name in WAYS if name != "fused"):
         ratios = [slow / fast for slow, fast in zip(seconds[name], seconds["fused"], strict=True)]
-        print(f"{name} / fused: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})")
+        print(f"{name} / fused: {spread(ratios, digits=1)}")
     print({name: f"{statistics.median(taken):.2f} s" for name, taken in seconds.items()})
     for name in WAYS:
         command = [sys.executable, "-m", "benchmarks.objective", *sys.argv[1:], "--way", name]

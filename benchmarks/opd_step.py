@@ -14,8 +14,8 @@ import argparse
 import itertools
 import random
 import statistics
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from benchmarks.drafts import corrupted
 from benchmarks.memory import peak_bytes, start_watching_memory
-from benchmarks.timing import seconds_taken
+from benchmarks.timing import seconds_taken, spread, timed
 
 from arkasr.data.examples import Example
 from arkasr.data.manifest import Utterance
@@ -178,11 +178,8 @@ def measure(options: argparse.Namespace) -> Measured:
                 if options.no_drafts:
                     opd.remembered = type(opd.remembered)()
             start_watching_memory(options.device)
-            started = time.perf_counter()
-            metrics = optimizer_step(
-                accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0
-            )
-            taken = time.perf_counter() - started
+            step = (accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0)
+            metrics, taken = timed(partial(optimizer_step, *step), options.device)
             values[name] = metrics.values()
             if repeat:
                 passes += [values[name]["rollout/passes"]] if name == "opd" else []
@@ -243,10 +240,7 @@ def main() -> None:
         if options.device != "cpu":  # there, one stage's memory is not told from what the other has left behind
             print(f"{name}: peak memory {found.peaks[name] / 2**20:.0f} MiB")
     print(f"teacher: {found.seconds['opd']['teacher'] / sft:.2f} of an SFT step")
-    print(
-        f"OPD without the teacher / SFT: {statistics.median(found.ratios):.2f} "
-        f"({min(found.ratios):.2f} to {max(found.ratios):.2f}, {len(found.ratios)} turns)"
-    )
+    print(f"OPD without the teacher / SFT: {spread(found.ratios)}, {len(found.ratios)} turns")
     operations, transfer = ceilings(options.device, options.precision)
     print(f"ceilings in this run: {operations / 1e9:.0f} GFLOP/s, {transfer / 1e9:.1f} GB/s")
     floors = {place: count / operations for place, count in floating_point_operations(found.student, options).items()}

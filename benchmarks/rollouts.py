@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 from benchmarks.drafts import corrupted
-from benchmarks.timing import seconds_taken
+from benchmarks.timing import seconds_taken, spread
 from jiwer import wer
 
 from arkasr.data.batches import DurationBatchSampler
@@ -58,9 +58,8 @@ def generated_deaf(student: Recognizer, prompts: Prompts, heard: Prompts) -> tor
         return generated(student, prompts)
 
 
-def spread(slow: list[float], *fast: list[float]) -> str:
-    ratios = [a / sum(b) for a, *b in zip(slow, *fast, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+def compared(slow: list[float], *fast: list[float]) -> str:
+    return spread([a / sum(b) for a, *b in zip(slow, *fast, strict=True)])
 
 
 @torch.no_grad()
@@ -140,9 +139,9 @@ def main() -> None:
         if options.repeats:
             encode, generate, deaf, plain_time, drafts_time = (taken[name] for name in ways)
             print(
-                f"  generate / drafts: audio embedded by both {spread(generate, encode, drafts_time)}, by neither "
-                f"{spread(deaf, drafts_time)}, by generate only {spread(generate, drafts_time)}; "
-                f"no drafts / drafts, by neither {spread(plain_time, drafts_time)}",
+                f"  generate / drafts: audio embedded by both {compared(generate, encode, drafts_time)}, by neither "
+                f"{compared(deaf, drafts_time)}, by generate only {compared(generate, drafts_time)}; "
+                f"no drafts / drafts, by neither {compared(plain_time, drafts_time)}",
                 flush=True,
             )
 

@@ -51,13 +51,14 @@ class Workshop:
         return self._sets[name]
 
     def heard(self, name: str, seed: int) -> list[Utterance]:
-        """What a stage trains on: a set, or the labels that a label stage wrote."""
+        """What a stage trains on: a set, or the labels that a label stage wrote.
+
+        Raises:
+            InputError: the label stage has not been run in this folder.
+        """
         if name in self.recipe.sets:
             return self.set(name)
-        labels = self.folder.labels(name, self.seed_of(name, seed))
-        if not labels.exists():
-            raise InputError(f"{labels}: stage {name!r} has not been run yet; run the whole recipe first")
-        return read_manifest(labels)
+        return read_manifest(_result_of(name, self.folder.labels(name, self.seed_of(name, seed))))
 
     def seed_of(self, name: str, seed: int) -> int:
         """The seed under which a stage's result is kept: the first one if it runs once for all."""
@@ -74,9 +75,7 @@ class Workshop:
             return self._starting_point(self.recipe.models[name], seed)
         if isinstance(self.recipe.stages[name], LabelStageSettings):
             raise InputError(f"stages.{name} writes labels; it has no weights to start from")
-        place = self.folder.model(name, self.seed_of(name, seed))
-        if not place.exists():
-            raise InputError(f"{place}: stage {name!r} has not been run yet; run the whole recipe first")
+        place = _result_of(name, self.folder.model(name, self.seed_of(name, seed)))
         return load_recognizer(place, device=str(self.device))
 
     def _starting_point(self, model: ModelSettings, seed: int) -> Recognizer:
@@ -87,3 +86,9 @@ class Workshop:
         recognizer = build_preset(model.preset, model.sizes, self.vocabulary)
         recognizer.model.to(self.device)
         return recognizer
+
+
+def _result_of(stage: str, place: Path) -> Path:
+    if not place.exists():
+        raise InputError(f"{place}: stage {stage!r} has not been run yet; run the whole recipe first")
+    return place
