@@ -27,7 +27,7 @@ def utterances(tmp_path):
 def stream(student, utterances, workers=0, memory=None):
     dataset = ExampleDataset(utterances, {student.listener: student.features}, memory)
     durations = [utterance.duration for utterance in utterances]
-    return BatchStream(dataset, DurationBatchSampler(durations, max_audio_seconds=2.0, seed=5), workers)
+    return BatchStream(dataset, DurationBatchSampler(durations, max_audio_seconds=2.0, seed=5), workers=workers)
 
 
 def first(batches, count):
@@ -56,7 +56,7 @@ def test_a_stream_continues_from_what_was_handed_out_not_from_what_was_read_ahea
     interrupted = stream(student, utterances, workers)
     assert ids(first(interrupted, 6)) == whole[:6]
     resumed = stream(student, utterances, workers)
-    resumed.restore(interrupted.state())
+    resumed.position = interrupted.position
     assert ids(first(resumed, 8)) == whole[6:]
 
 
