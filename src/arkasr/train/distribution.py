@@ -85,4 +85,10 @@ def gathered_weights(model: nn.Module) -> dict[str, Any] | None:
     if not any(isinstance(part, FSDPModule) for part in model.modules()):
         return None
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return dict(get_model_state_dict(model, options=options))
+    gathered = dict(get_model_state_dict(model, options=options))
+    # Tied weights are one tensor again, which is saved once.
+    first_name: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in gathered:
+            gathered[name] = gathered[first_name.setdefault(id(parameter), name)]
+    return gathered

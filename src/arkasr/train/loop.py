@@ -115,9 +115,7 @@ def train(
                 on_trouble(f"step {step} skipped: its loss or gradient is not finite")
             if skipped_in_a_row == settings.max_skipped_steps:
                 checkpoints.finish()
-                raise InputError(
-                    _not_finite(step, skipped_in_a_row, [name for process in told for name in process["heard"]])
-                )
+                raise InputError(_not_finite(step, skipped_in_a_row, told))
             if evaluate and _due(step, settings.evaluate_every, settings.steps):
                 stage.eval()
                 with whole_weights(stage):

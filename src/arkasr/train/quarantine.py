@@ -36,10 +36,11 @@ class Quarantine:
         Raises:
             InputError: the share of the set that may be set aside is exceeded.
         """
-        new = {item.id: item.reason for item in unheard if item.id not in self._reasons}
-        if not new:
+        known = len(self._reasons)
+        for item in unheard:
+            self._reasons.setdefault(item.id, item.reason)
+        if len(self._reasons) == known:
             return
-        self._reasons |= new
         if self._writes:
             rows = ({"id": name, "reason": reason} for name, reason in self._reasons.items())
             write_whole(self._path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
