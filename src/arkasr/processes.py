@@ -15,14 +15,24 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from arkasr.errors import InputError
+
 # Others may evaluate or label for hours before they come to the place where the first one waits.
 PATIENCE = timedelta(hours=24)
 
 
 def start() -> None:
-    """Join the processes that the launcher has started, if it has started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        PartialState(cpu=not torch.accelerator.is_available())
+    """Join the processes that the launcher has started, if it has started several.
+
+    Raises:
+        InputError: the environment speaks of several processes and does not say how to find them.
+    """
+    announced = os.environ.get("WORLD_SIZE", "1")
+    if announced == "1":
+        return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise InputError(f"WORLD_SIZE={announced} without {', '.join(missing)}: start with torchrun, or unset it")
+    PartialState(cpu=not torch.accelerator.is_available())
 
 
 def finish() -> None:
