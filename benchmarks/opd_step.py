@@ -134,7 +134,7 @@ def measure(options: argparse.Namespace) -> Measured:
     torch.manual_seed(0)
     vocabulary = base_vocabulary(options.vocabulary or 0)
     width = {"vocab_size": options.vocabulary} if options.vocabulary else {}
-    student = build_ark_asr(STUDENT_PRESETS[options.student] | width, vocabulary)
+    student = build_ark_asr((options.sizes or STUDENT_PRESETS[options.student]) | width, vocabulary)
     sizes = TEACHER_PRESETS[options.teacher]
     sizes = sizes | {"text_config": sizes["text_config"] | width}
     teacher = build_qwen3_asr(sizes, vocabulary)
@@ -218,6 +218,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing, in both stages")
     parser.add_argument("--compile", action="store_true", help="encoder and decoder by torch.compile, in both stages")
+    parser.set_defaults(sizes=None)  # config fields in place of a preset's, for other benchmarks
     return parser.parse_args(arguments)
 
 

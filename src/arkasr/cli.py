@@ -67,10 +67,16 @@ def run(
 @app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
+    gpus: Annotated[int | None, typer.Option(min=1, help="Say what it costs on so many devices.")] = None,
+    hours: Annotated[float, typer.Option(min=0, help="Hours of audio that the days are for.")] = 100_000,
+    device: Annotated[str, typer.Option(help="h100, h200, a100, or a file of `python -m benchmarks.plan`.")] = "h100",
+    utterance_seconds: Annotated[float, typer.Option(min=0.1, max=30, help="Length of an utterance.")] = 10,
+    tokens_per_second: Annotated[float, typer.Option(min=0, help="Of a transcript, for a second of audio.")] = 4,
+    draft_error: Annotated[float, typer.Option(min=0, max=1, help="Wrong words in a draft, share of 1.")] = 0.05,
     smoke: Annotated[bool, typer.Option("--smoke", help="What `run --smoke` would do.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Check a recipe and print its stages, without data or models."""
+    """Check a recipe and print its stages, and with --gpus their cost, without data or models."""
     from arkasr.recipe.load import load_settings
     from arkasr.recipe.plan import plan_table, variants_table
     from arkasr.recipe.settings import Recipe
@@ -82,6 +88,22 @@ def plan(
     console = Console()
     console.print(plan_table(settings))
     console.print(variants_table(settings))
+    if gpus is None:
+        return
+    from arkasr.cost import tables
+    from arkasr.cost.assumptions import Assumptions
+    from arkasr.cost.device import device_called
+    from arkasr.cost.estimate import Cluster, estimate
+
+    cluster = Cluster(device_called(device), gpus)
+    assumed = Assumptions(utterance_seconds, tokens_per_second, draft_error)
+    costs = estimate(settings, cluster, assumed)
+    console = Console(width=max(console.width, tables.WIDTH))
+    console.print(tables.time_table(costs, cluster))
+    console.print(tables.speed_table(costs, hours))
+    console.print(tables.memory_table(costs, cluster.device))
+    for line in [*tables.verdicts(costs, cluster.device), "", *tables.grounds(cluster.device, assumed)]:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()

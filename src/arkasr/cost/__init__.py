@@ -1,0 +1,1 @@
+"""What a recipe would cost on given devices: operations, bytes and the ceilings that they are held against."""

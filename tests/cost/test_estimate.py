@@ -1,0 +1,170 @@
+"""What a plan says of recipes and clusters."""
+
+import json
+import math
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arkasr.cli import main
+from arkasr.cost.assumptions import Assumptions, passes_left
+from arkasr.cost.device import DEVICES, device_called
+from arkasr.cost.estimate import Cluster, estimate
+from arkasr.cost.verdict import verdict
+from arkasr.errors import InputError
+from arkasr.recipe.load import load_settings
+from arkasr.recipe.settings import Recipe
+
+PAPER = Path("recipes/ark-asr-0.6b.yaml")
+H100 = DEVICES["h100"]
+
+
+def costs_of(devices, *overrides, device=H100, assumed=None):
+    recipe = load_settings(Recipe, PAPER, list(overrides))
+    return {cost.stage: cost for cost in estimate(recipe, Cluster(device, devices), assumed or Assumptions())}
+
+
+def test_more_devices_never_take_longer_until_the_accumulation_is_used_up():
+    days = [costs_of(devices)["opd"].days(1000) for devices in (1, 2, 3, 4, 6, 8, 12, 24)]
+    assert days == sorted(days, reverse=True)
+    assert days[-1] < days[0] / 12
+
+
+def test_devices_beyond_the_accumulation_have_no_work_and_the_plan_says_so():
+    many = costs_of(32)["opd"]
+    assert many.idle == 8 / 32
+    assert "leaves 8 of 32 devices without work" in verdict(many, H100)
+    assert "stages.opd.optimization.accumulation=32" in verdict(many, H100)
+    assert many.days(1) >= costs_of(24)["opd"].days(1)
+
+
+def test_devices_that_do_not_divide_the_accumulation_stand_idle_in_the_last_round():
+    cost = costs_of(16)["base"]
+    assert (cost.rounds, cost.idle) == (2, 0.25)
+    assert "accumulation=32" in verdict(cost, H100)
+
+
+def test_phases_and_waits_add_up_to_the_step():
+    for cost in costs_of(24).values():
+        assert math.isclose(cost.seconds, sum(cost.phases.values()) + cost.links + cost.slowest + cost.data)
+        assert math.isclose(cost.days(1) * 86_400 * cost.audio, 3600 * cost.seconds)
+
+
+def test_shares_take_less_memory_and_more_talk_than_copies():
+    copies, shares = (
+        costs_of(24, f"stages.opd.optimization.sharding={sharding}")["opd"] for sharding in ("none", "full")
+    )
+    assert shares.memory["moments"] == copies.memory["moments"] / 24
+    assert shares.peak < copies.peak
+
+
+def test_slow_links_are_named():
+    slow = H100.model_copy(update={"link_between_nodes": 1e8})
+    cost = costs_of(24, device=slow)["opd"]
+    assert cost.links > 0
+    assert "devices talk" in verdict(cost, slow)
+
+
+def test_too_few_data_workers_are_named_with_the_number_that_would_do():
+    deaf = H100.model_copy(update={"hearing": 20.0})
+    cost = costs_of(24, device=deaf)["opd"]
+    assert cost.data > 0
+    assert f"data_workers={cost.workers_needed}" in verdict(cost, deaf)
+    enough = costs_of(24, f"stages.opd.optimization.data_workers={cost.workers_needed}", device=deaf)["opd"]
+    assert enough.data == 0
+
+
+def test_what_does_not_fit_is_said_with_a_remedy():
+    small = H100.model_copy(update={"memory": 40e9})
+    cost = costs_of(24, device=small)["opd"]
+    assert "does not fit" in verdict(cost, small)
+    remedied = costs_of(24, "stages.opd.optimization.activation_checkpointing=true", device=small)["opd"]
+    assert remedied.peak < 40e9
+    assert remedied.phases["backward"] > cost.phases["backward"]
+
+
+def test_worse_drafts_mean_more_passes_and_longer_rollouts():
+    rollouts = [
+        costs_of(24, assumed=replace(Assumptions(), draft_error=share))["opd"].phases["rollout"]
+        for share in (0.0, 0.05, 0.2, 1.0)
+    ]
+    assert rollouts == sorted(rollouts)
+    assert passes_left(0.053) == 328 / 2446  # as measured
+
+
+def test_without_labels_or_drafts_a_rollout_is_planned_as_the_first_hearing_is():
+    drafted, undrafted = costs_of(24)["opd"], costs_of(24, "stages.opd.drafts=null")["opd"]
+    assert undrafted.phases["rollout"] > 3 * drafted.phases["rollout"]
+
+
+def test_a_device_comes_from_a_file_as_well(tmp_path):
+    path = tmp_path / "device.json"
+    path.write_text(json.dumps(H100.model_dump()))
+    assert device_called(str(path)) == H100
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "not JSON"),
+        (json.dumps(H100.model_dump() | {"bandwith": 1}), "unknown key 'bandwith'; did you mean 'bandwidth'?"),
+        (json.dumps(H100.model_dump() | {"memory": "much"}), "memory"),
+    ],
+)
+def test_a_file_that_is_no_device_is_one_line(tmp_path, text, told):
+    path = tmp_path / "device.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"benchmarks\.plan") as error:
+        device_called(str(path))
+    assert told in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_precision_that_was_not_measured_is_one_line():
+    single = H100.model_copy(update={"operations": {"no": 67e12}})
+    with pytest.raises(InputError, match=r"^mixed_precision bf16: device .* known are no$"):
+        costs_of(24, device=single)
+
+
+@pytest.fixture
+def arkasr(monkeypatch, capsys):
+    """The command in this process: its status, and what it printed on either stream."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["arkasr", "plan", str(PAPER), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_the_command_prints_cost_only_when_asked(arkasr):
+    status, printed, _ = arkasr()
+    assert status == 0
+    assert "Seconds of a step" not in printed
+    status, printed, _ = arkasr("--gpus", "24", "--hours", "2000")
+    assert status == 0
+    assert "Seconds of a step on 24 x NVIDIA H100 SXM 80 GB" in printed
+    assert "days for 2,000 hours of audio" in printed
+    assert "assumed, measured on no such device" in printed
+    assert "opd-after-td: " in printed
+    assert "…" not in printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--gpus", "0"), ("--gpus", "1", "--device", "h1000"), ("--gpus", "2", "--set", "models.student.pretrained=a/b")],
+)
+def test_bad_input_is_one_line_and_status_two(arkasr, arguments):
+    status, _, told = arkasr(*arguments)
+    assert status == 2
+    assert len(told.strip().splitlines()) == 1
+    assert told.startswith("arkasr: ")

@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from arkasr.cost.sizes import size_of, size_of_model
+from arkasr.errors import InputError
+from arkasr.recipe.settings import ModelSettings, TokenizerSettings
+
+
+def test_a_model_that_was_never_in_memory_counts_as_the_one_that_is(student, teacher, vocabulary):
+    tokens = TokenizerSettings(texts="x", vocab_size=len(vocabulary.token_to_id))
+    for recognizer, model in (
+        (student, ModelSettings(preset="ark-asr-tiny")),
+        (teacher, ModelSettings(preset="qwen3-asr-tiny")),
+    ):
+        sizes = {}
+        if recognizer is student:
+            from tests.models import SMALL_STUDENT
+
+            sizes = {key: value for key, value in SMALL_STUDENT.items() if key != "rope_theta"}
+        counted = size_of_model("x", ModelSettings(preset=model.preset, sizes=sizes), tokens)
+        assert counted.parameters == sum(parameter.numel() for parameter in recognizer.model.parameters())
+        built = size_of("x", recognizer)
+        # The small tokenizer writes the prompt in another number of tokens.
+        assert (counted.encoder, counted.decoder, counted.front) == (built.encoder, built.decoder, built.front)
+        assert counted.vocabulary == recognizer.vocab_size
+
+
+def test_a_folder_counts_as_the_model_that_was_saved_there(student, tmp_path):
+    student.save(tmp_path)
+    assert size_of_model("x", ModelSettings(pretrained=str(tmp_path)), None) == size_of("x", student)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # Specification ark-asr-checkpoint, section 1, less Whisper's 1500 unused positions and its unused last norm.
+        ("AutoArk-AI/ARK-ASR-0.6B", 1_152_556_800 - 1500 * 1280 - 2 * 1280),
+        ("AutoArk-AI/ARK-ASR-3B", 3_752_273_920 - 1500 * 1280 - 2 * 1280),
+    ],
+)
+def test_published_students_have_the_parameters_that_their_specification_counts(name, parameters):
+    size = size_of_model("x", ModelSettings(pretrained=name), None)
+    assert size.parameters == pytest.approx(parameters, abs=2 * 1280)
+    assert size.audio_tokens_per_second == 12.5
+    assert size.frames_per_second == 50
+
+
+@pytest.mark.parametrize(("name", "billions"), [("Qwen/Qwen3-ASR-1.7B-hf", 2.04), ("Qwen/Qwen3-ASR-0.6B-hf", 0.78)])
+def test_published_teachers_have_the_size_that_leaderboards_give(name, billions):
+    size = size_of_model("x", ModelSettings(pretrained=name), None)
+    assert size.parameters / 1e9 == pytest.approx(billions, abs=0.01)
+    assert size.audio_tokens_per_second == 13
+
+
+def test_counting_a_large_model_takes_no_memory_for_its_weights():
+    size_of_model("x", ModelSettings(pretrained="AutoArk-AI/ARK-ASR-3B"), None)
+    # 15 GB of weights would be the highest this process has been at.
+    import resource
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 8e9
+    assert torch.empty(1).device.type == "cpu"
+
+
+def test_a_model_whose_sizes_are_not_known_is_one_line_with_a_remedy():
+    with pytest.raises(
+        InputError, match=r"^models\.x\.pretrained: someone/else is neither .*--set models\.x\."
+    ) as told:
+        size_of_model("x", ModelSettings(pretrained="someone/else"), None)
+    assert "\n" not in str(told.value)
+
+
+def test_a_folder_without_a_config_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="Give a folder written by arkasr") as told:
+        size_of_model("x", ModelSettings(pretrained=str(tmp_path)), None)
+    assert "\n" not in str(told.value)
