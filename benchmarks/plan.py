@@ -192,8 +192,8 @@ def settings_of(point: Point) -> dict[str, Any]:
 
 
 def predicted(point: Point, student: Size, teacher: Size, passes: float, device: Device) -> dict[str, StageCost]:
+    # Clips of 90 to 100% of the longest one's length are padded to it, and the batch is given with its padding.
     assumed = replace(Assumptions(), padding=0.0)
-    # The clips of a batch have 90 to 100% of the longest one's length.
     batch = Batch(point.utterances, point.seconds, point.tokens)
     return {
         name: training_cost(

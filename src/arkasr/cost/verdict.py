@@ -18,8 +18,8 @@ def verdict(cost: StageCost, device: Device) -> str:
         idle = cost.devices - cost.micro_batches
         return (
             f"accumulation {cost.micro_batches} leaves {idle} of {cost.devices} devices without work; "
-            f"--set {key}.accumulation={cost.devices} uses them all, with {cost.devices / cost.micro_batches:g} times "
-            "as much audio a step"
+            f"--set {key}.accumulation={cost.devices} uses them all, with "
+            f"{cost.devices / cost.micro_batches:.3g} times as much audio a step"
         )
     if cost.idle > NOTICED_SHARE:
         whole = -(-cost.micro_batches // cost.devices) * cost.devices
@@ -40,6 +40,11 @@ def verdict(cost: StageCost, device: Device) -> str:
             "device make it less, as do copies instead of shares where they fit"
         )
     phase = _largest(cost.phases)
+    if cost.kind == "label":
+        return (
+            f"{phase} takes {cost.phases[phase] / cost.seconds:.0%} of the time; a larger "
+            f"stages.{cost.stage}.batch_seconds shares its passes"
+        )
     return f"{phase} takes {cost.phases[phase] / cost.seconds:.0%} of the time; {_PHASES[phase]}"
 
 
@@ -48,7 +53,7 @@ _PHASES = {
     "rollout": "better drafts mean fewer passes, and larger batches share them",
     "teacher": "a smaller teacher, or one served by other devices, would take it off this one",
     "student": "it is the decoder and the output head; nothing in the recipe changes it but the batch",
-    "backward": "this is the work itself; without activation checkpointing, where memory allows, it is a third less",
+    "backward": "that is the work itself; more devices, and as much more accumulation, share it",
     "optimizer": "more audio a step makes it a smaller share",
 }
 
@@ -60,7 +65,7 @@ def _largest(amounts: object) -> str:
 
 def _room(cost: StageCost, key: str) -> str:
     if cost.kind == "label":
-        return f"lower it with --set stages.{cost.stage}.batch_seconds=…"
+        return f"lower stages.{cost.stage}.batch_seconds"
     largest = _largest(cost.memory)
     if largest in ("activations", "scores"):
         return f"--set {key}.activation_checkpointing=true, or a smaller {key}.batch_seconds with more accumulation"
