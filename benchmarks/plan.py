@@ -30,20 +30,20 @@ import soundfile
 import torch
 from accelerate import Accelerator
 from benchmarks.memory import peak_bytes, resident_bytes, start_watching_memory
-from benchmarks.opd_step import base_vocabulary, ceilings, measure, noise_examples, options_of
+from benchmarks.opd_step import QWEN_BASE_TOKENS, base_vocabulary, ceilings, measure, noise_examples, options_of
 from benchmarks.timing import seconds_taken, spread
 from torch.nn import functional as F
 
 from arkasr.cost.assumptions import Assumptions
 from arkasr.cost.device import Device, Shares
 from arkasr.cost.estimate import Cluster, StageCost, training_cost
-from arkasr.cost.sizes import Size, size_of
+from arkasr.cost.sizes import Size, size_of, size_of_model
 from arkasr.cost.work import Batch
 from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.files import write_whole
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
-from arkasr.recipe.settings import OpdStageSettings, SftStageSettings
+from arkasr.recipe.settings import ModelSettings, OpdStageSettings, SftStageSettings, TokenizerSettings
 from arkasr.teacher.build import build_qwen3_asr
 from arkasr.teacher.presets import TEACHER_PRESETS
 from arkasr.train.loop import optimizer_step
@@ -52,6 +52,7 @@ from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 
+PUBLISHED_PASSES = 4.8  # measured with the 0.6B student, docs/performance.md
 UNFUSED_OPTIMIZER_BYTES = 100  # of AdamW as ten calls, with scaling, norm and clipping of the gradient
 # What the C library frees goes back to the system at once, so that resident memory is memory in use.
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -211,6 +212,20 @@ def predicted(point: Point, student: Size, teacher: Size, passes: float, device:
     }
 
 
+def print_published_size(device: Device) -> None:
+    """The 0.6B student's steps in units of its SFT step, to lay beside "A whole step" in docs/performance.md."""
+    student = size_of_model("student", ModelSettings(pretrained="AutoArk-AI/ARK-ASR-0.6B"), None)
+    tokens = TokenizerSettings(texts="x", vocab_size=QWEN_BASE_TOKENS)
+    teacher = size_of_model("teacher", ModelSettings(preset="qwen3-asr-tiny"), tokens)
+    point = Point("0.6B", 2, 6.0, 40, student.vocabulary)
+    costs = predicted(point, student, teacher, PUBLISHED_PASSES, device)
+    unit = sum(costs["sft"].phases.values())
+    print(f"\n{point}, predicted, in units of the SFT step")
+    for name, cost in costs.items():
+        own = {phase: seconds / unit for phase, seconds in cost.phases.items() if phase != "teacher"}
+        print(f"{name}: {', '.join(f'{phase} {share:.2f}' for phase, share in own.items())}; {sum(own.values()):.2f}")
+
+
 def models_of(point: Point, options: argparse.Namespace) -> tuple[Any, Any]:
     vocabulary = base_vocabulary(point.vocabulary)
     torch.manual_seed(0)
@@ -263,6 +278,7 @@ def main() -> None:
     print(json.dumps(device.model_dump(), indent=2))
     if options.output:
         write_whole(options.output, [json.dumps(device.model_dump(), indent=2) + "\n"])
+    print_published_size(device)
     ratios: dict[str, list[float]] = {}
     for place, point in enumerate(POINTS if options.repeats else ()):
         asked = point.options(options.repeats)

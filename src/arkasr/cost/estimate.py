@@ -48,8 +48,7 @@ class StageCost:
         audio: seconds of speech in a step, of all devices together.
         tokens: of transcripts in a step, of all devices together.
         steps: that the recipe asks for; None where it asks for a whole set.
-        workers: processes that compute features, for every device; 0 = the training process itself.
-        workers_needed: as many as would keep up.
+        workers_needed: processes that compute features, for every device, as many as would keep up.
         memory: bytes of one device, by what they hold.
         peak: bytes of one device at the worst moment.
         checkpoint: bytes of a checkpoint; 0 where none is written.
@@ -67,7 +66,6 @@ class StageCost:
     audio: float
     tokens: float
     steps: int | None
-    workers: int
     workers_needed: int
     memory: Mapping[str, float]
     peak: float
@@ -178,7 +176,6 @@ def training_cost(
         audio=settings.accumulation * batch.audio * (1 - assumed.padding),
         tokens=settings.accumulation * batch.utterances * batch.tokens,
         steps=settings.steps,
-        workers=settings.data_workers,
         workers_needed=_workers_needed(hearing, one_round),
         memory=held,
         peak=memory.peak(held, gradients_stay=devices > 1 or rounds > 1),
@@ -222,6 +219,7 @@ def _labelling(
     passes = assumed.passes(batch.tokens, float(stage.max_new_tokens), drafted=False)
     phases = {phase: seconds_of(each, device, "no") for phase, each in work.labelled(teacher, batch, passes).items()}
     hearing = batch.audio * (1 - assumed.padding) / device.hearing
+    computing = sum(phases.values())
     held = {
         "teacher": 4.0 * teacher.parameters,
         "scores": memory.passing(teacher, batch, mixed=False),
@@ -233,15 +231,15 @@ def _labelling(
         phases=phases,
         links=0.0,
         slowest=0.0,
-        data=hearing,
+        # One thread reads ahead of an accelerator (arkasr.model.recognize).
+        data=_waits(hearing, computing, 1 if device.launches_ahead else 0),
         rounds=1,
         micro_batches=cluster.devices,
         devices=cluster.devices,
         audio=cluster.devices * batch.audio * (1 - assumed.padding),
         tokens=cluster.devices * batch.utterances * batch.tokens,
         steps=None,
-        workers=0,
-        workers_needed=_workers_needed(hearing, sum(phases.values())),
+        workers_needed=_workers_needed(hearing, computing),
         memory=held,
         peak=sum(held.values()),
         checkpoint=0.0,

@@ -81,10 +81,12 @@ def grounds(device: Device, assumed: Assumptions) -> Iterator[str]:
         f"assumed: utterances of {assumed.utterance_seconds:g} s with {assumed.tokens_per_second:g} tokens a second, "
         f"the slowest device {assumed.slowest - 1:.0%} behind the mean"
     )
+    heard = "measured" if device.shares_measured else "assumed, half of what was measured on a CPU"
+    yield f"features of one model: {device.hearing:,.0f} s of audio a second and core, {heard}"
     yield (
         f"measured on a CPU (docs/performance.md): padding {assumed.padding:.0%}, the longest transcript of a batch "
         f"{LONGEST_TRANSCRIPT:.1f} times the mean, passes of a rollout at {assumed.draft_error:.0%} wrong words in the "
-        f"draft, {device.hearing:,.0f} s of audio a second and core for one model's features"
+        "draft"
     )
 
 

@@ -31,8 +31,8 @@ def verdict(cost: StageCost, device: Device) -> str:
         if cost.kind == "label":
             return f"reading audio, in the process that decodes, takes {cost.data / cost.seconds:.0%} of the time"
         return (
-            f"waits {cost.data / cost.seconds:.0%} of the time for features; {cost.workers_needed} data workers for "
-            f"every device, a core each, would keep up: --set {key}.data_workers={cost.workers_needed}"
+            f"waits {cost.data / cost.seconds:.0%} of the time for features; --set "
+            f"{key}.data_workers={cost.workers_needed} for every device, a core each, would keep up"
         )
     if cost.links > NOTICED_SHARE * cost.seconds:
         return (

@@ -22,6 +22,7 @@ from arkasr.recipe.settings import (
 STEPS = 2
 UTTERANCES = 24
 BATCH_SECONDS = 20.0
+ACCUMULATION = 2
 MAX_NEW_TOKENS = 12
 TEXTS = "smoke-texts"
 CORPUS = SyntheticCorpusConfig(seed=0, train_utterances=UTTERANCES, dev_utterances=3, test_utterances=1)
@@ -69,6 +70,7 @@ def _shrink_stage(stage: AnyStageSettings) -> AnyStageSettings:
             update={
                 "steps": min(STEPS, stage.optimization.steps),
                 "batch_seconds": BATCH_SECONDS,
+                "accumulation": min(ACCUMULATION, stage.optimization.accumulation),
                 "warmup_steps": min(1, stage.optimization.warmup_steps),
                 "evaluate_every": 0,
                 "checkpoint_every": 0,
