@@ -1,0 +1,55 @@
+"""The teacher of an OPD stage, as the recipe wants it: in this process, or at servers, which are checked first."""
+
+from collections.abc import Sequence
+
+from arkasr.data.audio import decode
+from arkasr.data.manifest import Utterance
+from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings
+from arkasr.recipe.workshop import Workshop
+from arkasr.teacher.in_process import InProcessTeacher
+from arkasr.teacher.load import load_recognizer, load_without_weights
+from arkasr.teacher.replicas import Replicas
+from arkasr.teacher.self_test import check_servers, trial_question
+from arkasr.teacher.served import ServedTeacher
+from arkasr.teacher.teacher import Teacher
+
+TRIALS = 3
+
+
+def teacher_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Teacher:
+    """The teacher of a stage.
+
+    Raises:
+        InputError: it is not there, or its servers do not give its scores.
+    """
+    model = workshop.recipe.models.get(settings.teacher)
+    if model is None or model.served is None:
+        return InProcessTeacher(workshop.recognizer(settings.teacher, seed), offload=settings.offload_teacher)
+    return served_teacher(model, model.served, workshop.heard(settings.train, seed), settings.objective.top_k)
+
+
+def served_teacher(
+    model: ModelSettings, served: ServedSettings, utterances: Sequence[Utterance], top_k: int
+) -> ServedTeacher:
+    """A teacher at servers that have given its scores for the first few utterances.
+
+    Raises:
+        InputError: they do not.
+    """
+    assert model.pretrained is not None
+    recognizer = load_without_weights(model.pretrained, revision=model.revision)
+
+    def at(urls: Sequence[str]) -> ServedTeacher:
+        replicas = Replicas(
+            urls, in_flight=served.in_flight, timeout=served.timeout_seconds, patience=served.patience_seconds
+        )
+        best_tokens = served.best_tokens if served.scores == "best" else None
+        return ServedTeacher(recognizer, replicas, model=served.model, best_tokens=best_tokens)
+
+    heard = [
+        (decode(item.audio, item.begin_time, item.end_time), item.language, item.text) for item in utterances[:TRIALS]
+    ]
+    questions = [trial_question(recognizer, *trial, named=top_k + 1) for trial in heard]
+    own = load_recognizer(model.pretrained, revision=model.revision) if served.weights else None
+    check_servers([at([url]) for url in served.urls], own, questions, top_k, served.tolerance)
+    return at(served.urls)
