@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from arkasr.data.audio import decode
+from arkasr.data.examples import seconds_of
 from arkasr.data.manifest import Utterance
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings
 from arkasr.recipe.workshop import Workshop
@@ -13,7 +14,8 @@ from arkasr.teacher.self_test import check_servers, trial_question
 from arkasr.teacher.served import ServedTeacher
 from arkasr.teacher.teacher import Teacher
 
-TRIALS = 3
+# The shortest and the longest of so many are asked about before the first step.
+LOOKED_AT = 100
 
 
 def teacher_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Teacher:
@@ -31,7 +33,7 @@ def teacher_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Tea
 def served_teacher(
     model: ModelSettings, served: ServedSettings, utterances: Sequence[Utterance], top_k: int
 ) -> ServedTeacher:
-    """A teacher at servers that have given its scores for the first few utterances.
+    """A teacher at servers that have given its scores for a short and a long utterance.
 
     Raises:
         InputError: they do not.
@@ -46,10 +48,13 @@ def served_teacher(
         best_tokens = served.best_tokens if served.scores == "best" else None
         return ServedTeacher(recognizer, replicas, model=served.model, best_tokens=best_tokens)
 
-    heard = [
-        (decode(item.audio, item.begin_time, item.end_time), item.language, item.text) for item in utterances[:TRIALS]
+    by_length = sorted(utterances[:LOOKED_AT], key=seconds_of)
+    questions = [
+        trial_question(
+            recognizer, decode(item.audio, item.begin_time, item.end_time), item.language, item.text, named=top_k + 1
+        )
+        for item in (by_length[0], by_length[-1])
     ]
-    questions = [trial_question(recognizer, *trial, named=top_k + 1) for trial in heard]
     own = load_recognizer(model.pretrained, revision=model.revision) if served.weights else None
     check_servers([at([url]) for url in served.urls], own, questions, top_k, served.tolerance)
     return at(served.urls)

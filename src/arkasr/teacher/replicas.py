@@ -17,7 +17,7 @@ from arkasr.errors import InputError
 
 CONNECT_SECONDS = 10.0
 FIRST_PAUSE_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 10.0
 # Overloaded, starting or broken: another server, or the same one later, may do better. Other refusals are final.
 PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
 from arkasr.model.frames import clip_of
 from arkasr.model.recognizer import Recognizer
@@ -67,9 +68,11 @@ def check_servers(
             difference = float(differences[known & ~differences.isnan()].max())
             if difference > tolerance:
                 whose = "the teacher's own" if own is not None else f"those of {servers[0].replicas.replicas[0].url}"
+                seconds = len(question.heard) / SAMPLE_RATE
                 raise InputError(
-                    f"teacher {url}: its log-probabilities are up to {difference:.2g} from {whose}, more than "
-                    f"`served.tolerance` ({tolerance:g}); serve the same weights, in float32, or raise the tolerance"
+                    f"teacher {url}: on {seconds:.1f} s of audio its log-probabilities are up to {difference:.2g} from "
+                    f"{whose}, more than `served.tolerance` ({tolerance:g}); serve the same weights in float32, with "
+                    "arkasr installed beside vLLM, or raise the tolerance"
                 )
             worst = max(worst, difference)
     return worst
