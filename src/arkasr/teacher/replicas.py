@@ -4,6 +4,7 @@ In: requests. Out: answers, however many servers die and come back in between, a
 end. Knows nothing of what is asked.
 """
 
+import logging
 import random
 import threading
 import time
@@ -14,6 +15,8 @@ from typing import Any
 import httpx2
 
 from arkasr.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 FIRST_PAUSE_SECONDS = 0.25
@@ -128,9 +131,13 @@ class Replicas:
             if reason:
                 pause = min(FIRST_PAUSE_SECONDS * 2**replica.failures, LONGEST_PAUSE_SECONDS)
                 replica.back_at = time.monotonic() + pause * self._random.uniform(0.5, 1)
+                if not replica.failures:
+                    logger.warning("teacher %s does not answer (%s); it is tried again", replica.url, reason)
                 replica.failures += 1
                 self.failures += 1
             else:
+                if replica.failures:
+                    logger.warning("teacher %s answers again", replica.url)
                 replica.failures = 0
                 self._last_answer = time.monotonic()
             self._changed.notify_all()

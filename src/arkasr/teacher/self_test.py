@@ -13,7 +13,6 @@ from torch import Tensor
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
-from arkasr.model.frames import clip_of
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.scoring import forced_logits
 from arkasr.teacher.served import ServedTeacher
@@ -30,7 +29,7 @@ def trial_question(
     transcript = recognizer.transcript_ids(text or WORDS)
     allowed = recognizer.allowed_tokens.nonzero().squeeze(1)
     spread = allowed[torch.linspace(0, len(allowed) - 1, named).long()].expand(len(transcript), -1)
-    return Question(torch.from_numpy(clip_of(waveform)), language, transcript, torch.arange(len(transcript)), spread)
+    return Question(ServedTeacher.features(waveform), language, transcript, torch.arange(len(transcript)), spread)
 
 
 def check_servers(

@@ -69,8 +69,10 @@ class ServedTeacher:
     def allowed_tokens(self) -> Tensor:
         return self.recognizer.allowed_tokens
 
-    def features(self, waveform: np.ndarray) -> Tensor:
+    @staticmethod
+    def features(waveform: np.ndarray) -> Tensor:
         """The clip itself, float32 `[samples]`: the server makes its own features of it."""
+        # Data workers get this function without the teacher and its connections.
         return torch.from_numpy(clip_of(waveform))
 
     def prompt_text(self, language: str | None) -> str:
@@ -89,9 +91,8 @@ class ServedTeacher:
             InputError: no server gives it.
         """
         forbidden = int((~self.allowed_tokens).sum())
-        wanted = top_k if self.best_tokens is None else max(top_k, self.best_tokens)
         for spare in (min(SPARE_TOKENS, forbidden), forbidden):
-            best_tokens = min(wanted + spare, self.vocab_size)
+            best_tokens = min(max(top_k + spare, self.best_tokens or 0), self.vocab_size)
             scores = self._read(self.exchange(question, best_tokens), question, top_k, best_tokens)
             if scores is not None:
                 return scores
