@@ -19,10 +19,11 @@ quickstart: install
 test: install lint
 	$(BIN)/python -m pytest -m 'not slow and not vllm'
 
-# The tests that need vLLM, in an environment of their own, since vLLM's CPU build pins its own versions.
+# The tests that need vLLM, in an environment of their own, since vLLM's CPU build pins its own versions. Server and trainer
+# share the cores: one thread each.
 VLLM := .venv-vllm
 test-vllm: $(VLLM)/.installed
-	$(VLLM)/bin/python -m pytest -m vllm
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm
 
 $(VLLM)/.installed: pyproject.toml constraints.txt tests/install_vllm.sh
 	PYTHON=$(PYTHON) sh tests/install_vllm.sh $(VLLM)
