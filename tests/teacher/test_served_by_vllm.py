@@ -53,6 +53,8 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(place):
     options = ["--max-model-len", "1024", "--enforce-eager", "--max-logprobs", "512", "--enable-scale-out"]
+    # Few tokens at a time, so that several questions at once are read in pieces.
+    options += ["--max-num-batched-tokens", "400"]
     serving = VllmServer(place / "teacher", place / "server.log", *options).start().wait()
     yield serving
     serving.kill()
