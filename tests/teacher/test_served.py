@@ -158,7 +158,7 @@ def test_a_server_that_refuses_errs_hangs_and_drops_costs_time_and_no_answer(stu
     assert served.replicas.failures == 5
 
 
-def test_a_server_that_dies_and_returns_costs_time_and_no_answer(student, teacher, hear, serve):
+def test_a_server_that_dies_and_returns_costs_time_and_no_answer(student, teacher, hear, serve, caplog):
     teacher.model.eval()
     server = ScoresServer(teacher).start()
     served = serve(server)
@@ -172,6 +172,10 @@ def test_a_server_that_dies_and_returns_costs_time_and_no_answer(student, teache
     found, _ = step(stage, examples)
     server.stop()
     assert time.monotonic() - started > 1.0
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2, told
+    assert "does not answer (ConnectError" in told[0]
+    assert "answers again" in told[1]
     assert torch.equal(found.total, expected.total)
 
 
@@ -219,7 +223,7 @@ def test_a_run_stops_with_one_line_when_no_server_answers(student, teacher, hear
     assert "\n" not in str(caught.value)
 
 
-def test_a_refused_request_is_not_sent_again(student, teacher, hear, serve):
+def test_a_refused_request_is_not_sent_again(student, teacher, hear, serve, caplog):
     small = ScoresServer(teacher, max_logprobs=5).start()
     try:
         served = serve(small)
@@ -228,6 +232,7 @@ def test_a_refused_request_is_not_sent_again(student, teacher, hear, serve):
     finally:
         small.stop()
     assert small.asked == 1
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("change", [{"support": "full"}, {"tail": "bucket"}, {"upstream_scores": True}])

@@ -76,7 +76,7 @@ class ServedSettings(Settings):
             first of them.
         tolerance: largest difference of a log-probability, in nats, in that comparison. The default is for servers that
             compute in float32.
-        in_flight: most requests that a server is sent at a time.
+        in_flight: most requests that a training process has at a server at a time.
         timeout_seconds: in which a request must be answered.
         patience_seconds: without an answer from any server, after which the run stops.
     """

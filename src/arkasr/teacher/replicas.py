@@ -4,6 +4,7 @@ In: requests. Out: answers, however many servers die and come back in between, a
 end. Knows nothing of what is asked.
 """
 
+import json
 import logging
 import random
 import threading
@@ -50,7 +51,7 @@ class Replicas:
 
     Args:
         urls: of the servers.
-        in_flight: most requests that a server has at a time; further ones wait here.
+        in_flight: most requests that a server has from here at a time; further ones wait.
         timeout: seconds in which a request must be answered.
         patience: seconds without any answer from any server after which it is given up.
     """
@@ -77,26 +78,12 @@ class Replicas:
         asked = time.monotonic()
         while True:
             replica = self._claim()
-            answer, reason = None, ""
+            reason = ""
             try:
-                if replica.failures:
-                    self._client.get(f"{replica.url}/health", timeout=CONNECT_SECONDS).raise_for_status()
-                response = self._client.post(
-                    replica.url + path, content=body, headers={"Content-Type": "application/json"}
-                )
-                if response.is_success:
-                    answer = response.json()
-                elif response.status_code not in PASSING_STATUSES:
-                    raise InputError(f"{replica.url}{path} refuses with {response.status_code}: {_said(response)}")
-                else:
-                    reason = f"status {response.status_code}"
-            except (httpx2.HTTPError, ValueError) as error:
-                if isinstance(error, InputError):
-                    raise
-                reason = f"{type(error).__name__} {error}".strip()
+                answer, reason = self._asked(replica, path, body)
             finally:
                 self._release(replica, reason)
-            if answer is not None:
+            if not reason:
                 return answer
             self._check_patience(asked, f"{replica.url} last: {reason}")
 
@@ -105,6 +92,20 @@ class Replicas:
         with self._changed:
             self._over = self._over or reason
             self._changed.notify_all()
+
+    def _asked(self, replica: Replica, path: str, body: bytes) -> tuple[Any, str]:
+        """The answer of one server, or in a few words why there is none."""
+        try:
+            if replica.failures:
+                self._client.get(f"{replica.url}/health", timeout=CONNECT_SECONDS).raise_for_status()
+            response = self._client.post(replica.url + path, content=body, headers={"Content-Type": "application/json"})
+            if response.is_success:
+                return response.json(), ""
+        except (httpx2.HTTPError, json.JSONDecodeError) as error:
+            return None, f"{type(error).__name__} {error}".strip()
+        if response.status_code not in PASSING_STATUSES:
+            raise InputError(f"teacher {replica.url} refuses with {response.status_code}: {_said(response)}")
+        return None, f"status {response.status_code}"
 
     def _claim(self) -> Replica:
         with self._changed:
@@ -128,18 +129,19 @@ class Replicas:
     def _release(self, replica: Replica, reason: str) -> None:
         with self._changed:
             replica.busy -= 1
-            if reason:
-                pause = min(FIRST_PAUSE_SECONDS * 2**replica.failures, LONGEST_PAUSE_SECONDS)
-                replica.back_at = time.monotonic() + pause * self._random.uniform(0.5, 1)
-                if not replica.failures:
-                    logger.warning("teacher %s does not answer (%s); it is tried again", replica.url, reason)
-                replica.failures += 1
-                self.failures += 1
-            else:
+            now = time.monotonic()
+            self.failures += bool(reason)
+            if not reason:
                 if replica.failures:
                     logger.warning("teacher %s answers again", replica.url)
                 replica.failures = 0
-                self._last_answer = time.monotonic()
+                self._last_answer = now
+            elif replica.back_at <= now:  # of requests that failed together, the first sets it aside
+                if not replica.failures:
+                    logger.warning("teacher %s does not answer (%s); it is tried again", replica.url, reason)
+                pause = min(FIRST_PAUSE_SECONDS * 2**replica.failures, LONGEST_PAUSE_SECONDS)
+                replica.back_at = now + pause * self._random.uniform(0.5, 1)
+                replica.failures += 1
             self._changed.notify_all()
 
     def _check_patience(self, asked: float, last: str) -> None:

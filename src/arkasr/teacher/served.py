@@ -157,10 +157,8 @@ class ServedTeacher:
         if extra is None:
             elsewhere = evenly_shared(log_probs, best_tokens, self.vocab_size)
         else:
-            ids, log_probs = (
-                torch.cat((ids, question.named), 1),
-                torch.cat((log_probs, torch.from_numpy(extra)[rows]), 1),
-            )
+            ids = torch.cat((ids, question.named), dim=1)
+            log_probs = torch.cat((log_probs, torch.from_numpy(extra)[rows]), dim=1)
         top = torch.tensor(tops)[rows]
         unknown = torch.full((len(rows),), math.nan)
         return NamedScores(ids, log_probs, elsewhere, Top(top, top[:, 0], torch.zeros(len(rows)), unknown))
