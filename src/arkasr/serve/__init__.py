@@ -1,1 +1,1 @@
-"""Serving: what arkasr adds to vLLM. Loaded by vLLM itself, through its plugin entry point."""
+"""The trained model for others to use: vLLM's server and its engine."""
