@@ -1,10 +1,16 @@
 """The teacher of an OPD stage, as the recipe wants it: in this process, or at servers, which are checked first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
+import numpy as np
+from numpy.typing import NDArray
+
+from arkasr import processes
 from arkasr.data.audio import decode
 from arkasr.data.examples import seconds_of
 from arkasr.data.manifest import Utterance
+from arkasr.errors import InputError
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings
 from arkasr.recipe.workshop import Workshop
 from arkasr.teacher.in_process import InProcessTeacher
@@ -48,13 +54,27 @@ def served_teacher(
         best_tokens = served.best_tokens if served.scores == "best" else None
         return ServedTeacher(recognizer, replicas, model=served.model, best_tokens=best_tokens)
 
-    by_length = sorted(utterances[:LOOKED_AT], key=seconds_of)
-    questions = [
-        trial_question(
-            recognizer, decode(item.audio, item.begin_time, item.end_time), item.language, item.text, named=top_k + 1
-        )
-        for item in (by_length[0], by_length[-1])
-    ]
-    own = load_recognizer(model.pretrained, revision=model.revision) if served.weights else None
+    by_length = sorted(_measured(utterances[:LOOKED_AT]), key=seconds_of)
+    questions = []
+    for utterance, waveform in (_first_heard(by_length), _first_heard(by_length[::-1])):
+        questions.append(trial_question(recognizer, waveform, utterance.language, utterance.text, named=top_k + 1))
+    # One process compares them with the weights, and the others with each other.
+    weights = served.weights and processes.is_first()
+    own = load_recognizer(model.pretrained, revision=model.revision) if weights else None
     check_servers([at([url]) for url in served.urls], own, questions, top_k, served.tolerance)
     return at(served.urls)
+
+
+def _measured(utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+    """Those whose length can be told; the others are put into quarantine where the stage hears them."""
+    for utterance in utterances:
+        with suppress(InputError):
+            seconds_of(utterance)
+            yield utterance
+
+
+def _first_heard(utterances: Iterable[Utterance]) -> tuple[Utterance, NDArray[np.float32]]:
+    for utterance in utterances:
+        with suppress(InputError):
+            return utterance, decode(utterance.audio, utterance.begin_time, utterance.end_time)
+    raise InputError(f"none of the first {LOOKED_AT} utterances can be heard, so the teacher's servers cannot be tried")

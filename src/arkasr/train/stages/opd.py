@@ -22,14 +22,15 @@ from arkasr.errors import InputError
 from arkasr.model.decoding import Sampling
 from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.model.scoring import forced_states
+from arkasr.model.scoring import forced_logits, forced_states
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.teacher import NamedScores, Question, Teacher, TeacherScores
 from arkasr.teacher.vocabulary import map_vocabularies
+from arkasr.train.distribution import whole_weights
 from arkasr.train.metrics import Metrics
 from arkasr.train.rollout_memory import RolloutMemory
 from arkasr.train.settings import ObjectiveSettings
-from arkasr.train.stage import Stage, StageLoss
+from arkasr.train.stage import SILENCE, Stage, StageLoss
 
 # One odd rollout says nothing about two vocabularies.
 JUDGED_FROM_TOKENS = 200
@@ -81,7 +82,7 @@ class DistillationStage(Stage):
             teacher_vocab_size=self.teacher.vocab_size,
         )
 
-    def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
+    def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
         """Compare student and teacher on what the student writes for a micro-batch.
 
         Raises:
@@ -93,19 +94,20 @@ class DistillationStage(Stage):
         # The weights stand still from here to the loss: the encoder runs once, for the rollout and for the gradient.
         with self.clock("encode"):
             prompts = self.student.heard(prompts)
-        with self.clock("rollout"):
+        with self.clock("rollout"), whole_weights(self.model):
             drafts = [self._draft(example.utterance) for example in examples]
             rollouts = self._roll_out(prompts.detach(), examples, drafts, seed)
+            student_top = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
         metrics = self._rollout_metrics(rollouts)
         metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), len(drafts))
-        if not rollouts.kept:
-            nothing = sum(parameter.sum() for parameter in self.model.parameters()) * 0.0
+        if student_top is None:
+            # Through the model all the same, as on other processes.
+            stop = torch.tensor([self.student.stop_token_id])
+            nothing = forced_logits(self.student, prompts, [stop] * len(examples)).sum() * 0.0
             return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics)
 
         transcripts = [rollout.tokens for rollout in rollouts.kept]
         prompts = prompts.select([rollout.clip for rollout in rollouts.kept])
-        with self.clock("student"):
-            student_top = self._top_at_rollout(rollouts.kept, prompts.detach())
         with self.clock("teacher"):
             alignments = [self._align(transcript) for transcript in transcripts]
             heard = [examples[rollout.clip] for rollout in rollouts.kept]
@@ -124,12 +126,22 @@ class DistillationStage(Stage):
             self._count_positions(metrics, result)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
 
+    @property
+    def recognizers(self) -> list[Recognizer | Teacher]:
+        return [self.student, self.teacher]
+
     def memory(self) -> dict[str, Tensor]:
         return self.remembered.tensors() | {"pairing": torch.tensor([self._paired, self._written])}
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         self.remembered.restore(memory)
         self._paired, self._written = memory["pairing"].tolist()
+
+    def take_news(self) -> dict[str, Any]:
+        return self.remembered.take_news()
+
+    def learn_news(self, news: Mapping[str, Any]) -> None:
+        self.remembered.learn(news)
 
     @torch.no_grad()
     def _roll_out(
@@ -155,8 +167,8 @@ class DistillationStage(Stage):
         if training:
             for example, written, stopped in zip(examples, rollouts.written, rollouts.stopped.tolist(), strict=True):
                 # A loop or nothing at all is no draft of what comes next.
-                if stopped and len(written) > 1:
-                    self.remembered.add(example.utterance.id, written)
+                if stopped and len(written) > 1 and example.utterance.id != SILENCE:
+                    self.remembered.add(example.utterance.id, written.tolist())
         return rollouts
 
     def _draft(self, utterance: Utterance) -> list[int]:
@@ -231,7 +243,7 @@ class DistillationStage(Stage):
         given = [place for place, states in enumerate(written) if states is None]
         if given:
             references = [kept[place].tokens for place in given]
-            read = forced_states(self.student, prompts.select(given), references)
+            read = forced_states(self.student, prompts.select([kept[place].clip for place in given]), references)
             parts = read.split([len(tokens) for tokens in references])
             for place, states in zip(given, parts, strict=True):
                 written[place] = states
