@@ -188,7 +188,8 @@ class Recognizer(ABC):
         )
         return outputs.last_hidden_state, outputs.past_key_values
 
-    def _prompt_ids(self, language: str | None) -> tuple[list[int], list[int]]:
+    def prompt_parts(self, language: str | None) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt before and after the audio."""
         if language not in self._prompts:
             ids = self.tokenizer(self.prompt_text(language), add_special_tokens=False)["input_ids"]
             place = ids.index(self.processor.audio_token_id)
@@ -201,7 +202,7 @@ class Recognizer(ABC):
 
     def prompt_ids(self, frames: int, language: str | None) -> list[int]:
         """Token ids of the prompt for a clip of `frames` mel frames."""
-        before, after = self._prompt_ids(language)
+        before, after = self.prompt_parts(language)
         return [*before, *[self.processor.audio_token_id] * self.audio_token_count(frames), *after]
 
     def prompts(self, features: list[Tensor], languages: Sequence[str | None]) -> Prompts:

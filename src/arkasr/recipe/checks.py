@@ -65,10 +65,12 @@ def check_heard(
         unlabelled = next((utterance.id for utterance in utterances if utterance.text is None), None)
         if unlabelled is not None:
             raise InputError(f"{source}: {unlabelled} has no `text`, and this stage learns from labels")
-    recognizers = [stage.student, stage.teacher] if isinstance(stage, DistillationStage) else [stage.student]
-    for recognizer in recognizers:
+    asked = [stage.student.prompt_text]
+    if isinstance(stage, DistillationStage):
+        asked.append(stage.teacher.prompt_text)
+    for prompt_text in asked:
         for language in {utterance.language for utterance in utterances}:
             try:
-                recognizer.prompt_text(language)
+                prompt_text(language)
             except InputError as error:
                 raise InputError(f"{source}: {error}") from error

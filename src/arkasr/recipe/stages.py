@@ -22,6 +22,7 @@ from arkasr.recipe.settings import (
     SftStageSettings,
     TrainingStageSettings,
 )
+from arkasr.recipe.teachers import teacher_of
 from arkasr.recipe.workshop import Workshop
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
@@ -130,7 +131,7 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    teacher = workshop.recognizer(settings.teacher, seed)
+    teacher = teacher_of(workshop, settings, seed)
     return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed))
 
 
