@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, seconds_of
 from arkasr.data.manifest import Utterance, write_manifest
+from arkasr.distill.rollout import RolloutEngine
 from arkasr.errors import InputError
 from arkasr.model.recognize import RecognitionSettings
 from arkasr.model.recognizer import Recognizer
@@ -22,6 +23,7 @@ from arkasr.recipe.settings import (
     TrainingStageSettings,
 )
 from arkasr.recipe.workshop import Workshop
+from arkasr.serve.vllm_engine import VllmEngine
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
 from arkasr.train.loop import train
@@ -31,6 +33,8 @@ from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.stream import BatchStream
+
+COMPUTED_IN = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def run_training_stage(
@@ -62,6 +66,7 @@ def run_training_stage(
                 mixed_precision=settings.optimization.mixed_precision, cpu=workshop.device.type == "cpu"
             ),
         )
+    stage.close()
     folder.save_model(student, name, seed)
 
 
@@ -104,7 +109,22 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
     teacher = workshop.recognizer(settings.teacher, seed)
-    return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed))
+    drafts = drafts_of(workshop, settings, seed)
+    return DistillationStage(student, teacher, settings.objective, drafts, rollout_engine(student, settings))
+
+
+def rollout_engine(student: Recognizer, settings: OpdStageSettings) -> RolloutEngine | None:
+    """What writes the student's rollouts in its place; None where it does so itself."""
+    rollouts = settings.objective.rollouts
+    if rollouts.engine == "own":
+        return None
+    return VllmEngine(
+        student,
+        max_new_tokens=settings.objective.max_new_tokens,
+        dtype=rollouts.dtype or COMPUTED_IN[settings.optimization.mixed_precision],
+        cache_gib=rollouts.cache_gib,
+        staleness=rollouts.staleness,
+    )
 
 
 def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ from arkasr.distill.alignment import Alignment, map_transcript, retokenise
 from arkasr.distill.diagnostics import rollout_statistics, support_diagnostics
 from arkasr.distill.fused import fused_union_topk_kl, needs_every_score
 from arkasr.distill.objective import UnionTopkKL
-from arkasr.distill.rollout import Rollout, Rollouts, roll_out
+from arkasr.distill.rollout import Rollout, RolloutEngine, Rollouts, roll_out
 from arkasr.errors import InputError
 from arkasr.model.decoding import Sampling
 from arkasr.model.head import Top, top_of_head
@@ -43,6 +43,7 @@ class DistillationStage(Stage):
         drafts: by utterance, a text that the student probably writes, such as the teacher's label; where there is none,
             the utterance's own text is the draft. What the student wrote itself the last time comes before either.
             Drafts spare time and change nothing else.
+        engine: writes the rollouts; None = the student itself, along the drafts.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class DistillationStage(Stage):
         teacher: Recognizer,
         settings: ObjectiveSettings,
         drafts: Mapping[str, str] | None = None,
+        engine: RolloutEngine | None = None,
     ) -> None:
         super().__init__(student)
         # A plain attribute of a non-module keeps the teacher out of parameters() and of checkpoints.
@@ -58,6 +60,7 @@ class DistillationStage(Stage):
         teacher.model.eval().requires_grad_(False)
         self.settings = settings
         self.drafts = drafts or {}
+        self.engine = engine
         self.remembered = RolloutMemory()
         self._paired = self._written = 0
         self.vocabulary = map_vocabularies(
@@ -131,6 +134,10 @@ class DistillationStage(Stage):
         self.remembered.restore(memory)
         self._paired, self._written = memory["pairing"].tolist()
 
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+
     @torch.no_grad()
     def _roll_out(
         self, prompts: Prompts, examples: Sequence[Example], drafts: Sequence[Sequence[int]], seed: int
@@ -150,6 +157,7 @@ class DistillationStage(Stage):
             max_new_tokens=self.settings.max_new_tokens,
             drafts=drafts,
             sampling=sampling,
+            engine=self.engine,
         )
         self.model.train(training)
         if training:
@@ -198,7 +206,7 @@ class DistillationStage(Stage):
         return top_of_head(states, recognizer.head.detach(), allowed, self.settings.top_k, torch.float32)
 
     def _states_at_rollout(self, kept: Sequence[Rollout], student_states: Tensor) -> Tensor:
-        """The states in which the student wrote; for references those of this pass, since nothing was rolled out."""
+        """The states in which the student wrote; those of this pass for references, and where an engine wrote."""
         forced = student_states.split([len(rollout.tokens) for rollout in kept])
         return torch.cat(
             [states if rollout.states is None else rollout.states for rollout, states in zip(kept, forced, strict=True)]
