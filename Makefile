@@ -17,7 +17,7 @@ quickstart: install
 	$(BIN)/arkasr run recipes/quickstart.yaml --output runs/quickstart --resume
 
 test: install lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not vllm'
 
 lint: install
 	$(BIN)/ruff check .

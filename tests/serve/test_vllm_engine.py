@@ -109,8 +109,8 @@ def test_weights_are_pushed_once_they_are_staler_than_allowed(engine, student, p
 
 def test_the_prompt_is_that_of_training(engine, student, prompts):
     clip = prompts.audio["audios"][0][:, : int(prompts.audio["audios_mask"][0].sum())]
-    answer = engine._llm.generate({"prompt_token_ids": engine._prompt, "multi_modal_data": {"audio": [clip]}})
-    assert answer[0].prompt_token_ids == student.prompt_ids(clip.shape[1], None)
+    (answer,) = engine._llm.generate({"prompt_token_ids": engine._prompt, "multi_modal_data": {"audio": [clip]}})
+    assert answer.prompt_token_ids == student.prompt_ids(clip.shape[1], None)
 
 
 def test_drawn_tokens_differ_between_seeds_and_not_with_the_same(engine, student, prompts):

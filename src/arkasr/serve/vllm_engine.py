@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arkasr.errors import InputError
+from arkasr.errors import InputError, first_line_of
 from arkasr.model.decoding import Sampling, Transcripts
 from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES
 from arkasr.model.recognizer import Prompts, Recognizer
@@ -51,18 +51,25 @@ class VllmEngine:
         self._behind = 0
         self._folder = TemporaryDirectory(prefix="arkasr-vllm-")
         student.save(Path(self._folder.name))
-        self._llm: Any = LLM(
-            self._folder.name,
-            dtype=dtype,
-            max_model_len=len(student.prompt_ids(LONGEST_CLIP_FRAMES, None)) + max_new_tokens,
-            kv_cache_memory_bytes=int(cache_gib * 2**30),
-            # Compiling pays on accelerators only.
-            enforce_eager=not torch.cuda.is_available(),
-            # A clip comes once an epoch, with other weights: nothing of it is worth keeping.
-            enable_prefix_caching=False,
-            mm_processor_cache_gb=0,
-            disable_log_stats=True,
-        )
+        try:
+            self._llm: Any = LLM(
+                self._folder.name,
+                dtype=dtype,
+                max_model_len=len(student.prompt_ids(LONGEST_CLIP_FRAMES, None)) + max_new_tokens,
+                kv_cache_memory_bytes=int(cache_gib * 2**30),
+                # Compiling pays on accelerators only.
+                enforce_eager=not torch.cuda.is_available(),
+                # A clip comes once an epoch, with other weights: nothing of it is worth keeping.
+                enable_prefix_caching=False,
+                mm_processor_cache_gb=0,
+                disable_log_stats=True,
+            )
+        except (RuntimeError, ValueError) as error:
+            self._folder.cleanup()
+            raise InputError(
+                f"engine vllm does not start: {first_line_of(error)} Look at what vLLM says above; "
+                "cache_gib must hold one clip of 30 s, and the machine that much"
+            ) from error
         from arkasr.serve.vllm_inputs import prompt_token_ids
 
         self._prompt = prompt_token_ids(self._llm.get_tokenizer())

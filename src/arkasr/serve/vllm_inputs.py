@@ -93,7 +93,8 @@ class ArkAsrInputs(BaseMultiModalProcessor[ArkAsrProcessingInfo]):
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
         processor = self.info.get_hf_processor()
-        clips: Any = out_mm_kwargs.get_data()["log_mels"]
+        # Empty where vLLM still has the features of a clip, and with them its placeholders.
+        clips: Any = out_mm_kwargs.get_data().get("log_mels")
 
         def placeholders(clip: int) -> list[int]:
             return [processor.audio_token_id] * audio_tokens(clips[clip].shape[1], processor.merge_factor)
