@@ -8,6 +8,7 @@ import torch
 
 from arkasr.model.build import build_ark_asr
 from arkasr.model.decoding import Sampling, decode
+from arkasr.serve.vllm_questions import questions
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
@@ -107,10 +108,14 @@ def test_weights_are_pushed_once_they_are_staler_than_allowed(engine, student, p
     assert [after - pushes[0] for after in pushes] == [0, 0, 1, 1, 1, 2]
 
 
-def test_the_prompt_is_that_of_training(engine, student, prompts):
-    clip = prompts.audio["audios"][0][:, : int(prompts.audio["audios_mask"][0].sum())]
-    (answer,) = engine._llm.generate({"prompt_token_ids": engine._prompt, "multi_modal_data": {"audio": [clip]}})
-    assert answer.prompt_token_ids == student.prompt_ids(clip.shape[1], None)
+def test_the_prompt_that_vllm_reads_and_that_its_server_makes_is_that_of_training(engine, student, prompts):
+    from arkasr.serve.vllm_inputs import prompt_token_ids
+
+    asked = questions(student, prompts)
+    answers = engine._llm.generate(asked, use_tqdm=False)
+    frames = prompts.audio["audios_mask"].sum(1).tolist()
+    assert [answer.prompt_token_ids for answer in answers] == [student.prompt_ids(count, None) for count in frames]
+    assert [question["prompt_token_ids"] for question in asked] == [prompt_token_ids(student.tokenizer)] * len(asked)
 
 
 def test_drawn_tokens_differ_between_seeds_and_not_with_the_same(engine, student, prompts):

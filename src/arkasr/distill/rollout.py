@@ -5,31 +5,13 @@ Source: arXiv 2605.28139, section 3.2; docs/objective.md, "When the rollout is e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
-from arkasr.model.decoding import Sampling, Transcripts, decode
+from arkasr.model.decoding import Sampling, decode
+from arkasr.model.engine import Engine
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.text import clean_transcript
-
-
-class RolloutEngine(Protocol):
-    """Writes what `decode` writes, elsewhere: it has the student's weights and follows them."""
-
-    def __call__(
-        self,
-        recognizer: Recognizer,
-        prompts: Prompts,
-        *,
-        max_new_tokens: int,
-        drafts: Sequence[Sequence[int]] | None = None,
-        sampling: Sampling | None = None,
-    ) -> Transcripts:
-        """A transcript for every prompt; arguments as of `decode`, results too, less the states."""
-
-    def close(self) -> None:
-        """Give back what the engine holds."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +59,7 @@ def roll_out(
     max_new_tokens: int,
     drafts: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
-    engine: RolloutEngine | None = None,
+    engine: Engine | None = None,
 ) -> Rollouts:
     """Let the student write a transcript of every clip, without gradient.
 

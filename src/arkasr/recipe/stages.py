@@ -7,12 +7,12 @@ from accelerate import Accelerator
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, seconds_of
 from arkasr.data.manifest import Utterance, write_manifest
-from arkasr.distill.rollout import RolloutEngine
 from arkasr.errors import InputError
 from arkasr.model.recognize import RecognitionSettings
 from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.checks import check_heard
 from arkasr.recipe.development import development_error_rate
+from arkasr.recipe.engines import engine_for
 from arkasr.recipe.folder import write_json
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import (
@@ -23,7 +23,6 @@ from arkasr.recipe.settings import (
     TrainingStageSettings,
 )
 from arkasr.recipe.workshop import Workshop
-from arkasr.serve.vllm_engine import VllmEngine
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
 from arkasr.train.loop import train
@@ -81,15 +80,19 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
     teacher = workshop.recognizer(settings.start, seed)
     utterances = workshop.set(settings.audio)
     recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
+    engine = engine_for(teacher, settings.decoding, settings.max_new_tokens)
     with progress.count(f"{name} (seed {seed})", len(utterances)) as advance:
         labels = label(
             teacher,
             utterances,
             recognition,
+            engine=engine,
             drop_failures=settings.drop_failures,
             memory=workshop.memory,
             on_batch=advance,
         )
+    if engine is not None:
+        engine.close()
     folder = workshop.folder
     write_manifest(folder.stage(name, seed) / "dropped.jsonl", labels.dropped)
     write_json(folder.stage(name, seed) / "counts.json", labels.counts)
@@ -109,22 +112,15 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
     teacher = workshop.recognizer(settings.teacher, seed)
-    drafts = drafts_of(workshop, settings, seed)
-    return DistillationStage(student, teacher, settings.objective, drafts, rollout_engine(student, settings))
-
-
-def rollout_engine(student: Recognizer, settings: OpdStageSettings) -> RolloutEngine | None:
-    """What writes the student's rollouts in its place; None where it does so itself."""
     rollouts = settings.objective.rollouts
-    if rollouts.engine == "own":
-        return None
-    return VllmEngine(
+    engine = engine_for(
         student,
-        max_new_tokens=settings.objective.max_new_tokens,
-        dtype=rollouts.dtype or COMPUTED_IN[settings.optimization.mixed_precision],
-        cache_gib=rollouts.cache_gib,
+        rollouts,
+        settings.objective.max_new_tokens,
+        dtype=COMPUTED_IN[settings.optimization.mixed_precision],
         staleness=rollouts.staleness,
     )
+    return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed), engine)
 
 
 def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:

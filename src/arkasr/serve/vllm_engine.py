@@ -1,7 +1,7 @@
 """Transcripts by vLLM in place of `arkasr.model.decoding.decode`: the same words, from processes of their own.
 
-In: a student and prompts with their features. Out: what the student writes, less the states that it was written from.
-The engine's weights follow the student's. Knows nothing of teachers, losses or steps.
+In: a recogniser of either family and prompts with their features. Out: what the recogniser writes, less the states that
+it was written from. The engine's weights follow the recogniser's. Knows nothing of losses or steps.
 """
 
 import os
@@ -11,68 +11,70 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.decoding import Sampling, Transcripts
 from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES
 from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.serve.vllm_questions import family_of, questions
 
 LONGEST_CLIP_FRAMES = MAX_SAMPLES // HOP_LENGTH
 SEEDS = 2**31
+# Forced languages have names of different lengths.
+SPARE_PROMPT_TOKENS = 16
 
 
 class VllmEngine:
-    """An Ark-ASR model in vLLM that writes what `decode` writes; near ties may fall the other way.
+    """A model in vLLM that writes what `decode` writes; near ties may fall the other way.
 
     Args:
-        student: whose transcripts are written.
+        recognizer: Ark-ASR or Qwen3-ASR; whose transcripts are written.
         max_new_tokens: the highest cap that will be asked for.
         dtype: of weights and computation, `float32`, `bfloat16` or `float16`.
         cache_gib: memory for keys and values, GiB.
-        staleness: how many updates the engine's weights may be behind the student's.
+        staleness: how many updates the engine's weights may be behind the recogniser's.
 
     Raises:
         InputError: vLLM is not installed, or cannot start with these settings.
     """
 
     def __init__(
-        self, student: Recognizer, *, max_new_tokens: int, dtype: str, cache_gib: float, staleness: int = 0
+        self, recognizer: Recognizer, *, max_new_tokens: int, dtype: str, cache_gib: float, staleness: int = 0
     ) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         try:
             from vllm import LLM
         except ImportError as error:
             raise InputError("engine vllm: vLLM is not installed; pip install 'arkasr[vllm]'") from error
-        self.student = student
+        self.recognizer = recognizer
         self.staleness = staleness
         self.pushes = 0
-        self._seen = _version(student)
+        self._seen = _version(recognizer)
         self._behind = 0
         self._folder = TemporaryDirectory(prefix="arkasr-vllm-")
-        student.save(Path(self._folder.name))
+        recognizer.save(Path(self._folder.name))
+        longest_prompt = len(recognizer.prompt_ids(LONGEST_CLIP_FRAMES, "English")) + SPARE_PROMPT_TOKENS
         try:
             self._llm: Any = LLM(
                 self._folder.name,
                 dtype=dtype,
-                max_model_len=len(student.prompt_ids(LONGEST_CLIP_FRAMES, None)) + max_new_tokens,
+                max_model_len=longest_prompt + max_new_tokens,
                 kv_cache_memory_bytes=int(cache_gib * 2**30),
                 # Compiling pays on accelerators only.
                 enforce_eager=not torch.cuda.is_available(),
                 # A clip comes once an epoch, with other weights: nothing of it is worth keeping.
                 enable_prefix_caching=False,
                 mm_processor_cache_gb=0,
+                enable_mm_embeds=True,
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
             )
         except (RuntimeError, ValueError) as error:
             self._folder.cleanup()
             raise InputError(
                 f"engine vllm does not start: {first_line_of(error)} Look at what vLLM says above; "
-                "cache_gib must hold one clip of 30 s, and the machine that much"
+                "cache_gib must hold a clip of 30 s, and the machine must have it free"
             ) from error
-        from arkasr.serve.vllm_inputs import prompt_token_ids
-
-        self._prompt = prompt_token_ids(self._llm.get_tokenizer())
 
     def __call__(
         self,
@@ -87,24 +89,20 @@ class VllmEngine:
 
         What is drawn with `sampling` is distributed as with `decode`, and is not the same.
         """
-        assert recognizer is self.student
-        self._follow()
-        return self.transcribe(_features(prompts), max_new_tokens=max_new_tokens, sampling=sampling)
-
-    def transcribe(
-        self, features: Sequence[Tensor], *, max_new_tokens: int, sampling: Sampling | None = None
-    ) -> Transcripts:
-        """Write a transcript of every clip of log-mel features `[mels, T]` with the weights that the engine has."""
         from vllm import SamplingParams
 
-        stop = self.student.stop_token_id
-        common = {"max_tokens": max_new_tokens, "stop_token_ids": [stop], "detokenize": False}
+        assert recognizer is self.recognizer
+        self._follow()
+        stop = recognizer.stop_token_id
+        common: dict[str, Any] = {"max_tokens": max_new_tokens, "stop_token_ids": [stop], "detokenize": False}
+        if not family_of(recognizer).masks_tokens:
+            common["allowed_token_ids"] = recognizer.allowed_tokens.nonzero().squeeze(1).tolist()
+        asked = questions(recognizer, prompts)
         if sampling is None:
-            parameters = [SamplingParams(temperature=0.0, **common) for _ in features]
+            parameters = [SamplingParams(temperature=0.0, **common) for _ in asked]
         else:
             seeds = (sampling.uniforms[:, 0] * SEEDS).long().tolist()
             parameters = [SamplingParams(temperature=sampling.temperature, seed=seed, **common) for seed in seeds]
-        asked = [{"prompt_token_ids": self._prompt, "multi_modal_data": {"audio": [clip]}} for clip in features]
         answers = self._llm.generate(asked, parameters, use_tqdm=False)
         written = [list(answer.outputs[0].token_ids) for answer in answers]
         return Transcripts(
@@ -115,8 +113,8 @@ class VllmEngine:
         )
 
     def push(self) -> None:
-        """Take over the student's weights, and forget what was computed with those before."""
-        self.student.model.save_pretrained(self._folder.name)
+        """Take over the recogniser's weights, and forget what was computed with those before."""
+        self.recognizer.model.save_pretrained(self._folder.name)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": self._folder.name})
         self._llm.llm_engine.reset_prefix_cache()
         # The workers have forgotten their embeddings; the scheduler must not count on them.
@@ -129,7 +127,7 @@ class VllmEngine:
         self._folder.cleanup()
 
     def _follow(self) -> None:
-        version = _version(self.student)
+        version = _version(self.recognizer)
         if version != self._seen:
             self._seen = version
             self._behind += 1
@@ -141,9 +139,3 @@ class VllmEngine:
 def _version(recognizer: Recognizer) -> int:
     """A number that rises when weights are changed in place, as optimizers and resumed checkpoints change them."""
     return sum(parameter._version for parameter in recognizer.model.parameters())
-
-
-def _features(prompts: Prompts) -> list[Tensor]:
-    lengths = prompts.audio["audios_mask"].sum(1).tolist()
-    clips = prompts.audio["audios"].cpu()
-    return [clip[:, :length].contiguous() for clip, length in zip(clips, lengths, strict=True)]

@@ -109,29 +109,35 @@ class AugmentationSettings(Settings):
     token_noise: float = Field(default=0.0, ge=0, lt=1)
 
 
-class RolloutSettings(Settings):
-    """What writes the student's rollouts.
+class EngineSettings(Settings):
+    """What writes transcripts.
 
     Attributes:
-        engine: `own`, the student in the training process, along drafts; or `vllm`, processes beside it that get the
-            student's weights, for models and batches where vLLM's speed outweighs handing them over.
-        staleness: vllm: optimizer steps that the weights it writes with may be behind the student's. 0 = every rollout
-            is the student's of now, as with `own`.
-        dtype: vllm: `float32`, `bfloat16` or `float16`; None = what the stage's mixed_precision computes in.
+        engine: `own`, the model in this process; or `vllm`, processes beside it that have its weights, for models and
+            batches where vLLM's speed outweighs handing them over.
+        dtype: vllm: `float32`, `bfloat16` or `float16`; None = what this process computes in.
         cache_gib: vllm: memory for keys and values, GiB.
     """
 
     engine: Literal["own", "vllm"] = "own"
-    staleness: int = Field(default=0, ge=0)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     cache_gib: float = Field(default=4.0, gt=0)
+
+
+class RolloutSettings(EngineSettings):
+    """What writes the student's rollouts.
+
+    Attributes:
+        staleness: vllm: updates that the weights it writes with may be behind the student's. 0 = every rollout is the
+            student's of now, as with `own`; above, the weights go over only when they would be older than that.
+    """
+
+    staleness: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _own_rollouts_are_never_behind(self) -> "RolloutSettings":
         if self.engine == "own" and self.staleness:
-            raise ValueError(
-                "staleness: the student's own rollouts are never behind; take `engine: vllm` or leave it out"
-            )
+            raise ValueError("staleness: the student's own rollouts are never behind; it is for `engine: vllm`")
         return self
 
 

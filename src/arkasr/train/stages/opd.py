@@ -15,9 +15,10 @@ from arkasr.distill.alignment import Alignment, map_transcript, retokenise
 from arkasr.distill.diagnostics import rollout_statistics, support_diagnostics
 from arkasr.distill.fused import fused_union_topk_kl, needs_every_score
 from arkasr.distill.objective import UnionTopkKL
-from arkasr.distill.rollout import Rollout, RolloutEngine, Rollouts, roll_out
+from arkasr.distill.rollout import Rollout, Rollouts, roll_out
 from arkasr.errors import InputError
 from arkasr.model.decoding import Sampling
+from arkasr.model.engine import Engine
 from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.scoring import forced_states
@@ -52,7 +53,7 @@ class DistillationStage(Stage):
         teacher: Recognizer,
         settings: ObjectiveSettings,
         drafts: Mapping[str, str] | None = None,
-        engine: RolloutEngine | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__(student)
         # A plain attribute of a non-module keeps the teacher out of parameters() and of checkpoints.
