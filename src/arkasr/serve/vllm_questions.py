@@ -29,7 +29,12 @@ class Family:
 
 
 def _qwen3_asr_audio(clip: Tensor) -> dict[str, Tensor]:
-    return {"input_audio_features": clip, "audio_feature_lengths": torch.tensor([clip.shape[1]])}
+    frames = clip.shape[1]
+    return {
+        "input_audio_features": clip,
+        "audio_feature_lengths": torch.tensor([frames]),
+        "feature_attention_mask": torch.ones(1, frames, dtype=torch.long),
+    }
 
 
 FAMILIES = {
