@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -146,3 +148,10 @@ def test_distillation_takes_the_same_steps_with_either_engine(engine, student, t
         assert theirs["rollout/tokens"] == ours["rollout/tokens"]
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
     assert own[-1]["loss"] != pytest.approx(own[0]["loss"], rel=1e-2)
+
+
+def test_every_rank_of_a_run_has_an_engine_with_its_weights():
+    """Of several ranks, Transformers writes models in the first one only."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.serve.two_ranks"]
+    done = subprocess.run(launch, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

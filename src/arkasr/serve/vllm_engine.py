@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.decoding import Sampling, Transcripts
@@ -22,6 +23,7 @@ LONGEST_CLIP_FRAMES = MAX_SAMPLES // HOP_LENGTH
 SEEDS = 2**31
 # Forced languages have names of different lengths.
 SPARE_PROMPT_TOKENS = 16
+LEAST_SHARE = 0.01
 
 
 class VllmEngine:
@@ -52,7 +54,8 @@ class VllmEngine:
         self._seen = _version(recognizer)
         self._behind = 0
         self._folder = TemporaryDirectory(prefix="arkasr-vllm-")
-        recognizer.save(Path(self._folder.name))
+        _write_but_weights(recognizer, Path(self._folder.name))
+        _write_weights(recognizer, Path(self._folder.name))
         longest_prompt = len(recognizer.prompt_ids(LONGEST_CLIP_FRAMES, "English")) + SPARE_PROMPT_TOKENS
         try:
             self._llm: Any = LLM(
@@ -60,6 +63,8 @@ class VllmEngine:
                 dtype=dtype,
                 max_model_len=longest_prompt + max_new_tokens,
                 kv_cache_memory_bytes=int(cache_gib * 2**30),
+                # The share of an accelerator that must be free besides; the trainer is there, too.
+                gpu_memory_utilization=LEAST_SHARE,
                 # Compiling pays on accelerators only.
                 enforce_eager=not torch.cuda.is_available(),
                 # A clip comes once an epoch, with other weights: nothing of it is worth keeping.
@@ -114,7 +119,7 @@ class VllmEngine:
 
     def push(self) -> None:
         """Take over the recogniser's weights, and forget what was computed with those before."""
-        self.recognizer.model.save_pretrained(self._folder.name)
+        _write_weights(self.recognizer, Path(self._folder.name))
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": self._folder.name})
         self._llm.llm_engine.reset_prefix_cache()
         # The workers have forgotten their embeddings; the scheduler must not count on them.
@@ -134,6 +139,21 @@ class VllmEngine:
         if self._behind > self.staleness:
             self.push()
             self._behind = 0
+
+
+def _write_but_weights(recognizer: Recognizer, folder: Path) -> None:
+    """Every file of a `from_pretrained` folder but the weights; Transformers' own way writes in the first rank only."""
+    model = recognizer.model
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    recognizer.processor.save_pretrained(folder)
+
+
+def _write_weights(recognizer: Recognizer, folder: Path) -> None:
+    """The weights alone, in one file; what is shared stands there once."""
+    weights = {name: weight.detach().contiguous() for name, weight in recognizer.model.named_parameters()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _version(recognizer: Recognizer) -> int:
