@@ -174,13 +174,13 @@ def measure(options: argparse.Namespace) -> Measured:
         for name, stage in stages.items():
             if name == "opd":
                 for utterance, tokens in written.items():
-                    opd.remembered.add(utterance, torch.tensor(corrupted(tokens.tolist(), options.wrong, words, draw)))
+                    opd.remembered.add(utterance, list(corrupted(tokens.tolist(), options.wrong, words, draw)))
                 if options.no_drafts:
                     opd.remembered = type(opd.remembered)()
             start_watching_memory(options.device)
             step = (accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0)
-            metrics, taken = timed(partial(optimizer_step, *step), options.device)
-            values[name] = metrics.values()
+            outcome, taken = timed(partial(optimizer_step, *step), options.device)
+            values[name] = outcome.metrics.values()
             if repeat:
                 passes += [values[name]["rollout/passes"]] if name == "opd" else []
                 phases = {key: values[name].get(f"time/{key}", 0.0) for key in (*PHASES, "teacher")}

@@ -77,7 +77,7 @@ def main() -> None:
     utterances = read_manifest(options.manifest)
     examples = ExampleDataset(utterances, {student.listener: student.features})
     lengths = [seconds_of(utterance) for utterance in utterances]
-    batches = list(DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, shuffle=False))
+    batches = DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, shuffle=False).batches(epoch=0)
     asked = []
     for batch in batches:
         features = [examples[place].features[student.listener] for place in batch]

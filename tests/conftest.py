@@ -1,67 +1,24 @@
-from pathlib import Path
-
-import numpy as np
 import pytest
-import torch
 
-from arkasr.data.examples import Example
-from arkasr.data.manifest import Utterance
-from arkasr.model.build import build_ark_asr
-from arkasr.model.presets import STUDENT_PRESETS
-from arkasr.model.processor import INSTRUCTION
-from arkasr.model.tokenizer import train_base_vocabulary
-from arkasr.teacher.build import build_qwen3_asr
-from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
-
-TEXTS = ["the red book is in london", "two green apples please", "今天去北京", "我要一张票", "mary met john today"]
-SMALL_STUDENT = STUDENT_PRESETS["ark-asr-tiny"] | {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "intermediate_size": 64,
-    "whisper_config": {
-        "num_mel_bins": 40,
-        "d_model": 32,
-        "encoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 64,
-    },
-}
+from tests.models import hear_noise, small_student, small_teacher, small_vocabulary
 
 
 @pytest.fixture(scope="session")
 def vocabulary():
-    return train_base_vocabulary(TEXTS * 3, 330, [INSTRUCTION, *PROMPT_WORDS])
+    return small_vocabulary()
 
 
 @pytest.fixture
 def student(vocabulary):
-    torch.manual_seed(0)
-    return build_ark_asr(SMALL_STUDENT, vocabulary)
+    return small_student(vocabulary)
 
 
 @pytest.fixture
 def teacher(vocabulary):
-    torch.manual_seed(1)
-    return build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], vocabulary)
+    return small_teacher(vocabulary)
 
 
 @pytest.fixture
 def hear():
     """Examples of noise that say something, as the given recognisers hear them."""
-
-    def build(*recognizers, seconds=(0.8, 1.5, 1.1, 0.6, 1.3), texts=TEXTS):
-        generator = np.random.default_rng(0)
-        examples = []
-        for place, (length, text) in enumerate(zip(seconds, texts, strict=False)):
-            waveform = generator.normal(size=int(length * 16_000)).astype(np.float32) * 0.1
-            language = "Chinese" if text and not text.isascii() else "English"
-            utterance = Utterance(
-                Path(f"noise-{place}.wav"), text, None, None, language, str(place), None, length, "asr", {}
-            )
-            features = {recognizer.listener: recognizer.features(waveform) for recognizer in recognizers}
-            examples.append(Example(utterance, features))
-        return examples
-
-    return build
+    return hear_noise

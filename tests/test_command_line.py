@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -287,11 +288,31 @@ def test_a_set_that_will_not_do_is_found_before_anything_is_trained(cache, tmp_p
     assert not (folder / "stages").exists()
 
 
-def test_several_processes_are_refused(cache, monkeypatch, tmp_path):
+def test_processes_that_cannot_be_found_are_said_to_be_missing(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     finished = arkasr("run", "recipes/smoke.yaml", "--output", tmp_path / "run", cache=cache)
     assert finished.returncode == 2
-    assert "WORLD_SIZE=2: training on several processes does not exist yet" in finished.stderr
+    assert "WORLD_SIZE=2 without RANK, MASTER_ADDR, MASTER_PORT: start with torchrun" in finished.stderr
+
+
+def test_a_run_that_is_to_be_preempted_ends_behind_a_checkpoint_and_says_so(smoke, cache, tmp_path):
+    undisturbed, _ = smoke
+    folder = tmp_path / "preempted"
+    command = [*ARKASR, "run", "recipes/smoke.yaml", "--output", str(folder)]
+    environment = os.environ | {"ARKASR_CACHE": str(cache)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    log = folder / "stages" / "base" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR1)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGUSR1
+    assert re.search(r"^arkasr: stopped behind step \d, which is in a checkpoint; continue with --resume$", said, re.M)
+    assert len(list((folder / "stages" / "base" / "checkpoints").iterdir())) == 1
+    finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", cache=cache)
+    assert finished.returncode == 0, finished.stderr
+    for place in sorted((undisturbed / "stages").glob("*/model/model.safetensors")):
+        assert (folder / place.relative_to(undisturbed)).read_bytes() == place.read_bytes(), place
 
 
 def test_the_commands_of_the_readme_run_as_they_stand(smoke, cache, tmp_path, monkeypatch):

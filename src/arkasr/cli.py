@@ -1,15 +1,17 @@
 """The command line: parse, call, print. Bad input is one line on standard error and exit code 2."""
 
+import signal
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from arkasr.errors import InputError, nearest_of
+from arkasr.errors import InputError, Interrupted, nearest_of
 
 # Typer carries a click of its own and does not name this class; it is what its BadParameter is derived from.
 UsageError: Any = typer.BadParameter.__base__
@@ -25,6 +27,7 @@ data_app = typer.Typer(help="Check and prepare manifests.", no_args_is_help=True
 app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130  # what Typer, too, makes of a keyboard interrupt
+FIRST_SIGNAL_STATUS = 128  # a process that a signal ends has this exit status and the signal's number on top
 TRAINING_KINDS = ("ctc", "sft", "opd")
 Overrides = Annotated[
     list[str] | None,
@@ -42,6 +45,7 @@ def run(
     overrides: Overrides = None,
 ) -> None:
     """Run a recipe from its first stage to the report."""
+    from arkasr import processes
     from arkasr.recipe.load import load_settings
     from arkasr.recipe.progress import Progress
     from arkasr.recipe.run import run_recipe
@@ -52,10 +56,12 @@ def run(
     settings = load_settings(Recipe, recipe, overrides or [])
     if smoke:
         settings = shrink(settings)
+    processes.start()
     folder = run_recipe(settings, output or Path("runs") / settings.name, resume=resume, progress=Progress())
-    if settings.evaluation.sets:
+    if settings.evaluation.sets and processes.is_first():
         print_results(folder.path, Console())
         print(f"report: {folder.path / 'report.html'}")
+    processes.finish()
 
 
 @app.command()
@@ -88,6 +94,7 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Run one training stage of a recipe file, and nothing else."""
+    from arkasr import processes
     from arkasr.recipe.load import load_settings
     from arkasr.recipe.progress import Progress
     from arkasr.recipe.run import run_one_stage
@@ -95,8 +102,11 @@ def train(
 
     settings = load_settings(Recipe, config, overrides or [])
     name = the_stage(settings.stages, kind, stage, config)
+    processes.start()
     place = run_one_stage(settings, name, output or Path("runs") / settings.name, resume=resume, progress=Progress())
-    print(f"model: {place}")
+    if processes.is_first():
+        print(f"model: {place}")
+    processes.finish()
 
 
 @app.command()
@@ -318,6 +328,8 @@ def data_prepare(
 def main() -> None:
     """Entry point of the `arkasr` command."""
     quieten_libraries()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _interrupted)
     try:
         status = app(standalone_mode=False) or 0
     except InputError as error:
@@ -332,11 +344,19 @@ def main() -> None:
         if message := " ".join(error.format_message().split()):
             print(f"arkasr: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as interruption:
+        print(f"arkasr: {interruption}; continue with --resume", file=sys.stderr)
+        sys.exit(FIRST_SIGNAL_STATUS + interruption.signal)
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     if status == INTERRUPTED:
         print("arkasr: interrupted; `run` and `train` continue with --resume, `transcribe` as it is", file=sys.stderr)
     sys.exit(status)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C does: what is half written is removed on the way out, and what is finished stays."""
+    raise Interrupted(number, f"stopped by {signal.Signals(number).name}")
 
 
 def quieten_libraries() -> None:

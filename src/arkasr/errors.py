@@ -11,6 +11,18 @@ class InputError(ValueError):
     """
 
 
+class Interrupted(Exception):  # noqa: N818
+    """A signal asked for an end, and nothing that was finished is lost.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 def first_line_of(error: Exception) -> str:
     """What a library's error says in its first line, the rest being advice to its own users."""
     return str(error).strip().splitlines()[0]

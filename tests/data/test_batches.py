@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from arkasr.data.batches import DurationBatchSampler
+from arkasr.data.batches import DataPosition, DurationBatchSampler
 from arkasr.data.manifest import read_manifest
 from arkasr.errors import InputError
 from tests.paths import SHARED_DATA, needs_shared_data
@@ -17,14 +17,14 @@ def sampler(**changes):
 
 def test_every_utterance_once_an_epoch_within_the_budget():
     for shuffle in (True, False):
-        batches = list(sampler(shuffle=shuffle))
+        batches = sampler(shuffle=shuffle).batches(0)
         assert sorted(itertools.chain(*batches)) == list(range(500))
         assert all(max(DURATIONS[place] for place in batch) * len(batch) <= 60 for batch in batches)
 
 
 def test_other_budgets():
     tokens = [int(3 * seconds) + 1 for seconds in DURATIONS]
-    batches = list(sampler(text_tokens=tokens, max_text_tokens=40, max_utterances=7))
+    batches = sampler(text_tokens=tokens, max_text_tokens=40, max_utterances=7).batches(0)
     assert all(max(tokens[place] for place in batch) * len(batch) <= 40 or len(batch) == 1 for batch in batches)
     assert max(map(len, batches)) <= 7
 
@@ -37,17 +37,18 @@ def test_batches_are_decided_by_seed_and_epoch_alone():
     assert len(neighbours) < 5
 
 
-def test_a_sampler_continues_where_another_stopped():
-    whole = list(sampler())
-    resumed = sampler()
-    resumed.load_state_dict({"epoch": 0, "next_batch": 4})
-    assert len(resumed) == len(whole) - 4
-    assert list(resumed) == whole[4:]
-    assert list(resumed) == sampler().batches(1)
+def test_batches_are_followed_from_any_place_into_the_next_epochs():
+    epochs = [sampler().batches(0), sampler().batches(1), sampler().batches(2)]
+    followed = list(itertools.islice(sampler().follow(DataPosition()), sum(map(len, epochs))))
+    assert [batch for batch, _ in followed] == list(itertools.chain(*epochs))
+    for place in (0, 4, len(epochs[0]) - 1, len(epochs[0])):
+        _, position = followed[place]
+        resumed = itertools.islice(sampler().follow(position), 5)
+        assert list(resumed) == followed[place + 1 : place + 6]
 
 
 def test_without_shuffling_the_longest_come_first():
-    batches = list(sampler(shuffle=False))
+    batches = sampler(shuffle=False).batches(0)
     longest = [max(DURATIONS[place] for place in batch) for batch in batches]
     assert longest == sorted(longest, reverse=True)
 

@@ -12,7 +12,7 @@ from arkasr.model.draft import Draft
 from arkasr.model.head import best_of_head, sample_of_head, top_of_head
 from arkasr.teacher.build import build_qwen3_asr
 from arkasr.teacher.presets import TEACHER_PRESETS
-from tests.conftest import SMALL_STUDENT
+from tests.models import SMALL_STUDENT
 
 STOP = 99
 CLIPS, CAP = 24, 20

@@ -1,6 +1,9 @@
 import copy
 import itertools
 import json
+import signal
+import subprocess
+import time
 
 import pytest
 import torch
@@ -8,36 +11,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from arkasr.errors import InputError
+from arkasr.errors import InputError, Interrupted
 from arkasr.train.loop import optimizer_step, train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
+from arkasr.train.signals import StopSignals
 from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
+from tests.train.stream import Stream
 
 SETTINGS = OptimizationSettings(steps=6, batch_seconds=10, learning_rate=1e-2, warmup_steps=2, schedule="cosine")
-
-
-class Stream:
-    """Batches by position, as the training loop asks for them."""
-
-    def __init__(self, batches):
-        self.batches = batches
-        self.place = 0
-
-    def __iter__(self):
-        while True:
-            batch = self.batches[self.place % len(self.batches)]
-            self.place += 1
-            yield batch
-
-    def state(self):
-        return {"place": self.place}
-
-    def restore(self, state):
-        self.place = state["place"]
 
 
 def weights_after_one_step(student, batches, accumulation):
@@ -48,8 +33,8 @@ def weights_after_one_step(student, batches, accumulation):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["highest_lr"] = group["lr"]
-    metrics = optimizer_step(accelerator, stage, module, optimizers, iter(batches), settings, 1, 0)
-    return {name: value.clone() for name, value in student.model.state_dict().items()}, metrics.values()
+    outcome = optimizer_step(accelerator, stage, module, optimizers, iter(batches), settings, 1, 0)
+    return {name: value.clone() for name, value in student.model.state_dict().items()}, outcome.metrics.values()
 
 
 def test_two_uneven_micro_batches_make_the_step_of_one(student, hear):
@@ -108,31 +93,161 @@ def test_only_the_last_checkpoints_stay_and_they_hold_no_pickle(student, hear, t
     places = sorted(place.name for place in (tmp_path / "checkpoints").iterdir())
     assert places == ["step-5", "step-6"]
     files = {file.name for file in (tmp_path / "checkpoints" / "step-6").iterdir()}
-    assert files == {"model.safetensors", "optimizer.safetensors", "state.json"}
-    assert load_file(tmp_path / "checkpoints" / "step-6" / "model.safetensors")
+    (tensors,) = (name for name in files if name.endswith(".safetensors"))
+    assert files == {tensors, "state.json", "SHA256SUMS"}
+    assert load_file(tmp_path / "checkpoints" / "step-6" / tensors)
 
 
-def test_a_checkpoint_cut_off_while_it_was_written_is_not_resumed_from(student, hear, tmp_path):
+def test_what_a_kill_left_of_a_checkpoint_is_removed_and_not_resumed_from(student, hear, tmp_path):
     settings = SETTINGS.model_copy(update={"steps": 2, "checkpoint_every": 1})
     train(SupervisedStage(student, None), Stream([hear(student)]), settings, tmp_path, seed=0)
-    half = tmp_path / "checkpoints" / "step-9"
+    half = tmp_path / "checkpoints" / ".writing-9"
     half.mkdir()
-    (half / "model.safetensors").write_bytes(b"half")
+    (half / "state.json").write_bytes(b"{}")
     more = settings.model_copy(update={"steps": 3})
     train(SupervisedStage(student, None), Stream([hear(student)]), more, tmp_path, seed=0)
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 3]
+    assert not half.exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(student, hear, tmp_path):
+@pytest.mark.parametrize("damage", ["a bit", "a file", "the end", "the checksums"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(student, hear, tmp_path, damage):
     examples = hear(student)
-    poisoned = copy.deepcopy(examples)
-    poisoned[0].features[student.listener][:] = float("nan")
-    settings = SETTINGS.model_copy(update={"checkpoint_every": 1})
-    with pytest.raises(InputError, match="the loss of step 3 is not finite; lower learning_rate"):
-        train(SupervisedStage(student, None), Stream([examples, examples, poisoned]), settings, tmp_path, seed=0)
+    batches = [examples[:2], examples[2:], examples[1:4]]
+    settings = SETTINGS.model_copy(update={"checkpoint_every": 2})
+    start = copy.deepcopy(student.model.state_dict())
+    train(SupervisedStage(student, None), Stream(batches), settings, tmp_path / "whole", seed=3)
+    whole = {name: value.clone() for name, value in student.model.state_dict().items()}
+
+    student.model.load_state_dict(start)
+    train(SupervisedStage(student, None), Stream(batches), settings, tmp_path / "damaged", seed=3)
+    newest = tmp_path / "damaged" / "checkpoints" / "step-6"
+    (tensors,) = newest.glob("*.safetensors")
+    content = bytearray(tensors.read_bytes())
+    if damage == "a bit":
+        content[len(content) // 2] ^= 1
+        tensors.write_bytes(content)
+    if damage == "a file":
+        tensors.unlink()
+    if damage == "the end":
+        tensors.write_bytes(content[:-100])
+    if damage == "the checksums":
+        (newest / "SHA256SUMS").unlink()
+
+    said = []
+    again = SupervisedStage(student, None)
+    train(again, Stream(batches), settings, tmp_path / "damaged", seed=3, on_trouble=said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"{newest}: ")
+    assert said[0].endswith("; going back to the checkpoint before it")
+    for name, value in whole.items():
+        assert torch.equal(student.model.state_dict()[name], value), name
+    assert losses(tmp_path / "damaged") == losses(tmp_path / "whole")
+
+
+def test_the_checksums_of_a_checkpoint_are_those_that_sha256sum_reads(student, hear, tmp_path):
+    train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+        cwd=tmp_path / "checkpoints" / "step-6",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.count(": OK") == 2
+
+
+def test_a_stage_whose_checkpoints_are_all_damaged_is_not_begun_anew_in_silence(student, hear, tmp_path):
+    train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
+    (tmp_path / "checkpoints" / "step-6" / "state.json").write_text("{}")
+    with pytest.raises(InputError, match="every checkpoint is damaged; remove the folder to begin the stage anew"):
+        train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
+
+
+def poisoned(examples, listener):
+    """The same examples, the first of them with features that are not numbers."""
+    examples = copy.deepcopy(examples)
+    examples[0].features[listener][:] = float("nan")
+    return examples
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_said(student, hear, tmp_path):
+    examples = hear(student)
+    batches = [examples, poisoned(examples, student.listener), examples]
+    said = []
+    stage = SupervisedStage(student, None)
+    train(stage, Stream(batches), SETTINGS, tmp_path, seed=0, on_trouble=said.append)
     assert all(value.isfinite().all() for value in student.model.state_dict().values())
-    assert [step for step, _ in losses(tmp_path)] == [1, 2]
-    assert (tmp_path / "checkpoints" / "step-2").exists()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["train/skipped"] for line in lines] == [0, 1, 0, 0, 1, 0]
+    assert ["loss" in line for line in lines] == [True, False, True, True, False, True]
+    assert said == [f"step {step} skipped: its loss or gradient is not finite" for step in (2, 5)]
+
+
+def test_a_skipped_step_leaves_the_weights_as_they_were(student, hear, tmp_path):
+    before = copy.deepcopy(student.model.state_dict())
+    settings = SETTINGS.model_copy(update={"steps": 1})
+    train(
+        SupervisedStage(student, None),
+        Stream([poisoned(hear(student), student.listener)]),
+        settings,
+        tmp_path,
+        seed=0,
+    )
+    for name, value in student.model.state_dict().items():
+        assert torch.equal(before[name], value), name
+
+
+@pytest.mark.parametrize("killed_after", [None, 3])
+def test_too_many_skipped_steps_in_a_row_end_the_run_with_the_utterances(student, hear, tmp_path, killed_after):
+    examples = hear(student)
+    bad = poisoned(examples, student.listener)
+    batches = [examples, bad, bad[:2], bad[:1], examples]
+    settings = SETTINGS.model_copy(update={"max_skipped_steps": 3, "checkpoint_every": 1})
+    if killed_after:  # steps that were skipped before a kill count
+        partial = settings.model_copy(update={"steps": killed_after})
+        train(SupervisedStage(student, None), Stream(batches), partial, tmp_path, seed=0)
+    with pytest.raises(InputError, match="not finite in 3 steps in a row, the last of them step 4 on utterances 0;"):
+        train(SupervisedStage(student, None), Stream(batches), settings, tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_a_run_behind_a_checkpoint_and_changes_nothing(student, hear, tmp_path, number):
+    examples = hear(student)
+    batches = [examples[:2], examples[2:], examples[1:4]]
+    start = copy.deepcopy(student.model.state_dict())
+    train(SupervisedStage(student, None), Stream(batches), SETTINGS, tmp_path / "whole", seed=3)
+    whole = {name: value.clone() for name, value in student.model.state_dict().items()}
+
+    class Signalling(Stream):
+        def __iter__(self):
+            for place, batch in enumerate(super().__iter__()):
+                if place == 2:
+                    signal.raise_signal(number)
+                yield batch
+
+    student.model.load_state_dict(start)
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped behind step 3") as caught:
+        train(SupervisedStage(student, None), Signalling(batches), SETTINGS, tmp_path / "stopped", seed=3)
+    assert caught.value.signal == number
+    assert signal.getsignal(number) is handler
+    assert (tmp_path / "stopped" / "checkpoints" / "step-3").exists()
+    train(SupervisedStage(student, None), Stream(batches), SETTINGS, tmp_path / "stopped", seed=3)
+    for name, value in whole.items():
+        assert torch.equal(student.model.state_dict()[name], value), name
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_a_second_ctrl_c_is_obeyed_at_once(monkeypatch):
+    monkeypatch.setattr("arkasr.train.signals.SECOND_CTRL_C_SECONDS", 0.0)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        time.sleep(0.01)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("stage_of", [SupervisedStage, CtcStage])

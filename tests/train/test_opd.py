@@ -17,8 +17,9 @@ from arkasr.train.loop import train
 from arkasr.train.rollout_memory import RolloutMemory
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
-from tests.conftest import SMALL_STUDENT, TEXTS
-from tests.train.test_loop import SETTINGS, Stream
+from tests.models import SMALL_STUDENT, TEXTS
+from tests.train.stream import Stream
+from tests.train.test_loop import SETTINGS
 
 OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
 
@@ -306,7 +307,7 @@ def test_the_memory_of_rollouts_survives_a_kill_and_so_do_the_bits(student, teac
 def test_the_oldest_rollouts_make_room():
     memory = RolloutMemory(most=2)
     for name, tokens in (("a", [1]), ("ö", [2, 3]), ("a", []), ("c", [4])):
-        memory.add(name, torch.tensor(tokens, dtype=torch.long))
+        memory.add(name, tokens)
     restored = RolloutMemory(most=2)
     restored.restore(memory.tensors())
     assert [restored.get(name) for name in ("a", "ö", "c", "d")] == [[], None, [4], None]

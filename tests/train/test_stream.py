@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -9,7 +10,8 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory
 from arkasr.data.manifest import read_manifest
 from arkasr.errors import InputError
-from arkasr.train.stream import BatchStream
+from arkasr.train.quarantine import Quarantine
+from arkasr.train.stream import BatchStream, Unheard
 
 
 @pytest.fixture
@@ -24,10 +26,12 @@ def utterances(tmp_path):
     return read_manifest(tmp_path / "set.jsonl")
 
 
-def stream(student, utterances, workers=0, memory=None):
+def stream(student, utterances, workers=0, memory=None, **share):
     dataset = ExampleDataset(utterances, {student.listener: student.features}, memory)
     durations = [utterance.duration for utterance in utterances]
-    return BatchStream(dataset, DurationBatchSampler(durations, max_audio_seconds=2.0, seed=5), workers)
+    return BatchStream(
+        dataset, DurationBatchSampler(durations, max_audio_seconds=2.0, seed=5), workers=workers, **share
+    )
 
 
 def first(batches, count):
@@ -56,17 +60,70 @@ def test_a_stream_continues_from_what_was_handed_out_not_from_what_was_read_ahea
     interrupted = stream(student, utterances, workers)
     assert ids(first(interrupted, 6)) == whole[:6]
     resumed = stream(student, utterances, workers)
-    resumed.restore(interrupted.state())
+    resumed.position = interrupted.position
     assert ids(first(resumed, 8)) == whole[6:]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_cannot_be_read_is_named_in_one_line(student, utterances, workers):
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batches_of_every_step_whoever_they_are(student, utterances, workers, processes):
+    steps = [ids(first(stream(student, utterances), 15))[start : start + 3] for start in range(0, 15, 3)]
+    shares = [
+        stream(student, utterances, workers, per_step=3, rank=rank, processes=processes) for rank in range(processes)
+    ]
+    rounds = -(-3 // processes)
+    heard = [ids(first(share, 5 * rounds)) for share in shares]
+    for number, step in enumerate(steps):
+        dealt = [heard[rank][number * rounds + turn] for turn in range(rounds) for rank in range(processes)]
+        assert dealt == step + [[]] * (len(dealt) - 3)
+    assert len({share.position for share in shares}) == 1
+
+
+def test_a_step_continues_on_another_number_of_processes(student, utterances):
+    whole = ids(first(stream(student, utterances), 20))
+    pair = [stream(student, utterances, per_step=4, rank=rank, processes=2) for rank in (0, 1)]
+    for share in pair:
+        first(share, 6)
+    alone = stream(student, utterances, per_step=4)
+    alone.position = pair[0].position
+    assert ids(first(alone, 8)) == whole[12:]
+
+
+def test_a_step_that_was_begun_is_begun_again(student, utterances):
+    whole = ids(first(stream(student, utterances), 12))
+    interrupted = stream(student, utterances, per_step=3)
+    first(interrupted, 5)
+    resumed = stream(student, utterances, per_step=3)
+    resumed.position = interrupted.position
+    assert ids(first(resumed, 9)) == whole[3:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_cannot_be_read_is_left_out_and_named_in_one_line(student, utterances, workers):
     utterances[4].audio.write_text("not audio")
-    with pytest.raises(InputError) as caught:
-        first(stream(student, utterances, workers), 12)
-    assert "4.wav: not audio that can be read" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    batches = stream(student, utterances, workers)
+    heard = list(itertools.chain(*ids(first(batches, 12))))
+    assert len(set(heard)) == 8
+    assert utterances[4].id not in heard
+    unheard = batches.take_unheard()
+    assert {item.id for item in unheard} == {utterances[4].id}
+    assert "4.wav: not audio that can be read" in unheard[0].reason
+    assert "\n" not in unheard[0].reason
+    assert batches.take_unheard() == []
+
+
+def test_a_quarantine_counts_over_sittings_and_ends_the_run_above_its_share(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    Quarantine(path, 100, 0.02).add([Unheard("a", "a.wav: no such audio file"), Unheard("a", "again")])
+    resumed = Quarantine(path, 100, 0.02)
+    resumed.add([Unheard("ö", "ö.wav: cut off")])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"id": "a", "reason": "a.wav: no such audio file"}, {"id": "ö", "reason": "ö.wav: cut off"}]
+    with pytest.raises(
+        InputError, match=r"^a.wav: no such audio file \(3 of 100 utterances cannot be heard, listed in"
+    ):
+        resumed.add([Unheard("c", "c.wav: silent")])
+    assert len(path.read_text().splitlines()) == 3
 
 
 def test_a_full_memory_hands_out_the_same_features(student, utterances):

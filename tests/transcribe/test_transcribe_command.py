@@ -19,7 +19,7 @@ from arkasr.cli import main
 from arkasr.data.manifest import write_manifest
 from arkasr.model.build import build_ark_asr
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
-from tests.conftest import SMALL_STUDENT
+from tests.models import SMALL_STUDENT
 
 SETTINGS = TranscriptionSettings(max_new_tokens=12)
 

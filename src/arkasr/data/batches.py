@@ -5,9 +5,7 @@ Knows only durations: how the audio is read and what is done with it is for othe
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from torch.utils.data import Sampler
+from dataclasses import dataclass
 
 from arkasr.errors import InputError
 
@@ -15,7 +13,20 @@ from arkasr.errors import InputError
 DURATION_JITTER = 0.1
 
 
-class DurationBatchSampler(Sampler[list[int]]):
+@dataclass(frozen=True)
+class DataPosition:
+    """Where the next batch stands.
+
+    Attributes:
+        epoch: counted from 0.
+        batch: in the epoch, counted from 0.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+
+
+class DurationBatchSampler:
     """Every utterance once an epoch, in batches whose padded size stays under the budget.
 
     Args:
@@ -50,8 +61,6 @@ class DurationBatchSampler(Sampler[list[int]]):
         self.max_utterances = max_utterances
         self.shuffle = shuffle
         self.seed = seed
-        self._epoch = 0
-        self._next_batch = 0
         for place, duration in enumerate(durations):
             if duration > max_audio_seconds:
                 raise InputError(
@@ -81,19 +90,13 @@ class DurationBatchSampler(Sampler[list[int]]):
             generator.shuffle(batches)
         return batches
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """The rest of the epoch at hand; afterwards the sampler stands at the start of the next one."""
-        batches = self.batches(self._epoch)
-        first, self._next_batch = self._next_batch, 0
-        self._epoch += 1
-        yield from batches[first:]
-
-    def __len__(self) -> int:
-        return len(self.batches(self._epoch)) - self._next_batch
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place in the data: `epoch`, and `next_batch` in it."""
-        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
+    def follow(self, position: DataPosition) -> Iterator[tuple[list[int], DataPosition]]:
+        """Batches without end from `position` on, epoch after epoch, each with the position behind it."""
+        while True:
+            batches = self.batches(position.epoch)
+            for place in range(position.batch, len(batches)):
+                yield batches[place], DataPosition(position.epoch, place + 1)
+            position = DataPosition(position.epoch + 1)
 
     def _fits(self, utterances: int, longest: float, most_tokens: int) -> bool:
         return (

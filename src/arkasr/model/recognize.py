@@ -86,7 +86,7 @@ def recognize_clips(
         max_utterances=settings.batch_clips,
         shuffle=False,
     )
-    batches = [[numbers[place] for place in batch] for batch in sampler]
+    batches = [[numbers[place] for place in batch] for batch in sampler.batches(epoch=0)]
 
     def hear(batch: list[int]) -> dict[int, Tensor | InputError]:
         return {number: _heard(features, number) for number in batch}

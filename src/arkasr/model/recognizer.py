@@ -6,7 +6,7 @@ how it hears and how it is asked; how tokens are forced or generated is the same
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -225,7 +225,12 @@ class Recognizer(ABC):
         kept = [token for token in ids.tolist() if token != self.stop_token_id]
         return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def save(self, folder: Path) -> None:
-        """Write a plain `from_pretrained` folder: model, processor, tokenizer, generation config."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write a plain `from_pretrained` folder: model, processor, tokenizer, generation config.
+
+        Args:
+            folder: to write.
+            weights: the state dict; None = the model's own.
+        """
+        self.model.save_pretrained(folder, state_dict=weights)
         self.processor.save_pretrained(folder)

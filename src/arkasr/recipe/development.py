@@ -1,7 +1,9 @@
 """The error rate on a development set during training: words or characters by language, pooled."""
 
+import json
 from collections.abc import Sequence
 
+from arkasr import processes
 from arkasr.data.manifest import Utterance
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import get_profile, unit_for
@@ -14,12 +16,16 @@ from arkasr.recipe.workshop import Workshop
 def development_error_rate(
     workshop: Workshop, recognizer: Recognizer, utterances: Sequence[Utterance]
 ) -> dict[str, float]:
-    """Pooled error rate of a recogniser, the share of utterances without an error, and of those that failed."""
+    """Pooled error rate of a recogniser, the share of utterances without an error, and of those that failed.
+
+    Every process transcribes its share of the utterances, and all are told the same figures.
+    """
     settings = workshop.recipe.evaluation
+    shared = utterances[processes.rank() :: processes.count()]
     recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-    written = recognize(recognizer, utterances, recognition, memory=workshop.memory)
+    written = recognize(recognizer, shared, recognition, memory=workshop.memory)
     errors = tokens = perfect = failed = 0
-    for utterance, recognized in zip(utterances, written, strict=True):
+    for utterance, recognized in zip(shared, written, strict=True):
         if recognized.text is None or utterance.text is None:
             failed += recognized.text is None
             continue
@@ -30,6 +36,8 @@ def development_error_rate(
             tokens + count.reference_tokens,
             perfect + (count.errors == 0),
         )
+    counted = [json.loads(text) for text in processes.exchange(json.dumps([errors, tokens, perfect, failed]))]
+    errors, tokens, perfect, failed = map(sum, zip(*counted, strict=True))
     return {
         "dev/error_rate": errors / max(tokens, 1),
         "dev/perfect_share": perfect / max(len(utterances) - failed, 1),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from arkasr import processes
 from arkasr.recipe.folder import write_json
 
 PACKAGES = ("arkasr", "torch", "transformers", "accelerate", "tokenizers", "numpy", "soundfile", "soxr", "jiwer")
@@ -28,6 +29,7 @@ def describe_environment() -> dict[str, Any]:
         "processor_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "accelerators": gpus,
+        "processes": processes.count(),
     }
 
 
@@ -36,10 +38,12 @@ class Sitting:
 
     Args:
         path: `environment.json`; what earlier sittings wrote there is kept under `earlier_sittings`.
+        writes: whether this process writes the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path
+        self._writes = writes
         self._started = time.monotonic()
         self._environment = describe_environment()
         self._earlier: list[dict[str, Any]] = []
@@ -51,6 +55,8 @@ class Sitting:
 
     def save(self) -> None:
         """Write the file; `seconds` counts all sittings up to the last save of each."""
+        if not self._writes:
+            return
         seconds = self._seconds_before + time.monotonic() - self._started
         document = self._environment | {"seconds": seconds}
         write_json(self._path, document | ({"earlier_sittings": self._earlier} if self._earlier else {}))

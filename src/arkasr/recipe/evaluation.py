@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from arkasr import processes
 from arkasr.data.manifest import Utterance, read_rows, write_manifest
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
@@ -15,6 +16,7 @@ from arkasr.evaluate.scoring import Prediction, Score, comparison_row, metric_na
 from arkasr.evaluate.significance import bootstrap_interval, paired_comparison
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.recipe.development import profile_name
+from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings
 from arkasr.recipe.workshop import Workshop
@@ -25,22 +27,35 @@ POOLED = "pooled"
 def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Progress) -> None:
     """Transcribe every test set with a variant, sets that are done excepted."""
     recipe, folder = workshop.recipe, workshop.folder
-    missing = [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
-    if not missing:
+    names = processes.decided(
+        lambda: [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
+    )
+    if not names:
         return
-    recognizer = workshop.recognizer(recipe.variants[variant], seed)
     settings = RecognitionSettings(recipe.evaluation.batch_seconds, recipe.evaluation.max_new_tokens)
-    total = sum(len(workshop.set(name)) for name in missing)
-    with progress.count(f"evaluate {variant} (seed {seed})", total) as advance:
-        for name in missing:
-            utterances = workshop.set(name)
-            written = recognize(recognizer, utterances, settings, memory=workshop.memory, on_batch=advance)
-            profile, unit = scoring_of(workshop, name)
-            rows = [
-                prediction_row(utterance, recognized, profile, unit)
-                for utterance, recognized in zip(utterances, written, strict=True)
-            ]
-            write_manifest(folder.predictions(variant, seed, name), rows)
+    sets = {name: Parts(folder.prediction_parts(variant, seed, name), workshop.set(name)) for name in names}
+    missing = {name: parts.missing() for name, parts in sets.items()}
+    if any(missing.values()):
+        recognizer = workshop.recognizer(recipe.variants[variant], seed)
+        total = sum(len(part) for parts in missing.values() for part in parts)
+        with progress.count(f"evaluate {variant} (seed {seed})", total) as advance:
+            for name, parts in missing.items():
+                profile, unit = scoring_of(workshop, name)
+
+                def transcribed(some: Sequence[Utterance], profile: Profile = profile, unit: Unit = unit) -> list[Row]:
+                    written = recognize(recognizer, some, settings, memory=workshop.memory, on_batch=advance)
+                    return [
+                        prediction_row(utterance, recognized, profile, unit)
+                        for utterance, recognized in zip(some, written, strict=True)
+                    ]
+
+                for part in parts:
+                    sets[name].do(part, transcribed)
+    processes.wait()
+    if processes.is_first():
+        for name, done in sets.items():
+            write_manifest(folder.predictions(variant, seed, name), done.rows())
+            done.remove()
 
 
 def scoring_of(workshop: Workshop, set_name: str) -> tuple[Profile, Unit]:

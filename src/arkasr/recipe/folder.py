@@ -5,6 +5,7 @@ What exists under its final name is whole: files and model folders are written e
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,25 @@ class RunFolder:
         """What a variant wrote for a test set; exists when it has been evaluated."""
         return self.path / "evaluations" / self._of_seed(variant, seed) / f"{set_name}.jsonl"
 
-    def save_model(self, recognizer: Recognizer, name: str, seed: int) -> None:
-        """Write the trained model of a stage, which marks the stage as finished."""
+    def prediction_parts(self, variant: str, seed: int, set_name: str) -> Path:
+        """Folder of what a variant has written of a test set so far; gone when the set is done."""
+        return self.predictions(variant, seed, set_name).with_suffix(".parts")
+
+    def save_model(
+        self, recognizer: Recognizer, name: str, seed: int, weights: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the trained model of a stage, which marks the stage as finished.
+
+        Args:
+            recognizer: the model.
+            name: of the stage.
+            seed: of the stage.
+            weights: the model's state dict where the model itself does not hold them whole.
+        """
         target = self.model(name, seed)
         writing = target.with_name(".model.writing")
         shutil.rmtree(writing, ignore_errors=True)
-        recognizer.save(writing)
+        recognizer.save(writing, weights)
         writing.replace(target)
 
     def _of_seed(self, name: str, seed: int) -> str:

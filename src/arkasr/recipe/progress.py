@@ -8,12 +8,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from arkasr import processes
+
 
 class Progress:
-    """Bars on standard error, so that standard output holds results only."""
+    """Bars on standard error, so that standard output holds results only; of several processes the first one speaks."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=not processes.is_first())
+
+    def say(self, message: str) -> None:
+        """One line about what is at work."""
+        self.console.print(message, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:

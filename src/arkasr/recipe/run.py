@@ -1,9 +1,8 @@
 """A recipe from its first stage to the report; what is finished is not done again."""
 
-import os
 from pathlib import Path
 
-from arkasr.errors import InputError
+from arkasr import processes
 from arkasr.model.device import default_device
 from arkasr.recipe.checks import check_test_sets
 from arkasr.recipe.environment import Sitting
@@ -29,10 +28,8 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     Raises:
         InputError: the folder or the data is not as the recipe needs it.
     """
-    require_one_process()
-    folder = RunFolder.create(path, recipe, resume=resume)
-    workshop = Workshop(recipe, folder, default_device())
-    sitting = Sitting(path / "environment.json")
+    workshop, sitting = _set_up(recipe, path, resume=resume)
+    folder = workshop.folder
     check_test_sets(workshop)
     for seed in recipe.seeds:
         for name in recipe.stages:
@@ -43,33 +40,37 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
             if workshop.seed_of(name, seed) == seed:
                 evaluate_variant(workshop, variant, seed, progress)
                 sitting.save()
-    if recipe.evaluation.sets:
-        write_json(path / "results.json", collect_results(workshop))
-    sitting.save()
-    if recipe.evaluation.sets:
-        write_report(path)
+    if processes.is_first():
+        if recipe.evaluation.sets:
+            write_json(path / "results.json", collect_results(workshop))
+        sitting.save()
+        if recipe.evaluation.sets:
+            write_report(path)
     return folder
 
 
-def require_one_process() -> None:
-    """Refuse a launcher's several processes, which would train on the same batches and write the same files.
-
-    Raises:
-        InputError: there are several.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise InputError(f"WORLD_SIZE={processes}: training on several processes does not exist yet; start one process")
+def _set_up(recipe: Recipe, path: Path, *, resume: bool) -> tuple[Workshop, Sitting]:
+    """Open the run's folder and the recipe's corpus: the first process makes what is not there yet."""
+    folder = processes.first_before_others(
+        lambda: RunFolder.create(path, recipe, resume=resume or not processes.is_first())
+    )
+    workshop = Workshop(recipe, folder, default_device())
+    processes.first_before_others(lambda: workshop.corpus)
+    return workshop, Sitting(path / "environment.json", writes=processes.is_first())
 
 
 def run_stage(workshop: Workshop, name: str, seed: int, progress: Progress) -> None:
     """Run one stage, unless it is finished."""
     settings = workshop.recipe.stages[name]
+    labels = isinstance(settings, LabelStageSettings)
+    result = workshop.folder.labels(name, seed) if labels else workshop.folder.model(name, seed)
+    if processes.decided(result.exists):
+        return
     if isinstance(settings, LabelStageSettings):
-        if not workshop.folder.labels(name, seed).exists():
-            run_label_stage(workshop, name, seed, settings, progress)
-    elif not workshop.folder.model(name, seed).exists():
+        run_label_stage(workshop, name, seed, settings, progress)
+    else:
         run_training_stage(workshop, name, seed, settings, progress)
+    processes.wait()
 
 
 def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progress: Progress) -> Path:
@@ -78,13 +79,10 @@ def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progre
     Returns:
         The folder of the trained model.
     """
-    require_one_process()
-    folder = RunFolder.create(path, recipe, resume=resume)
-    workshop = Workshop(recipe, folder, default_device())
-    sitting = Sitting(path / "environment.json")
+    workshop, sitting = _set_up(recipe, path, resume=resume)
     run_stage(workshop, name, recipe.seeds[0], progress)
     sitting.save()
-    return folder.model(name, recipe.seeds[0])
+    return workshop.folder.model(name, recipe.seeds[0])
 
 
 def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:

@@ -41,7 +41,7 @@ def load_set(settings: SetSettings, folder: Path) -> list[Utterance]:
             raise InputError(f"{path} has no utterance in {language}; change the set's `language`")
     if settings.max_seconds is not None:
         longest = settings.max_seconds
-        utterances = [item for item in utterances if seconds_of(item) <= longest]
+        utterances = [item for item in utterances if _may_be_heard(item, longest)]
         if not utterances:
             raise InputError(f"{path} has no utterance of at most {longest:g} s; change the set's `max_seconds`")
     if settings.shuffle is not None:
@@ -53,6 +53,14 @@ def load_set(settings: SetSettings, folder: Path) -> list[Utterance]:
     if settings.labels == "withheld":
         utterances = [withhold_label(utterance) for utterance in utterances]
     return utterances
+
+
+def _may_be_heard(utterance: Utterance, longest: float) -> bool:
+    """Whether an utterance is short enough; one that cannot be measured is left to who hears it, and says so."""
+    try:
+        return seconds_of(utterance) <= longest
+    except InputError:
+        return True
 
 
 def withhold_label(utterance: Utterance) -> Utterance:

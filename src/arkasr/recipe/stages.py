@@ -1,9 +1,9 @@
 """One stage of a recipe, from the names in the file to a finished model or manifest in the run's folder."""
 
+from collections import Counter
 from collections.abc import Sequence
 
-from accelerate import Accelerator
-
+from arkasr import processes
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, seconds_of
 from arkasr.data.manifest import Utterance, write_manifest
@@ -14,6 +14,7 @@ from arkasr.recipe.checks import check_heard
 from arkasr.recipe.development import development_error_rate
 from arkasr.recipe.engines import engine_for
 from arkasr.recipe.folder import write_json
+from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import (
     CtcStageSettings,
@@ -25,13 +26,14 @@ from arkasr.recipe.settings import (
 from arkasr.recipe.workshop import Workshop
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
+from arkasr.train.distribution import gathered_weights
 from arkasr.train.loop import train
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stage import Stage
 from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from arkasr.train.stream import BatchStream
+from arkasr.train.stream import BatchStream, Unheard
 
 COMPUTED_IN = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -43,15 +45,12 @@ def run_training_stage(
     folder = workshop.folder
     student = workshop.recognizer(settings.start, seed)
     stage = build_stage(workshop, student, settings, seed)
-    stream = build_stream(workshop, stage, settings, seed)
+    stream = build_stream(workshop, stage, settings, seed, rank=processes.rank(), among=processes.count())
     dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
     if isinstance(settings, OpdStageSettings):
-        calibration_file = folder.stage(name, seed) / "calibration.json"
-        if not calibration_file.exists():
-            calibration = run_calibration(workshop, stage, settings, seed)
-            write_json(calibration_file, calibration.support_row() | {"warnings": calibration.warnings})
-            for warning in calibration.warnings:
-                progress.console.print(f"{name}: doubtful: {warning}", highlight=False, soft_wrap=True)
+        if processes.is_first():
+            calibrate_once(workshop, stage, name, seed, settings, progress)
+        processes.wait()
     with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
         train(
             stage,
@@ -61,47 +60,75 @@ def run_training_stage(
             seed=seed,
             evaluate=(lambda: development_error_rate(workshop, student, dev)) if dev else None,
             on_step=on_step,
-            accelerator=Accelerator(
-                mixed_precision=settings.optimization.mixed_precision, cpu=workshop.device.type == "cpu"
-            ),
+            on_trouble=lambda message: progress.say(f"{name}: {message}"),
         )
     stage.close()
-    folder.save_model(student, name, seed)
+    weights = gathered_weights(student.model)
+    if processes.is_first():
+        folder.save_model(student, name, seed, weights)
+
+
+def calibrate_once(
+    workshop: Workshop, stage: Stage, name: str, seed: int, settings: OpdStageSettings, progress: Progress
+) -> None:
+    """Measure what an OPD stage starts from, unless an earlier sitting has done so."""
+    path = workshop.folder.stage(name, seed) / "calibration.json"
+    if path.exists():
+        return
+    calibration = run_calibration(workshop, stage, settings, seed)
+    write_json(path, calibration.support_row() | {"warnings": calibration.warnings})
+    for warning in calibration.warnings:
+        progress.say(f"{name}: doubtful: {warning}")
 
 
 def run_calibration(workshop: Workshop, stage: Stage, settings: OpdStageSettings, seed: int) -> Calibration:
     """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
-    stream = build_stream(workshop, stage, settings, seed)
+    stream = build_stream(workshop, stage, settings, seed, rank=0, among=1)
     return calibrate(stage, iter(stream), settings.calibration_batches)
 
 
 def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelStageSettings, progress: Progress) -> None:
     """Let the teacher label a set; writes what was dropped, the counts, and last the labels."""
-    teacher = workshop.recognizer(settings.start, seed)
+    folder = workshop.folder.stage(name, seed)
     utterances = workshop.set(settings.audio)
-    recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-    engine = engine_for(teacher, settings.decoding, settings.max_new_tokens)
-    with progress.count(f"{name} (seed {seed})", len(utterances)) as advance:
-        labels = label(
-            teacher,
-            utterances,
-            recognition,
-            engine=engine,
-            drop_failures=settings.drop_failures,
-            memory=workshop.memory,
-            on_batch=advance,
-        )
-    if engine is not None:
-        engine.close()
-    folder = workshop.folder
-    write_manifest(folder.stage(name, seed) / "dropped.jsonl", labels.dropped)
-    write_json(folder.stage(name, seed) / "counts.json", labels.counts)
-    if not labels.rows:
+    parts = Parts(folder / "parts", utterances)
+    missing = parts.missing()
+    if missing:
+        teacher = workshop.recognizer(settings.start, seed)
+        recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
+        engine = engine_for(teacher, settings.decoding, settings.max_new_tokens)
+        with progress.count(f"{name} (seed {seed})", sum(map(len, missing))) as advance:
+
+            def labelled(some: Sequence[Utterance]) -> list[Row]:
+                labels = label(
+                    teacher,
+                    some,
+                    recognition,
+                    engine=engine,
+                    drop_failures=settings.drop_failures,
+                    memory=workshop.memory,
+                    on_batch=advance,
+                )
+                return [{"kept": row} for row in labels.rows] + [{"dropped": row} for row in labels.dropped]
+
+            for part in missing:
+                parts.do(part, labelled)
+        if engine is not None:
+            engine.close()
+    processes.wait()
+    if not processes.is_first():
+        return
+    kept = sum("kept" in row for row in parts.rows())
+    reasons = Counter(row["dropped"]["dropped"] for row in parts.rows() if "dropped" in row)
+    write_manifest(folder / "dropped.jsonl", (row["dropped"] for row in parts.rows() if "dropped" in row))
+    write_json(folder / "counts.json", {"kept": kept, **dict(sorted(reasons.items()))})
+    if not kept:
         raise InputError(
             f"stages.{name}: every one of the {len(utterances)} labels was dropped; "
-            f"{folder.stage(name, seed) / 'dropped.jsonl'} says why; train the teacher further"
+            f"{folder / 'dropped.jsonl'} says why; train the teacher further"
         )
-    write_manifest(folder.labels(name, seed), labels.rows)
+    write_manifest(workshop.folder.labels(name, seed), (row["kept"] for row in parts.rows() if "kept" in row))
+    parts.remove()
 
 
 def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStageSettings, seed: int) -> Stage:
@@ -140,18 +167,37 @@ def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict
     return texts
 
 
-def build_stream(workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int) -> BatchStream:
-    """The batches that a training stage hears."""
-    utterances = workshop.heard(settings.train, seed)
-    durations = [seconds_of(utterance) for utterance in utterances]
+def build_stream(
+    workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int, *, rank: int, among: int
+) -> BatchStream:
+    """The batches that a training stage hears in one process among several."""
+    utterances, durations, unheard = measured(workshop.heard(settings.train, seed))
     check_heard(f"set {settings.train}", utterances, durations, stage, settings)
-    listeners = {stage.student.listener: stage.student.features}
-    if isinstance(stage, DistillationStage):
-        listeners[stage.teacher.listener] = stage.teacher.features
+    listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
     workers = settings.optimization.data_workers
     dataset = ExampleDataset(utterances, listeners, workshop.memory if workers == 0 else None)
     sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, seed)
-    return BatchStream(dataset, sampler, workers)
+    return BatchStream(
+        dataset,
+        sampler,
+        per_step=settings.optimization.accumulation,
+        rank=rank,
+        processes=among,
+        workers=workers,
+        unheard=unheard,
+    )
+
+
+def measured(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[float], list[Unheard]]:
+    """The utterances whose length is known or can be measured, their seconds, and the others."""
+    found, durations, unheard = [], [], []
+    for utterance in utterances:
+        try:
+            durations.append(seconds_of(utterance))
+            found.append(utterance)
+        except InputError as error:
+            unheard.append(Unheard(utterance.id, str(error)))
+    return found, durations, unheard
 
 
 def batch_sampler(

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.decoding import Sampling, Transcripts
@@ -133,12 +135,18 @@ class VllmEngine:
 
     def _follow(self) -> None:
         version = _version(self.recognizer)
-        if version != self._seen:
+        # What is gathered from shares for a rollout carries no count of its changes.
+        if version != self._seen or _is_sharded(self.recognizer.model):
             self._seen = version
             self._behind += 1
         if self._behind > self.staleness:
             self.push()
             self._behind = 0
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether a model's weights are spread over processes (FSDP2)."""
+    return any(isinstance(part, FSDPModule) for part in model.modules())
 
 
 def _write_but_weights(recognizer: Recognizer, folder: Path) -> None:
@@ -151,7 +159,7 @@ def _write_but_weights(recognizer: Recognizer, folder: Path) -> None:
 
 
 def _write_weights(recognizer: Recognizer, folder: Path) -> None:
-    """The weights alone, in one file; what is shared stands there once."""
+    """The weights alone, in one file; what is shared stands there once. Shares must have been gathered."""
     weights = {name: weight.detach().contiguous() for name, weight in recognizer.model.named_parameters()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -1,112 +1,224 @@
-"""Checkpoints of a stage: `step-N/` with the model's and the optimizer's tensors as safetensors and a state file.
+"""Checkpoints of a stage: `step-N/` with every process's share of the tensors as safetensors, and a state file.
 
-A checkpoint is written beside its place and renamed, so a folder with that name is whole. Nothing is pickled.
+Tensors go through torch distributed checkpoint, so that a run may continue on another number of processes. A
+checkpoint is written beside its place while training goes on, checksummed, and renamed, so that a folder with that name
+was whole once; whether it still is, its `SHA256SUMS` says. Nothing is pickled.
 """
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
-OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
+from arkasr import processes
+from arkasr.errors import InputError
+from arkasr.files import write_whole
+
+CHECKSUMS = "SHA256SUMS"
+WRITING = ".writing-"
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    stage: nn.Module,
-    optimizers: Sequence[Optimizer],
-    state: dict[str, Any],
-    memory: Mapping[str, Tensor],
-) -> None:
-    """Write `folder/step-N`.
+class Checkpoints:
+    """The checkpoints of one stage; every process must call the same methods in the same order.
 
     Args:
-        folder: holds the checkpoints of one stage.
-        step: optimizer steps done.
-        stage: the stage's module, possibly wrapped for distribution; every process must call this.
+        folder: holds them; what a kill has left unfinished there is removed.
+        stage: the stage's module, sharded or not, as the optimizers know it.
         optimizers: its optimizers.
-        state: JSON-able position in the data and counters.
-        memory: what else the stage must know.
+        keep: the newest so many stay.
     """
-    model_state = get_model_state_dict(stage, options=OPTIONS)
-    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
-        return
-    place = folder / f"step-{step}"
-    writing = folder / f".writing-{step}"
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    save_file(_unshared(model_state), writing / "model.safetensors")
-    save_file(_optimizer_tensors(optimizers), writing / "optimizer.safetensors")
-    if memory:
-        save_file(dict(memory), writing / "memory.safetensors")
-    random_state = {"torch": torch.get_rng_state().numpy().tobytes().hex()}
-    document = {"step": step, "random": random_state, **state}
-    (writing / "state.json").write_text(json.dumps(document))
-    shutil.rmtree(place, ignore_errors=True)
-    writing.rename(place)
+
+    def __init__(self, folder: Path, stage: nn.Module, optimizers: Sequence[Optimizer], keep: int) -> None:
+        self.folder = folder
+        self._stage = stage
+        self._optimizers = optimizers
+        self._keep = keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        if processes.is_first():
+            for left in folder.glob(f"{WRITING}*"):
+                shutil.rmtree(left)
+
+    def save(self, step: int, state: Mapping[str, Any], memory: Mapping[str, Tensor]) -> None:
+        """Copy everything now, and write `step-N` while training goes on.
+
+        Args:
+            step: optimizer steps done.
+            state: JSON-able: the position in the data and the counters.
+            memory: what else the stage must know.
+        """
+        self.finish()
+        tensors = _copied(self._stage, self._optimizers)
+        random_states = [json.loads(text) for text in processes.exchange(json.dumps(_random_state()))]
+        document = {"step": step, "random": random_states, **state}
+        group = processes.group_of("checkpoints") if processes.count() > 1 else None
+        self._writing = self._thread.submit(self._write, step, tensors, document, dict(memory), group)
+
+    def finish(self) -> None:
+        """Wait until what is being written is whole.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def restore(self, on_damage: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Take model, optimizers and random state from the newest whole checkpoint.
+
+        Args:
+            on_damage: told in a line of every checkpoint that is damaged, and passed over.
+
+        Returns:
+            What `save` was given as state, with `step`, and as memory; None where there is no checkpoint yet.
+
+        Raises:
+            InputError: there are checkpoints, and all of them are damaged.
+        """
+        name = processes.decided(lambda: self._newest_whole(on_damage))
+        if name is None:
+            return None
+        place = self.folder / name
+        state: dict[str, Any] = json.loads((place / "state.json").read_text())
+        _load(place, self._stage, self._optimizers)
+        random_states = state.pop("random")
+        if processes.rank() < len(random_states):
+            _restore_random_state(random_states[processes.rank()])
+        memory = place / "memory.safetensors"
+        return state, dict(load_file(memory)) if memory.exists() else {}
+
+    def _write(
+        self, step: int, tensors: dict[str, Tensor], document: dict[str, Any], memory: dict[str, Tensor], group: Any
+    ) -> None:
+        writing = self.folder / f"{WRITING}{step}"
+        if processes.is_first():
+            shutil.rmtree(writing, ignore_errors=True)
+            writing.mkdir(parents=True)
+            if memory:
+                save_file(memory, writing / "memory.safetensors")
+            (writing / "state.json").write_text(json.dumps(document))
+        if group is not None:
+            dist.barrier(group)
+        writer = HuggingFaceStorageWriter(str(writing), save_distributed=True)
+        save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
+        if group is not None:
+            dist.barrier(group)
+        if processes.is_first():
+            _add_checksums(writing)
+            place = self.folder / f"step-{step}"
+            shutil.rmtree(place, ignore_errors=True)
+            writing.rename(place)
+            for old in self._places()[: -self._keep]:
+                shutil.rmtree(old)
+
+    def _newest_whole(self, on_damage: Callable[[str], None]) -> str | None:
+        places = self._places()
+        for place in reversed(places):
+            if not (damage := _damage(place)):
+                return place.name
+            on_damage(f"{place}: {damage}; going back to the checkpoint before it")
+        if places:
+            raise InputError(f"{self.folder}: every checkpoint is damaged; remove the folder to begin the stage anew")
+        return None
+
+    def _places(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), key=lambda place: int(place.name.removeprefix("step-")))
 
 
-def load_checkpoint(
-    place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Restore model, optimizers and random state from `step-N`.
-
-    Returns:
-        What `save_checkpoint` was given as state and as memory.
-    """
-    state: dict[str, Any] = json.loads((place / "state.json").read_text())
-    model_state: dict[str, Any] = dict(load_file(place / "model.safetensors"))
-    set_model_state_dict(stage, model_state, options=OPTIONS)
-    _restore_optimizers(optimizers, load_file(place / "optimizer.safetensors"))
-    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]["torch"]), dtype=torch.uint8))
-    memory = place / "memory.safetensors"
-    return state, dict(load_file(memory)) if memory.exists() else {}
+def _add_checksums(folder: Path) -> None:
+    """Write `SHA256SUMS`, which `sha256sum --check` reads, over all files of a folder."""
+    lines = [f"{_checksum(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    write_whole(folder / CHECKSUMS, lines)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The `step-N` with the highest N, if there is one."""
-    places = [place for place in folder.glob("step-*") if (place / "state.json").exists()]
-    return max(places, key=_step_of, default=None)
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint in a few words; None if nothing is."""
+    listed = folder / CHECKSUMS
+    if not listed.exists():
+        return f"has no {CHECKSUMS}"
+    for line in listed.read_text().splitlines():
+        checksum, _, name = line.partition("  ")
+        path = folder / name
+        if not path.exists():
+            return f"{name} is missing"
+        if _checksum(path) != checksum:
+            return f"{name} is not what was written"
+    return None
 
 
-def drop_old_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for place in sorted(folder.glob("step-*"), key=_step_of)[:-keep]:
-        shutil.rmtree(place)
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _step_of(place: Path) -> int:
-    return int(place.name.removeprefix("step-"))
+def _weights(stage: nn.Module) -> dict[str, Tensor]:
+    """Parameters, tied ones once, and the buffers that a model saves."""
+    parameters = dict(stage.named_parameters())
+    owned = {id(parameter) for parameter in parameters.values()}
+    others = {name: value for name, value in stage.state_dict(keep_vars=True).items() if id(value) not in owned}
+    return {f"model.{name}": tensor.detach() for name, tensor in (parameters | others).items()}
 
 
-def _unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of tensors that share memory (tied embeddings), since safetensors stores each name on its own."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-
-
-def _optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """The state of every parameter as `optimizer.parameter.key`, both counted from 0; settings come from the recipe."""
-    return {
-        f"{place}.{parameter}.{key}": value.detach().cpu().contiguous()
-        for place, optimizer in enumerate(optimizers)
-        for parameter, state in optimizer.state_dict()["state"].items()
-        for key, value in state.items()
-    }
-
-
-def _restore_optimizers(optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
+def _copied(stage: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """Weights and optimizer states on the CPU, every process its share; settings come from the recipe."""
+    names = {id(parameter): name for name, parameter in stage.named_parameters()}
+    tensors = _weights(stage)
     for place, optimizer in enumerate(optimizers):
+        for parameter, values in optimizer.state.items():
+            for key, value in values.items():
+                name = f"{place}.{key}.{names[id(parameter)]}"
+                if value.dim():
+                    tensors[f"optimizer.{name}"] = value
+                else:  # a format of slices has no place for a tensor without dimensions
+                    tensors[f"counter.{name}"] = value[None]
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _load(place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Read weights in place, and the optimizer states that the checkpoint holds."""
+    reader = HuggingFaceStorageReader(str(place))
+    parameters = dict(stage.named_parameters())
+    weights = _weights(stage)
+    states: dict[str, Tensor] = {}
+    for name in reader.read_metadata().state_dict_metadata:
+        if name.startswith("optimizer."):
+            states[name] = torch.zeros_like(parameters[name.split(".", 3)[3]])
+        if name.startswith("counter."):
+            states[name] = torch.zeros(1)
+    load(weights | states, storage_reader=reader, no_dist=processes.count() == 1)
+    for place_of, optimizer in enumerate(optimizers):
         document = optimizer.state_dict()
-        for name, value in tensors.items():
-            owner, parameter, key = name.split(".", 2)
-            if int(owner) == place:
-                document["state"].setdefault(int(parameter), {})[key] = value
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        numbers = {id(parameter): number for number, parameter in enumerate(held)}
+        for name, value in states.items():
+            kind, owner, key, parameter_name = name.split(".", 3)
+            if int(owner) == place_of:
+                number = numbers[id(parameters[parameter_name])]
+                document["state"].setdefault(number, {})[key] = value[0] if kind == "counter" else value
         optimizer.load_state_dict(document)
+
+
+def _random_state() -> dict[str, str]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return {device: tensor.numpy().tobytes().hex() for device, tensor in state.items()}
+
+
+def _restore_random_state(state: Mapping[str, str]) -> None:
+    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["cpu"]), dtype=torch.uint8))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.frombuffer(bytearray.fromhex(state["cuda"]), dtype=torch.uint8))

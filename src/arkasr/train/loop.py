@@ -5,28 +5,48 @@ by the number of valid things before the optimizer sees them (specification obje
 stage does.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
+from arkasr import processes
+from arkasr.data.batches import DataPosition
 from arkasr.data.examples import Example
-from arkasr.errors import InputError
-from arkasr.train.checkpoint import drop_old_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from arkasr.errors import InputError, Interrupted
+from arkasr.train.checkpoint import Checkpoints
+from arkasr.train.distribution import accelerator_for, spread, whole_weights
 from arkasr.train.metrics import Metrics, MetricsLog
-from arkasr.train.optimizer import build_optimizers
+from arkasr.train.quarantine import Quarantine
 from arkasr.train.schedule import rate_factor
 from arkasr.train.settings import OptimizationSettings
+from arkasr.train.signals import StopSignals
 from arkasr.train.stage import Stage, StageLoss
-from arkasr.train.stream import BatchStream
+from arkasr.train.stream import BatchStream, Unheard
 
 Evaluation = Callable[[], dict[str, float]]
 StepListener = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What an optimizer step came to.
+
+    Attributes:
+        metrics: of this process.
+        finite: whether loss and gradient were; if not, the weights are as before the step. The same on every process.
+        heard: ids of the utterances of this process.
+    """
+
+    metrics: Metrics
+    finite: bool
+    heard: list[str]
 
 
 def train(
@@ -38,62 +58,80 @@ def train(
     seed: int,
     evaluate: Evaluation | None = None,
     on_step: StepListener | None = None,
-    accelerator: Accelerator | None = None,
+    on_trouble: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Train a stage for `settings.steps` steps, continuing from the newest checkpoint in `folder`.
+    """Train a stage for `settings.steps` steps, continuing from the newest whole checkpoint in `folder`.
 
-    Writes `metrics.jsonl`, TensorBoard events and `checkpoints/step-N` under `folder`; the trained weights stay in
-    the stage's model.
+    Writes `metrics.jsonl`, TensorBoard events, `checkpoints/step-N` and, where utterances cannot be heard,
+    `quarantine.jsonl` under `folder`; the trained weights stay in the stage's model.
 
     Args:
         stage: gives the loss.
-        stream: gives the batches.
+        stream: gives this process's batches.
         settings: how to optimise.
         folder: the stage's folder in the run.
         seed: of augmentation and of anything else that is drawn.
-        evaluate: figures on a development set, by metric name.
+        evaluate: figures on a development set, by metric name; called by every process.
         on_step: told of every step's figures.
-        accelerator: devices, processes, precision; None = made from `settings`.
+        on_trouble: told in a line of what went wrong and was got over.
+
+    Raises:
+        InputError: too many steps in a row were not finite, or too many utterances cannot be heard.
+        Interrupted: a signal came; everything up to the step it names is in a checkpoint.
     """
-    accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
-    torch.manual_seed(seed)
+    accelerator = accelerator_for(stage, settings)
+    torch.manual_seed(seed + processes.rank())
     if settings.activation_checkpointing:
         stage.model.gradient_checkpointing_enable({"use_reentrant": False})
-    module, *optimizers = accelerator.prepare(stage, *build_optimizers(stage, settings))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["highest_lr"] = group["lr"]
-    checkpoints = folder / "checkpoints"
-    first_step = 1
-    if newest := newest_checkpoint(checkpoints):
-        state, memory = load_checkpoint(newest, module, [optimizer.optimizer for optimizer in optimizers])
-        stream.restore(state["data"])
+    module, optimizers = spread(accelerator, stage, settings)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", stage, [optimizer.optimizer for optimizer in optimizers], settings.keep_checkpoints
+    )
+    state: dict[str, Any] = {"step": 0, "skipped_in_a_row": 0}
+    if restored := checkpoints.restore(on_trouble):
+        state, memory = restored
+        stream.position = DataPosition(**state["data"])
         if memory:
             stage.remember(memory)
-        first_step = state["step"] + 1
-    log = MetricsLog(folder, resumed_step=first_step - 1) if accelerator.is_main_process else None
+    quarantine = Quarantine(
+        folder / "quarantine.jsonl",
+        len(stream.dataset),
+        settings.max_quarantined_share,
+        writes=processes.is_first(),
+    )
+    log = MetricsLog(folder, resumed_step=state["step"]) if processes.is_first() else None
+    skipped_in_a_row = state["skipped_in_a_row"]
     batches = iter(stream)
-    for step in range(first_step, settings.steps + 1):
-        metrics = optimizer_step(accelerator, stage, module, optimizers, batches, settings, step, seed)
-        values = _gathered(metrics)
-        if evaluate and _due(step, settings.evaluate_every, settings.steps):
-            stage.eval()
-            values |= evaluate()
-        if log:
-            log.write(step, values)
-        if on_step:
-            on_step(step, values)
-        if _due(step, settings.checkpoint_every, settings.steps):
-            save_checkpoint(
-                checkpoints,
-                step,
-                module,
-                [optimizer.optimizer for optimizer in optimizers],
-                {"data": stream.state()},
-                stage.memory(),
-            )
-            if accelerator.is_main_process:
-                drop_old_checkpoints(checkpoints, settings.keep_checkpoints)
+    with StopSignals() as signals:
+        for step in range(state["step"] + 1, settings.steps + 1):
+            outcome = optimizer_step(accelerator, stage, module, optimizers, batches, settings, step, seed)
+            told = _exchanged(outcome, stream, stage, signals)
+            values = _merged(told)
+            quarantine.add([Unheard(**item) for process in told for item in process["unheard"]])
+            for process in told:
+                stage.learn_news(process["news"])
+            skipped_in_a_row = 0 if outcome.finite else skipped_in_a_row + 1
+            if skipped_in_a_row:
+                on_trouble(f"step {step} skipped: its loss or gradient is not finite")
+            if skipped_in_a_row == settings.max_skipped_steps:
+                checkpoints.finish()
+                raise InputError(_not_finite(step, skipped_in_a_row, told))
+            if evaluate and _due(step, settings.evaluate_every, settings.steps):
+                stage.eval()
+                with whole_weights(stage):
+                    values |= evaluate()
+            if log:
+                log.write(step, values)
+            if on_step:
+                on_step(step, values)
+            stopped_by = next((process["signal"] for process in told if process["signal"]), None)
+            if stopped_by or _due(step, settings.checkpoint_every, settings.steps):
+                state = {"data": asdict(stream.position), "skipped_in_a_row": skipped_in_a_row}
+                checkpoints.save(step, state, stage.memory())
+            if stopped_by:
+                checkpoints.finish()
+                raise Interrupted(stopped_by, f"stopped behind step {step}, which is in a checkpoint")
+        checkpoints.finish()
     if log:
         log.close()
 
@@ -107,57 +145,56 @@ def optimizer_step(
     settings: OptimizationSettings,
     step: int,
     seed: int,
-) -> Metrics:
-    """One step down the mean over all valid things of `settings.accumulation` micro-batches and all processes.
-
-    Raises:
-        InputError: the loss is not finite; the weights are as before the step.
-    """
+) -> StepOutcome:
+    """One step down the mean over all valid things of `settings.accumulation` micro-batches, wherever they are."""
     stage.train()
     metrics = Metrics()
+    heard: list[str] = []
     total = 0.0
     count = torch.zeros((), device=accelerator.device, dtype=torch.long)
-    for place in range(settings.accumulation):
+    firsts = range(0, settings.accumulation, accelerator.num_processes)
+    for first in firsts:
         with stage.clock("data"):
             examples = next(batches)
-        last = place == settings.accumulation - 1
-        with nullcontext() if last else accelerator.no_sync(module):
-            loss: StageLoss = module(examples, micro_batch_seed(seed, step, place, accelerator.process_index))
+        heard += [example.utterance.id for example in examples]
+        with nullcontext() if first == firsts[-1] else accelerator.no_sync(module):
+            loss: StageLoss = module(examples, micro_batch_seed(seed, step, first + accelerator.process_index))
             with stage.clock("backward"):
                 accelerator.backward(loss.total)
         total += loss.total.item()
         count += loss.count
         metrics.merge(loss.metrics)
         _count_padding(metrics, examples)
-    if not math.isfinite(total):
-        raise InputError(
-            f"the loss of step {step} is not finite; lower learning_rate or raise warmup_steps; "
-            "the last checkpoint is from before it"
-        )
     metrics.mean("loss", total, count)
     with stage.clock("optimizer"):
+        not_finite = torch.tensor(not math.isfinite(total), device=count.device)
+        things, strange = accelerator.reduce(torch.stack((count, not_finite.long())))
         # Wrapped modules average gradients over processes; the mean asked for is over things.
-        scale = accelerator.num_processes / accelerator.reduce(count).clamp(min=1)
+        scale = (accelerator.num_processes / things.clamp(min=1)).item()
         for parameter in stage.parameters():
             if parameter.grad is not None:
-                parameter.grad.mul_(scale.to(parameter.grad.dtype))
-        norm = accelerator.clip_grad_norm_(stage.parameters(), settings.max_grad_norm)
+                parameter.grad.mul_(scale)
+        norm = accelerator.clip_grad_norm_(stage.parameters(), settings.max_grad_norm).item()
+        finite = math.isfinite(norm) and not strange
         factor = rate_factor(step, settings)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["highest_lr"] * factor
-            optimizer.step()
+            # A gradient scaler looks for itself, and must see the step to lower its scale.
+            if finite or accelerator.scaler is not None:
+                optimizer.step()
             optimizer.zero_grad()
     metrics.mean("train/gradient_norm", norm, 1)
     metrics.mean("train/learning_rate", settings.learning_rate * factor, 1)
+    metrics.mean("train/skipped", not finite, 1)
     for phase, seconds in stage.clock.reset().items():
         metrics.mean(f"time/{phase}", seconds, 1)
-    return metrics
+    return StepOutcome(metrics, finite, heard)
 
 
-def micro_batch_seed(seed: int, step: int, place: int, rank: int) -> int:
-    """A seed of its own for every micro-batch of every process."""
-    return (((seed * 1_000_003 + step) * 1_009 + place) * 4_099 + rank) % 2**63
+def micro_batch_seed(seed: int, step: int, place: int) -> int:
+    """A seed of its own for every micro-batch of a step, whichever process has it."""
+    return (((seed * 1_000_003 + step) * 1_009 + place) * 4_099) % 2**63
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -173,8 +210,28 @@ def _count_padding(metrics: Metrics, examples: list[Example]) -> None:
         return
 
 
-def _gathered(metrics: Metrics) -> dict[str, float]:
+def _exchanged(outcome: StepOutcome, stream: BatchStream, stage: Stage, signals: StopSignals) -> list[dict[str, Any]]:
+    """What every process has to tell of a step, by rank."""
+    mine = {
+        "metrics": outcome.metrics.document(),
+        "unheard": [asdict(item) for item in stream.take_unheard()],
+        "news": stage.take_news(),
+        "heard": [] if outcome.finite else outcome.heard,
+        "signal": signals.received,
+    }
+    return [json.loads(text) for text in processes.exchange(json.dumps(mine))]
+
+
+def _merged(told: Sequence[dict[str, Any]]) -> dict[str, float]:
     merged = Metrics()
-    for rank_metrics in gather_object([metrics]):
-        merged.merge(rank_metrics)
-    return merged.values()
+    for process in told:
+        merged.merge(Metrics.of(process["metrics"]))
+    return {name: value for name, value in merged.values().items() if math.isfinite(value)}
+
+
+def _not_finite(step: int, in_a_row: int, told: Sequence[dict[str, Any]]) -> str:
+    heard = ", ".join(name for process in told for name in process["heard"])
+    return (
+        f"loss or gradient were not finite in {in_a_row} steps in a row, the last of them step {step} on utterances "
+        f"{heard}; lower learning_rate, raise warmup_steps, or leave them out; the weights are those of before"
+    )

@@ -44,6 +44,19 @@ class Metrics:
         for name, value in other._extremes.items():
             (self.minimum if name.endswith("_min") else self.maximum)(name, value)
 
+    def document(self) -> dict[str, Any]:
+        """All that was counted, JSON-able, for another process."""
+        return {"sums": self._sums, "weights": self._weights, "extremes": self._extremes}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Metrics":
+        """What another process has counted."""
+        metrics = cls()
+        metrics._sums.update(document["sums"])
+        metrics._weights.update(document["weights"])
+        metrics._extremes.update(document["extremes"])
+        return metrics
+
     def values(self) -> dict[str, float]:
         """Every figure that was counted at least once."""
         means = {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]}

@@ -23,16 +23,31 @@ class RolloutMemory:
     def __init__(self, most: int = MOST_UTTERANCES) -> None:
         self._most = most
         self._written: dict[str, array[int]] = {}
+        self._news: dict[str, list[int]] = {}
 
     def get(self, utterance: str) -> list[int] | None:
         """The tokens of the newest rollout of an utterance; None where there is none."""
         written = self._written.get(utterance)
         return None if written is None else written.tolist()
 
-    def add(self, utterance: str, tokens: Tensor) -> None:
-        """Keep a rollout, int64 `[n]`, in place of the one before."""
+    def add(self, utterance: str, tokens: list[int]) -> None:
+        """Keep a rollout in place of the one before, and have it as news."""
+        self._news[utterance] = tokens
+        self._keep(utterance, tokens)
+
+    def take_news(self) -> dict[str, list[int]]:
+        """The rollouts added since this was last asked, by utterance."""
+        taken, self._news = self._news, {}
+        return taken
+
+    def learn(self, news: Mapping[str, list[int]]) -> None:
+        """Keep what another process has added."""
+        for utterance, tokens in news.items():
+            self._keep(utterance, tokens)
+
+    def _keep(self, utterance: str, tokens: list[int]) -> None:
         self._written.pop(utterance, None)
-        self._written[utterance] = array("i", tokens.tolist())
+        self._written[utterance] = array("i", tokens)
         if len(self._written) > self._most:
             del self._written[next(iter(self._written))]
 

@@ -30,7 +30,8 @@ class OptimizationSettings(Settings):
         batch_seconds: audio seconds in a micro-batch, padding included.
         batch_utterances: most utterances in a micro-batch; None = no bound.
         batch_tokens: transcript tokens in a micro-batch, padding included, where there are labels; None = no bound.
-        accumulation: micro-batches per optimizer step and process.
+        accumulation: micro-batches per optimizer step, of all processes together: the same recipe takes the same
+            steps on one process and on many; more processes than these would have nothing to do.
         optimizer: `adamw` (the paper), or `muon`: orthogonalised momentum for the weight matrices of the layers and
             AdamW for everything else, which learns from nothing in a third of the steps.
         learning_rate: AdamW's highest one.
@@ -48,6 +49,11 @@ class OptimizationSettings(Settings):
         checkpoint_every: steps between two checkpoints; 0 = only at the end.
         keep_checkpoints: the newest so many stay.
         data_workers: processes that decode audio and compute features; 0 = in the training process.
+        sharding: where several processes train, `none`: each has a whole copy of weights and optimizer (DDP), or
+            `full`: each has a share of them (FSDP2).
+        max_skipped_steps: a step whose loss or gradient is not finite is skipped; so many in a row end the run.
+        max_quarantined_share: utterances that cannot be heard are left out; more than this share of the set ends the
+            run.
     """
 
     steps: int = Field(ge=0)
@@ -70,11 +76,16 @@ class OptimizationSettings(Settings):
     checkpoint_every: int = Field(default=0, ge=0)
     keep_checkpoints: int = Field(default=2, ge=1)
     data_workers: int = Field(default=0, ge=0)
+    sharding: Literal["none", "full"] = "none"
+    max_skipped_steps: int = Field(default=10, ge=1)
+    max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _one_optimizer_where_gradients_are_scaled(self) -> "OptimizationSettings":
+    def _gradients_are_scaled_for_one_optimizer_of_whole_weights(self) -> "OptimizationSettings":
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise ValueError("optimizer: muon runs beside AdamW, and fp16 scales gradients for one only; take bf16")
+        if self.sharding == "full" and self.mixed_precision == "fp16":
+            raise ValueError("sharding: gradients of shares are not scaled, as fp16 needs it; take bf16")
         return self
 
 

@@ -6,12 +6,19 @@ CTC, SFT and OPD are three answers. A stage knows nothing of optimizers, steps, 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
+from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.examples import Example
+from arkasr.data.manifest import Utterance
 from arkasr.model.recognizer import Recognizer
 from arkasr.train.metrics import Metrics, PhaseClock
+
+SILENCE = ""  # an id that no manifest can give an utterance
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,25 @@ class Stage(nn.Module, ABC):
         self.clock = PhaseClock()
         self.clock.watch(student.audio_modules, "encode")
 
-    @abstractmethod
     def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
-        """The loss of a micro-batch; `seed` is a function of step and position, for augmentation."""
+        """The loss of a micro-batch; `seed` is a function of step and position, for augmentation.
+
+        Where processes exchange weights and gradients each must pass through the model alike: one without an utterance
+        hears a silent one, which counts for nothing.
+        """
+        if examples:
+            return self.loss(examples, seed)
+        silent = self.loss([silence(self.recognizers)], seed)
+        return StageLoss(silent.total * 0.0, silent.count * 0)
+
+    @abstractmethod
+    def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
+        """The loss of a micro-batch of at least one utterance."""
+
+    @property
+    def recognizers(self) -> list[Recognizer]:
+        """Those that hear an utterance."""
+        return [self.student]
 
     def memory(self) -> dict[str, Tensor]:
         """What a resumed run must know besides weights, optimizer and position in the data."""
@@ -57,3 +80,17 @@ class Stage(nn.Module, ABC):
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Take back what `memory` gave."""
+
+    def take_news(self) -> dict[str, Any]:
+        """What has come into the memory since this was last asked, JSON-able, for the other processes."""
+        return {}
+
+    def learn_news(self, news: Mapping[str, Any]) -> None:
+        """Take into the memory what a process told with `take_news`."""
+
+
+def silence(recognizers: Sequence[Recognizer]) -> Example:
+    """Half a second in which nothing is said, for recognisers that must hear something."""
+    clip = np.zeros(SAMPLE_RATE // 2, dtype=np.float32)
+    utterance = Utterance(Path("silence"), "a", None, None, "English", SILENCE, None, 0.5, "asr", {})
+    return Example(utterance, {recognizer.listener: recognizer.features(clip) for recognizer in recognizers})

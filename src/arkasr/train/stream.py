@@ -1,77 +1,127 @@
-"""The endless stream of micro-batches of a stage, and the position in it that a resumed run starts from."""
+"""The endless stream of micro-batches of a stage, and the position in it that a resumed run starts from.
 
-from collections.abc import Iterator
+Every optimizer step takes the next so many batches of one global order, dealt out to the processes in turn: who trains
+on how many processes, and how often a run was resumed, changes nothing in what a step hears.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from arkasr.data.batches import DurationBatchSampler
+from arkasr.data.batches import DataPosition, DurationBatchSampler
 from arkasr.data.examples import Example, ExampleDataset
 from arkasr.errors import InputError
 
 
-class _Guarded(Dataset[Example | InputError]):
+@dataclass(frozen=True)
+class Unheard:
+    """An utterance that could not be heard.
+
+    Attributes:
+        id: of the utterance.
+        reason: names the file and says what to do.
+    """
+
+    id: str
+    reason: str
+
+
+class _Guarded(Dataset[Example | Unheard]):
     """Hands an error over as a value: raised in a worker process it would arrive wrapped in that worker's traceback."""
 
     def __init__(self, dataset: ExampleDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> Example | InputError:
+    def __getitem__(self, index: int) -> Example | Unheard:
         try:
             return self.dataset[index]
         except InputError as error:
-            return InputError(str(error))
+            return Unheard(self.dataset.utterances[index].id, str(error))
 
 
-def _as_list(examples: list[Example | InputError]) -> list[Example | InputError]:
-    return examples
+def _as_list(found: list[Example | Unheard]) -> list[Example | Unheard]:
+    return found
+
+
+class _Share(Sampler[list[int]]):
+    """One process's batches, step after step; an empty one where a step has none left for it."""
+
+    def __init__(
+        self, sampler: DurationBatchSampler, position: DataPosition, per_step: int, rank: int, processes: int
+    ) -> None:
+        self._followed = sampler.follow(position)
+        self._per_step = per_step
+        self._rank = rank
+        self._processes = processes
+        self.positions: deque[DataPosition] = deque()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        while True:
+            step = list(islice(self._followed, self._per_step))
+            self.positions.append(step[-1][1])
+            for first in range(0, self._per_step, self._processes):
+                place = first + self._rank
+                yield step[place][0] if place < self._per_step else []
 
 
 class BatchStream:
-    """Epoch after epoch of duration-bucketed batches.
+    """Epoch after epoch of duration-bucketed batches, without the utterances that cannot be heard.
 
-    The position counts batches that were handed out, not those that workers have read ahead.
+    The position counts steps that were handed out whole, not what workers have read ahead.
 
     Args:
         dataset: utterances with features.
-        sampler: forms the batches of an epoch.
+        sampler: forms the batches.
+        per_step: batches in an optimizer step, of all processes together.
+        rank: this process.
+        processes: among how many.
         workers: processes that read ahead; 0 = none.
+        unheard: utterances that are known not to be heard, and are not in the dataset.
     """
 
-    def __init__(self, dataset: ExampleDataset, sampler: DurationBatchSampler, workers: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: ExampleDataset,
+        sampler: DurationBatchSampler,
+        *,
+        per_step: int = 1,
+        rank: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+        unheard: Sequence[Unheard] = (),
+    ) -> None:
+        self.dataset = dataset
         self.sampler = sampler
-        self.epoch = 0
-        self.batch = 0
-        self._loader = DataLoader(
-            _Guarded(dataset),
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=_as_list,
-            persistent_workers=workers > 0,
-            # Its own, so that starting an epoch draws nothing from the generator of dropout.
-            generator=torch.Generator(),
-        )
+        self.position = DataPosition()
+        self._per_step = per_step
+        self._rank = rank
+        self._processes = processes
+        self._workers = workers
+        self._unheard = list(unheard)
 
     def __iter__(self) -> Iterator[list[Example]]:
-        """Batches without end.
+        """This process's batches without end; in every step each process has as many, some of them empty."""
+        share = _Share(self.sampler, self.position, self._per_step, self._rank, self._processes)
+        rounds = -(-self._per_step // self._processes)
+        loader = DataLoader(
+            _Guarded(self.dataset),
+            batch_sampler=share,
+            num_workers=self._workers,
+            collate_fn=_as_list,
+            # Its own, so that starting draws nothing from the generator of dropout.
+            generator=torch.Generator(),
+        )
+        for number, found in enumerate(loader, start=1):
+            self._unheard += [item for item in found if isinstance(item, Unheard)]
+            if number % rounds == 0:
+                self.position = share.positions.popleft()
+            yield [item for item in found if isinstance(item, Example)]
 
-        Raises:
-            InputError: an utterance cannot be heard; names the file.
-        """
-        while True:
-            self.sampler.load_state_dict({"epoch": self.epoch, "next_batch": self.batch})
-            for examples in self._loader:
-                for example in examples:
-                    if isinstance(example, InputError):
-                        raise example
-                self.batch += 1
-                yield examples
-            self.epoch, self.batch = self.epoch + 1, 0
-
-    def state(self) -> dict[str, int]:
-        """Position of the next batch."""
-        return {"epoch": self.epoch, "batch": self.batch}
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Continue from a position that `state` gave."""
-        self.epoch, self.batch = state["epoch"], state["batch"]
+    def take_unheard(self) -> list[Unheard]:
+        """The utterances that could not be heard since this was last asked."""
+        taken, self._unheard = self._unheard, []
+        return taken

@@ -32,7 +32,7 @@ class CtcStage(Stage):
         for module in [*student.audio_modules, student.model.get_input_embeddings()]:
             module.requires_grad_(True)
 
-    def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
+    def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
         """Score the references of a micro-batch; those with fewer audio than text tokens are left out and counted.
 
         Raises:

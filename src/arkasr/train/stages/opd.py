@@ -5,6 +5,7 @@ mathematics is in `arkasr.distill`; this file only brings the two models and the
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +22,13 @@ from arkasr.model.decoding import Sampling
 from arkasr.model.engine import Engine
 from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.model.scoring import forced_states
+from arkasr.model.scoring import forced_logits, forced_states
 from arkasr.teacher.vocabulary import map_vocabularies
+from arkasr.train.distribution import whole_weights
 from arkasr.train.metrics import Metrics
 from arkasr.train.rollout_memory import RolloutMemory
 from arkasr.train.settings import ObjectiveSettings
-from arkasr.train.stage import Stage, StageLoss
+from arkasr.train.stage import SILENCE, Stage, StageLoss
 
 # One odd rollout says nothing about two vocabularies.
 JUDGED_FROM_TOKENS = 200
@@ -73,7 +75,7 @@ class DistillationStage(Stage):
             teacher_vocab_size=teacher.vocab_size,
         )
 
-    def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
+    def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
         """Compare student and teacher on what the student writes for a micro-batch.
 
         Raises:
@@ -85,13 +87,15 @@ class DistillationStage(Stage):
         # The weights stand still from here to the loss: the encoder runs once, for the rollout and for the gradient.
         with self.clock("encode"):
             prompts = self.student.heard(prompts)
-        with self.clock("rollout"):
+        with self.clock("rollout"), whole_weights(self.model):
             drafts = [self._draft(example.utterance) for example in examples]
             rollouts = self._roll_out(prompts.detach(), examples, drafts, seed)
         metrics = self._rollout_metrics(rollouts)
         metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), len(drafts))
         if not rollouts.kept:
-            nothing = sum(parameter.sum() for parameter in self.model.parameters()) * 0.0
+            # Through the model all the same, as on other processes.
+            stop = torch.tensor([self.student.stop_token_id])
+            nothing = forced_logits(self.student, prompts, [stop] * len(examples)).sum() * 0.0
             return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics)
 
         transcripts = [rollout.tokens for rollout in rollouts.kept]
@@ -128,6 +132,10 @@ class DistillationStage(Stage):
             self._count_positions(metrics, result)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
 
+    @property
+    def recognizers(self) -> list[Recognizer]:
+        return [self.student, self.teacher]
+
     def memory(self) -> dict[str, Tensor]:
         return self.remembered.tensors() | {"pairing": torch.tensor([self._paired, self._written])}
 
@@ -138,6 +146,12 @@ class DistillationStage(Stage):
     def close(self) -> None:
         if self.engine is not None:
             self.engine.close()
+
+    def take_news(self) -> dict[str, Any]:
+        return self.remembered.take_news()
+
+    def learn_news(self, news: Mapping[str, Any]) -> None:
+        self.remembered.learn(news)
 
     @torch.no_grad()
     def _roll_out(
@@ -164,8 +178,8 @@ class DistillationStage(Stage):
         if training:
             for example, written, stopped in zip(examples, rollouts.written, rollouts.stopped.tolist(), strict=True):
                 # A loop or nothing at all is no draft of what comes next.
-                if stopped and len(written) > 1:
-                    self.remembered.add(example.utterance.id, written)
+                if stopped and len(written) > 1 and example.utterance.id != SILENCE:
+                    self.remembered.add(example.utterance.id, written.tolist())
         return rollouts
 
     def _draft(self, utterance: Utterance) -> list[int]:

@@ -24,7 +24,7 @@ class SupervisedStage(Stage):
         super().__init__(student)
         self.augmentation = augmentation
 
-    def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
+    def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
         """Score the references of a micro-batch.
 
         Raises:

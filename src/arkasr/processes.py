@@ -1,0 +1,101 @@
+"""What the processes of one run tell each other: short texts, decisions, and that all have come to the same place.
+
+A run is one process, or as many as `torchrun`, `accelerate launch` or SLURM start. Knows nothing of gradients, which
+Accelerate exchanges, nor of what the texts say.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+
+from arkasr.errors import InputError
+
+# Others may evaluate or label for hours before they come to the place where the first one waits.
+PATIENCE = timedelta(hours=24)
+
+
+def start() -> None:
+    """Join the processes that the launcher has started, if it has started several.
+
+    Raises:
+        InputError: the environment speaks of several processes and does not say how to find them.
+    """
+    announced = os.environ.get("WORLD_SIZE", "1")
+    if announced == "1":
+        return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise InputError(f"WORLD_SIZE={announced} without {', '.join(missing)}: start with torchrun, or unset it")
+    PartialState(cpu=not torch.accelerator.is_available())
+
+
+def finish() -> None:
+    """Part from the other processes when the work is done."""
+    if dist.is_initialized():
+        wait()
+        group_of.cache_clear()
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks to the terminal."""
+    return rank() == 0
+
+
+@cache
+def group_of(purpose: str) -> Any:
+    """A group of all processes on the CPU for one kind of message; every process must ask in the same order.
+
+    Threads that exchange messages at the same time need a group each.
+    """
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def exchange(text: str) -> list[str]:
+    """The text of every process, by rank; none is empty, and every process must call this."""
+    if count() == 1:
+        return [text]
+    group = group_of("texts")
+    payload = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.long) for _ in range(count())]
+    dist.all_gather(lengths, torch.tensor([len(payload)]), group=group)
+    width = max(int(length) for length in lengths)
+    rows = [torch.zeros(width, dtype=torch.uint8) for _ in range(count())]
+    dist.all_gather(rows, torch.nn.functional.pad(payload, (0, width - len(payload))), group=group)
+    return [row[: int(length)].numpy().tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
+
+
+def wait() -> None:
+    """Wait until every process has come here."""
+    exchange("-")
+
+
+def decided(decide: Callable[[], Any]) -> Any:
+    """What the first process decides, JSON-able, on every process."""
+    return json.loads(exchange(json.dumps(decide()) if is_first() else "null")[0])
+
+
+def first_before_others(work: Callable[[], Any]) -> Any:
+    """Let the first process do something that leaves files, and only then the others, which find them."""
+    if not is_first():
+        wait()
+    done = work()
+    if is_first():
+        wait()
+    return done

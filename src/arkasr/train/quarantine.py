@@ -1,0 +1,51 @@
+"""Utterances that cannot be heard: set aside with the reason, and an end to the run when they are too many."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from arkasr.errors import InputError
+from arkasr.files import write_whole
+from arkasr.train.stream import Unheard
+
+
+class Quarantine:
+    """`quarantine.jsonl` of a stage: one line for each utterance that could not be heard.
+
+    Args:
+        path: the file; what an earlier sitting wrote there counts.
+        utterances: in the whole set.
+        most_share: of them that may be set aside.
+        writes: whether this process writes the file.
+    """
+
+    def __init__(self, path: Path, utterances: int, most_share: float, *, writes: bool = True) -> None:
+        self._path = path
+        self._utterances = utterances
+        self._most_share = most_share
+        self._writes = writes
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        self._reasons: dict[str, str] = {row["id"]: row["reason"] for row in rows}
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def add(self, unheard: Sequence[Unheard]) -> None:
+        """Set utterances aside; those that already are stay once.
+
+        Raises:
+            InputError: the share of the set that may be set aside is exceeded.
+        """
+        known = len(self._reasons)
+        for item in unheard:
+            self._reasons.setdefault(item.id, item.reason)
+        if len(self._reasons) == known:
+            return
+        if self._writes:
+            rows = ({"id": name, "reason": reason} for name, reason in self._reasons.items())
+            write_whole(self._path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        if len(self._reasons) > self._most_share * self._utterances:
+            raise InputError(
+                f"{next(iter(self._reasons.values()))} ({len(self._reasons)} of {self._utterances} utterances cannot "
+                f"be heard, listed in {self._path}; max_quarantined_share allows {self._most_share:.1%})"
+            )

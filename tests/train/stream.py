@@ -1,0 +1,19 @@
+from arkasr.data.batches import DataPosition
+
+
+class Stream:
+    """Batches by position, as the training loop asks for them."""
+
+    def __init__(self, batches):
+        self.batches = batches
+        self.position = DataPosition()
+        self.dataset = [example for batch in batches for example in batch]
+
+    def __iter__(self):
+        while True:
+            place = self.position.batch
+            self.position = DataPosition(batch=place + 1)
+            yield self.batches[place % len(self.batches)]
+
+    def take_unheard(self):
+        return []
