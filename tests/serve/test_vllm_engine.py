@@ -15,7 +15,7 @@ from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from tests.conftest import SMALL_STUDENT, TEXTS
+from tests.models import SMALL_STUDENT, TEXTS
 from tests.train.test_loop import SETTINGS, Stream
 
 pytestmark = pytest.mark.vllm

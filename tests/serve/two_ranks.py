@@ -8,7 +8,7 @@ from arkasr.model.decoding import decode
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.serve.vllm_engine import VllmEngine
-from tests.conftest import TEXTS
+from tests.models import TEXTS
 from tests.serve.test_vllm_engine import MAX_NEW_TOKENS, SIZES
 
 
