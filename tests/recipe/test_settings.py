@@ -41,6 +41,7 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ("stages.opd.teacher=nobody", "stages.opd.teacher: there is no stage 'nobody' above it in this recipe"),
         ("stages.opd.drafts=later", "stages.opd.drafts: there is no set or labels 'later' above it in this recipe"),
         ("stages.opd.objective.support=all", "stages.opd.objective.support: Input should be 'union'"),
+        ("stages.opd.objective.rollouts.staleness=1", "stages.opd.objective.rollouts: staleness: the student's own"),
         (
             "stages.base.optimization.learning_rate=-1",
             "stages.base.optimization.learning_rate: Input should be greater",

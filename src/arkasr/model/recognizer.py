@@ -27,7 +27,7 @@ class Prompts:
     Attributes:
         input_ids: int64 `[B, P]`.
         attention_mask: int64 `[B, P]`, zero at padding.
-        audio: the audio part of the model's keyword arguments, batch first; or, once heard, `embeddings` `[B, N, H]`
+        audio: the audio part of the model's keyword arguments, batch first; once heard, also `embeddings` `[B, N, H]`
             padded on the right.
     """
 
@@ -141,7 +141,7 @@ class Recognizer(ABC):
         embeddings, counts = self.audio_embeddings(prompts.audio)
         check_counts(prompts.input_ids == self.processor.audio_token_id, counts)
         padded = pad_sequence(list(embeddings.split(counts.tolist())), batch_first=True)
-        return replace(prompts, audio={"embeddings": padded})
+        return replace(prompts, audio=prompts.audio | {"embeddings": padded})
 
     def decoder_states(
         self,

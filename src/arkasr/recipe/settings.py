@@ -10,7 +10,13 @@ from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
 from arkasr.data.languages import canonical_language
 from arkasr.evaluate.normalize import get_profile
 from arkasr.recipe.presets import check_preset
-from arkasr.train.settings import AugmentationSettings, ObjectiveSettings, OptimizationSettings, Settings
+from arkasr.train.settings import (
+    AugmentationSettings,
+    EngineSettings,
+    ObjectiveSettings,
+    OptimizationSettings,
+    Settings,
+)
 
 
 def first_repeated(values: Sequence[Hashable]) -> Any:
@@ -197,6 +203,7 @@ class LabelStageSettings(StageSettings):
         audio: the set that is labelled.
         max_new_tokens: cap on the tokens of a label.
         batch_seconds: audio seconds decoded at once.
+        decoding: what writes them.
         drop_failures: leave out what cannot be right; False is for trials with a teacher that cannot write yet.
     """
 
@@ -205,6 +212,7 @@ class LabelStageSettings(StageSettings):
     drop_failures: bool = True
     max_new_tokens: int = Field(default=256, ge=1)
     batch_seconds: float = Field(default=120.0, gt=0)
+    decoding: EngineSettings = EngineSettings()
 
 
 AnyStageSettings = Annotated[

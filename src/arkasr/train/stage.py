@@ -76,6 +76,9 @@ class Stage(nn.Module, ABC):
         """What a resumed run must know besides weights, optimizer and position in the data."""
         return {}
 
+    def close(self) -> None:
+        """Give back what the stage holds outside this process; called once training is over."""
+
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Take back what `memory` gave."""
 

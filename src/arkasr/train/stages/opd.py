@@ -20,6 +20,7 @@ from arkasr.distill.rollout import Rollout, Rollouts, roll_out
 from arkasr.distill.support import look_up
 from arkasr.errors import InputError
 from arkasr.model.decoding import Sampling
+from arkasr.model.engine import Engine
 from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.scoring import forced_logits, forced_states
@@ -48,6 +49,7 @@ class DistillationStage(Stage):
         drafts: by utterance, a text that the student probably writes, such as the teacher's label; where there is none,
             the utterance's own text is the draft. What the student wrote itself the last time comes before either.
             Drafts spare time and change nothing else.
+        engine: writes the rollouts; None = the student itself, along the drafts.
 
     Raises:
         InputError: the objective looks at scores that the teacher does not give.
@@ -59,6 +61,7 @@ class DistillationStage(Stage):
         teacher: Recognizer | Teacher,
         settings: ObjectiveSettings,
         drafts: Mapping[str, str] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__(student)
         # A plain attribute of a non-module keeps the teacher out of parameters() and of checkpoints.
@@ -71,6 +74,7 @@ class DistillationStage(Stage):
                 "does not give; leave them out, or take the teacher into the training process"
             )
         self.drafts = drafts or {}
+        self.engine = engine
         self.remembered = RolloutMemory()
         self._paired = self._written = 0
         self.vocabulary = map_vocabularies(
@@ -137,6 +141,10 @@ class DistillationStage(Stage):
         self.remembered.restore(memory)
         self._paired, self._written = memory["pairing"].tolist()
 
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+
     def take_news(self) -> dict[str, Any]:
         return self.remembered.take_news()
 
@@ -162,6 +170,7 @@ class DistillationStage(Stage):
             max_new_tokens=self.settings.max_new_tokens,
             drafts=drafts,
             sampling=sampling,
+            engine=self.engine,
         )
         self.model.train(training)
         if training:
