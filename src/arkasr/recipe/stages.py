@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 
 from arkasr import processes
 from arkasr.data.batches import DurationBatchSampler
@@ -52,7 +53,7 @@ def run_training_stage(
         if processes.is_first():
             calibrate_once(workshop, stage, name, seed, settings, progress)
         processes.wait()
-    with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
+    with closing(stage), progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
         train(
             stage,
             stream,
@@ -63,7 +64,6 @@ def run_training_stage(
             on_step=on_step,
             on_trouble=lambda message: progress.say(f"{name}: {message}"),
         )
-    stage.close()
     weights = gathered_weights(student.model)
     if processes.is_first():
         folder.save_model(student, name, seed, weights)
