@@ -26,8 +26,9 @@ import yaml
 RECIPE = Path(__file__).parent.parent / "recipes" / "smoke.yaml"
 STEPS = 24
 CHECKPOINT_EVERY = 2
+LABEL_TOKENS = 100  # so that labelling takes long enough to be met
 # What a kill waits for, and the longest that it then waits on; in the order in which a run comes to it.
-LATER_SECONDS = {"start": 9.0, "step": 0.3, "checkpoint": 0.02, "labelling": 1.0, "evaluation": 0.3}
+LATER_SECONDS = {"start": 9.0, "step": 0.3, "checkpoint": 0.02, "labelling": 1.5, "evaluation": 0.3}
 TURNS = {"training": ("step", "checkpoint", "start"), "labelling": ("labelling",), "evaluation": ("evaluation",)}
 BEFORE_LABELS = "more-sft"
 SAME_LOSS = 1e-6
@@ -47,6 +48,7 @@ def command(output: Path, processes: int) -> list[str]:
     changes = [f"stages.{name}.optimization.{key}" for name in trained for key in ("steps=", "checkpoint_every=")]
     values = [f"{change}{STEPS if change.endswith('steps=') else CHECKPOINT_EVERY}" for change in changes]
     values += [f"stages.{name}.optimization.accumulation=2" for name in trained]
+    values.append(f"stages.labels.max_new_tokens={LABEL_TOKENS}")
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     overrides = [word for value in values for word in ("--set", value)]
     return [
