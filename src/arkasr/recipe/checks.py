@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS
-from arkasr.data.manifest import Utterance
+from arkasr.data.batches import places_longer_than
+from arkasr.data.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.recipe.evaluation import scoring_of
 from arkasr.recipe.settings import TrainingStageSettings
@@ -36,7 +37,7 @@ def check_test_sets(workshop: Workshop) -> None:
 
 def check_heard(
     source: str,
-    utterances: Sequence[Utterance],
+    utterances: Utterances,
     durations: Sequence[float],
     stage: Stage,
     settings: TrainingStageSettings,
@@ -55,19 +56,18 @@ def check_heard(
             that student or teacher cannot be asked in.
     """
     limit = min(LONGEST_CLIP_SECONDS + ROUNDING_SECONDS, settings.optimization.batch_seconds)
-    too_long = [item for item, seconds in zip(utterances, durations, strict=True) if seconds > limit]
-    if too_long:
+    too_long = places_longer_than(limit, durations)
+    if (first := next(too_long, None)) is not None:
+        number = 1 + sum(1 for _ in too_long)
         raise InputError(
-            f"{source}: {len(too_long)} of {len(utterances)} utterances are longer than {limit:g} s, which is what the "
-            f"model or a batch holds; the first is {too_long[0].id}; leave them out with the set's `max_seconds`"
+            f"{source}: {number} of {len(utterances)} utterances are longer than {limit:g} s, which is what the "
+            f"model or a batch holds; the first is {utterances[first].id}; leave them out with the set's `max_seconds`"
         )
-    if not isinstance(stage, DistillationStage):
-        unlabelled = next((utterance.id for utterance in utterances if utterance.text is None), None)
-        if unlabelled is not None:
-            raise InputError(f"{source}: {unlabelled} has no `text`, and this stage learns from labels")
+    if not isinstance(stage, DistillationStage) and (unlabelled := utterances.unlabelled()) is not None:
+        raise InputError(f"{source}: {utterances[unlabelled].id} has no `text`, and this stage learns from labels")
     recognizers = [stage.student, stage.teacher] if isinstance(stage, DistillationStage) else [stage.student]
     for recognizer in recognizers:
-        for language in {utterance.language for utterance in utterances}:
+        for language in utterances.languages():
             try:
                 recognizer.prompt_text(language)
             except InputError as error:
