@@ -318,15 +318,10 @@ def data_prepare(
 @data_app.command("index")
 def data_index(manifest: Annotated[Path, typer.Argument(help="Manifest to index.")]) -> None:
     """Write the index of a manifest that is too large to be read each time; a run does so by itself."""
-    from arkasr.data.index import build_index, open_index
-    from arkasr.recipe.progress import Progress
+    from arkasr.data.index import open_index
+    from arkasr.recipe.sets import index_with_progress
 
-    index = open_index(manifest)
-    if index is None:
-        with Progress().bytes(
-            f"index {manifest.name}", manifest.stat().st_size if manifest.is_file() else 0
-        ) as advance:
-            index = build_index(manifest, advance)
+    index = open_index(manifest) or index_with_progress(manifest)
     print(
         f"{manifest}: {len(index)} utterances, languages: {', '.join(name or 'not said' for name in index.languages)}"
     )

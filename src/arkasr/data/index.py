@@ -30,11 +30,11 @@ RECORD = np.dtype(
         ("labelled", "?"),  # whether there is a `text`
     ]
 )
-_IDENTITY = np.dtype([("hash", "<i8"), ("line", "<u8"), ("place", "<u8")])
+_IDENTITY = np.dtype([("hash", "<i8"), ("line", "<u8")])
 
 CHUNK = 65_536  # records that are read or written at once
 MOST_PROBLEMS = 10_000  # bad lines after which no more are looked for
-IDS_AT_ONCE = 2**22  # ids whose repetitions are looked for in one pass, 24 bytes each
+IDS_AT_ONCE = 2**21  # ids whose repetitions are looked for in one pass
 # Records are read in one piece if so many of those that lie between them are not wanted, at most.
 SPARSEST = 64
 
@@ -154,7 +154,7 @@ def _index_lines(
     # The header says how many there are: it is written again, in the same place, when that is known.
     _write_header(records, 0)
     rows: list[tuple[int, int, float, int, bool]] = []
-    identities: list[tuple[int, int, int]] = []
+    identities: list[tuple[int, int]] = []
 
     def write() -> None:
         records.write(np.array(rows, dtype=RECORD).tobytes())
@@ -177,7 +177,7 @@ def _index_lines(
                 continue
             language = languages.setdefault(utterance.language, len(languages))
             rows.append((first, len(raw), _seconds(utterance), language, utterance.text is not None))
-            identities.append((hash(utterance.id), number, count))
+            identities.append((hash(utterance.id), number))
             count += 1
             if len(rows) == CHUNK:
                 write()
@@ -209,23 +209,34 @@ def _repeated(manifest: Path, records: IO[bytes], ids: IO[bytes], count: int, mo
     """Lines whose id a line before them has: those of equal hash are looked at, a share of all hashes in each pass."""
     problems: list[Problem] = []
     records.flush()
+    ids.flush()
     passes = -(-count // IDS_AT_ONCE)
     for turn in range(passes):
-        shares = []
-        ids.seek(0)
-        while raw := ids.read(CHUNK * _IDENTITY.itemsize):
-            chunk = np.frombuffer(raw, dtype=_IDENTITY)
-            shares.append(chunk[chunk["hash"] % passes == turn])
-        share = np.concatenate(shares)
-        share = share[np.argsort(share["hash"], kind="stable")]
-        same = share["hash"][1:] == share["hash"][:-1]
-        suspects = share[np.append(same, False) | np.insert(same, 0, False)] if len(share) else share
         seen: dict[str, int] = {}
-        for _, line, place in suspects.tolist():
+        for place in _places_of_equal_hash(ids, count, turn, passes).tolist():
+            raw = os.pread(ids.fileno(), _IDENTITY.itemsize, place * _IDENTITY.itemsize)
+            line = int(np.frombuffer(raw, dtype=_IDENTITY)["line"][0])
             utterance = _reread(manifest, records, place)
             if (first := seen.setdefault(utterance.id, line)) != line and len(problems) < most:
                 problems.append(Problem(line, same_id(utterance, first)))
     return problems
+
+
+def _places_of_equal_hash(ids: IO[bytes], count: int, turn: int, passes: int) -> np.ndarray:
+    """Numbers of the lines whose hash another line has, int64 `[n]`, ascending within a hash."""
+    hashes, places = [], []
+    for first in range(0, count, CHUNK):
+        raw = os.pread(ids.fileno(), CHUNK * _IDENTITY.itemsize, first * _IDENTITY.itemsize)
+        found = np.frombuffer(raw, dtype=_IDENTITY)["hash"]
+        mine = np.flatnonzero(found % passes == turn)
+        hashes.append(found[mine])
+        places.append(first + mine)
+    if not hashes:
+        return np.empty(0, dtype=np.int64)
+    share = np.concatenate(hashes)
+    order = np.argsort(share, kind="stable")
+    same = np.diff(share[order]) == 0
+    return np.concatenate(places)[order[np.append(same, False) | np.insert(same, 0, False)]]
 
 
 def _reread(manifest: Path, records: IO[bytes], place: int) -> Utterance:

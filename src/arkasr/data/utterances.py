@@ -77,12 +77,8 @@ class Utterances(Sequence[Utterance]):
         """A value of every utterance, from a function that gives those of several at once."""
 
 
-def open_manifest(path: str | Path, on_bytes: Callable[[int], None] | None = None) -> Utterances:
+def open_manifest(path: str | Path) -> Utterances:
     """The utterances of a manifest: in memory if it is small, else by its index, which is made if none fits.
-
-    Args:
-        path: the manifest.
-        on_bytes: told how much of it has just been read, where an index is made.
 
     Raises:
         ManifestError: some lines are bad; names the first and counts the others.
@@ -90,7 +86,7 @@ def open_manifest(path: str | Path, on_bytes: Callable[[int], None] | None = Non
     """
     path = Path(path)
     if needs_index(path):
-        return IndexedUtterances(build_index(path, on_bytes))
+        return IndexedUtterances(build_index(path))
     if index := open_index(path):
         return IndexedUtterances(index)
     return ListedUtterances(read_manifest(path))

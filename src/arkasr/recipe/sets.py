@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from arkasr.data.corpora.synthetic import corpus_cache_folder, prepare_synthetic_corpus
+from arkasr.data.index import ManifestIndex, build_index
 from arkasr.data.languages import canonical_language
 from arkasr.data.utterances import Utterances, needs_index, open_manifest
 from arkasr.errors import InputError
@@ -57,7 +58,18 @@ def open_with_progress(path: Path) -> Utterances:
     Raises:
         InputError: the manifest is missing or wrong.
     """
-    if not needs_index(path):
-        return open_manifest(path)
+    if needs_index(path):
+        index_with_progress(path)
+    return open_manifest(path)
+
+
+def index_with_progress(path: Path) -> ManifestIndex:
+    """Make the index of a manifest, with a bar.
+
+    Raises:
+        InputError: the manifest is missing or wrong.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest")
     with Progress().bytes(f"index {path.name}", path.stat().st_size) as advance:
-        return open_manifest(path, advance)
+        return build_index(path, advance)
