@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from arkasr.data import index as index_module
 from arkasr.data import utterances as utterances_module
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.index import build_index
@@ -32,7 +33,9 @@ def manifest(tmp_path):
 
 @pytest.fixture
 def both(manifest, monkeypatch):
-    monkeypatch.setattr(utterances_module, "CHUNK", 64)
+    monkeypatch.setattr(utterances_module, "SCANNED", 64)
+    monkeypatch.setattr(index_module, "CHUNK", 50)
+    monkeypatch.setattr(index_module, "SPARSEST", 2)
     return ListedUtterances(read_manifest(manifest)), IndexedUtterances(build_index(manifest))
 
 

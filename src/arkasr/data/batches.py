@@ -5,8 +5,8 @@ Knows only durations: how the audio is read and what is done with it is for othe
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ DURATION_JITTER = 0.1
 BLOCK = 1_024
 # Batches are formed of so many utterances at a time, at most.
 POOL = 128 * BLOCK
+SCANNED = 2**20  # durations that are looked at at once
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,14 @@ class DurationBatchSampler:
                 position = DataPosition(position.epoch, 0, number + 1)
             position = DataPosition(position.epoch + 1)
 
+    def position_of(self, state: Mapping[str, Any]) -> DataPosition:
+        """The position that `state_of` described; without a description, the beginning."""
+        return DataPosition(**state)
+
+    def state_of(self, position: DataPosition) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(position)
+
     def _pools(self, epoch: int) -> "list[_Pool]":
         """The blocks of each pool, and the seed of its batches."""
         count = len(self.durations)
@@ -151,8 +160,8 @@ class _Pool:
 
 def places_longer_than(seconds: float, durations: Sequence[float]) -> Iterator[int]:
     """Places of utterances of more than `seconds`, found without holding all durations."""
-    for first in range(0, len(durations), POOL):
-        yield from (first + np.flatnonzero(np.asarray(durations[first : first + POOL]) > seconds)).tolist()
+    for first in range(0, len(durations), SCANNED):
+        yield from (first + np.flatnonzero(np.asarray(durations[first : first + SCANNED]) > seconds)).tolist()
 
 
 def _values(column: Sequence[Any], blocks: list[range]) -> list[Any]:

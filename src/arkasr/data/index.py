@@ -65,12 +65,23 @@ class ManifestIndex:
 
     def records_of(self, lines: np.ndarray) -> np.ndarray:
         """`RECORD` `[n]` of lines in any order, int `[n]`."""
-        if not len(lines):
-            return np.empty(0, dtype=RECORD)
-        first, last = int(lines.min()), int(lines.max()) + 1
-        if last - first <= SPARSEST * len(lines):
-            return self.records(first, last)[lines - first]
-        return np.frombuffer(b"".join(self._read(line, line + 1) for line in lines.tolist()), dtype=RECORD)
+        order = np.argsort(lines, kind="stable")
+        ascending = lines[order].astype(np.int64)
+        found = np.empty(len(lines), dtype=RECORD)
+        first = 0
+        while first < len(lines):
+            start = int(ascending[first])
+            last = int(np.searchsorted(ascending, start + CHUNK))
+            wanted = ascending[first:last]
+            if len(wanted) * SPARSEST < int(wanted[-1]) + 1 - start:
+                raw = b"".join(self._read(line, line + 1) for line in wanted.tolist())
+                found[first:last] = np.frombuffer(raw, dtype=RECORD)
+            else:
+                found[first:last] = self.records(start, int(wanted[-1]) + 1)[wanted - start]
+            first = last
+        back = np.empty_like(found)
+        back[order] = found
+        return back
 
     def utterance(self, line: int) -> Utterance:
         """One line of the manifest.

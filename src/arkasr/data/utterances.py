@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 
 from arkasr.data.examples import seconds_of
-from arkasr.data.index import CHUNK, ManifestIndex, build_index, open_index
+from arkasr.data.index import ManifestIndex, build_index, open_index
 from arkasr.data.manifest import Utterance, read_manifest
 from arkasr.errors import InputError
 
 LARGE_BYTES = 64 * 2**20  # manifests from this size on, some 200,000 lines, are not read into memory
+SCANNED = 2**20  # records that are looked at at once
 
 Value = TypeVar("Value")
 
@@ -233,8 +234,8 @@ class IndexedUtterances(Utterances):
         return self._index.records_of(self._lines[first:last])
 
     def _chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        for first in range(0, len(self), CHUNK):
-            yield first, self.records(first, min(first + CHUNK, len(self)))
+        for first in range(0, len(self), SCANNED):
+            yield first, self.records(first, min(first + SCANNED, len(self)))
 
     def _numbers(self, first: int, last: int) -> np.ndarray:
         if self._lines is None:
