@@ -40,6 +40,7 @@ class DatasetSource:
         language: of every utterance; None = not said.
         language_column: or the column that says it.
         id: column of a unique name; None = lane and number of the example.
+        examples: how many there are, where the dataset does not say.
     """
 
     path: str
@@ -51,6 +52,7 @@ class DatasetSource:
     language: str | None = None
     language_column: str | None = None
     id: str | None = None
+    examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class StreamedBatches:
         in_flight: int = 2,
     ) -> None:
         self._dataset = open_dataset(source)
+        self.examples = source.examples or _count_of(self._dataset, source)
         files = self._dataset.num_shards
         self.lanes = max(count for count in range(1, per_step + 1) if per_step % count == 0 and count <= files)
         self._source = source
@@ -230,13 +233,17 @@ class StreamedBatches:
         source = self._source
         text = example[source.text] if source.text is not None and not self._labels_withheld else None
         language = example[source.language_column] if source.language_column is not None else source.language
+        try:
+            language = canonical_language(language) if language else None
+        except InputError as error:
+            raise InputError(f"dataset {source.path}: {place}: {error}") from error
         kept = {name: value for name, value in example.items() if name not in (source.audio, source.text)}
         return Utterance(
             audio=audio,
             text=text,
             begin_time=None,
             end_time=None,
-            language=canonical_language(language) if language else None,
+            language=language,
             id=str(example[source.id]) if source.id is not None else place,
             speaker=None,
             duration=None,
@@ -300,6 +307,15 @@ def open_dataset(source: DatasetSource) -> Any:
     if isinstance(features[source.audio], datasets.Audio):
         dataset = dataset.cast_column(source.audio, datasets.Audio(decode=False))
     return dataset
+
+
+def _count_of(dataset: Any, source: DatasetSource) -> int:
+    known = (dataset.info.splits or {}).get(source.split)
+    if known is None or not known.num_examples:
+        raise InputError(
+            f"dataset {source.path}: does not say how many examples it has; give their number as `examples`"
+        )
+    return int(known.num_examples)
 
 
 def _counted(batching: Mapping[str, Any], utterances: Sequence[Utterance]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def load_set(settings: SetSettings, folder: Path) -> Utterances:
     Raises:
         InputError: the manifest is missing, wrong, or shorter than the recipe asks for.
     """
+    assert settings.manifest is not None
     path = folder / settings.manifest
     utterances = open_with_progress(path)
     if settings.language is not None:

@@ -23,6 +23,7 @@ from arkasr.recipe.settings import (
     SftStageSettings,
     TrainingStageSettings,
 )
+from arkasr.recipe.streamed import build_dataset_stream
 from arkasr.recipe.workshop import Workshop
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
@@ -139,12 +140,13 @@ def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict
     """Texts to try first, by utterance.
 
     Raises:
-        InputError: not one of them is of an utterance that the stage hears.
+        InputError: not one of them is of an utterance that the stage hears, as far as these are known beforehand.
     """
     if settings.drafts is None:
         return {}
     texts = {item.id: item.text for item in workshop.heard(settings.drafts, seed) if item.text}
-    if not any(utterance.id in texts for utterance in workshop.heard(settings.train, seed)):
+    known = settings.train not in workshop.recipe.sets or workshop.recipe.sets[settings.train].dataset is None
+    if known and not any(utterance.id in texts for utterance in workshop.heard(settings.train, seed)):
         raise InputError(
             f"drafts: {settings.drafts!r} has no text for any utterance of {settings.train!r}; name a set or label "
             "stage with the same ids, or leave `drafts` out"
@@ -156,6 +158,9 @@ def build_stream(
     workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int, *, rank: int, among: int
 ) -> BatchStream:
     """The batches that a training stage hears in one process among several."""
+    dataset_set = workshop.recipe.sets.get(settings.train)
+    if dataset_set is not None and dataset_set.dataset is not None:
+        return build_dataset_stream(f"set {settings.train}", dataset_set, stage, settings, seed, rank, among)
     utterances, durations, unmeasured = workshop.heard(settings.train, seed).measured()
     check_heard(f"set {settings.train}", utterances, durations, stage, settings)
     listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
