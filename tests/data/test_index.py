@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data import index as index_module
+from arkasr.data import indexing
 from arkasr.data.examples import seconds_of
-from arkasr.data.index import build_index, open_index
+from arkasr.data.index import open_index
+from arkasr.data.indexing import build_index
 from arkasr.data.manifest import ManifestError, read_manifest
 from arkasr.errors import InputError
 from tests.data.test_manifest import BAD_LINES
@@ -24,8 +25,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(index_module, "CHUNK", 7)
-    monkeypatch.setattr(index_module, "IDS_AT_ONCE", 5)
+    monkeypatch.setattr(indexing, "CHUNK", 7)
+    monkeypatch.setattr(indexing, "IDS_AT_ONCE", 5)
 
 
 def write(folder, *lines):
@@ -98,13 +99,13 @@ def test_repeated_ids_are_found_wherever_they_stand(folder, small_chunks):
 
 
 def test_two_ids_with_the_same_hash_are_two_ids(folder, monkeypatch):
-    monkeypatch.setattr(index_module, "hash", lambda name: 7, raising=False)
+    monkeypatch.setattr(indexing, "hash", lambda name: 7, raising=False)
     path = write(folder, *lines_of_all_kinds(10))
     assert len(build_index(path)) == 10
 
 
 def test_many_bad_lines_are_not_all_kept(folder, monkeypatch):
-    monkeypatch.setattr(index_module, "MOST_PROBLEMS", 3)
+    monkeypatch.setattr(indexing, "MOST_PROBLEMS", 3)
     with pytest.raises(ManifestError, match=r"set\.jsonl:1: not JSON .* \(and 2 or more; "):
         build_index(write(folder, *["{"] * 10))
 

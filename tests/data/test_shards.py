@@ -10,10 +10,10 @@ import soundfile
 from arkasr.data.audio import decode, duration_of
 from arkasr.data.check import check_manifest
 from arkasr.data.examples import ExampleDataset
-from arkasr.data.index import build_index
+from arkasr.data.indexed import IndexedUtterances
+from arkasr.data.indexing import build_index
 from arkasr.data.manifest import ManifestError, read_manifest, write_manifest
 from arkasr.data.shards import find_shards, rows_of_shards
-from arkasr.data.utterances import IndexedUtterances
 from arkasr.errors import InputError
 
 

@@ -10,8 +10,9 @@ import torch
 
 from arkasr.data import streamed as streamed_module
 from arkasr.data.audio import decode
+from arkasr.data.dataset_source import DatasetSource
 from arkasr.data.examples import AsGiven, ExampleDataset
-from arkasr.data.streamed import DatasetSource, StreamedBatches, StreamPosition
+from arkasr.data.streamed import StreamedBatches, StreamPosition
 from arkasr.errors import InputError
 from arkasr.train.stream import BatchStream
 

@@ -7,11 +7,14 @@ import pytest
 import soundfile
 
 from arkasr.data import index as index_module
-from arkasr.data import utterances as utterances_module
+from arkasr.data import indexed as indexed_module
+from arkasr.data import opening as opening_module
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.index import build_index
+from arkasr.data.indexed import IndexedUtterances
+from arkasr.data.indexing import build_index
 from arkasr.data.manifest import read_manifest
-from arkasr.data.utterances import IndexedUtterances, ListedUtterances, open_manifest
+from arkasr.data.opening import open_manifest
+from arkasr.data.utterances import ListedUtterances
 from arkasr.recipe.sets import load_set
 from arkasr.recipe.settings import SetSettings
 
@@ -33,7 +36,7 @@ def manifest(tmp_path):
 
 @pytest.fixture
 def both(manifest, monkeypatch):
-    monkeypatch.setattr(utterances_module, "SCANNED", 64)
+    monkeypatch.setattr(indexed_module, "SCANNED", 64)
     monkeypatch.setattr(index_module, "CHUNK", 50)
     monkeypatch.setattr(index_module, "SPARSEST", 2)
     return ListedUtterances(read_manifest(manifest)), IndexedUtterances(build_index(manifest))
@@ -100,7 +103,7 @@ def test_what_cannot_be_measured_is_told_apart_with_its_reason(manifest):
 def test_a_recipe_s_set_is_the_same_from_a_large_manifest(manifest, monkeypatch):
     settings = SetSettings(manifest=manifest.name, language="en", max_seconds=6, shuffle=1, first=20, labels="withheld")
     expected = list(load_set(settings, manifest.parent))
-    monkeypatch.setattr(utterances_module, "LARGE_BYTES", 1)
+    monkeypatch.setattr(opening_module, "LARGE_BYTES", 1)
     found = load_set(settings, manifest.parent)
     assert isinstance(found, IndexedUtterances)
     assert list(found) == expected
@@ -118,8 +121,8 @@ MEMORY = """
 import itertools, json, re, sys
 from pathlib import Path
 from arkasr.data import batches
-from arkasr.data.index import build_index
-from arkasr.data.utterances import IndexedUtterances
+from arkasr.data.indexing import build_index
+from arkasr.data.indexed import IndexedUtterances
 
 batches.POOL = 8 * batches.BLOCK
 

@@ -6,53 +6,23 @@ batch a step goes through the lanes, so that every process opens only those of i
 
 import itertools
 import json
-import os
 import random
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkstemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from arkasr.data.batches import DurationBatchSampler
+from arkasr.data.dataset_source import DatasetSource, count_of, open_dataset
 from arkasr.data.examples import seconds_of
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import Utterance
-from arkasr.errors import InputError, first_line_of, nearest_of
+from arkasr.data.pool_files import PoolFiles
+from arkasr.errors import InputError
 
 POOL_EXAMPLES = 1_024  # of a lane, whose audio lies in a temporary file while its batches are heard
 UNMEASURED_SECONDS = 1.0  # taken for the length of audio that cannot be measured, until hearing it says why
-
-
-@dataclass(frozen=True)
-class DatasetSource:
-    """Which dataset, and what its columns are.
-
-    Attributes:
-        path: name on the hub, or a local folder of parquet, arrow or other files that the library reads.
-        name: configuration of the dataset.
-        split: of the dataset.
-        revision: commit, tag or branch of a hub name.
-        audio: column of the audio.
-        text: column of what is said; None = there is none.
-        language: of every utterance; None = not said.
-        language_column: or the column that says it.
-        id: column of a unique name; None = lane and number of the example.
-        examples: how many there are, where the dataset does not say.
-    """
-
-    path: str
-    name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    audio: str = "audio"
-    text: str | None = "text"
-    language: str | None = None
-    language_column: str | None = None
-    id: str | None = None
-    examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +87,7 @@ class StreamedBatches:
         in_flight: int = 2,
     ) -> None:
         self._dataset = open_dataset(source)
-        self.examples = source.examples or _count_of(self._dataset, source)
+        self.examples = count_of(self._dataset, source)
         files = self._dataset.num_shards
         self.lanes = max(count for count in range(1, per_step + 1) if per_step % count == 0 and count <= files)
         self._source = source
@@ -171,7 +141,7 @@ class StreamedBatches:
         return {"lanes": self.lanes, "reached": reached}
 
     def _follow_lane(self, lane: int, position: LanePosition) -> Iterator[tuple[list[Utterance], LanePosition]]:
-        files = _Files(Path(self._folder.name), self._in_flight)
+        files = PoolFiles(Path(self._folder.name), self._in_flight)
         while True:
             dataset = self._dataset.shard(num_shards=self.lanes, index=lane)
             if position.state is not None:
@@ -201,7 +171,7 @@ class StreamedBatches:
         return [[utterances[place] for place in batch] for batch in sampler.batches(position.pool)]
 
     def _utterances_of(
-        self, pool: Sequence[Mapping[str, Any]], lane: int, position: LanePosition, files: "_Files"
+        self, pool: Sequence[Mapping[str, Any]], lane: int, position: LanePosition, files: PoolFiles
     ) -> tuple[list[Utterance], list[float]]:
         """The examples of a pool that are not left out, and their seconds."""
         utterances, lengths = [], []
@@ -250,72 +220,6 @@ class StreamedBatches:
             task="asr",
             fields=kept if text is None else kept | {"text": text},
         )
-
-
-class _Files:
-    """The audio of the last pools, each in a tar that is removed when none of its batches can still be read."""
-
-    def __init__(self, folder: Path, in_flight: int) -> None:
-        self._folder = folder
-        self._in_flight = in_flight
-        self._batches = 0
-        self._written: list[tuple[int, Path]] = []
-
-    def count_batch(self) -> None:
-        self._batches += 1
-
-    def write(self, contents: Sequence[bytes]) -> list[Path]:
-        """Keep audio; gives where each lies."""
-        if self._written:  # all batches of the pool before have now been handed out
-            self._written[-1] = (self._batches, self._written[-1][1])
-        while self._written and self._written[0][0] + self._in_flight <= self._batches:
-            self._written.pop(0)[1].unlink()
-        handle, name = mkstemp(suffix=".tar", dir=self._folder)
-        places = []
-        with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for number, content in enumerate(contents):
-                member = tarfile.TarInfo(str(number))
-                member.size = len(content)
-                places.append(Path(f"{name}:{tar.offset + tarfile.BLOCKSIZE}:{len(content)}"))
-                tar.addfile(member, BytesIO(content))
-        self._written.append((self._batches, Path(name)))
-        return places
-
-
-def open_dataset(source: DatasetSource) -> Any:
-    """The dataset as the library streams it, its audio as it is stored.
-
-    Raises:
-        InputError: the library is not installed, or there is no such dataset or column.
-    """
-    try:
-        import datasets
-    except ImportError:
-        raise InputError(
-            f"dataset {source.path}: needs the library `datasets`; pip install 'arkasr[datasets]'"
-        ) from None
-    try:
-        dataset = datasets.load_dataset(
-            source.path, source.name, split=source.split, revision=source.revision, streaming=True
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise InputError(f"dataset {source.path}: {first_line_of(error)}") from error
-    features = dataset.features or dataset._resolve_features().features
-    for column in filter(None, (source.audio, source.text, source.language_column, source.id)):
-        if column not in features:
-            raise InputError(f"dataset {source.path}: no column {column!r}; {nearest_of(column, features)}")
-    if isinstance(features[source.audio], datasets.Audio):
-        dataset = dataset.cast_column(source.audio, datasets.Audio(decode=False))
-    return dataset
-
-
-def _count_of(dataset: Any, source: DatasetSource) -> int:
-    known = (dataset.info.splits or {}).get(source.split)
-    if known is None or not known.num_examples:
-        raise InputError(
-            f"dataset {source.path}: does not say how many examples it has; give their number as `examples`"
-        )
-    return int(known.num_examples)
 
 
 def _counted(batching: Mapping[str, Any], utterances: Sequence[Utterance]) -> dict[str, Any]:
