@@ -20,7 +20,7 @@ DURATION_JITTER = 0.1
 BLOCK = 1_024
 # Batches are formed of so many utterances at a time, at most.
 POOL = 128 * BLOCK
-SCANNED = 2**20  # durations that are looked at at once
+SCANNED = 2**18  # durations that are looked at at once
 
 
 @dataclass(frozen=True)

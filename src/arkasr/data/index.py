@@ -34,18 +34,25 @@ class ManifestIndex:
     """The lines of an indexed manifest, by their number among those that are not blank, counted from 0.
 
     May be used in forked processes, and opens its files anew where it is unpickled.
+
+    Args:
+        manifest: that is indexed.
+        languages: all that occur, in the order of their numbers in the records.
+        lines: how many there are.
+        unmeasured: how many of them have audio that could not be measured.
     """
 
-    def __init__(self, manifest: Path, languages: list[str | None], lines: int) -> None:
+    def __init__(self, manifest: Path, languages: list[str | None], lines: int, unmeasured: int) -> None:
         self.manifest = manifest
         self.languages = languages
+        self.unmeasured = unmeasured
         self._count = lines
         self._text = manifest.open("rb")
         self._records = (folder_of(manifest) / "lines.npy").open("rb")
         self._first_record = length_of_header(self._records)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ManifestIndex, (self.manifest, self.languages, self._count)
+        return ManifestIndex, (self.manifest, self.languages, self._count, self.unmeasured)
 
     def __len__(self) -> int:
         return self._count
@@ -106,7 +113,7 @@ def open_index(manifest: Path) -> ManifestIndex | None:
             return None
         if room != said["lines"] * RECORD.itemsize:
             return None
-        return ManifestIndex(manifest, said["languages"], said["lines"])
+        return ManifestIndex(manifest, said["languages"], said["lines"], said["unmeasured"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

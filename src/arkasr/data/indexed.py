@@ -13,7 +13,7 @@ from arkasr.data.manifest import Utterance
 from arkasr.data.utterances import Measured, Utterances, Value, withhold_label
 from arkasr.errors import InputError
 
-SCANNED = 2**20  # records that are looked at at once
+SCANNED = 2**18  # records that are looked at at once
 
 
 class IndexedUtterances(Utterances):
@@ -65,9 +65,9 @@ class IndexedUtterances(Utterances):
         return IndexedUtterances(self._index, self._lines, labels_withheld=True)
 
     def measured(self) -> Measured:
-        found = self._where(lambda records: ~np.isnan(records["seconds"]))
-        if found is self:
+        if not self._index.unmeasured:
             return Measured(self, SecondsOfLines(self), [])
+        found = self._where(lambda records: ~np.isnan(records["seconds"]))
         others = self._where(lambda records: np.isnan(records["seconds"]))
         return Measured(found, SecondsOfLines(found), [(item.id, _why_unmeasured(item)) for item in others])
 

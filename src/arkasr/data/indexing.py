@@ -57,25 +57,31 @@ def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None) -
         fingerprint = fingerprint_of(manifest)
         try:
             with (folder / ".lines.writing").open("wb+") as records, (folder / ".ids.writing").open("wb+") as ids:
-                lines, languages = _index_lines(manifest, records, ids, on_bytes or (lambda read: None))
+                lines, languages, unmeasured = _index_lines(manifest, records, ids, on_bytes or (lambda read: None))
             if fingerprint_of(manifest) != fingerprint:
                 raise InputError(f"{manifest}: was written to while it was read; index it when it is complete")
             (folder / ".lines.writing").replace(folder / "lines.npy")
         finally:
             for name in (".lines.writing", ".ids.writing"):
                 (folder / name).unlink(missing_ok=True)
-        said = {"format": FORMAT, "manifest": fingerprint, "lines": lines, "languages": languages}
+        said = {
+            "format": FORMAT,
+            "manifest": fingerprint,
+            "lines": lines,
+            "languages": languages,
+            "unmeasured": unmeasured,
+        }
         write_whole(folder / "index.json", [json.dumps(said) + "\n"])
-    return ManifestIndex(manifest, languages, lines)
+    return ManifestIndex(manifest, languages, lines, unmeasured)
 
 
 def _index_lines(
     manifest: Path, records: IO[bytes], ids: IO[bytes], on_bytes: Callable[[int], None]
-) -> tuple[int, list[str | None]]:
-    """Write a record and an identity for every good line; gives their number and the languages."""
+) -> tuple[int, list[str | None], int]:
+    """Write a record and an identity for every good line; gives lines, languages, and lines that were not measured."""
     problems: list[Problem] = []
     languages: dict[str | None, int] = {}
-    count = 0
+    count = unmeasured = 0
     # The header says how many there are: it is written again, in the same place, when that is known.
     _write_header(records, 0)
     rows: list[tuple[int, int, float, int, bool]] = []
@@ -101,7 +107,9 @@ def _index_lines(
                     break
                 continue
             language = languages.setdefault(utterance.language, len(languages))
-            rows.append((first, len(raw), _seconds(utterance), language, utterance.text is not None))
+            seconds = _seconds(utterance)
+            unmeasured += math.isnan(seconds)
+            rows.append((first, len(raw), seconds, language, utterance.text is not None))
             identities.append((hash(utterance.id), number))
             count += 1
             if len(rows) == CHUNK:
@@ -120,7 +128,7 @@ def _index_lines(
     records.seek(0)
     _write_header(records, count)
     assert records.tell() == first_record
-    return count, list(languages)
+    return count, list(languages), unmeasured
 
 
 def _seconds(utterance: Utterance) -> float:
