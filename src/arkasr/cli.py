@@ -158,20 +158,30 @@ def label(
     output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
     max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a label.")] = 256,
     batch_seconds: BATCH_SECONDS = 120.0,
+    engine: Annotated[str, typer.Option(help="own, or vllm: the teacher in vLLM, beside this process.")] = "own",
+    cache_gib: Annotated[float, typer.Option(help="vllm: memory for keys and values, GiB.")] = 4.0,
 ) -> None:
     """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
     from arkasr.data.manifest import read_manifest, write_manifest
     from arkasr.model.device import default_device
     from arkasr.model.recognize import RecognitionSettings
+    from arkasr.recipe.engines import engine_for
+    from arkasr.recipe.load import parse
     from arkasr.recipe.progress import Progress
     from arkasr.teacher.label import label as label_utterances
     from arkasr.teacher.load import load_recognizer
+    from arkasr.train.settings import EngineSettings
 
+    decoding = parse(EngineSettings, {"engine": engine, "cache_gib": cache_gib}, "label")
     utterances = read_manifest(manifest)
-    recognizer = load_recognizer(teacher, device=str(default_device()))
+    # The accelerator is vLLM's, where vLLM writes.
+    recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
+    writer = engine_for(recognizer, decoding, max_new_tokens)
     with Progress().count("label", len(utterances)) as advance:
         settings = RecognitionSettings(batch_seconds, max_new_tokens)
-        labels = label_utterances(recognizer, utterances, settings, on_batch=advance)
+        labels = label_utterances(recognizer, utterances, settings, engine=writer, on_batch=advance)
+    if writer is not None:
+        writer.close()
     write_manifest(output, labels.rows)
     write_manifest(output.with_suffix(".dropped.jsonl"), labels.dropped)
     print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))

@@ -10,6 +10,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from arkasr.train.distribution import gathered_weights, whole_weights
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.models import hear_noise
 
@@ -27,21 +29,35 @@ def shard(stage):
     return fully_shard(stage)
 
 
-def test_a_rollout_gathers_every_layer_once_however_long_it_is(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "tests.train.count_gathers",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path)], env=environment, timeout=300, check=True)
-    short, long = (json.loads((tmp_path / f"{cap}.json").read_text()) for cap in (2, 24))
-    assert long["passes"] > short["passes"]
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    path = tmp_path_factory.mktemp("uneven") / "seen.json"
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "tests.train.uneven_processes", str(path)]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300, check=True)
+    return json.loads(path.read_text())
+
+
+def test_a_rollout_gathers_every_layer_once_however_long_it_is(seen):
+    (short, _), (long, _) = seen["short"], seen["long"]
+    assert long["rollout/passes"] > short["rollout/passes"]
     assert long["gathers"] == short["gathers"] > 0
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_nothing(
+    seen, sharding, student, teacher
+):
+    first, second = seen[f"silent-{sharding}"]
+    assert first["rollout/skipped_rate"] == 1
+    assert "loss" not in first
+    stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12))
+    loss = stage(hear_noise(student, teacher, texts=["the red book", "two green", "mary met john"]), 0)
+    (loss.total / loss.count).backward()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in stage.parameters()])
+    assert second["loss"] == pytest.approx((loss.total / loss.count).item(), rel=1e-5)
+    for process in (first, second):
+        assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
 def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, student):

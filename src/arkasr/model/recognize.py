@@ -14,7 +14,8 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifest import Utterance
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode
+from arkasr.model.decoding import Transcripts, decode
+from arkasr.model.engine import Engine
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
 
@@ -61,6 +62,7 @@ def recognize_clips(
     features: Callable[[int], Tensor],
     languages: Callable[[int], str | None],
     settings: RecognitionSettings,
+    engine: Engine | None = None,
 ) -> Iterator[dict[int, Recognition]]:
     """Transcribe clips, the longest first; a batch's results come as soon as it is done.
 
@@ -70,6 +72,7 @@ def recognize_clips(
         features: log-mel float32 `[mels, T]` of a clip; may be called in a thread of its own, and may raise InputError.
         languages: of a clip, for a recogniser that must be told.
         settings: batch size and cap.
+        engine: writes for the recogniser; None = `decode`, in this process.
     """
     recognizer.model.eval()
     numbers = list(seconds)
@@ -87,7 +90,7 @@ def recognize_clips(
     # On the CPU a second thread takes the cores that the model computes on, and costs more than it saves.
     heard = map(hear, batches) if recognizer.device.type == "cpu" else ahead(hear, batches, BATCHES_AHEAD)
     for batch, found in zip(batches, heard, strict=True):
-        yield _recognize_batch(recognizer, batch, found, languages, settings)
+        yield _recognize_batch(recognizer, batch, found, languages, settings, engine or decode)
 
 
 def recognize(
@@ -95,6 +98,7 @@ def recognize(
     utterances: Sequence[Utterance],
     settings: RecognitionSettings,
     *,
+    engine: Engine | None = None,
     memory: FeatureMemory | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Recognition]:
@@ -104,6 +108,7 @@ def recognize(
         recognizer: decodes greedily; its model is put into eval mode.
         utterances: in the order in which results are returned.
         settings: batch size and cap.
+        engine: writes for the recogniser; None = `decode`, in this process.
         memory: features already computed.
         on_batch: told the number of utterances just done.
     """
@@ -121,6 +126,7 @@ def recognize(
         lambda place: dataset[place].features[recognizer.listener],
         lambda place: utterances[place].language,
         settings,
+        engine,
     )
     for batch in batches:
         for place, recognition in batch.items():
@@ -143,6 +149,7 @@ def _recognize_batch(
     heard: Mapping[int, Tensor | InputError],
     languages: Callable[[int], str | None],
     settings: RecognitionSettings,
+    write: Callable[..., Transcripts],
 ) -> dict[int, Recognition]:
     results: dict[int, Recognition] = {}
     clips: dict[int, Tensor] = {}
@@ -157,7 +164,7 @@ def _recognize_batch(
             results[number] = Recognition(error=str(error))
     if clips:
         prompts = recognizer.prompts(list(clips.values()), [languages(number) for number in clips])
-        written = decode(recognizer, prompts.to(recognizer.device), max_new_tokens=settings.max_new_tokens)
+        written = write(recognizer, prompts.to(recognizer.device), max_new_tokens=settings.max_new_tokens)
         for number, tokens, stopped in zip(clips, written.tokens, written.stopped.tolist(), strict=True):
             raw = recognizer.transcript_text(tokens)
             results[number] = Recognition(raw, clean_transcript(raw), len(tokens), stopped)

@@ -96,9 +96,12 @@ def check_language(source: str, language: str | None, stage: Stage) -> None:
     Raises:
         InputError: one of them cannot.
     """
-    for recognizer in stage.recognizers:
+    asked = [stage.student.prompt_text]
+    if isinstance(stage, DistillationStage):
+        asked.append(stage.teacher.prompt_text)
+    for prompt_text in asked:
         try:
-            recognizer.prompt_text(language)
+            prompt_text(language)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
 

@@ -10,7 +10,13 @@ from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
 from arkasr.data.languages import canonical_language
 from arkasr.evaluate.normalize import get_profile
 from arkasr.recipe.presets import check_preset
-from arkasr.train.settings import AugmentationSettings, ObjectiveSettings, OptimizationSettings, Settings
+from arkasr.train.settings import (
+    AugmentationSettings,
+    EngineSettings,
+    ObjectiveSettings,
+    OptimizationSettings,
+    Settings,
+)
 
 
 def first_repeated(values: Sequence[Hashable]) -> Any:
@@ -107,6 +113,44 @@ class TokenizerSettings(Settings):
     vocab_size: int = Field(ge=256)
 
 
+class ServedSettings(Settings):
+    """Servers at which a model scores as a teacher (docs/teachers.md).
+
+    Attributes:
+        urls: of vLLM servers that all serve the model.
+        model: the name that they serve it under; None = whatever they serve.
+        scores: `named`: the scores of the tokens that the student proposes are asked for by name, which is exact.
+            `best`: the best tokens only, from any vLLM; what is not among them shares evenly what they leave.
+        best_tokens: with `scores: best`, how many are asked for.
+        weights: whether `pretrained` has the weights, so that the servers' scores are compared with the model's own
+            before the first step. False where it has config and processor only: servers are then compared with the
+            first of them.
+        tolerance: largest difference of a log-probability, in nats, in that comparison. The default is for servers that
+            compute in float32.
+        in_flight: most requests that a training process has at a server at a time.
+        timeout_seconds: in which a request must be answered.
+        patience_seconds: without an answer from any server, after which the run stops.
+    """
+
+    urls: list[str] = Field(min_length=1)
+    model: str | None = None
+    scores: Literal["named", "best"] = "named"
+    best_tokens: int = Field(default=256, ge=1)
+    weights: bool = True
+    tolerance: float = Field(default=1e-3, gt=0)
+    in_flight: int = Field(default=8, ge=1)
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    patience_seconds: float = Field(default=1800.0, gt=0)
+
+    @field_validator("urls")
+    @classmethod
+    def _are_addresses(cls, urls: list[str]) -> list[str]:
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url!r} is no address of a server; give one like http://host:8000")
+        return urls
+
+
 class ModelSettings(Settings):
     """A starting point: a preset with random weights, or a trained model.
 
@@ -115,12 +159,14 @@ class ModelSettings(Settings):
         sizes: config fields that differ from the preset.
         pretrained: a folder or a hub name.
         revision: commit, tag or branch of a hub name.
+        served: where the model scores when it is the teacher of an OPD stage; None = in the training process.
     """
 
     preset: str | None = None
     sizes: dict[str, Any] = Field(default_factory=dict)
     pretrained: str | None = None
     revision: str | None = None
+    served: ServedSettings | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSettings":
@@ -130,6 +176,8 @@ class ModelSettings(Settings):
             check_preset(self.preset, self.sizes)
         elif self.sizes:
             raise ValueError("sizes: change a preset only; a pretrained model has its own")
+        if self.served is not None and self.pretrained is None:
+            raise ValueError("served: give the model's folder or hub name as `pretrained`, for its processor")
         return self
 
 
@@ -182,10 +230,12 @@ class OpdStageSettings(TrainingStageSettings):
         drafts: the set, or the label stage, whose texts are tried first when the student writes; they spare time and
             change nothing else. None = the texts of `train`, where it has any.
         calibration_batches: micro-batches whose support is measured before the first step.
+        offload_teacher: keep the weights of a teacher in the training process in main memory while it is not asked.
     """
 
     kind: Literal["opd"]
     teacher: str
+    offload_teacher: bool = False
     objective: ObjectiveSettings = ObjectiveSettings()
     drafts: str | None = None
     calibration_batches: int = Field(default=8, ge=1)
@@ -198,6 +248,7 @@ class LabelStageSettings(StageSettings):
         audio: the set that is labelled.
         max_new_tokens: cap on the tokens of a label.
         batch_seconds: audio seconds decoded at once.
+        decoding: what writes them.
         drop_failures: leave out what cannot be right; False is for trials with a teacher that cannot write yet.
     """
 
@@ -206,6 +257,7 @@ class LabelStageSettings(StageSettings):
     drop_failures: bool = True
     max_new_tokens: int = Field(default=256, ge=1)
     batch_seconds: float = Field(default=120.0, gt=0)
+    decoding: EngineSettings = EngineSettings()
 
 
 AnyStageSettings = Annotated[

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 
 from arkasr import processes
 from arkasr.data.batches import POOL, DurationBatchSampler
@@ -13,6 +14,7 @@ from arkasr.model.recognize import RecognitionSettings
 from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.checks import check_heard
 from arkasr.recipe.development import development_error_rate
+from arkasr.recipe.engines import engine_for
 from arkasr.recipe.folder import write_json
 from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.progress import Progress
@@ -24,6 +26,7 @@ from arkasr.recipe.settings import (
     TrainingStageSettings,
 )
 from arkasr.recipe.streamed import build_dataset_stream
+from arkasr.recipe.teachers import teacher_of
 from arkasr.recipe.workshop import Workshop
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
@@ -35,6 +38,8 @@ from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.stream import BatchStream, Unheard
+
+COMPUTED_IN = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def run_training_stage(
@@ -50,7 +55,7 @@ def run_training_stage(
         if processes.is_first():
             calibrate_once(workshop, stage, name, seed, settings, progress)
         processes.wait()
-    with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
+    with closing(stage), progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
         train(
             stage,
             stream,
@@ -94,6 +99,7 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
     if missing:
         teacher = workshop.recognizer(settings.start, seed)
         recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
+        engine = engine_for(teacher, settings.decoding, settings.max_new_tokens)
         with progress.count(f"{name} (seed {seed})", sum(map(len, missing))) as advance:
 
             def labelled(some: Sequence[Utterance]) -> list[Row]:
@@ -101,6 +107,7 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
                     teacher,
                     some,
                     recognition,
+                    engine=engine,
                     drop_failures=settings.drop_failures,
                     memory=workshop.memory,
                     on_batch=advance,
@@ -109,6 +116,8 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
 
             for part in missing:
                 parts.do(part, labelled)
+        if engine is not None:
+            engine.close()
     processes.wait()
     if not processes.is_first():
         return
@@ -132,8 +141,16 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    teacher = workshop.recognizer(settings.teacher, seed)
-    return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed))
+    rollouts = settings.objective.rollouts
+    engine = engine_for(
+        student,
+        rollouts,
+        settings.objective.max_new_tokens,
+        dtype=COMPUTED_IN[settings.optimization.mixed_precision],
+        staleness=rollouts.staleness,
+    )
+    teacher = teacher_of(workshop, settings, seed)
+    return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed), engine)
 
 
 def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:
