@@ -325,6 +325,36 @@ def data_prepare(
     print(prepared.summary())
 
 
+@data_app.command("index")
+def data_index(manifest: Annotated[Path, typer.Argument(help="Manifest to index.")]) -> None:
+    """Write the index of a manifest that is too large to be read each time; a run does so by itself."""
+    from arkasr.data.index import open_index
+    from arkasr.recipe.sets import index_with_progress
+
+    index = open_index(manifest) or index_with_progress(manifest)
+    print(
+        f"{manifest}: {len(index)} utterances, languages: {', '.join(name or 'not said' for name in index.languages)}"
+    )
+
+
+@data_app.command("shards")
+def data_shards(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="TAR...", help="Uncompressed tar shards, or folders of them.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
+) -> None:
+    """Write the manifest of tar shards (WebDataset); the audio stays in them."""
+    from arkasr.data.manifest import write_manifest
+    from arkasr.data.shards import find_shards, rows_of_shards
+    from arkasr.recipe.progress import Progress
+
+    shards = find_shards(sources)
+    with Progress().count("shards", len(shards)) as advance:
+        write_manifest(output, rows_of_shards(shards, output.parent, advance))
+    print(f"{output}: the samples of {len(shards)} shards")
+
+
 def main() -> None:
     """Entry point of the `arkasr` command."""
     quieten_libraries()

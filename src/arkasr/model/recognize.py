@@ -5,12 +5,11 @@ come from is handed in.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor
 
+from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifest import Utterance
@@ -21,9 +20,6 @@ from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
 
 BATCHES_AHEAD = 2
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -92,22 +88,9 @@ def recognize_clips(
         return {number: _heard(features, number) for number in batch}
 
     # On the CPU a second thread takes the cores that the model computes on, and costs more than it saves.
-    heard = map(hear, batches) if recognizer.device.type == "cpu" else ahead(hear, batches)
+    heard = map(hear, batches) if recognizer.device.type == "cpu" else ahead(hear, batches, BATCHES_AHEAD)
     for batch, found in zip(batches, heard, strict=True):
         yield _recognize_batch(recognizer, batch, found, languages, settings, engine or decode)
-
-
-def ahead(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """What `work` makes of every item, in order, computed in a thread of its own up to `BATCHES_AHEAD` items ahead."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        try:
-            waiting = [pool.submit(work, item) for item in items[: BATCHES_AHEAD + 1]]
-            for place in range(len(items)):
-                yield waiting.pop(0).result()
-                if place + BATCHES_AHEAD + 1 < len(items):
-                    waiting.append(pool.submit(work, items[place + BATCHES_AHEAD + 1]))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def recognize(

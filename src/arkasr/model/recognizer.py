@@ -221,6 +221,10 @@ class Recognizer(ABC):
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor([*ids, self.stop_token_id])
 
+    def transcript_lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each transcript, its stop token included; many at once are counted much faster than one by one."""
+        return [len(ids) + 1 for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
     def transcript_text(self, ids: Tensor) -> str:
         """The words of generated ids `[n]`, as the model wrote them; the stop token is left out."""
         kept = [token for token in ids.tolist() if token != self.stop_token_id]

@@ -36,11 +36,45 @@ class CorpusSettings(Settings):
     folder: str | None = None
 
 
+class DatasetSettings(Settings):
+    """A dataset that the `datasets` library streams.
+
+    Attributes:
+        path: name on the hub, or a local folder of parquet, arrow or other files that the library reads.
+        name: configuration of the dataset.
+        split: of the dataset.
+        revision: commit, tag or branch of a hub name.
+        audio: column of the audio.
+        text: column of what is said; None = there is none.
+        language: of every utterance; None = not said.
+        language_column: or the column that says it.
+        id: column of a unique name; None = made from the place in the dataset.
+        examples: how many there are, where the dataset does not say; of them `max_quarantined_share` is taken.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    audio: str = "audio"
+    text: str | None = "text"
+    language: str | None = None
+    language_column: str | None = None
+    id: str | None = None
+    examples: int | None = Field(default=None, ge=1)
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, language: str | None) -> str | None:
+        return canonical_language(language) if language is not None else None
+
+
 class SetSettings(Settings):
     """A set of utterances.
 
     Attributes:
         manifest: file in the corpus folder, or an absolute path.
+        dataset: or a dataset that is streamed; only what a stage trains on can be.
         language: keep the utterances of this language only; None = all.
         max_seconds: leave out longer utterances; None = keep all.
         shuffle: seed of a shuffle before anything is taken; None = manifest order.
@@ -48,12 +82,23 @@ class SetSettings(Settings):
         labels: `given` or `withheld`. Withheld text is removed as the set is read.
     """
 
-    manifest: str
+    manifest: str | None = None
+    dataset: DatasetSettings | None = None
     language: str | None = None
     max_seconds: float | None = Field(default=None, gt=0)
     shuffle: int | None = None
     first: int | None = Field(default=None, ge=1)
     labels: Literal["given", "withheld"] = "given"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SetSettings":
+        if (self.manifest is None) == (self.dataset is None):
+            raise ValueError("give either `manifest` or `dataset`")
+        if self.dataset is not None:
+            for key in ("language", "shuffle", "first"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}: a streamed dataset is not chosen from; leave it out, or take a manifest")
+        return self
 
 
 class TokenizerSettings(Settings):
@@ -300,6 +345,8 @@ class Recipe(Settings):
                     raise ValueError(
                         f"stages.{name}.{key}: there is no {' or '.join(kinds)} {value!r} above it in this recipe"
                     )
+                if key != "train" and value in self.sets:
+                    self._refuse_streamed(f"stages.{name}.{key}", value)
             heard = self.sets.get(stage.train) if isinstance(stage, CtcStageSettings | SftStageSettings) else None
             if heard is not None and heard.labels == "withheld":
                 raise ValueError(
@@ -312,6 +359,7 @@ class Recipe(Settings):
         for name in self.evaluation.sets:
             if name not in known["set"]:
                 raise ValueError(f"evaluation.sets: there is no set {name!r}")
+            self._refuse_streamed("evaluation.sets", name)
         for pair in self.evaluation.comparisons:
             for name in pair:
                 if name not in self.variants:
@@ -323,11 +371,17 @@ class Recipe(Settings):
         }
         if self.tokenizer is not None and self.tokenizer.texts not in known["set"]:
             raise ValueError(f"tokenizer.texts: there is no set {self.tokenizer.texts!r}")
+        if self.tokenizer is not None:
+            self._refuse_streamed("tokenizer.texts", self.tokenizer.texts)
         if len(precisions) > 1:
             raise ValueError(f"stages: one run has one mixed_precision, found {', '.join(sorted(precisions))}")
         if any(model.preset for model in self.models.values()) and self.tokenizer is None:
             raise ValueError("tokenizer: a model built from a preset needs one")
         return self
+
+    def _refuse_streamed(self, place: str, name: str) -> None:
+        if self.sets[name].dataset is not None:
+            raise ValueError(f"{place}: the set {name!r} is streamed, which only `train` can be; take a manifest")
 
     def chain(self, name: str) -> list[str]:
         """The training stages behind a stage's weights, first to last, itself included."""
