@@ -28,8 +28,8 @@ STEPS = 24
 CHECKPOINT_EVERY = 2
 LABEL_TOKENS = 100  # so that labelling takes long enough to be met
 # What a kill waits for, and the longest that it then waits on; in the order in which a run comes to it.
-LATER_SECONDS = {"start": 9.0, "step": 0.3, "checkpoint": 0.02, "labelling": 1.5, "evaluation": 0.3}
-TURNS = {"training": ("step", "checkpoint", "start"), "labelling": ("labelling",), "evaluation": ("evaluation",)}
+LATER_SECONDS = {"start": 9.0, "step": 0.3, "checkpoint": 0.02, "labelling": 0.4, "evaluation": 0.3}
+TRAINING = ("step", "checkpoint", "start")
 BEFORE_LABELS = "more-sft"
 SAME_LOSS = 1e-6
 
@@ -37,7 +37,7 @@ SAME_LOSS = 1e-6
 def schedule(kills: int) -> list[str]:
     """What each kill waits for: half of them training and starts, before and after some while labels are written."""
     training, labelling = kills // 2, kills // 5
-    kinds = [TURNS["training"][number % 3] for number in range(training)]
+    kinds = [TRAINING[number % 3] for number in range(training)]
     before = training * 2 // 3
     return kinds[:before] + ["labelling"] * labelling + kinds[before:] + ["evaluation"] * (kills - training - labelling)
 
