@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test lint bench-opd
+.PHONY: install quickstart test test-vllm lint bench-opd
 
 install: $(STAMP)
 
@@ -17,7 +17,17 @@ quickstart: install
 	$(BIN)/arkasr run recipes/quickstart.yaml --output runs/quickstart --resume
 
 test: install lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not vllm'
+
+# The tests that need vLLM, in an environment of their own, since vLLM's CPU build pins its own versions. Server and trainer
+# share the cores: one thread each.
+VLLM := .venv-vllm
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm
+
+$(VLLM)/.installed: pyproject.toml constraints.txt tests/install_vllm.sh
+	PYTHON=$(PYTHON) sh tests/install_vllm.sh $(VLLM)
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,8 +3,8 @@
     python -m benchmarks.kill
     python -m benchmarks.kill --processes 2 --kills 15
 
-Kills take turns in waiting for a training step, a checkpoint being written, labelling, evaluation, and nothing at all
-(a random moment of the start); then a random moment later the whole run dies, or, of several processes, one of them.
+Kills wait for a training step, a checkpoint being written, labelling, evaluation, or nothing (a random moment of the
+start); then a random moment later the whole run dies, or, of several processes, one of them.
 One process must end with the bits of the undisturbed run, several with its losses to 1e-6.
 """
 
@@ -26,9 +26,20 @@ import yaml
 RECIPE = Path(__file__).parent.parent / "recipes" / "smoke.yaml"
 STEPS = 24
 CHECKPOINT_EVERY = 2
-PATIENCE_SECONDS = 4.0
-LATER_SECONDS = {"step": 0.3, "checkpoint": 0.02, "labelling": 0.3, "evaluation": 0.3, "start": 9.0}
+LABEL_TOKENS = 100  # so that labelling takes long enough to be met
+# What a kill waits for, and the longest that it then waits on; in the order in which a run comes to it.
+LATER_SECONDS = {"start": 9.0, "step": 0.3, "checkpoint": 0.02, "labelling": 0.4, "evaluation": 0.3}
+TRAINING = ("step", "checkpoint", "start")
+BEFORE_LABELS = "more-sft"
 SAME_LOSS = 1e-6
+
+
+def schedule(kills: int) -> list[str]:
+    """What each kill waits for: half of them training and starts, before and after some while labels are written."""
+    training, labelling = kills // 2, kills // 5
+    kinds = [TRAINING[number % 3] for number in range(training)]
+    before = training * 2 // 3
+    return kinds[:before] + ["labelling"] * labelling + kinds[before:] + ["evaluation"] * (kills - training - labelling)
 
 
 def command(output: Path, processes: int) -> list[str]:
@@ -37,6 +48,7 @@ def command(output: Path, processes: int) -> list[str]:
     changes = [f"stages.{name}.optimization.{key}" for name in trained for key in ("steps=", "checkpoint_every=")]
     values = [f"{change}{STEPS if change.endswith('steps=') else CHECKPOINT_EVERY}" for change in changes]
     values += [f"stages.{name}.optimization.accumulation=2" for name in trained]
+    values.append(f"stages.labels.max_new_tokens={LABEL_TOKENS}")
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     overrides = [word for value in values for word in ("--set", value)]
     return [
@@ -55,25 +67,34 @@ def command(output: Path, processes: int) -> list[str]:
 
 def watched(folder: Path) -> dict[str, Callable[[], object]]:
     """What is on disk while each kind of work is being done; it is at work when this changes."""
+    stages = folder / "stages"
+
+    def ready_to_label() -> float | None:
+        sitting = folder / "environment.json"
+        trained = (stages / BEFORE_LABELS / "model").exists()
+        return sitting.stat().st_mtime if trained and sitting.exists() else None
+
     return {
-        "step": lambda: sum(path.stat().st_size for path in folder.glob("stages/*/metrics.jsonl")),
-        "checkpoint": lambda: sorted(folder.glob("stages/*/checkpoints/.writing-*")),
-        "labelling": lambda: sorted(folder.glob("stages/labels/*")),
+        "start": time.monotonic,
+        "step": lambda: sum(path.stat().st_size for path in stages.glob("*/metrics.jsonl")),
+        "checkpoint": lambda: sorted(stages.glob("*/checkpoints/.writing-*")),
+        "labelling": ready_to_label,
         "evaluation": lambda: sorted(folder.glob("evaluations/*/*")),
-        "start": lambda: time.monotonic(),
     }
 
 
-def phase_of(folder: Path) -> str:
-    if list(folder.glob("stages/*/checkpoints/.writing-*")):
-        return "checkpoint"
-    stages = sorted(folder.glob("stages/*"), key=lambda path: path.stat().st_mtime)
-    newest = stages[-1].name if stages else "nothing"
-    evaluations = sorted(folder.glob("evaluations/*"), key=lambda path: path.stat().st_mtime)
-    if evaluations and stages and evaluations[-1].stat().st_mtime > stages[-1].stat().st_mtime:
-        return f"evaluation {evaluations[-1].name}"
-    log = folder / "stages" / newest / "metrics.jsonl"
-    return f"{newest} step {len(log.read_text().splitlines())}" if log.exists() else newest
+def place_of(folder: Path) -> str:
+    """Where a run is, from what it has left on disk."""
+    evaluated = sorted(folder.glob("evaluations/*/*"))
+    if evaluated:
+        return f"evaluation, {len(evaluated)} sets done or begun"
+    trained = [path.parent.name for path in folder.glob("stages/*/model")]
+    logs = sorted(folder.glob("stages/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not logs or (logs[-1].parent.name == BEFORE_LABELS and BEFORE_LABELS in trained):
+        return "labelling" if logs else "nothing yet"
+    stage = logs[-1].parent
+    writing = ", a checkpoint half written" if list(stage.glob("checkpoints/.writing-*")) else ""
+    return f"{stage.name}, {len(logs[-1].read_text().splitlines())} of {STEPS} steps{writing}"
 
 
 def children(pid: int) -> list[int]:
@@ -86,12 +107,15 @@ def kill_once(folder: Path, options: argparse.Namespace, wanted: str, draw: rand
         process = subprocess.Popen(
             command(folder, options.processes), stdout=log, stderr=log, start_new_session=True, env=environment()
         )
-        wait_for(wanted, folder, process, draw.uniform(0, PATIENCE_SECONDS))
+        look = watched(folder)[wanted]
+        before = look()
+        while process.poll() is None and look() == before:
+            time.sleep(0.002)
         try:
             process.wait(draw.uniform(0, LATER_SECONDS[wanted]))
             return False, "finished"
         except subprocess.TimeoutExpired:
-            where = phase_of(folder)
+            where = place_of(folder)
         workers = children(process.pid) if options.processes > 1 else []
         if len(workers) == options.processes:
             rank = draw.randrange(options.processes)
@@ -101,19 +125,6 @@ def kill_once(folder: Path, options: argparse.Namespace, wanted: str, draw: rand
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return True, where
-
-
-def wait_for(wanted: str, folder: Path, process: subprocess.Popen, patience: float) -> None:
-    """Wait for a kind of work to begin, or until a run that is at work has done something else for `patience` s."""
-    looks = watched(folder)
-    before = {name: look() for name, look in looks.items()}
-    busy_since = None
-    while process.poll() is None and looks[wanted]() == before[wanted]:
-        if busy_since is None and looks["step"]() != before["step"]:
-            busy_since = time.monotonic()
-        if busy_since is not None and time.monotonic() - busy_since > patience:
-            return
-        time.sleep(0.002)
 
 
 def environment() -> dict[str, str]:
@@ -142,8 +153,7 @@ def main() -> None:
         whole, killed = Path(name) / "whole", Path(name) / "killed"
         subprocess.run(command(whole, options.processes), check=True, capture_output=True, env=environment())
         kinds: Counter[str] = Counter()
-        for kill in range(options.kills):
-            wanted = list(LATER_SECONDS)[kill % len(LATER_SECONDS)]
+        for kill, wanted in enumerate(schedule(options.kills)):
             killed.mkdir(exist_ok=True)
             at_work, where = kill_once(killed, options, wanted, draw)
             kinds[wanted if at_work else "finished"] += 1

@@ -209,6 +209,8 @@ def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_p
         (["evaluate", "absent.jsonl", "--model", "x", "--normalizer", "basik"], "did you mean 'basic'?"),
         (["compare", "absent.jsonl"], "give two or more files"),
         (["data", "check", "absent.jsonl"], "absent.jsonl: no such manifest"),
+        (["data", "index", "absent.jsonl"], "absent.jsonl: no such manifest"),
+        (["data", "shards", "absent.tar", "-o", "absent.jsonl"], "absent.tar: no such tar or folder"),
         (["nonsense"], "nonsense"),
         (["train", "otd", "recipes/smoke.yaml"], "train otd: did you mean 'opd'?"),
         (["run", "recipes/smoke.yaml", "--output", "README.md"], "README.md"),

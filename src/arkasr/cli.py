@@ -102,7 +102,8 @@ def plan(
     console.print(tables.time_table(costs, cluster))
     console.print(tables.speed_table(costs, hours))
     console.print(tables.memory_table(costs, cluster.device))
-    for line in [*tables.verdicts(costs, cluster.device), "", *tables.grounds(cluster.device, assumed)]:
+    said = [*tables.verdicts(costs, cluster.device), *tables.not_counted(settings)]
+    for line in [*said, "", *tables.grounds(cluster.device, assumed)]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -180,20 +181,30 @@ def label(
     output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
     max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a label.")] = 256,
     batch_seconds: BATCH_SECONDS = 120.0,
+    engine: Annotated[str, typer.Option(help="own, or vllm: the teacher in vLLM, beside this process.")] = "own",
+    cache_gib: Annotated[float, typer.Option(help="vllm: memory for keys and values, GiB.")] = 4.0,
 ) -> None:
     """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
     from arkasr.data.manifest import read_manifest, write_manifest
     from arkasr.model.device import default_device
     from arkasr.model.recognize import RecognitionSettings
+    from arkasr.recipe.engines import engine_for
+    from arkasr.recipe.load import parse
     from arkasr.recipe.progress import Progress
     from arkasr.teacher.label import label as label_utterances
     from arkasr.teacher.load import load_recognizer
+    from arkasr.train.settings import EngineSettings
 
+    decoding = parse(EngineSettings, {"engine": engine, "cache_gib": cache_gib}, "label")
     utterances = read_manifest(manifest)
-    recognizer = load_recognizer(teacher, device=str(default_device()))
+    # The accelerator is vLLM's, where vLLM writes.
+    recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
+    writer = engine_for(recognizer, decoding, max_new_tokens)
     with Progress().count("label", len(utterances)) as advance:
         settings = RecognitionSettings(batch_seconds, max_new_tokens)
-        labels = label_utterances(recognizer, utterances, settings, on_batch=advance)
+        labels = label_utterances(recognizer, utterances, settings, engine=writer, on_batch=advance)
+    if writer is not None:
+        writer.close()
     write_manifest(output, labels.rows)
     write_manifest(output.with_suffix(".dropped.jsonl"), labels.dropped)
     print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))
@@ -335,6 +346,36 @@ def data_prepare(
         raise InputError(f"data prepare {corpus}: say where the corpus is with --from DIR")
     prepared = prepare_corpus(corpus, source, output)
     print(prepared.summary())
+
+
+@data_app.command("index")
+def data_index(manifest: Annotated[Path, typer.Argument(help="Manifest to index.")]) -> None:
+    """Write the index of a manifest that is too large to be read each time; a run does so by itself."""
+    from arkasr.data.index import open_index
+    from arkasr.recipe.sets import index_with_progress
+
+    index = open_index(manifest) or index_with_progress(manifest)
+    print(
+        f"{manifest}: {len(index)} utterances, languages: {', '.join(name or 'not said' for name in index.languages)}"
+    )
+
+
+@data_app.command("shards")
+def data_shards(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="TAR...", help="Uncompressed tar shards, or folders of them.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
+) -> None:
+    """Write the manifest of tar shards (WebDataset); the audio stays in them."""
+    from arkasr.data.manifest import write_manifest
+    from arkasr.data.shards import find_shards, rows_of_shards
+    from arkasr.recipe.progress import Progress
+
+    shards = find_shards(sources)
+    with Progress().count("shards", len(shards)) as advance:
+        write_manifest(output, rows_of_shards(shards, output.parent, advance))
+    print(f"{output}: the samples of {len(shards)} shards")
 
 
 def main() -> None:

@@ -100,6 +100,17 @@ def test_without_labels_or_drafts_a_rollout_is_planned_as_the_first_hearing_is()
     assert undrafted.phases["rollout"] > 3 * drafted.phases["rollout"]
 
 
+def test_a_teacher_elsewhere_takes_neither_time_nor_memory_here():
+    here = costs_of(24)["opd"]
+    served = costs_of(24, "models.teacher.served.urls=[http://host:8000]")["opd"]
+    assert "teacher" in here.phases
+    assert "teacher" not in served.phases
+    assert here.peak - served.peak > here.memory["teacher"]
+    offloaded = costs_of(24, "stages.opd.offload_teacher=true")["opd"]
+    assert offloaded.phases == here.phases
+    assert here.peak - offloaded.peak == here.memory["teacher"]
+
+
 def test_a_device_comes_from_a_file_as_well(tmp_path):
     path = tmp_path / "device.json"
     path.write_text(json.dumps(H100.model_dump()))

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from arkasr.data import batches as batches_module
 from arkasr.data.batches import DataPosition, DurationBatchSampler
 from arkasr.data.manifest import read_manifest
 from arkasr.errors import InputError
@@ -45,6 +46,69 @@ def test_batches_are_followed_from_any_place_into_the_next_epochs():
         _, position = followed[place]
         resumed = itertools.islice(sampler().follow(position), 5)
         assert list(resumed) == followed[place + 1 : place + 6]
+
+
+@pytest.fixture
+def small_pools(monkeypatch):
+    """Pools of three blocks of 16 utterances: 500 utterances are 32 blocks, the last of 4, and 11 pools."""
+    monkeypatch.setattr(batches_module, "BLOCK", 16)
+    monkeypatch.setattr(batches_module, "POOL", 48)
+
+
+def pools_of(sampler, epoch):
+    """Batches of an epoch by pool, as they are followed."""
+    followed = itertools.takewhile(lambda found: found[1].epoch == epoch, sampler.follow(DataPosition(epoch)))
+    return [[batch for batch, _ in pool] for _, pool in itertools.groupby(followed, lambda found: found[1].pool)]
+
+
+def test_pools_hold_every_utterance_once_an_epoch(small_pools):
+    pools = pools_of(sampler(), 0)
+    assert len(pools) == 11
+    assert list(itertools.chain(*pools)) == sampler().batches(0)
+    assert sorted(itertools.chain(*itertools.chain(*pools))) == list(range(500))
+    for pool in pools:
+        held = list(itertools.chain(*pool))
+        assert len({place // 16 for place in held}) <= 3
+        assert 32 <= len(held) <= 48 or 499 in held
+        assert all(max(DURATIONS[place] for place in batch) * len(batch) <= 60 for batch in pool)
+
+
+def test_pools_differ_from_epoch_to_epoch(small_pools):
+    first, second = ({place // 16 for place in itertools.chain(*pools_of(sampler(), epoch)[0])} for epoch in (0, 1))
+    assert first != second
+    assert sampler().batches(1) == sampler().batches(1)
+
+
+def test_pools_are_followed_from_any_batch_of_two_epochs(small_pools):
+    count = sum(len(sampler().batches(epoch)) for epoch in (0, 1))
+    followed = list(itertools.islice(sampler().follow(DataPosition()), count + 3))
+    for place in range(count):
+        assert list(itertools.islice(sampler().follow(followed[place][1]), 3)) == followed[place + 1 : place + 4]
+
+
+def test_resuming_forms_one_pool_and_counts_no_other_transcripts(small_pools):
+    class Tokens(list):
+        taken = 0
+
+        def __getitem__(self, place):
+            found = super().__getitem__(place)
+            self.taken += len(found)
+            return found
+
+    tokens = Tokens([3] * 500)
+    followed = sampler(text_tokens=tokens, max_text_tokens=40).follow(DataPosition(5, batch=2, pool=10))
+    next(followed)
+    assert tokens.taken <= 48
+    followed.close()
+
+
+def test_what_fits_into_one_pool_has_the_batches_of_one_list(monkeypatch):
+    whole = sampler().batches(0)
+    monkeypatch.setattr(batches_module, "BLOCK", 16)
+    monkeypatch.setattr(batches_module, "POOL", 500)
+    assert sampler().batches(0) == whole
+    monkeypatch.setattr(batches_module, "POOL", 496)
+    assert sampler().batches(0) != whole
 
 
 def test_without_shuffling_the_longest_come_first():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -18,7 +19,15 @@ from tests.models import TEXTS, hear_noise, small_student, small_teacher, small_
 from tests.train.stream import Stream
 
 SFT = {"kind": "sft", "start": "base", "train": "L"}
-STEP = {"steps": 8, "batch_seconds": 3, "accumulation": 4, "learning_rate": 1e-3, "warmup_steps": 2}
+STEP = {
+    "steps": 8,
+    "batch_seconds": 3,
+    "accumulation": 4,
+    "learning_rate": 1e-3,
+    "warmup_steps": 2,
+    "checkpoint_every": 4,
+    "max_quarantined_share": 0.1,
+}
 SHARDED = {**STEP, "sharding": "full"}
 OPD = {"kind": "opd", "start": "base", "teacher": "teacher", "train": "P", "calibration_batches": 1}
 OBJECTIVE = {"top_k": 8, "max_new_tokens": 16}
@@ -63,7 +72,9 @@ def recipe(tmp_path_factory):
         for place in range(count):
             seconds = 0.6 + 0.05 * place
             soundfile.write(folder / f"{name}-{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-            rows.append({"audio": f"{name}-{place}.wav", "text": TEXTS[place % 2], "language": "English"})
+            text = TEXTS[place % 2]
+            rows.append({"audio": f"{name}-{place}.wav", "text": text, "language": "English", "duration": seconds})
+        (folder / f"{name}-7.wav").write_text("no audio")
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     document = {
         "name": "processes",
@@ -131,6 +142,30 @@ def test_the_model_that_several_processes_write_is_that_of_one(alone, together, 
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert (value - two[name]).abs().max() < (2e-2 if "muon" in stage else 2e-4), name
+
+
+def test_what_cannot_be_heard_is_set_aside_once_whoever_met_it(alone, together):
+    for run in (alone, together):
+        (line,) = (run / "stages" / "opd" / "quarantine.jsonl").read_text().splitlines()
+        assert json.loads(line)["id"] == "train-7.wav"
+        assert "train-7.wav: not audio that can be read" in json.loads(line)["reason"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_continues_on_another_number_of_processes(recipe, alone, together, before, after):
+    """As if it had been killed behind step 4 of these stages."""
+    output = recipe.parent / f"from-{before}-to-{after}"
+    shutil.copytree(together if before == 2 else alone, output)
+    again = ["ctc-sharded", "sft", "opd", "opd-sharded"]
+    for stage in again:
+        shutil.rmtree(output / "stages" / stage / "model")
+        shutil.rmtree(output / "stages" / stage / "checkpoints" / "step-8")
+    result = run(recipe, output, after, "--resume")
+    assert result.returncode == 0, result.stderr
+    for stage in again:
+        found, expected = metrics(output, stage), metrics(alone, stage)
+        assert [line["step"] for line in found] == list(range(1, 9))
+        assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in expected], rel=1e-5)
 
 
 def test_labels_and_evaluations_are_those_of_one_process(alone, together):

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from arkasr.errors import InputError
+from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe, TrainingStageSettings
 from arkasr.recipe.smoke import shrink
@@ -40,6 +41,7 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ("stages.opd.teacher=nobody", "stages.opd.teacher: there is no stage 'nobody' above it in this recipe"),
         ("stages.opd.drafts=later", "stages.opd.drafts: there is no set or labels 'later' above it in this recipe"),
         ("stages.opd.objective.support=all", "stages.opd.objective.support: Input should be 'union'"),
+        ("stages.opd.objective.rollouts.staleness=1", "stages.opd.objective.rollouts: staleness: the student's own"),
         (
             "stages.base.optimization.learning_rate=-1",
             "stages.base.optimization.learning_rate: Input should be greater",
@@ -47,6 +49,16 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ("variants.extra=none", "variants.extra: there is no stage 'none'"),
         ("evaluation.comparisons=[[a, b]]", "evaluation.comparisons: there is no variant 'a'"),
         ("models.untrained-student.pretrained=x", "models.untrained-student: give either `preset` or `pretrained`"),
+        (
+            "models.untrained-teacher.served={urls: ['http://a:1']}",
+            "models.untrained-teacher: served: give the model's folder or hub name as `pretrained`",
+        ),
+        (
+            "models.t={pretrained: x, served: {urls: ['a:1']}}",
+            "models.t.served.urls: 'a:1' is no address of a server; give one like http://host:8000",
+        ),
+        ("models.t={pretrained: x, served: {urls: []}}", "models.t.served.urls: List should have at least 1 item"),
+        ("models.t={pretrained: x, served: {url: y}}", "models.t.served: unknown key 'url'; did you mean 'urls'?"),
         ("corpus.synthetic.train=3", "corpus.synthetic"),
         ("stages.opd.optimization.mixed_precision=bf16", "one run has one mixed_precision, found bf16, no"),
         (
@@ -60,6 +72,12 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ("models.untrained-teacher.sizes={text_config: {layers: 8}}", "sizes.text_config: unknown key 'layers'"),
         ("models.untrained-student.preset=ark-asr-tini", "there is no 'ark-asr-tini'; did you mean 'ark-asr-tiny'?"),
         ("stages.base.train=P", "stages.base.train: the set's labels are withheld, and sft learns from labels"),
+        ("sets.L.dataset={path: x}", "sets.L: give either `manifest` or `dataset`"),
+        ("sets.L={dataset: {path: x}, first: 3}", "sets.L: first: a streamed dataset is not chosen from"),
+        ("sets.dev={dataset: {path: x}}", "stages.base.dev: the set 'dev' is streamed, which only `train` can be"),
+        ("sets.P={dataset: {path: x}}", "stages.labels.audio: the set 'P' is streamed, which only `train` can be"),
+        ("sets.zh-net={dataset: {path: x}}", "evaluation.sets: the set 'zh-net' is streamed"),
+        ("sets.L={dataset: {path: x}}", "tokenizer.texts: the set 'L' is streamed"),
         ("seeds=[1, 1]", "seeds: 1 stands there twice"),
         ("evaluation.sets=[en-clean, en-clean]", "evaluation: sets: 'en-clean' stands there twice"),
         ("evaluation.normalizer={default: basic, Chinees: zh}", "did you mean 'Chinese'?"),
@@ -130,3 +148,14 @@ def test_a_shrunk_recipe_keeps_stages_and_variants_and_needs_no_download():
     assert small.models["teacher"].preset == "qwen3-asr-tiny"
     assert small.models["student"].preset == "ark-asr-tiny"
     assert Recipe.model_validate(small.model_dump()) == small
+
+
+def test_a_resumed_run_may_find_its_teacher_elsewhere_and_not_otherwise_scored(tmp_path):
+    def recipe(**served):
+        served = {"urls": ["http://one:8000"]} | served
+        return load_settings(Recipe, SMOKE, ["models.served-teacher=" + str({"pretrained": "x", "served": served})])
+
+    RunFolder.create(tmp_path, recipe(), resume=False)
+    RunFolder.create(tmp_path, recipe(urls=["http://two:8000"], patience_seconds=5), resume=True)
+    with pytest.raises(InputError, match=r"models.served-teacher.served.scores .*differs"):
+        RunFolder.create(tmp_path, recipe(scores="best"), resume=True)

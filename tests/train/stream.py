@@ -15,5 +15,11 @@ class Stream:
             self.position = DataPosition(batch=place + 1)
             yield self.batches[place % len(self.batches)]
 
+    def state(self):
+        return {"batch": self.position.batch}
+
+    def restore(self, state):
+        self.position = DataPosition(**state)
+
     def take_unheard(self):
         return []

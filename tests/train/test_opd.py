@@ -12,6 +12,7 @@ from arkasr.model.ark import ArkAsr
 from arkasr.model.build import build_ark_asr
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.train.calibrate import calibrate, verdict
 from arkasr.train.loop import train
 from arkasr.train.rollout_memory import RolloutMemory
@@ -22,6 +23,7 @@ from tests.train.stream import Stream
 from tests.train.test_loop import SETTINGS
 
 OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
 def learned_to_write(recognizer, examples, folder):
@@ -67,6 +69,22 @@ def test_the_gradient_of_the_head_is_whole_over_micro_batches_whether_or_not_it_
         expected = gradients()
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_a_teacher_whose_weights_stay_in_main_memory_gives_the_same_loss(student, teacher, hear, device):
+    examples = hear(student, teacher)
+    student.model.to(device)
+    expected = DistillationStage(student, InProcessTeacher(teacher_on(teacher, device)), OBJECTIVE)(examples, seed=0)
+    away = InProcessTeacher(teacher, offload=True)
+    found = DistillationStage(student, away, OBJECTIVE)(examples, seed=0)
+    assert torch.equal(found.total, expected.total)
+    assert {weight.device.type for weight in teacher.model.parameters()} == {"cpu"}
+
+
+def teacher_on(teacher, device):
+    teacher.model.to(device)
+    return teacher
 
 
 def fused_union_topk_kl_dense(*arguments, **options):

@@ -110,7 +110,7 @@ def estimate(recipe: Recipe, cluster: Cluster, assumed: Assumptions) -> list[Sta
         if isinstance(stage, LabelStageSettings):
             costs.append(_labelling(name, stage, size(stage.start), cluster, assumed))
             continue
-        teacher = size(stage.teacher) if isinstance(stage, OpdStageSettings) else None
+        teacher = size(stage.teacher) if isinstance(stage, OpdStageSettings) and not is_served(recipe, stage) else None
         drafted = isinstance(stage, OpdStageSettings) and _has_drafts(recipe, stage)
         costs.append(training_cost(name, stage, size(stage.start), teacher, cluster, assumed, drafted=drafted))
     return costs
@@ -134,7 +134,7 @@ def training_cost(
         name: of the stage.
         stage: its settings.
         student: learns.
-        teacher: of an opd stage.
+        teacher: of an opd stage, where it is not served.
         cluster: trains.
         assumed: of speech, drafts and batches.
         drafted: whether the first rollouts of an utterance have a draft.
@@ -253,7 +253,7 @@ def _phases_of(
     mixed, checkpointing = settings.mixed_precision != "no", settings.activation_checkpointing
     if isinstance(stage, CtcStageSettings):
         return work.warmed_up(student, batch, mixed=mixed, checkpointing=checkpointing)
-    if teacher is None:
+    if not isinstance(stage, OpdStageSettings):
         return work.supervised(student, batch, mixed=mixed, checkpointing=checkpointing)
     return work.distilled(student, teacher, batch, passes, drafted=drafted, mixed=mixed, checkpointing=checkpointing)
 
@@ -271,14 +271,17 @@ def _held(
         checkpointing=settings.activation_checkpointing,
         decoder=not isinstance(stage, CtcStageSettings),
     )
-    if teacher is None:
+    if not isinstance(stage, OpdStageSettings):
         scored = batch
         if isinstance(stage, CtcStageSettings):
             scored = replace(batch, tokens=batch.seconds * student.audio_tokens_per_second)
         held["scores"] = memory.cross_entropy_scores(student, scored)
         return held
-    held["teacher"] = 4.0 * teacher.parameters
-    held["scores"] = memory.passing(teacher, batch, mixed=mixed) + (memory.TILE_BYTES if tiles else 0.0)
+    held["scores"] = memory.TILE_BYTES if tiles else 0.0
+    if teacher is not None:
+        # Offloaded weights are back in main memory by the backward pass, which is the worst moment.
+        held["teacher"] = 0.0 if stage.offload_teacher else 4.0 * teacher.parameters
+        held["scores"] += memory.passing(teacher, batch, mixed=mixed)
     held["cache"] = memory.cache(student, batch, mixed=mixed)
     return held
 
@@ -309,6 +312,12 @@ def _waits(hearing: float, computing: float, workers: int) -> float:
 
 def _workers_needed(hearing: float, computing: float) -> int:
     return max(-int(-hearing // computing), 1)
+
+
+def is_served(recipe: Recipe, stage: OpdStageSettings) -> bool:
+    """Whether the teacher scores on servers, which other devices carry."""
+    model = recipe.models.get(stage.teacher)
+    return model is not None and model.served is not None
 
 
 def _has_drafts(recipe: Recipe, stage: OpdStageSettings) -> bool:

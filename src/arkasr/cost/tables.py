@@ -7,8 +7,9 @@ from rich.table import Table
 
 from arkasr.cost.assumptions import LONGEST_TRANSCRIPT, Assumptions
 from arkasr.cost.device import Device
-from arkasr.cost.estimate import Cluster, StageCost
+from arkasr.cost.estimate import Cluster, StageCost, is_served
 from arkasr.cost.verdict import verdict
+from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 
 # Columns of what is shown: a table narrower than that would break its numbers.
 WIDTH = 116
@@ -65,6 +66,21 @@ def memory_table(costs: Sequence[StageCost], device: Device) -> Table:
 def verdicts(costs: Sequence[StageCost], device: Device) -> Iterator[str]:
     """A line a stage."""
     return (f"{cost.stage}: {verdict(cost, device)}" for cost in costs)
+
+
+def not_counted(recipe: Recipe) -> Iterator[str]:
+    """What stages do that the plan has no price for, a line each."""
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, LabelStageSettings) and stage.decoding.engine == "vllm":
+            yield f"{name}: vLLM's labels are priced as those of this process, and are quicker on an accelerator"
+        if not isinstance(stage, OpdStageSettings):
+            continue
+        if is_served(recipe, stage):
+            yield f"{name}: the teacher's servers are other devices, not counted and taken to keep up"
+        if stage.offload_teacher:
+            yield f"{name}: the copying of an offloaded teacher, there and back in every micro-batch, is not counted"
+        if stage.objective.rollouts.engine == "vllm":
+            yield f"{name}: vLLM's rollouts are priced as the drafted ones of this process, and its memory not counted"
 
 
 def grounds(device: Device, assumed: Assumptions) -> Iterator[str]:

@@ -70,5 +70,5 @@ def _room(cost: StageCost, key: str) -> str:
     if largest in ("activations", "scores"):
         return f"--set {key}.activation_checkpointing=true, or a smaller {key}.batch_seconds with more accumulation"
     if largest == "teacher":
-        return "take a smaller teacher"
+        return f"--set stages.{cost.stage}.offload_teacher=true, or serve it elsewhere (docs/teachers.md)"
     return f"--set {key}.sharding=full"

@@ -136,18 +136,23 @@ def supervised(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool)
 
 
 def distilled(
-    student: Size, teacher: Size, batch: Batch, passes: float, *, drafted: bool, mixed: bool, checkpointing: bool
+    student: Size, teacher: Size | None, batch: Batch, passes: float, *, drafted: bool, mixed: bool, checkpointing: bool
 ) -> dict[str, Work]:
-    """The phases of a micro-batch of OPD; the support's own scores are 1 or 2% of a head's and left out."""
+    """The phases of a micro-batch of OPD; the support's own scores are 1 or 2% of a head's and left out.
+
+    Where other devices carry the teacher it is None, and has no phase.
+    """
     hear, reading = encode(student, batch, mixed=mixed), read(student, batch, mixed=mixed)
-    heard_by_teacher = encode(teacher, batch, mixed=mixed) + read(teacher, batch, mixed=mixed)
-    return {
+    phases = {
         "encode": hear,
         "rollout": roll_out(student, batch, passes, drafted=drafted, mixed=mixed),
-        "teacher": heard_by_teacher + top(teacher, batch, mixed=mixed) + cast(teacher, mixed=mixed),
         "student": reading + top(student, batch, mixed=mixed),
         "backward": backward(student, hear + reading, checkpointing=checkpointing),
     }
+    if teacher is not None:
+        forced = encode(teacher, batch, mixed=mixed) + read(teacher, batch, mixed=mixed)
+        phases["teacher"] = forced + top(teacher, batch, mixed=mixed) + cast(teacher, mixed=mixed)
+    return phases
 
 
 def warmed_up(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool) -> dict[str, Work]:

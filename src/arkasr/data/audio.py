@@ -1,8 +1,9 @@
 """Audio files of any kind as 16 kHz mono float32; a piece of a file is read by seeking to it.
 
-Knows nothing of manifests or features.
+A file may be a part of another one, such as a member of a tar (`slices.py`). Knows nothing of manifests or features.
 """
 
+import io
 import math
 import os
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import soundfile
 import soxr
 
+from arkasr.data.slices import file_of, slice_of
 from arkasr.errors import InputError
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 SAMPLE_RATE = 16_000  # samples a second
 LONGEST_CLIP_SECONDS = 30.0  # what the audio encoders of student and teacher hear at once
 # Resampled pieces are read with this much on either side, so that the filter sees what the whole file would show it.
@@ -80,10 +83,11 @@ def duration_of(path: str | Path) -> float:
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
-    if not Path(path).is_file():
+    if not file_of(Path(path)).is_file():
         raise InputError(f"{path}: no such audio file")
+    part = slice_of(path)
     try:
-        file = soundfile.SoundFile(os.fsencode(path))
+        file = soundfile.SoundFile(io.BytesIO(part.read()) if part else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
         raise InputError(f"{path}: not audio that can be read ({error}); convert or leave out the file") from error
     if file.frames > MAX_FRAMES:

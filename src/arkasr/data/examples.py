@@ -5,6 +5,7 @@ Comes after the manifest and before batching. Knows nothing of models: how a wav
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -53,18 +54,35 @@ class FeatureMemory:
         return features
 
 
+class AsGiven:
+    """Stands where utterances are looked up by number, for batches that consist of utterances.
+
+    Args:
+        count: how many there are, as far as is known.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, utterance: Utterance) -> Utterance:
+        return utterance
+
+
 class ExampleDataset(Dataset[Example]):
     """Utterances by index, with the features of every listener.
 
     Args:
-        utterances: what is heard.
+        utterances: what is heard; looked up by what batches consist of, which is the number of an utterance or itself.
         listeners: how each listener turns a waveform into features; the name identifies features in `memory`.
         memory: where to keep features; None = compute them anew each time, as worker processes do.
     """
 
     def __init__(
         self,
-        utterances: Sequence[Utterance],
+        utterances: Sequence[Utterance] | AsGiven,
         listeners: Mapping[str, FeatureFunction],
         memory: FeatureMemory | None = None,
     ) -> None:
@@ -75,7 +93,7 @@ class ExampleDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: Any) -> Example:
         """Decode and analyse one utterance.
 
         Raises:

@@ -42,6 +42,14 @@ LANGUAGE_CODES = {
     "Turkish": "tr",
     "Vietnamese": "vi",
 }
+# By code; specification ark-asr-checkpoint, section 4.
+STUDENT_LANGUAGES = {
+    LANGUAGE_CODES[name]: name
+    for name in (
+        *("Chinese", "English", "German", "Japanese", "French", "Korean", "Spanish", "Polish", "Italian", "Romanian"),
+        *("Hungarian", "Czech", "Dutch", "Finnish", "Croatian", "Slovak", "Slovenian", "Estonian", "Lithuanian"),
+    )
+}
 # Written without spaces between words, so there are no words to count. Korean has them.
 UNSPACED_LANGUAGES = frozenset({"Chinese", "Cantonese", "Japanese", "Thai"})
 _NAMES = (

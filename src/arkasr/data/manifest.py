@@ -1,6 +1,7 @@
 """Manifests: JSON Lines, one utterance a line, read into values and written atomically.
 
-Every bad line is found, not only the first. Knows nothing of what is inside an audio file.
+Every bad line is found, not only the first. Knows nothing of what is inside an audio file, nor of manifests that do
+not fit into memory (`index.py`).
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arkasr.data.languages import canonical_language
+from arkasr.data.slices import missing_of
 from arkasr.errors import InputError
 from arkasr.files import write_whole
 
@@ -22,7 +24,7 @@ class Utterance:
     """A piece of audio and what is said in it.
 
     Attributes:
-        audio: absolute path.
+        audio: absolute path, of a file or of a part of one (`slices.py`).
         text: None where the manifest has none, or where its labels are withheld.
         begin_time: seconds; None = from the start of the file.
         end_time: seconds; None = to the end of the file.
@@ -55,11 +57,12 @@ class Problem:
 
 
 class ManifestError(InputError):
-    """A manifest with bad lines; `problems` lists all of them."""
+    """A manifest with bad lines; `problems` lists all of them, or as many as were looked for."""
 
-    def __init__(self, path: Path, problems: list[Problem]) -> None:
+    def __init__(self, path: Path, problems: list[Problem], *, looked_for_all: bool = True) -> None:
         first = problems[0]
-        others = f" (and {len(problems) - 1} more; `arkasr data check {path}` lists all)" if len(problems) > 1 else ""
+        number = f"{len(problems) - 1} {'' if looked_for_all else 'or '}more"
+        others = f" (and {number}; `arkasr data check {path}` lists all)" if len(problems) > 1 else ""
         super().__init__(f"{path}:{first.line}: {first.message}{others}")
         self.problems = problems
 
@@ -101,9 +104,9 @@ def parse_manifest(
             if not raw.strip():
                 continue
             try:
-                utterance = _parse_line(raw, folder or path.parent, check_files)
+                utterance = parse_line(raw, folder or path.parent, check_files)
                 if utterance.id in lines_by_id:
-                    raise InputError(_same_id(utterance, lines_by_id[utterance.id]))
+                    raise InputError(same_id(utterance, lines_by_id[utterance.id]))
             except InputError as error:
                 problems.append(Problem(number, str(error)))
                 continue
@@ -134,7 +137,12 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
             raise InputError(f"{path}: not JSON Lines ({error}); write it anew") from error
 
 
-def _parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
+def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
+    """One line of a manifest whose audio paths are relative to `folder`.
+
+    Raises:
+        InputError: what is wrong with the line, without its number.
+    """
     fields = _json_of(raw)
     if not isinstance(fields, dict):
         raise InputError(f"expected a JSON object, found {type(fields).__name__}")
@@ -142,8 +150,8 @@ def _parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
     if not isinstance(name, str) or not name:
         raise InputError("`audio` is missing; give the path of the audio file")
     audio = (folder / name).absolute()
-    if check_files and not _is_file(audio):
-        raise InputError(f"`audio` {name}: no such file; paths are relative to the manifest's folder")
+    if check_files and (missing := missing_of(audio)):
+        raise InputError(f"`audio` {name}: {missing}")
     begin, end = _seconds(fields, "begin_time"), _seconds(fields, "end_time")
     if end is not None and end <= (begin or 0.0):
         raise InputError(f"`end_time` {end} is not after `begin_time` {begin or 0.0}")
@@ -200,7 +208,8 @@ def _default_id(name: str, begin: float | None, end: float | None) -> str:
     return f"{name}#{begin or 0.0:.15g}-{'' if end is None else f'{end:.15g}'}"
 
 
-def _same_id(utterance: Utterance, line: int) -> str:
+def same_id(utterance: Utterance, line: int) -> str:
+    """What is wrong with an utterance whose id a line before it has."""
     if utterance.fields.get("id") is not None:
         return f"id {utterance.id!r} stands in line {line} too; make it unique"
     return f"the same audio as line {line}; drop one of the two, or give each an `id`"

@@ -4,7 +4,7 @@ The student is scored on the support only, the teacher's best tokens are found t
 tile is kept. Exact: docs/objective.md holds to the letter, and every option has a test against the dense reference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from arkasr.distill.divergence import divergence_of
 from arkasr.distill.objective import Side, UnionTopkKL, check_options, union_topk_kl
 from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids, working_dtype
 from arkasr.model.head import Top, scores_of, top_of_head
+from arkasr.teacher.teacher import NamedScores
 
 # Options that need every token's score are computed for so many positions at a time.
 DENSE_POSITIONS = 64
@@ -84,26 +85,131 @@ def fused_union_topk_kl(
         "teacher_allowed": teacher_allowed,
         "divergence": divergence,
         "support": support,
-        "tail": tail,
         "beta": beta,
         "upstream_scores": upstream_scores,
     }
     if student_top is not None:
         student_support = student_top.ids
     if needs_every_score(support, tail):
+        options["tail"] = tail
         return _dense_by_chunks(
             student_hidden, student_head, teacher_hidden, teacher_head, student_support, generated, options
         )
-    _check_tops(len(student_hidden), top_k, (student_top, len(student_head)), (teacher_top, len(teacher_head)))
     dtype = working_dtype(student_hidden, teacher_hidden)
-    student_vocab, teacher_vocab = len(student_head), len(teacher_head)
-    if teacher_to_student is None:
-        teacher_to_student = same_ids(teacher_vocab, student_vocab, student_hidden.device)
-    student_to_teacher = invert_map(teacher_to_student, student_vocab)
-
-    # Steps 1 to 3: l^T_t of the teacher's best, K^T_t, K^S_t and U_t.
+    # Step 1: l^T_t of the teacher's best.
     if teacher_top is None:
         teacher_top = top_of_head(teacher_hidden, teacher_head, teacher_allowed, top_k, dtype)
+    if teacher_to_student is None:
+        options["teacher_to_student"] = same_ids(len(teacher_head), len(student_head), student_hidden.device)
+    return _compared(
+        student_hidden,
+        student_head,
+        teacher_top,
+        lambda ids: scores_of(teacher_hidden, teacher_head, ids, dtype),
+        dtype,
+        student_support=student_support,
+        student_top=student_top,
+        generated=generated,
+        sparse_head_gradient=sparse_head_gradient,
+        **options,
+    )
+
+
+def named_union_topk_kl(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher: NamedScores,
+    *,
+    teacher_to_student: Tensor,
+    top_k: int = 32,
+    temperature: float = 1.0,
+    student_allowed: Tensor | None = None,
+    teacher_allowed: Tensor | None = None,
+    generated: Tensor | None = None,
+    divergence: str = "forward_kl",
+    support: str = "union",
+    beta: float = 0.5,
+    student_top: Top | None = None,
+    sparse_head_gradient: bool = False,
+) -> UnionTopkKL:
+    """τ² KL(p_t ‖ q_t) of `union_topk_kl` from the teacher's scores of the tokens in U_t, as a server gives them.
+
+    Exact in loss and gradient where every token of U_t has its score: p_t is renormalised on U_t, so that it does not
+    matter that a server normalises over all tokens and not over A_T. The teacher's masses count what it gives to tokens
+    outside A_T as lost, and its entropy is not known.
+
+    Args:
+        student_hidden: [N, H_S], gradient flows into it.
+        student_head: [V_S, H_S], gradient flows into it.
+        teacher: of the same N positions.
+        teacher_to_student: LongTensor [V_T].
+        top_k: as in `fused_union_topk_kl`, like all options not named here.
+        temperature: τ.
+        student_allowed: BoolTensor [V_S].
+        teacher_allowed: BoolTensor [V_T].
+        generated: LongTensor [N].
+        divergence: "forward_kl", "reverse_kl" or "jsd".
+        support: any but "full".
+        beta: of "jsd" only.
+        student_top: as in `fused_union_topk_kl`.
+        sparse_head_gradient: as in `fused_union_topk_kl`.
+
+    Raises:
+        InputError: an option that does not exist or a value outside its range.
+        ValueError: an option that needs every score, or tensors that do not fit together.
+    """
+    check_options(top_k, temperature, divergence, support, "none", beta, False)
+    if needs_every_score(support, "none"):
+        raise ValueError(f"support {support!r} needs every score, and named scores are some")
+    return _compared(
+        student_hidden,
+        student_head,
+        teacher.top,
+        teacher.of,
+        working_dtype(student_hidden, teacher.log_probs),
+        teacher_to_student=teacher_to_student,
+        top_k=top_k,
+        temperature=temperature,
+        student_allowed=student_allowed,
+        teacher_allowed=teacher_allowed,
+        student_support=None if student_top is None else student_top.ids,
+        student_top=student_top,
+        generated=generated,
+        divergence=divergence,
+        support=support,
+        beta=beta,
+        upstream_scores=False,
+        sparse_head_gradient=sparse_head_gradient,
+    )
+
+
+def _compared(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_top: Top,
+    teacher_scores_of: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    *,
+    top_k: int,
+    temperature: float,
+    teacher_to_student: Tensor,
+    student_allowed: Tensor | None,
+    teacher_allowed: Tensor | None,
+    student_support: Tensor | None,
+    student_top: Top | None,
+    generated: Tensor | None,
+    divergence: str,
+    support: str,
+    beta: float,
+    upstream_scores: bool,
+    sparse_head_gradient: bool,
+) -> UnionTopkKL:
+    """Steps 2 to 6 from the teacher's best tokens and its scores `[N, K]` of any ids `[N, K]`."""
+    student_vocab, teacher_vocab = len(student_head), len(teacher_to_student)
+    _check_tops(len(student_hidden), top_k, (student_top, student_vocab), (teacher_top, teacher_vocab))
+    student_to_teacher = invert_map(teacher_to_student, student_vocab)
+
+    # Steps 2 and 3: K^T_t, K^S_t and U_t.
     if student_top is None:
         student_top = top_of_head(student_hidden.detach(), student_head.detach(), student_allowed, top_k, dtype)
     if student_support is None:
@@ -126,7 +232,7 @@ def fused_union_topk_kl(
 
     # Step 5: scores on U_t only.
     with torch.no_grad():
-        teacher_scores = scores_of(teacher_hidden, teacher_head, u.teacher_ids, dtype)
+        teacher_scores = teacher_scores_of(u.teacher_ids)
         teacher_log_probs = teacher_scores - teacher_top.log_normaliser.to(dtype)[:, None]
     p_scores = torch.where(u.in_teacher, teacher_scores, teacher_log_probs) if upstream_scores else teacher_log_probs
     q_scores = scores_of(student_hidden, student_head, u.student_ids, dtype, sparse_head_gradient=sparse_head_gradient)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from arkasr.model.decoding import Sampling, decode
+from arkasr.model.engine import Engine
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.text import clean_transcript
 
@@ -21,7 +22,7 @@ class Rollout:
         clip: place of the utterance in the batch.
         tokens: int64 `[n]`, the stop token included when it was written.
         states: what the student's decoder held as it wrote each token, `[n, H]` on the model's device; None for a
-            reference.
+            reference, and where an engine wrote that does not tell.
     """
 
     clip: int
@@ -58,6 +59,7 @@ def roll_out(
     max_new_tokens: int,
     drafts: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
+    engine: Engine | None = None,
 ) -> Rollouts:
     """Let the student write a transcript of every clip, without gradient.
 
@@ -68,9 +70,13 @@ def roll_out(
         max_new_tokens: cap on the tokens of a rollout, the stop token included.
         drafts: B guesses at the rollouts, as token ids; they change the time it takes and nothing else.
         sampling: draw tokens; None = greedy, as in the paper.
+        engine: writes for the student; None = `decode`, in this process.
     """
-    transcripts = decode(student, prompts, max_new_tokens=max_new_tokens, drafts=drafts, sampling=sampling)
-    states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])
+    write = engine or decode
+    transcripts = write(student, prompts, max_new_tokens=max_new_tokens, drafts=drafts, sampling=sampling)
+    states: Sequence[Tensor | None] = [None] * len(transcripts.tokens)
+    if transcripts.states is not None:
+        states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])
     kept, fallbacks, skipped = [], 0, 0
     for clip, (tokens, reference) in enumerate(zip(transcripts.tokens, references, strict=True)):
         if clean_transcript(student.transcript_text(tokens)):

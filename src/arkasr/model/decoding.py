@@ -32,13 +32,13 @@ class Transcripts:
         tokens: B int64 tensors `[n_b]` on the CPU; the stop token is the last one where it was written.
         stopped: bool `[B]` on the CPU, False where the cap was reached first.
         states: the decoder's last states from which the tokens were chosen, clip after clip, `[sum n_b, H]` on the
-            model's device.
+            model's device; None where another engine wrote.
         passes: how many times the decoder ran.
     """
 
     tokens: list[Tensor]
     stopped: Tensor
-    states: Tensor
+    states: Tensor | None
     passes: int
 
 

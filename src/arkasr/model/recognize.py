@@ -5,24 +5,21 @@ come from is handed in.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor
 
+from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifest import Utterance
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode
+from arkasr.model.decoding import Transcripts, decode
+from arkasr.model.engine import Engine
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
 
 BATCHES_AHEAD = 2
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ def recognize_clips(
     features: Callable[[int], Tensor],
     languages: Callable[[int], str | None],
     settings: RecognitionSettings,
+    engine: Engine | None = None,
 ) -> Iterator[dict[int, Recognition]]:
     """Transcribe clips, the longest first; a batch's results come as soon as it is done.
 
@@ -74,6 +72,7 @@ def recognize_clips(
         features: log-mel float32 `[mels, T]` of a clip; may be called in a thread of its own, and may raise InputError.
         languages: of a clip, for a recogniser that must be told.
         settings: batch size and cap.
+        engine: writes for the recogniser; None = `decode`, in this process.
     """
     recognizer.model.eval()
     numbers = list(seconds)
@@ -89,22 +88,9 @@ def recognize_clips(
         return {number: _heard(features, number) for number in batch}
 
     # On the CPU a second thread takes the cores that the model computes on, and costs more than it saves.
-    heard = map(hear, batches) if recognizer.device.type == "cpu" else ahead(hear, batches)
+    heard = map(hear, batches) if recognizer.device.type == "cpu" else ahead(hear, batches, BATCHES_AHEAD)
     for batch, found in zip(batches, heard, strict=True):
-        yield _recognize_batch(recognizer, batch, found, languages, settings)
-
-
-def ahead(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """What `work` makes of every item, in order, computed in a thread of its own up to `BATCHES_AHEAD` items ahead."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        try:
-            waiting = [pool.submit(work, item) for item in items[: BATCHES_AHEAD + 1]]
-            for place in range(len(items)):
-                yield waiting.pop(0).result()
-                if place + BATCHES_AHEAD + 1 < len(items):
-                    waiting.append(pool.submit(work, items[place + BATCHES_AHEAD + 1]))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        yield _recognize_batch(recognizer, batch, found, languages, settings, engine or decode)
 
 
 def recognize(
@@ -112,6 +98,7 @@ def recognize(
     utterances: Sequence[Utterance],
     settings: RecognitionSettings,
     *,
+    engine: Engine | None = None,
     memory: FeatureMemory | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Recognition]:
@@ -121,6 +108,7 @@ def recognize(
         recognizer: decodes greedily; its model is put into eval mode.
         utterances: in the order in which results are returned.
         settings: batch size and cap.
+        engine: writes for the recogniser; None = `decode`, in this process.
         memory: features already computed.
         on_batch: told the number of utterances just done.
     """
@@ -138,6 +126,7 @@ def recognize(
         lambda place: dataset[place].features[recognizer.listener],
         lambda place: utterances[place].language,
         settings,
+        engine,
     )
     for batch in batches:
         for place, recognition in batch.items():
@@ -160,6 +149,7 @@ def _recognize_batch(
     heard: Mapping[int, Tensor | InputError],
     languages: Callable[[int], str | None],
     settings: RecognitionSettings,
+    write: Callable[..., Transcripts],
 ) -> dict[int, Recognition]:
     results: dict[int, Recognition] = {}
     clips: dict[int, Tensor] = {}
@@ -174,7 +164,7 @@ def _recognize_batch(
             results[number] = Recognition(error=str(error))
     if clips:
         prompts = recognizer.prompts(list(clips.values()), [languages(number) for number in clips])
-        written = decode(recognizer, prompts.to(recognizer.device), max_new_tokens=settings.max_new_tokens)
+        written = write(recognizer, prompts.to(recognizer.device), max_new_tokens=settings.max_new_tokens)
         for number, tokens, stopped in zip(clips, written.tokens, written.stopped.tolist(), strict=True):
             raw = recognizer.transcript_text(tokens)
             results[number] = Recognition(raw, clean_transcript(raw), len(tokens), stopped)

@@ -27,7 +27,7 @@ class Prompts:
     Attributes:
         input_ids: int64 `[B, P]`.
         attention_mask: int64 `[B, P]`, zero at padding.
-        audio: the audio part of the model's keyword arguments, batch first; or, once heard, `embeddings` `[B, N, H]`
+        audio: the audio part of the model's keyword arguments, batch first; once heard, also `embeddings` `[B, N, H]`
             padded on the right.
     """
 
@@ -141,7 +141,7 @@ class Recognizer(ABC):
         embeddings, counts = self.audio_embeddings(prompts.audio)
         check_counts(prompts.input_ids == self.processor.audio_token_id, counts)
         padded = pad_sequence(list(embeddings.split(counts.tolist())), batch_first=True)
-        return replace(prompts, audio={"embeddings": padded})
+        return replace(prompts, audio=prompts.audio | {"embeddings": padded})
 
     def decoder_states(
         self,
@@ -188,7 +188,8 @@ class Recognizer(ABC):
         )
         return outputs.last_hidden_state, outputs.past_key_values
 
-    def _prompt_ids(self, language: str | None) -> tuple[list[int], list[int]]:
+    def prompt_parts(self, language: str | None) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt before and after the audio."""
         if language not in self._prompts:
             ids = self.tokenizer(self.prompt_text(language), add_special_tokens=False)["input_ids"]
             place = ids.index(self.processor.audio_token_id)
@@ -201,7 +202,7 @@ class Recognizer(ABC):
 
     def prompt_ids(self, frames: int, language: str | None) -> list[int]:
         """Token ids of the prompt for a clip of `frames` mel frames."""
-        before, after = self._prompt_ids(language)
+        before, after = self.prompt_parts(language)
         return [*before, *[self.processor.audio_token_id] * self.audio_token_count(frames), *after]
 
     def prompts(self, features: list[Tensor], languages: Sequence[str | None]) -> Prompts:
@@ -219,6 +220,10 @@ class Recognizer(ABC):
         """Token ids of a transcript with the stop token at its end, int64 `[n]`."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor([*ids, self.stop_token_id])
+
+    def transcript_lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each transcript, its stop token included; many at once are counted much faster than one by one."""
+        return [len(ids) + 1 for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     def transcript_text(self, ids: Tensor) -> str:
         """The words of generated ids `[n]`, as the model wrote them; the stop token is left out."""

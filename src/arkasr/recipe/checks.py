@@ -1,9 +1,11 @@
 """What can be known of a recipe's sets before anything is computed on them: length, labels, languages, speakers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS
+from arkasr.data.batches import places_longer_than
 from arkasr.data.manifest import Utterance
+from arkasr.data.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.recipe.evaluation import scoring_of
 from arkasr.recipe.settings import TrainingStageSettings
@@ -36,7 +38,7 @@ def check_test_sets(workshop: Workshop) -> None:
 
 def check_heard(
     source: str,
-    utterances: Sequence[Utterance],
+    utterances: Utterances,
     durations: Sequence[float],
     stage: Stage,
     settings: TrainingStageSettings,
@@ -54,21 +56,56 @@ def check_heard(
         InputError: names the first utterance that is too long, has no label where one is needed, or is in a language
             that student or teacher cannot be asked in.
     """
-    limit = min(LONGEST_CLIP_SECONDS + ROUNDING_SECONDS, settings.optimization.batch_seconds)
-    too_long = [item for item, seconds in zip(utterances, durations, strict=True) if seconds > limit]
-    if too_long:
+    limit = longest_heard(settings)
+    too_long = places_longer_than(limit, durations)
+    if (first := next(too_long, None)) is not None:
+        number = 1 + sum(1 for _ in too_long)
         raise InputError(
-            f"{source}: {len(too_long)} of {len(utterances)} utterances are longer than {limit:g} s, which is what the "
-            f"model or a batch holds; the first is {too_long[0].id}; leave them out with the set's `max_seconds`"
+            f"{source}: {number} of {len(utterances)} utterances are longer than {limit:g} s, which is what the "
+            f"model or a batch holds; the first is {utterances[first].id}; leave them out with the set's `max_seconds`"
         )
-    if not isinstance(stage, DistillationStage):
-        unlabelled = next((utterance.id for utterance in utterances if utterance.text is None), None)
-        if unlabelled is not None:
-            raise InputError(f"{source}: {unlabelled} has no `text`, and this stage learns from labels")
-    recognizers = [stage.student, stage.teacher] if isinstance(stage, DistillationStage) else [stage.student]
-    for recognizer in recognizers:
-        for language in {utterance.language for utterance in utterances}:
-            try:
-                recognizer.prompt_text(language)
-            except InputError as error:
-                raise InputError(f"{source}: {error}") from error
+    if not isinstance(stage, DistillationStage) and (unlabelled := utterances.unlabelled()) is not None:
+        raise InputError(f"{source}: {utterances[unlabelled].id} has no `text`, and this stage learns from labels")
+    for language in utterances.languages():
+        check_language(source, language, stage)
+
+
+def check_of_each(source: str, stage: Stage, settings: TrainingStageSettings) -> Callable[[Utterance, float], None]:
+    """What `check_heard` sees to, of one utterance after the other: for a set that is not known beforehand."""
+    limit = longest_heard(settings)
+    asked: set[str | None] = set()
+
+    def check(utterance: Utterance, seconds: float) -> None:
+        if seconds > limit:
+            raise InputError(
+                f"{source}: {utterance.id} is {seconds:.1f} s long, the model or a batch holds {limit:g} s; "
+                "leave out such utterances with the set's `max_seconds`"
+            )
+        if utterance.text is None and not isinstance(stage, DistillationStage):
+            raise InputError(f"{source}: {utterance.id} has no `text`, and this stage learns from labels")
+        if utterance.language not in asked:
+            check_language(source, utterance.language, stage)
+            asked.add(utterance.language)
+
+    return check
+
+
+def check_language(source: str, language: str | None, stage: Stage) -> None:
+    """See that all recognisers of a stage can be asked in a language.
+
+    Raises:
+        InputError: one of them cannot.
+    """
+    asked = [stage.student.prompt_text]
+    if isinstance(stage, DistillationStage):
+        asked.append(stage.teacher.prompt_text)
+    for prompt_text in asked:
+        try:
+            prompt_text(language)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
+
+
+def longest_heard(settings: TrainingStageSettings) -> float:
+    """Seconds that the models hear at once and a batch holds."""
+    return min(LONGEST_CLIP_SECONDS + ROUNDING_SECONDS, settings.optimization.batch_seconds)

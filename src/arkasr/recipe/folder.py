@@ -15,7 +15,7 @@ from arkasr.errors import InputError
 from arkasr.files import write_whole
 from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.load import parse, read_yaml
-from arkasr.recipe.settings import Recipe
+from arkasr.recipe.settings import Recipe, ServedSettings
 
 
 class RunFolder:
@@ -33,16 +33,16 @@ class RunFolder:
             InputError: there is a run already and `resume` is not asked for, or it is of another recipe.
         """
         folder = cls(path, recipe.seeds[0])
-        document = recipe.model_dump(mode="json")
         stored_at = path / "recipe.yaml"
         if not stored_at.exists():
+            document = recipe.model_dump(mode="json")
             write_text(stored_at, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
             return folder
         if not resume:
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --output")
         # A run that was begun before a key existed has that key's default.
-        stored = parse(Recipe, read_yaml(stored_at), str(stored_at)).model_dump(mode="json")
-        if difference := _first_difference(stored, document):
+        stored = parse(Recipe, read_yaml(stored_at), str(stored_at))
+        if difference := _first_difference(_binding(stored), _binding(recipe)):
             raise InputError(
                 f"{stored_at}: {difference} differs from the recipe given; choose another --output for a changed recipe"
             )
@@ -97,6 +97,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON file as `write_text` does; floats that are not finite are an error, not `NaN`."""
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _binding(recipe: Recipe) -> Any:
+    """The recipe without what may change while a run lasts: where a teacher is served, how patiently it is asked."""
+    passing = set(ServedSettings.model_fields) - {"scores", "best_tokens"}
+    return recipe.model_dump(mode="json", exclude={"models": {name: {"served": passing} for name in recipe.models}})
 
 
 def _first_difference(stored: Any, given: Any, key: str = "") -> str | None:

@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 
 from arkasr import processes
@@ -42,6 +50,13 @@ class Progress:
             yield lambda done: bar.update(task, advance=done)
 
     @contextmanager
+    def bytes(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar over the bytes of a file."""
+        with self._bar(counted=DownloadColumn(binary_units=True)) as bar:
+            task = bar.add_task(name, total=total, figures="")
+            yield lambda done: bar.update(task, advance=done)
+
+    @contextmanager
     def audio(self, name: str, recordings: int) -> Iterator[Callable[[float, float], None]]:
         """A bar over recordings that shows how much faster than speech they are transcribed.
 
@@ -60,11 +75,11 @@ class Progress:
 
             yield on_progress
 
-    def _bar(self, name_width: int = 24) -> Bar:
+    def _bar(self, name_width: int = 24, counted: ProgressColumn | None = None) -> Bar:
         return Bar(
             TextColumn(f"{{task.description:<{name_width}}}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            counted or MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),

@@ -92,4 +92,6 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     workshop = Workshop(recipe, RunFolder(path, recipe.seeds[0]), default_device())
     seed = recipe.seeds[0]
     stage = build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)
-    return run_calibration(workshop, stage, settings, seed)
+    calibration = run_calibration(workshop, stage, settings, seed)
+    stage.close()
+    return calibration

@@ -1,14 +1,15 @@
-"""The sets of a recipe as lists of utterances: read, shuffled, cut to size, labels withheld where it says so."""
+"""The sets of a recipe as sequences of utterances: read, shuffled, cut to size, labels withheld where it says so."""
 
-import random
-from dataclasses import replace
 from pathlib import Path
 
 from arkasr.data.corpora.synthetic import corpus_cache_folder, prepare_synthetic_corpus
-from arkasr.data.examples import seconds_of
+from arkasr.data.index import ManifestIndex
+from arkasr.data.indexing import build_index
 from arkasr.data.languages import canonical_language
-from arkasr.data.manifest import Utterance, read_manifest
+from arkasr.data.opening import needs_index, open_manifest
+from arkasr.data.utterances import Utterances
 from arkasr.errors import InputError
+from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import CorpusSettings, SetSettings
 
 
@@ -26,44 +27,52 @@ def corpus_folder(corpus: CorpusSettings) -> Path:
     return folder
 
 
-def load_set(settings: SetSettings, folder: Path) -> list[Utterance]:
+def load_set(settings: SetSettings, folder: Path) -> Utterances:
     """The utterances of a set.
 
     Raises:
         InputError: the manifest is missing, wrong, or shorter than the recipe asks for.
     """
+    assert settings.manifest is not None
     path = folder / settings.manifest
-    utterances = read_manifest(path)
+    utterances = open_with_progress(path)
     if settings.language is not None:
         language = canonical_language(settings.language)
-        utterances = [utterance for utterance in utterances if utterance.language == language]
+        utterances = utterances.in_language(language)
         if not utterances:
             raise InputError(f"{path} has no utterance in {language}; change the set's `language`")
     if settings.max_seconds is not None:
         longest = settings.max_seconds
-        utterances = [item for item in utterances if _may_be_heard(item, longest)]
+        utterances = utterances.up_to(longest)
         if not utterances:
             raise InputError(f"{path} has no utterance of at most {longest:g} s; change the set's `max_seconds`")
     if settings.shuffle is not None:
-        random.Random(settings.shuffle).shuffle(utterances)
+        utterances = utterances.shuffled(settings.shuffle)
     if settings.first is not None:
         if settings.first > len(utterances):
             raise InputError(f"{path} has {len(utterances)} utterances; the recipe asks for the first {settings.first}")
-        utterances = utterances[: settings.first]
-    if settings.labels == "withheld":
-        utterances = [withhold_label(utterance) for utterance in utterances]
-    return utterances
+        utterances = utterances.first(settings.first)
+    return utterances.without_labels() if settings.labels == "withheld" else utterances
 
 
-def _may_be_heard(utterance: Utterance, longest: float) -> bool:
-    """Whether an utterance is short enough; one that cannot be measured is left to who hears it, and says so."""
-    try:
-        return seconds_of(utterance) <= longest
-    except InputError:
-        return True
+def open_with_progress(path: Path) -> Utterances:
+    """The utterances of a manifest, with a bar where its index has to be made first.
+
+    Raises:
+        InputError: the manifest is missing or wrong.
+    """
+    if needs_index(path):
+        index_with_progress(path)
+    return open_manifest(path)
 
 
-def withhold_label(utterance: Utterance) -> Utterance:
-    """The same audio without its text, in the fields that pass through as well."""
-    fields = {name: value for name, value in utterance.fields.items() if name != "text"}
-    return replace(utterance, text=None, fields=fields)
+def index_with_progress(path: Path) -> ManifestIndex:
+    """Make the index of a manifest, with a bar.
+
+    Raises:
+        InputError: the manifest is missing or wrong.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest")
+    with Progress().bytes(f"index {path.name}", path.stat().st_size) as advance:
+        return build_index(path, advance)

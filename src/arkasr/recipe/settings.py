@@ -10,7 +10,13 @@ from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
 from arkasr.data.languages import canonical_language
 from arkasr.evaluate.normalize import get_profile
 from arkasr.recipe.presets import check_preset
-from arkasr.train.settings import AugmentationSettings, ObjectiveSettings, OptimizationSettings, Settings
+from arkasr.train.settings import (
+    AugmentationSettings,
+    EngineSettings,
+    ObjectiveSettings,
+    OptimizationSettings,
+    Settings,
+)
 
 
 def first_repeated(values: Sequence[Hashable]) -> Any:
@@ -30,11 +36,45 @@ class CorpusSettings(Settings):
     folder: str | None = None
 
 
+class DatasetSettings(Settings):
+    """A dataset that the `datasets` library streams.
+
+    Attributes:
+        path: name on the hub, or a local folder of parquet, arrow or other files that the library reads.
+        name: configuration of the dataset.
+        split: of the dataset.
+        revision: commit, tag or branch of a hub name.
+        audio: column of the audio.
+        text: column of what is said; None = there is none.
+        language: of every utterance; None = not said.
+        language_column: or the column that says it.
+        id: column of a unique name; None = made from the place in the dataset.
+        examples: how many there are, where the dataset does not say; of them `max_quarantined_share` is taken.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    audio: str = "audio"
+    text: str | None = "text"
+    language: str | None = None
+    language_column: str | None = None
+    id: str | None = None
+    examples: int | None = Field(default=None, ge=1)
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, language: str | None) -> str | None:
+        return canonical_language(language) if language is not None else None
+
+
 class SetSettings(Settings):
     """A set of utterances.
 
     Attributes:
         manifest: file in the corpus folder, or an absolute path.
+        dataset: or a dataset that is streamed; only what a stage trains on can be.
         language: keep the utterances of this language only; None = all.
         max_seconds: leave out longer utterances; None = keep all.
         shuffle: seed of a shuffle before anything is taken; None = manifest order.
@@ -42,12 +82,23 @@ class SetSettings(Settings):
         labels: `given` or `withheld`. Withheld text is removed as the set is read.
     """
 
-    manifest: str
+    manifest: str | None = None
+    dataset: DatasetSettings | None = None
     language: str | None = None
     max_seconds: float | None = Field(default=None, gt=0)
     shuffle: int | None = None
     first: int | None = Field(default=None, ge=1)
     labels: Literal["given", "withheld"] = "given"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SetSettings":
+        if (self.manifest is None) == (self.dataset is None):
+            raise ValueError("give either `manifest` or `dataset`")
+        if self.dataset is not None:
+            for key in ("language", "shuffle", "first"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}: a streamed dataset is not chosen from; leave it out, or take a manifest")
+        return self
 
 
 class TokenizerSettings(Settings):
@@ -62,6 +113,44 @@ class TokenizerSettings(Settings):
     vocab_size: int = Field(ge=256)
 
 
+class ServedSettings(Settings):
+    """Servers at which a model scores as a teacher (docs/teachers.md).
+
+    Attributes:
+        urls: of vLLM servers that all serve the model.
+        model: the name that they serve it under; None = whatever they serve.
+        scores: `named`: the scores of the tokens that the student proposes are asked for by name, which is exact.
+            `best`: the best tokens only, from any vLLM; what is not among them shares evenly what they leave.
+        best_tokens: with `scores: best`, how many are asked for.
+        weights: whether `pretrained` has the weights, so that the servers' scores are compared with the model's own
+            before the first step. False where it has config and processor only: servers are then compared with the
+            first of them.
+        tolerance: largest difference of a log-probability, in nats, in that comparison. The default is for servers that
+            compute in float32.
+        in_flight: most requests that a training process has at a server at a time.
+        timeout_seconds: in which a request must be answered.
+        patience_seconds: without an answer from any server, after which the run stops.
+    """
+
+    urls: list[str] = Field(min_length=1)
+    model: str | None = None
+    scores: Literal["named", "best"] = "named"
+    best_tokens: int = Field(default=256, ge=1)
+    weights: bool = True
+    tolerance: float = Field(default=1e-3, gt=0)
+    in_flight: int = Field(default=8, ge=1)
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    patience_seconds: float = Field(default=1800.0, gt=0)
+
+    @field_validator("urls")
+    @classmethod
+    def _are_addresses(cls, urls: list[str]) -> list[str]:
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url!r} is no address of a server; give one like http://host:8000")
+        return urls
+
+
 class ModelSettings(Settings):
     """A starting point: a preset with random weights, or a trained model.
 
@@ -70,12 +159,14 @@ class ModelSettings(Settings):
         sizes: config fields that differ from the preset.
         pretrained: a folder or a hub name.
         revision: commit, tag or branch of a hub name.
+        served: where the model scores when it is the teacher of an OPD stage; None = in the training process.
     """
 
     preset: str | None = None
     sizes: dict[str, Any] = Field(default_factory=dict)
     pretrained: str | None = None
     revision: str | None = None
+    served: ServedSettings | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSettings":
@@ -85,6 +176,8 @@ class ModelSettings(Settings):
             check_preset(self.preset, self.sizes)
         elif self.sizes:
             raise ValueError("sizes: change a preset only; a pretrained model has its own")
+        if self.served is not None and self.pretrained is None:
+            raise ValueError("served: give the model's folder or hub name as `pretrained`, for its processor")
         return self
 
 
@@ -137,10 +230,12 @@ class OpdStageSettings(TrainingStageSettings):
         drafts: the set, or the label stage, whose texts are tried first when the student writes; they spare time and
             change nothing else. None = the texts of `train`, where it has any.
         calibration_batches: micro-batches whose support is measured before the first step.
+        offload_teacher: keep the weights of a teacher in the training process in main memory while it is not asked.
     """
 
     kind: Literal["opd"]
     teacher: str
+    offload_teacher: bool = False
     objective: ObjectiveSettings = ObjectiveSettings()
     drafts: str | None = None
     calibration_batches: int = Field(default=8, ge=1)
@@ -153,6 +248,7 @@ class LabelStageSettings(StageSettings):
         audio: the set that is labelled.
         max_new_tokens: cap on the tokens of a label.
         batch_seconds: audio seconds decoded at once.
+        decoding: what writes them.
         drop_failures: leave out what cannot be right; False is for trials with a teacher that cannot write yet.
     """
 
@@ -161,6 +257,7 @@ class LabelStageSettings(StageSettings):
     drop_failures: bool = True
     max_new_tokens: int = Field(default=256, ge=1)
     batch_seconds: float = Field(default=120.0, gt=0)
+    decoding: EngineSettings = EngineSettings()
 
 
 AnyStageSettings = Annotated[
@@ -248,6 +345,8 @@ class Recipe(Settings):
                     raise ValueError(
                         f"stages.{name}.{key}: there is no {' or '.join(kinds)} {value!r} above it in this recipe"
                     )
+                if key != "train" and value in self.sets:
+                    self._refuse_streamed(f"stages.{name}.{key}", value)
             heard = self.sets.get(stage.train) if isinstance(stage, CtcStageSettings | SftStageSettings) else None
             if heard is not None and heard.labels == "withheld":
                 raise ValueError(
@@ -260,6 +359,7 @@ class Recipe(Settings):
         for name in self.evaluation.sets:
             if name not in known["set"]:
                 raise ValueError(f"evaluation.sets: there is no set {name!r}")
+            self._refuse_streamed("evaluation.sets", name)
         for pair in self.evaluation.comparisons:
             for name in pair:
                 if name not in self.variants:
@@ -271,11 +371,17 @@ class Recipe(Settings):
         }
         if self.tokenizer is not None and self.tokenizer.texts not in known["set"]:
             raise ValueError(f"tokenizer.texts: there is no set {self.tokenizer.texts!r}")
+        if self.tokenizer is not None:
+            self._refuse_streamed("tokenizer.texts", self.tokenizer.texts)
         if len(precisions) > 1:
             raise ValueError(f"stages: one run has one mixed_precision, found {', '.join(sorted(precisions))}")
         if any(model.preset for model in self.models.values()) and self.tokenizer is None:
             raise ValueError("tokenizer: a model built from a preset needs one")
         return self
+
+    def _refuse_streamed(self, place: str, name: str) -> None:
+        if self.sets[name].dataset is not None:
+            raise ValueError(f"{place}: the set {name!r} is streamed, which only `train` can be; take a manifest")
 
     def chain(self, name: str) -> list[str]:
         """The training stages behind a stage's weights, first to last, itself included."""

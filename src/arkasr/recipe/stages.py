@@ -2,16 +2,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 
 from arkasr import processes
-from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, seconds_of
+from arkasr.data.batches import POOL, DurationBatchSampler
+from arkasr.data.examples import ExampleDataset
 from arkasr.data.manifest import Utterance, write_manifest
+from arkasr.data.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.model.recognize import RecognitionSettings
 from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.checks import check_heard
 from arkasr.recipe.development import development_error_rate
+from arkasr.recipe.engines import engine_for
 from arkasr.recipe.folder import write_json
 from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.progress import Progress
@@ -22,6 +25,8 @@ from arkasr.recipe.settings import (
     SftStageSettings,
     TrainingStageSettings,
 )
+from arkasr.recipe.streamed import build_dataset_stream
+from arkasr.recipe.teachers import teacher_of
 from arkasr.recipe.workshop import Workshop
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
@@ -33,6 +38,8 @@ from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.stream import BatchStream, Unheard
+
+COMPUTED_IN = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def run_training_stage(
@@ -48,7 +55,7 @@ def run_training_stage(
         if processes.is_first():
             calibrate_once(workshop, stage, name, seed, settings, progress)
         processes.wait()
-    with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
+    with closing(stage), progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
         train(
             stage,
             stream,
@@ -92,6 +99,7 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
     if missing:
         teacher = workshop.recognizer(settings.start, seed)
         recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
+        engine = engine_for(teacher, settings.decoding, settings.max_new_tokens)
         with progress.count(f"{name} (seed {seed})", sum(map(len, missing))) as advance:
 
             def labelled(some: Sequence[Utterance]) -> list[Row]:
@@ -99,6 +107,7 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
                     teacher,
                     some,
                     recognition,
+                    engine=engine,
                     drop_failures=settings.drop_failures,
                     memory=workshop.memory,
                     on_batch=advance,
@@ -107,6 +116,8 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
 
             for part in missing:
                 parts.do(part, labelled)
+        if engine is not None:
+            engine.close()
     processes.wait()
     if not processes.is_first():
         return
@@ -130,20 +141,29 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    teacher = workshop.recognizer(settings.teacher, seed)
-    return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed))
+    rollouts = settings.objective.rollouts
+    engine = engine_for(
+        student,
+        rollouts,
+        settings.objective.max_new_tokens,
+        dtype=COMPUTED_IN[settings.optimization.mixed_precision],
+        staleness=rollouts.staleness,
+    )
+    teacher = teacher_of(workshop, settings, seed)
+    return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed), engine)
 
 
 def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:
     """Texts to try first, by utterance.
 
     Raises:
-        InputError: not one of them is of an utterance that the stage hears.
+        InputError: not one of them is of an utterance that the stage hears, as far as these are known beforehand.
     """
     if settings.drafts is None:
         return {}
     texts = {item.id: item.text for item in workshop.heard(settings.drafts, seed) if item.text}
-    if not any(utterance.id in texts for utterance in workshop.heard(settings.train, seed)):
+    known = settings.train not in workshop.recipe.sets or workshop.recipe.sets[settings.train].dataset is None
+    if known and not any(utterance.id in texts for utterance in workshop.heard(settings.train, seed)):
         raise InputError(
             f"drafts: {settings.drafts!r} has no text for any utterance of {settings.train!r}; name a set or label "
             "stage with the same ids, or leave `drafts` out"
@@ -155,11 +175,16 @@ def build_stream(
     workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int, *, rank: int, among: int
 ) -> BatchStream:
     """The batches that a training stage hears in one process among several."""
-    utterances, durations, unheard = measured(workshop.heard(settings.train, seed))
+    dataset_set = workshop.recipe.sets.get(settings.train)
+    if dataset_set is not None and dataset_set.dataset is not None:
+        return build_dataset_stream(f"set {settings.train}", dataset_set, stage, settings, seed, rank, among)
+    utterances, durations, unmeasured = workshop.heard(settings.train, seed).measured()
     check_heard(f"set {settings.train}", utterances, durations, stage, settings)
     listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
     workers = settings.optimization.data_workers
-    dataset = ExampleDataset(utterances, listeners, workshop.memory if workers == 0 else None)
+    # What does not fit into one pool is not heard again before its features would have to make room.
+    memory = workshop.memory if workers == 0 and len(utterances) <= POOL else None
+    dataset = ExampleDataset(utterances, listeners, memory)
     sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, seed)
     return BatchStream(
         dataset,
@@ -168,24 +193,12 @@ def build_stream(
         rank=rank,
         processes=among,
         workers=workers,
-        unheard=unheard,
+        unheard=[Unheard(*item) for item in unmeasured],
     )
 
 
-def measured(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[float], list[Unheard]]:
-    """The utterances whose length is known or can be measured, their seconds, and the others."""
-    found, durations, unheard = [], [], []
-    for utterance in utterances:
-        try:
-            durations.append(seconds_of(utterance))
-            found.append(utterance)
-        except InputError as error:
-            unheard.append(Unheard(utterance.id, str(error)))
-    return found, durations, unheard
-
-
 def batch_sampler(
-    utterances: Sequence[Utterance],
+    utterances: Utterances,
     durations: Sequence[float],
     student: Recognizer,
     settings: OptimizationSettings,
@@ -194,7 +207,7 @@ def batch_sampler(
     """Duration-bucketed batches within the budget of a stage."""
     text_tokens = None
     if settings.batch_tokens is not None:
-        text_tokens = [len(student.transcript_ids(utterance.text or "")) for utterance in utterances]
+        text_tokens = utterances.values(lambda some: student.transcript_lengths([item.text or "" for item in some]))
     return DurationBatchSampler(
         durations,
         max_audio_seconds=settings.batch_seconds,

@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from arkasr.data.examples import FeatureMemory
-from arkasr.data.manifest import Utterance, read_manifest
+from arkasr.data.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.presets import build_preset
-from arkasr.recipe.sets import corpus_folder, load_set
+from arkasr.recipe.sets import corpus_folder, load_set, open_with_progress
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
 from arkasr.teacher.load import load_recognizer
 from arkasr.teacher.presets import PROMPT_WORDS
@@ -27,7 +27,7 @@ class Workshop:
         self.folder = folder
         self.device = device
         self.memory = FeatureMemory()
-        self._sets: dict[str, list[Utterance]] = {}
+        self._sets: dict[str, Utterances] = {}
 
     @cached_property
     def corpus(self) -> Path:
@@ -44,13 +44,13 @@ class Workshop:
             raise InputError(f"tokenizer.texts: the set {settings.texts!r} has no text")
         return train_base_vocabulary(texts, settings.vocab_size, [INSTRUCTION, *PROMPT_WORDS])
 
-    def set(self, name: str) -> list[Utterance]:
+    def set(self, name: str) -> Utterances:
         """A set of the recipe by name."""
         if name not in self._sets:
             self._sets[name] = load_set(self.recipe.sets[name], self.corpus)
         return self._sets[name]
 
-    def heard(self, name: str, seed: int) -> list[Utterance]:
+    def heard(self, name: str, seed: int) -> Utterances:
         """What a stage trains on: a set, or the labels that a label stage wrote.
 
         Raises:
@@ -58,7 +58,7 @@ class Workshop:
         """
         if name in self.recipe.sets:
             return self.set(name)
-        return read_manifest(_result_of(name, self.folder.labels(name, self.seed_of(name, seed))))
+        return open_with_progress(_result_of(name, self.folder.labels(name, self.seed_of(name, seed))))
 
     def seed_of(self, name: str, seed: int) -> int:
         """The seed under which a stage's result is kept: the first one if it runs once for all."""

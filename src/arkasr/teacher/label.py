@@ -11,6 +11,7 @@ from typing import Any
 
 from arkasr.data.examples import FeatureMemory, segment_duration
 from arkasr.data.manifest import Utterance
+from arkasr.model.engine import Engine
 from arkasr.model.loops import is_looping
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.model.recognizer import Recognizer
@@ -39,6 +40,7 @@ def label(
     utterances: Sequence[Utterance],
     settings: RecognitionSettings,
     *,
+    engine: Engine | None = None,
     drop_failures: bool = True,
     memory: FeatureMemory | None = None,
     on_batch: Callable[[int], None] | None = None,
@@ -49,12 +51,13 @@ def label(
         teacher: hears and writes.
         utterances: their own text, where there is any, is not looked at.
         settings: batch size and cap.
+        engine: writes for the teacher; None = the teacher itself.
         drop_failures: False keeps every utterance that could be heard.
         memory: features already computed.
         on_batch: told the number of utterances just done.
     """
     rows, dropped = [], []
-    recognitions = recognize(teacher, utterances, settings, memory=memory, on_batch=on_batch)
+    recognitions = recognize(teacher, utterances, settings, engine=engine, memory=memory, on_batch=on_batch)
     for utterance, recognition in zip(utterances, recognitions, strict=True):
         row = dict(utterance.fields) | {"audio": str(utterance.audio), "id": utterance.id, "text": recognition.text}
         failure = failure_of(recognition, segment_duration(utterance) if recognition.error is None else 0.0)

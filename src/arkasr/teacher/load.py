@@ -1,5 +1,7 @@
 """A recogniser of either family from a `from_pretrained` folder or a hub name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,14 +55,40 @@ def load_recognizer(
         InputError: there is no whole model of a known family under that name.
     """
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(name, **source)
-        if config.model_type not in FAMILIES:
-            raise InputError(f"model {name} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
-        processor = AutoProcessor.from_pretrained(name, **source)
+    with _input_errors(name):
+        config, processor = _described(name, source)
         model = AutoModelForMultimodalLM.from_pretrained(
             name, dtype=dtype, attn_implementation=attention, use_safetensors=True, **source
         )
+    recognizer: Recognizer = FAMILIES[config.model_type](model.to(device), processor)
+    return recognizer
+
+
+def load_without_weights(name: str | Path, *, revision: str | None = None) -> Recognizer:
+    """A recogniser that writes prompts and makes features, and cannot compute: its model is of shapes only.
+
+    Raises:
+        InputError: there are no config and processor of a known family under that name.
+    """
+    with _input_errors(name):
+        config, processor = _described(name, {"revision": revision, "trust_remote_code": False})
+        with torch.device("meta"):
+            model = AutoModelForMultimodalLM.from_config(config)
+    recognizer: Recognizer = FAMILIES[config.model_type](model, processor)
+    return recognizer
+
+
+def _described(name: str | Path, source: dict[str, Any]) -> tuple[Any, Any]:
+    config = AutoConfig.from_pretrained(name, **source)
+    if config.model_type not in FAMILIES:
+        raise InputError(f"model {name} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
+    return config, AutoProcessor.from_pretrained(name, **source)
+
+
+@contextmanager
+def _input_errors(name: str | Path) -> Iterator[None]:
+    try:
+        yield
     except InputError:
         raise
     except SafetensorError as error:
@@ -69,5 +97,3 @@ def load_recognizer(
         raise InputError(
             f"model {name}: {first_line_of(error)} Give a folder written by arkasr or a hub name"
         ) from error
-    recognizer: Recognizer = FAMILIES[config.model_type](model.to(device), processor)
-    return recognizer

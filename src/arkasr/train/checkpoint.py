@@ -123,6 +123,8 @@ class Checkpoints:
             writing.rename(place)
             for old in self._places()[: -self._keep]:
                 shutil.rmtree(old)
+        if group is not None:  # a launcher ends all processes when the first one leaves
+            dist.barrier(group)
 
     def _newest_whole(self, on_damage: Callable[[str], None]) -> str | None:
         places = self._places()

@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 
 from arkasr import processes
-from arkasr.data.batches import DataPosition
 from arkasr.data.examples import Example
 from arkasr.errors import InputError, Interrupted
 from arkasr.train.checkpoint import Checkpoints
@@ -90,7 +89,7 @@ def train(
     state: dict[str, Any] = {"step": 0, "skipped_in_a_row": 0}
     if restored := checkpoints.restore(on_trouble):
         state, memory = restored
-        stream.position = DataPosition(**state["data"])
+        stream.restore(state["data"])
         if memory:
             stage.remember(memory)
     quarantine = Quarantine(
@@ -126,7 +125,7 @@ def train(
                 on_step(step, values)
             stopped_by = next((process["signal"] for process in told if process["signal"]), None)
             if stopped_by or _due(step, settings.checkpoint_every, settings.steps):
-                state = {"data": asdict(stream.position), "skipped_in_a_row": skipped_in_a_row}
+                state = {"data": stream.state(), "skipped_in_a_row": skipped_in_a_row}
                 checkpoints.save(step, state, stage.memory())
             if stopped_by:
                 checkpoints.finish()

@@ -120,6 +120,38 @@ class AugmentationSettings(Settings):
     token_noise: float = Field(default=0.0, ge=0, lt=1)
 
 
+class EngineSettings(Settings):
+    """What writes transcripts.
+
+    Attributes:
+        engine: `own`, the model in this process; or `vllm`, processes beside it that have its weights, for models and
+            batches where vLLM's speed outweighs handing them over.
+        dtype: vllm: `float32`, `bfloat16` or `float16`; None = what this process computes in.
+        cache_gib: vllm: memory for keys and values, GiB.
+    """
+
+    engine: Literal["own", "vllm"] = "own"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    cache_gib: float = Field(default=4.0, gt=0)
+
+
+class RolloutSettings(EngineSettings):
+    """What writes the student's rollouts.
+
+    Attributes:
+        staleness: vllm: updates that the weights it writes with may be behind the student's. 0 = every rollout is the
+            student's of now, as with `own`; above, the weights go over only when they would be older than that.
+    """
+
+    staleness: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _own_rollouts_are_never_behind(self) -> "RolloutSettings":
+        if self.engine == "own" and self.staleness:
+            raise ValueError("staleness: the student's own rollouts are never behind; it is for `engine: vllm`")
+        return self
+
+
 class ObjectiveSettings(Settings):
     """The distillation objective (specification objective) and the rollouts it is computed on.
 
@@ -132,6 +164,7 @@ class ObjectiveSettings(Settings):
         tail: `none` (the paper), or `bucket`: what is outside the support is one more class.
         upstream_scores: reproduce the published code's mix of logits and log-probabilities.
         max_new_tokens: cap on the tokens of a rollout.
+        rollouts: what writes them.
         rollout_temperature: 0 = greedy rollouts (the paper); above, tokens are drawn at this temperature.
         min_mapped_share: below this share of rollout tokens that the teacher can score, the run stops.
     """
@@ -144,5 +177,6 @@ class ObjectiveSettings(Settings):
     tail: Literal["none", "bucket"] = "none"
     upstream_scores: bool = False
     max_new_tokens: int = Field(default=256, ge=1)
+    rollouts: RolloutSettings = RolloutSettings()
     rollout_temperature: float = Field(default=0.0, ge=0)
     min_mapped_share: float = Field(default=0.5, ge=0, le=1)

@@ -16,6 +16,7 @@ from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.examples import Example
 from arkasr.data.manifest import Utterance
 from arkasr.model.recognizer import Recognizer
+from arkasr.teacher.teacher import Teacher
 from arkasr.train.metrics import Metrics, PhaseClock
 
 SILENCE = ""  # an id that no manifest can give an utterance
@@ -67,13 +68,16 @@ class Stage(nn.Module, ABC):
         """The loss of a micro-batch of at least one utterance."""
 
     @property
-    def recognizers(self) -> list[Recognizer]:
+    def recognizers(self) -> list[Recognizer | Teacher]:
         """Those that hear an utterance."""
         return [self.student]
 
     def memory(self) -> dict[str, Tensor]:
         """What a resumed run must know besides weights, optimizer and position in the data."""
         return {}
+
+    def close(self) -> None:
+        """Give back what the stage holds outside this process; called once training is over."""
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Take back what `memory` gave."""
@@ -86,7 +90,7 @@ class Stage(nn.Module, ABC):
         """Take into the memory what a process told with `take_news`."""
 
 
-def silence(recognizers: Sequence[Recognizer]) -> Example:
+def silence(recognizers: Sequence[Recognizer | Teacher]) -> Example:
     """Half a second in which nothing is said, for recognisers that must hear something."""
     clip = np.zeros(SAMPLE_RATE // 2, dtype=np.float32)
     utterance = Utterance(Path("silence"), "a", None, None, "English", SILENCE, None, 0.5, "asr", {})

@@ -5,15 +5,17 @@ on how many processes, and how often a run was resumed, changes nothing in what 
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from arkasr.data.batches import DataPosition, DurationBatchSampler
+from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import Example, ExampleDataset
+from arkasr.data.streamed import StreamedBatches
 from arkasr.errors import InputError
 
 
@@ -36,7 +38,7 @@ class _Guarded(Dataset[Example | Unheard]):
     def __init__(self, dataset: ExampleDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> Example | Unheard:
+    def __getitem__(self, index: Any) -> Example | Unheard:
         try:
             return self.dataset[index]
         except InputError as error:
@@ -47,19 +49,24 @@ def _as_list(found: list[Example | Unheard]) -> list[Example | Unheard]:
     return found
 
 
-class _Share(Sampler[list[int]]):
+class _Share(Sampler[list[Any]]):
     """One process's batches, step after step; an empty one where a step has none left for it."""
 
     def __init__(
-        self, sampler: DurationBatchSampler, position: DataPosition, per_step: int, rank: int, processes: int
+        self,
+        sampler: DurationBatchSampler | StreamedBatches,
+        position: Any,
+        per_step: int,
+        rank: int,
+        processes: int,
     ) -> None:
-        self._followed = sampler.follow(position)
+        self._followed: Iterator[tuple[list[Any], Any]] = sampler.follow(position)
         self._per_step = per_step
         self._rank = rank
         self._processes = processes
-        self.positions: deque[DataPosition] = deque()
+        self.positions: deque[Any] = deque()
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         while True:
             step = list(islice(self._followed, self._per_step))
             self.positions.append(step[-1][1])
@@ -86,7 +93,7 @@ class BatchStream:
     def __init__(
         self,
         dataset: ExampleDataset,
-        sampler: DurationBatchSampler,
+        sampler: DurationBatchSampler | StreamedBatches,
         *,
         per_step: int = 1,
         rank: int = 0,
@@ -96,7 +103,7 @@ class BatchStream:
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
-        self.position = DataPosition()
+        self.position: Any = sampler.position_of({})
         self._per_step = per_step
         self._rank = rank
         self._processes = processes
@@ -120,6 +127,14 @@ class BatchStream:
             if number % rounds == 0:
                 self.position = share.positions.popleft()
             yield [item for item in found if isinstance(item, Example)]
+
+    def state(self) -> dict[str, Any]:
+        """Where the next step begins, JSON-able; every process must ask."""
+        return self.sampler.state_of(self.position)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` said."""
+        self.position = self.sampler.position_of(state)
 
     def take_unheard(self) -> list[Unheard]:
         """The utterances that could not be heard since this was last asked."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from arkasr.data.audio import AUDIO_SUFFIXES
 from arkasr.data.manifest import read_manifest
 from arkasr.errors import InputError
 from arkasr.transcribe.recording import Recording, recording_of
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
 STANDARD_INPUT = "-"
 

@@ -14,14 +14,18 @@ from arkasr.data.examples import Example
 from arkasr.data.manifest import Utterance
 from arkasr.distill.alignment import Alignment, map_transcript, retokenise
 from arkasr.distill.diagnostics import rollout_statistics, support_diagnostics
-from arkasr.distill.fused import fused_union_topk_kl, needs_every_score
+from arkasr.distill.fused import fused_union_topk_kl, named_union_topk_kl, needs_every_score
 from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import Rollout, Rollouts, roll_out
+from arkasr.distill.support import look_up
 from arkasr.errors import InputError
 from arkasr.model.decoding import Sampling
+from arkasr.model.engine import Engine
 from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.scoring import forced_logits, forced_states
+from arkasr.teacher.in_process import InProcessTeacher
+from arkasr.teacher.teacher import NamedScores, Question, Teacher, TeacherScores
 from arkasr.teacher.vocabulary import map_vocabularies
 from arkasr.train.distribution import whole_weights
 from arkasr.train.metrics import Metrics
@@ -40,35 +44,46 @@ class DistillationStage(Stage):
 
     Args:
         student: learns.
-        teacher: scores; its weights do not change.
+        teacher: scores; a recogniser does so in this process, and its weights do not change.
         settings: the objective.
         drafts: by utterance, a text that the student probably writes, such as the teacher's label; where there is none,
             the utterance's own text is the draft. What the student wrote itself the last time comes before either.
             Drafts spare time and change nothing else.
+        engine: writes the rollouts; None = the student itself, along the drafts.
+
+    Raises:
+        InputError: the objective looks at scores that the teacher does not give.
     """
 
     def __init__(
         self,
         student: Recognizer,
-        teacher: Recognizer,
+        teacher: Recognizer | Teacher,
         settings: ObjectiveSettings,
         drafts: Mapping[str, str] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__(student)
         # A plain attribute of a non-module keeps the teacher out of parameters() and of checkpoints.
-        self.teacher = teacher
-        teacher.model.eval().requires_grad_(False)
+        self.teacher: Teacher = InProcessTeacher(teacher) if isinstance(teacher, Recognizer) else teacher
         self.settings = settings
+        self.dense = needs_every_score(settings.support, settings.tail)
+        if (self.dense or settings.upstream_scores) and not self.teacher.every_score:
+            raise InputError(
+                "objective: `support: full`, `tail: bucket` and `upstream_scores` look at scores that a served teacher "
+                "does not give; leave them out, or take the teacher into the training process"
+            )
         self.drafts = drafts or {}
+        self.engine = engine
         self.remembered = RolloutMemory()
         self._paired = self._written = 0
         self.vocabulary = map_vocabularies(
             student.tokenizer,
-            teacher.tokenizer,
+            self.teacher.tokenizer,
             student_stop=student.stop_token_id,
-            teacher_stop=teacher.stop_token_id,
+            teacher_stop=self.teacher.stop_token_id,
             student_vocab_size=student.vocab_size,
-            teacher_vocab_size=teacher.vocab_size,
+            teacher_vocab_size=self.teacher.vocab_size,
         )
 
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
@@ -86,50 +101,37 @@ class DistillationStage(Stage):
         with self.clock("rollout"), whole_weights(self.model):
             drafts = [self._draft(example.utterance) for example in examples]
             rollouts = self._roll_out(prompts.detach(), examples, drafts, seed)
+            student_top = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
         metrics = self._rollout_metrics(rollouts)
         metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), len(drafts))
-        if not rollouts.kept:
+        if student_top is None:
             # Through the model all the same, as on other processes.
             stop = torch.tensor([self.student.stop_token_id])
             nothing = forced_logits(self.student, prompts, [stop] * len(examples)).sum() * 0.0
             return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics)
 
         transcripts = [rollout.tokens for rollout in rollouts.kept]
+        prompts = prompts.select([rollout.clip for rollout in rollouts.kept])
         with self.clock("teacher"):
             alignments = [self._align(transcript) for transcript in transcripts]
             heard = [examples[rollout.clip] for rollout in rollouts.kept]
-            teacher_states, paired = self._teacher_states(heard, alignments)
-            dense = needs_every_score(self.settings.support, self.settings.tail)
-            teacher_top = None if dense else self._top(self.teacher, teacher_states)
+            questions = self._questions(heard, transcripts, alignments, student_top)
+            # A teacher elsewhere works while the student reads what it wrote.
+            answer = self.teacher.ask(questions, None if self.dense else self.settings.top_k, device)
             self._count_pairing(metrics, transcripts, alignments)
         with self.clock("student"):
-            prompts = prompts.select([rollout.clip for rollout in rollouts.kept])
             student_states = forced_states(self.student, prompts, transcripts)
-            result = fused_union_topk_kl(
-                student_states,
-                self.student.head,
-                teacher_states,
-                self.teacher.head,
-                top_k=self.settings.top_k,
-                temperature=self.settings.temperature,
-                teacher_to_student=self.vocabulary.teacher_to_student.to(device),
-                student_allowed=self.student.allowed_tokens.to(device),
-                teacher_allowed=self.teacher.allowed_tokens.to(device),
-                student_top=self._top(self.student, self._states_at_rollout(rollouts.kept, student_states.detach())),
-                teacher_top=teacher_top,
-                generated=torch.cat(transcripts).to(device).masked_fill(~paired, -1),
-                divergence=self.settings.divergence,
-                support=self.settings.support,
-                tail=self.settings.tail,
-                beta=self.settings.beta,
-                upstream_scores=self.settings.upstream_scores,
-                sparse_head_gradient=self.student.head is self.student.model.get_input_embeddings().weight,
-            )
+        with self.clock("teacher"):
+            teacher_scores = answer()
+        with self.clock("student"):
+            paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments]).to(device)
+            generated = torch.cat(transcripts).to(device).masked_fill(~paired, -1)
+            result = self._compare(student_states, student_top, teacher_scores, generated)
             self._count_positions(metrics, result)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
 
     @property
-    def recognizers(self) -> list[Recognizer]:
+    def recognizers(self) -> list[Recognizer | Teacher]:
         return [self.student, self.teacher]
 
     def memory(self) -> dict[str, Tensor]:
@@ -138,6 +140,10 @@ class DistillationStage(Stage):
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         self.remembered.restore(memory)
         self._paired, self._written = memory["pairing"].tolist()
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
 
     def take_news(self) -> dict[str, Any]:
         return self.remembered.take_news()
@@ -164,6 +170,7 @@ class DistillationStage(Stage):
             max_new_tokens=self.settings.max_new_tokens,
             drafts=drafts,
             sampling=sampling,
+            engine=self.engine,
         )
         self.model.train(training)
         if training:
@@ -192,31 +199,66 @@ class DistillationStage(Stage):
             teacher_stop=self.teacher.stop_token_id,
         )
 
-    @torch.no_grad()
-    def _teacher_states(self, heard: Sequence[Example], alignments: Sequence[Alignment]) -> tuple[Tensor, Tensor]:
-        """Teacher states `[N, H_T]` row by row for the student's positions, and which rows have one, bool `[N]`."""
-        device = self.student.device
-        features = [example.features[self.teacher.listener] for example in heard]
-        prompts = self.teacher.prompts(features, [example.utterance.language for example in heard]).to(device)
-        states = forced_states(self.teacher, prompts, [alignment.teacher_ids for alignment in alignments])
-        rows, first = [], 0
-        for alignment in alignments:
-            positions = alignment.teacher_positions
-            rows.append(torch.where(positions >= 0, positions + first, -1))
-            first += len(alignment.teacher_ids)
-        row = torch.cat(rows).to(device)
-        return states[row.clamp(min=0)], row >= 0
+    def _questions(
+        self, heard: Sequence[Example], transcripts: Sequence[Tensor], alignments: Sequence[Alignment], student_top: Top
+    ) -> list[Question]:
+        """What the teacher is asked about every utterance: its scores, those of K^S_t and of y_t among them."""
+        proposed = student_top.ids.cpu().split([len(transcript) for transcript in transcripts])
+        return [
+            Question(
+                example.features[self.teacher.listener],
+                example.utterance.language,
+                alignment.teacher_ids,
+                alignment.teacher_positions,
+                look_up(self.vocabulary.student_to_teacher, torch.cat((ids, transcript.cpu()[:, None]), dim=1)),
+            )
+            for example, transcript, alignment, ids in zip(heard, transcripts, alignments, proposed, strict=True)
+        ]
 
-    def _top(self, recognizer: Recognizer, states: Tensor) -> Top:
-        allowed = recognizer.allowed_tokens.to(states.device)
-        return top_of_head(states, recognizer.head.detach(), allowed, self.settings.top_k, torch.float32)
-
-    def _states_at_rollout(self, kept: Sequence[Rollout], student_states: Tensor) -> Tensor:
-        """The states in which the student wrote; for references those of this pass, since nothing was rolled out."""
-        forced = student_states.split([len(rollout.tokens) for rollout in kept])
-        return torch.cat(
-            [states if rollout.states is None else rollout.states for rollout, states in zip(kept, forced, strict=True)]
+    def _compare(
+        self, student_states: Tensor, student_top: Top, teacher: TeacherScores, generated: Tensor
+    ) -> UnionTopkKL:
+        device = student_states.device
+        options: dict[str, Any] = {
+            "top_k": self.settings.top_k,
+            "temperature": self.settings.temperature,
+            "teacher_to_student": self.vocabulary.teacher_to_student.to(device),
+            "student_allowed": self.student.allowed_tokens.to(device),
+            "teacher_allowed": self.teacher.allowed_tokens.to(device),
+            "student_top": student_top,
+            "generated": generated,
+            "divergence": self.settings.divergence,
+            "support": self.settings.support,
+            "beta": self.settings.beta,
+            "sparse_head_gradient": self.student.head is self.student.model.get_input_embeddings().weight,
+        }
+        if isinstance(teacher, NamedScores):
+            return named_union_topk_kl(student_states, self.student.head, teacher, **options)
+        return fused_union_topk_kl(
+            student_states,
+            self.student.head,
+            teacher.hidden,
+            teacher.head,
+            teacher_top=teacher.top,
+            tail=self.settings.tail,
+            upstream_scores=self.settings.upstream_scores,
+            **options,
         )
+
+    @torch.no_grad()
+    def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> Top:
+        """What the student found best as it wrote; for references, which it did not write, as it reads them now."""
+        written = [rollout.states for rollout in kept]
+        given = [place for place, states in enumerate(written) if states is None]
+        if given:
+            references = [kept[place].tokens for place in given]
+            read = forced_states(self.student, prompts.select([kept[place].clip for place in given]), references)
+            parts = read.split([len(tokens) for tokens in references])
+            for place, states in zip(given, parts, strict=True):
+                written[place] = states
+        states = torch.cat([states for states in written if states is not None])
+        allowed = self.student.allowed_tokens.to(states.device)
+        return top_of_head(states, self.student.head.detach(), allowed, self.settings.top_k, torch.float32)
 
     def _rollout_metrics(self, rollouts: Rollouts) -> Metrics:
         metrics = Metrics()
@@ -260,5 +302,6 @@ class DistillationStage(Stage):
             metrics.maximum("support/vuss_max", sizes.max())
         shared = valid & (diagnostics.pop("overlap") > 0)
         for name, values in diagnostics.items():
-            defined = shared if name == "overlap_advantage" else valid
+            # A served teacher's entropy is not known.
+            defined = (shared if name == "overlap_advantage" else valid) & ~values.isnan()
             metrics.mean(f"support/{name}", values[defined].sum(), defined.sum())

@@ -1,0 +1,164 @@
+"""A manifest of ten million lines: how long until it is open and the first batch is heard, and what stays in memory.
+
+    python -m benchmarks.manifest --lines 1000000 10000000
+    python -m benchmarks.manifest --lines 10000000 --folder /somewhere/with/space
+
+Writes each manifest (some 300 bytes a line, real audio of a handful of files behind them) into a folder of its own and
+removes it in the end. Everything is measured in a fresh process for each figure's row: the stream of a training stage
+with the features of a published student, from the file on the disk to the batch in the trainer's hands.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import soundfile
+from benchmarks.memory import resident_bytes
+from rich.console import Console
+from rich.table import Table
+
+from arkasr.data.audio import SAMPLE_RATE
+from arkasr.data.batches import DataPosition, DurationBatchSampler
+from arkasr.data.examples import ExampleDataset
+from arkasr.data.indexing import build_index
+from arkasr.files import write_whole
+from arkasr.model.build import build_ark_asr
+from arkasr.model.presets import STUDENT_PRESETS
+from arkasr.model.processor import INSTRUCTION
+from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.recipe.sets import load_set
+from arkasr.recipe.settings import SetSettings
+from arkasr.train.stream import BatchStream
+
+FILES = 16
+BATCH_SECONDS = 16.0
+BATCHES = 1_000
+POOLS = (2, 20)  # followed without being heard, so that all of it takes minutes
+TEXT = "and what is said here is some forty words long as in the corpora that such manifests are made of " * 2
+MIB = 2**20
+# What a recipe may say of a set, and from where its stream is followed.
+WAYS = {
+    "from the start": ({}, DataPosition()),
+    "resumed in the middle": ({}, DataPosition(epoch=3, batch=1_000, pool=4)),
+    "one language of two": ({"language": "de"}, DataPosition()),
+    "shuffled": ({"shuffle": 1}, DataPosition()),
+}
+
+
+def write_manifest_of(lines: int, folder: Path) -> Path:
+    generator = np.random.default_rng(0)
+    lengths = np.linspace(0.5, 2.0, FILES).round(2).tolist()
+    for number, seconds in enumerate(lengths):
+        noise = generator.normal(size=int(seconds * SAMPLE_RATE)) * 0.1
+        soundfile.write(folder / f"{number}.flac", noise, SAMPLE_RATE)
+
+    def rows() -> Iterator[str]:
+        for number in range(lines):
+            file = (number * 7919) % FILES
+            yield (
+                f'{{"id": "corpus-{number:010d}", "audio": "{file}.flac", "duration": {lengths[file]}, '
+                f'"language": "{("en", "de")[number % 2]}", "speaker": "{number % 5000:05d}", "text": "{TEXT}"}}\n'
+            )
+
+    path = folder / "train.jsonl"
+    write_whole(path, rows())
+    return path
+
+
+def index(path: Path) -> dict[str, float]:
+    before = resident_bytes("VmRSS")
+    started = time.perf_counter()
+    build_index(path)
+    return {"seconds": time.perf_counter() - started, "before": before, "peak": resident_bytes("VmHWM")}
+
+
+def hear(path: Path, way: str, workers: int) -> dict[str, float]:
+    """The stream of a stage on the manifest, as `recipe/stages.py` builds it."""
+    narrowed, position = WAYS[way]
+    vocabulary = train_base_vocabulary(["a few words"], 300, [INSTRUCTION])
+    sizes = STUDENT_PRESETS["ark-asr-tiny"]
+    mels = STUDENT_PRESETS["ark-asr-0.6b"]["whisper_config"]["num_mel_bins"]
+    student = build_ark_asr(sizes | {"whisper_config": sizes["whisper_config"] | {"num_mel_bins": mels}}, vocabulary)
+    found = {"before": resident_bytes("VmRSS")}
+    started = time.perf_counter()
+    utterances, seconds, _ = load_set(SetSettings(manifest=path.name, **narrowed), path.parent).measured()
+    found["open"] = time.perf_counter() - started
+    sampler = DurationBatchSampler(seconds, max_audio_seconds=BATCH_SECONDS)
+    dataset = ExampleDataset(utterances, {student.listener: student.features})
+    stream = BatchStream(dataset, sampler, workers=workers)
+    stream.position = position
+    batches = iter(stream)
+    next(batches)
+    found |= {"first": time.perf_counter() - started, "at first": resident_bytes("VmRSS")}
+    heard = sum(item.utterance.duration for batch in itertools.islice(batches, BATCHES) for item in batch)
+    found |= {"heard": heard, "seconds": time.perf_counter() - started - found["first"]}
+    found["after batches"] = resident_bytes("VmRSS")
+    followed = itertools.groupby(sampler.follow(position), lambda batch: (batch[1].epoch, batch[1].pool))
+    for number, (_, pool) in enumerate(itertools.islice(followed, max(POOLS)), start=1):
+        for _ in pool:
+            pass
+        if number in POOLS:
+            found[f"after {number} pools"] = resident_bytes("VmRSS")
+    return found | {"peak": resident_bytes("VmHWM")}
+
+
+def in_fresh_process(*arguments: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.manifest", *arguments]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def measure(lines: int, parent: Path | None, workers: int) -> None:
+    console = Console(width=140)
+    with TemporaryDirectory(dir=parent) as name:
+        path = write_manifest_of(lines, Path(name))
+        size = path.stat().st_size
+        built = in_fresh_process("--index", str(path))
+        console.print(
+            f"{lines:,} lines, {size / 2**30:.2f} GiB; index made in {built['seconds']:.0f} s, "
+            f"{lines / built['seconds']:,.0f} lines/s, peak {built['peak'] / MIB:.0f} MiB "
+            f"({(built['peak'] - built['before']) / MIB:.0f} more than before), on the disk "
+            f"{sum(file.stat().st_size for file in Path(f'{path}.index').iterdir()) / MIB:.0f} MiB",
+            highlight=False,
+        )
+        memory = {"before": "before", "first batch": "at first", f"{BATCHES} batches": "after batches"}
+        memory |= {f"{number} pools": f"after {number} pools" for number in POOLS} | {"peak": "peak"}
+        table = Table("", "open, s", "first batch, s", *memory, title="resident memory in MiB", title_justify="right")
+        for way in WAYS:
+            row = in_fresh_process("--hear", str(path), "--way", way, "--workers", str(workers))
+            figures = [f"{row[place] / MIB:.0f}" for place in memory.values()]
+            table.add_row(way, f"{row['open']:.2f}", f"{row['first']:.2f}", *figures)
+        console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lines", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--folder", type=Path, help="where to write the manifests; default: the temporary folder")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--index", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--hear", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.index:
+        print(json.dumps(index(options.index)))
+    elif options.hear:
+        print(json.dumps(hear(options.hear, options.way, options.workers)))
+    else:
+        with TemporaryDirectory(dir=options.folder) as folder:
+            free = shutil.disk_usage(folder).free
+        if free < 500 * max(options.lines):
+            parser.error(f"--folder: {max(options.lines):,} lines need {max(options.lines) / 2e6:.1f} GB of disk")
+        for lines in options.lines:
+            measure(lines, options.folder, options.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A dataset of the `datasets` library: which one, what its columns are, and the library's stream of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from arkasr.errors import InputError, first_line_of, nearest_of
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """Which dataset, and what its columns are.
+
+    Attributes:
+        path: name on the hub, or a local folder of parquet, arrow or other files that the library reads.
+        name: configuration of the dataset.
+        split: of the dataset.
+        revision: commit, tag or branch of a hub name.
+        audio: column of the audio.
+        text: column of what is said; None = there is none.
+        language: of every utterance; None = not said.
+        language_column: or the column that says it.
+        id: column of a unique name; None = lane and number of the example.
+        examples: how many there are, where the dataset does not say.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    audio: str = "audio"
+    text: str | None = "text"
+    language: str | None = None
+    language_column: str | None = None
+    id: str | None = None
+    examples: int | None = None
+
+
+def open_dataset(source: DatasetSource) -> Any:
+    """The dataset as the library streams it, its audio as it is stored.
+
+    Raises:
+        InputError: the library is not installed, or there is no such dataset or column.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            f"dataset {source.path}: needs the library `datasets`; pip install 'arkasr[datasets]'"
+        ) from None
+    try:
+        dataset = datasets.load_dataset(
+            source.path, source.name, split=source.split, revision=source.revision, streaming=True
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise InputError(f"dataset {source.path}: {first_line_of(error)}") from error
+    features = dataset.features or dataset._resolve_features().features
+    for column in filter(None, (source.audio, source.text, source.language_column, source.id)):
+        if column not in features:
+            raise InputError(f"dataset {source.path}: no column {column!r}; {nearest_of(column, features)}")
+    if isinstance(features[source.audio], datasets.Audio):
+        dataset = dataset.cast_column(source.audio, datasets.Audio(decode=False))
+    return dataset
+
+
+def count_of(dataset: Any, source: DatasetSource) -> int:
+    """Examples of a dataset.
+
+    Raises:
+        InputError: neither the dataset nor `source` says how many there are.
+    """
+    if source.examples is not None:
+        return source.examples
+    known = (dataset.info.splits or {}).get(source.split)
+    if known is None or not known.num_examples:
+        raise InputError(
+            f"dataset {source.path}: does not say how many examples it has; give their number as `examples`"
+        )
+    return int(known.num_examples)

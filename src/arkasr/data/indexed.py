@@ -1,0 +1,160 @@
+"""The utterances of a manifest that is not in memory: lines that are read when they are asked for."""
+
+import random
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from arkasr.data.examples import seconds_of
+from arkasr.data.index import ManifestIndex
+from arkasr.data.manifest import Utterance
+from arkasr.data.utterances import Measured, Utterances, Value, withhold_label
+from arkasr.errors import InputError
+
+SCANNED = 2**18  # records that are looked at at once
+
+
+class IndexedUtterances(Utterances):
+    """Utterances on the disk; what is kept in memory is at most the numbers of the lines, 4 bytes each.
+
+    Args:
+        index: of the manifest.
+        lines: their numbers in order; None = all of the manifest.
+        labels_withheld: take the text from each.
+    """
+
+    def __init__(self, index: ManifestIndex, lines: np.ndarray | None = None, *, labels_withheld: bool = False) -> None:
+        self._index = index
+        self._lines = lines
+        self._labels_withheld = labels_withheld
+
+    def __len__(self) -> int:
+        return len(self._index) if self._lines is None else len(self._lines)
+
+    @overload
+    def __getitem__(self, place: int) -> Utterance: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Utterance]: ...
+    def __getitem__(self, place: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        number = range(len(self))[place]
+        utterance = self._index.utterance(number if self._lines is None else int(self._lines[number]))
+        return withhold_label(utterance) if self._labels_withheld else utterance
+
+    def in_language(self, language: str) -> "IndexedUtterances":
+        known = self._index.languages
+        code = known.index(language) if language in known else len(known)
+        return self._where(lambda records: records["language"] == code)
+
+    def up_to(self, seconds: float) -> "IndexedUtterances":
+        return self._where(lambda records: ~(records["seconds"] > seconds))
+
+    def shuffled(self, seed: int) -> "IndexedUtterances":
+        order = array(_typecode(len(self)), range(len(self)))
+        random.Random(seed).shuffle(order)
+        places = np.frombuffer(order, dtype=order.typecode)
+        return self._with(places if self._lines is None else self._lines[places])
+
+    def first(self, count: int) -> "IndexedUtterances":
+        return self._with(self._numbers(0, min(count, len(self))).copy())
+
+    def without_labels(self) -> "IndexedUtterances":
+        return IndexedUtterances(self._index, self._lines, labels_withheld=True)
+
+    def measured(self) -> Measured:
+        if not self._index.unmeasured:
+            return Measured(self, SecondsOfLines(self), [])
+        found = self._where(lambda records: ~np.isnan(records["seconds"]))
+        others = self._where(lambda records: np.isnan(records["seconds"]))
+        return Measured(found, SecondsOfLines(found), [(item.id, _why_unmeasured(item)) for item in others])
+
+    def languages(self) -> set[str | None]:
+        found: set[int] = set()
+        for _, records in self._chunks():
+            found.update(np.unique(records["language"]).tolist())
+        return {self._index.languages[code] for code in found}
+
+    def unlabelled(self) -> int | None:
+        if self._labels_withheld:
+            return 0
+        for first, records in self._chunks():
+            without = np.flatnonzero(~records["labelled"])
+            if len(without):
+                return first + int(without[0])
+        return None
+
+    def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> "ValuesOfLines[Value]":
+        return ValuesOfLines(self, of)
+
+    def records(self, first: int, last: int) -> np.ndarray:
+        """`RECORD` `[last - first]` of the utterances from `first` to before `last`."""
+        if self._lines is None:
+            return self._index.records(first, last)
+        return self._index.records_of(self._lines[first:last])
+
+    def _chunks(self) -> Iterator[tuple[int, np.ndarray]]:
+        for first in range(0, len(self), SCANNED):
+            yield first, self.records(first, min(first + SCANNED, len(self)))
+
+    def _numbers(self, first: int, last: int) -> np.ndarray:
+        if self._lines is None:
+            return np.arange(first, last, dtype=_typecode(len(self._index)))
+        return self._lines[first:last]
+
+    def _where(self, holds: Callable[[np.ndarray], np.ndarray]) -> "IndexedUtterances":
+        if all(holds(records).all() for _, records in self._chunks()):
+            return self
+        kept = [self._numbers(first, first + len(records))[holds(records)] for first, records in self._chunks()]
+        return self._with(np.concatenate(kept))
+
+    def _with(self, lines: np.ndarray) -> "IndexedUtterances":
+        return IndexedUtterances(self._index, lines, labels_withheld=self._labels_withheld)
+
+
+class SecondsOfLines(Sequence[float]):
+    """Length of every utterance, read from the index."""
+
+    def __init__(self, utterances: IndexedUtterances) -> None:
+        self._utterances = utterances
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            first, last, step = place.indices(len(self))
+            return self._utterances.records(first, max(first, last))["seconds"][::step]
+        number = range(len(self))[place]
+        return float(self._utterances.records(number, number + 1)["seconds"][0])
+
+
+class ValuesOfLines(Sequence[Value]):
+    """A value of every utterance, computed from its line each time it is asked for."""
+
+    def __init__(self, utterances: IndexedUtterances, of: Callable[[Sequence[Utterance]], list[Value]]) -> None:
+        self._utterances = utterances
+        self._of = of
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return self._of(self._utterances[place])
+        return self._of([self._utterances[place]])[0]
+
+
+def _why_unmeasured(utterance: Utterance) -> str:
+    try:
+        seconds_of(utterance)
+    except InputError as error:
+        return str(error)
+    return f"{utterance.audio}: could not be read when the manifest was indexed, and can now; index it again"
+
+
+def _typecode(count: int) -> str:
+    """Of whole numbers below `count`: unsigned, 4 bytes if that is enough."""
+    return "I" if count < 2**32 else "Q"

@@ -1,0 +1,31 @@
+"""A manifest as utterances: in memory if it is small, else by its index."""
+
+from pathlib import Path
+
+from arkasr.data.index import open_index
+from arkasr.data.indexed import IndexedUtterances
+from arkasr.data.indexing import build_index
+from arkasr.data.manifest import read_manifest
+from arkasr.data.utterances import ListedUtterances, Utterances
+
+LARGE_BYTES = 64 * 2**20  # manifests from this size on, some 200,000 lines, are not read into memory
+
+
+def open_manifest(path: str | Path) -> Utterances:
+    """The utterances of a manifest: in memory if it is small, else by its index, which is made if none fits.
+
+    Raises:
+        ManifestError: some lines are bad; names the first and counts the others.
+        InputError: there is no such file, or it holds no utterance.
+    """
+    path = Path(path)
+    if needs_index(path):
+        return IndexedUtterances(build_index(path))
+    if index := open_index(path):
+        return IndexedUtterances(index)
+    return ListedUtterances(read_manifest(path))
+
+
+def needs_index(path: Path) -> bool:
+    """Whether a manifest is too large to be read into memory and has no index that fits."""
+    return path.is_file() and path.stat().st_size >= LARGE_BYTES and open_index(path) is None

@@ -1,0 +1,25 @@
+"""What writes for a recogniser in place of `decode`: an engine elsewhere that has its weights."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from arkasr.model.decoding import Sampling, Transcripts
+from arkasr.model.recognizer import Prompts, Recognizer
+
+
+class Engine(Protocol):
+    """Writes what `decode` writes, and follows the recogniser's weights when they change."""
+
+    def __call__(
+        self,
+        recognizer: Recognizer,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int,
+        drafts: Sequence[Sequence[int]] | None = None,
+        sampling: Sampling | None = None,
+    ) -> Transcripts:
+        """A transcript for every prompt; arguments as of `decode`, results too, less the states."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""

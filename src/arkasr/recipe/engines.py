@@ -1,0 +1,37 @@
+"""From what settings say of an engine to the engine itself."""
+
+from arkasr.model.engine import Engine
+from arkasr.model.recognizer import Recognizer
+from arkasr.serve.vllm_engine import VllmEngine
+from arkasr.train.settings import EngineSettings
+
+
+def engine_for(
+    recognizer: Recognizer,
+    settings: EngineSettings,
+    max_new_tokens: int,
+    *,
+    dtype: str = "float32",
+    staleness: int = 0,
+) -> Engine | None:
+    """What writes in a recogniser's place; None where it writes itself.
+
+    Args:
+        recognizer: whose weights the engine has.
+        settings: which engine, and how.
+        max_new_tokens: the highest cap that will be asked for.
+        dtype: what the engine computes in if the settings do not say.
+        staleness: how many updates its weights may be behind.
+
+    Raises:
+        InputError: the engine is not installed or cannot start.
+    """
+    if settings.engine == "own":
+        return None
+    return VllmEngine(
+        recognizer,
+        max_new_tokens=max_new_tokens,
+        dtype=settings.dtype or dtype,
+        cache_gib=settings.cache_gib,
+        staleness=staleness,
+    )

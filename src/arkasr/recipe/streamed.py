@@ -1,0 +1,58 @@
+"""The batches of a stage that trains on a streamed dataset."""
+
+from collections.abc import Sequence
+
+from arkasr import processes
+from arkasr.data.dataset_source import DatasetSource
+from arkasr.data.examples import AsGiven, ExampleDataset
+from arkasr.data.manifest import Utterance
+from arkasr.data.streamed import StreamedBatches
+from arkasr.recipe.checks import check_of_each
+from arkasr.recipe.settings import SetSettings, TrainingStageSettings
+from arkasr.train.stage import Stage
+from arkasr.train.stream import BatchStream
+
+
+def build_dataset_stream(
+    name: str, chosen: SetSettings, stage: Stage, settings: TrainingStageSettings, seed: int, rank: int, among: int
+) -> BatchStream:
+    """The batches that a stage hears of a dataset in one process among several.
+
+    Raises:
+        InputError: the dataset cannot be read.
+    """
+    assert chosen.dataset is not None
+    optimization = settings.optimization
+    source = DatasetSource(**chosen.dataset.model_dump())
+
+    def text_tokens(utterances: Sequence[Utterance]) -> list[int]:
+        return stage.student.transcript_lengths([item.text or "" for item in utterances])
+
+    batches = StreamedBatches(
+        source,
+        per_step=optimization.accumulation,
+        rank=rank,
+        processes=among,
+        check=check_of_each(name, stage, settings),
+        batching={
+            "max_audio_seconds": optimization.batch_seconds,
+            "text_tokens": text_tokens if optimization.batch_tokens is not None else None,
+            "max_text_tokens": optimization.batch_tokens,
+            "max_utterances": optimization.batch_utterances,
+        },
+        exchange=processes.exchange,
+        most_seconds=chosen.max_seconds,
+        labels_withheld=chosen.labels == "withheld",
+        seed=seed,
+        # A step's batches are formed together, and each worker reads two ahead.
+        in_flight=optimization.accumulation + 2 * optimization.data_workers + 1,
+    )
+    listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
+    return BatchStream(
+        ExampleDataset(AsGiven(batches.examples), listeners),
+        batches,
+        per_step=optimization.accumulation,
+        rank=rank,
+        processes=among,
+        workers=optimization.data_workers,
+    )

@@ -1,0 +1,80 @@
+"""The teacher of an OPD stage, as the recipe wants it: in this process, or at servers, which are checked first."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arkasr import processes
+from arkasr.data.audio import decode
+from arkasr.data.examples import seconds_of
+from arkasr.data.manifest import Utterance
+from arkasr.errors import InputError
+from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings
+from arkasr.recipe.workshop import Workshop
+from arkasr.teacher.in_process import InProcessTeacher
+from arkasr.teacher.load import load_recognizer, load_without_weights
+from arkasr.teacher.replicas import Replicas
+from arkasr.teacher.self_test import check_servers, trial_question
+from arkasr.teacher.served import ServedTeacher
+from arkasr.teacher.teacher import Teacher
+
+# The shortest and the longest of so many are asked about before the first step.
+LOOKED_AT = 100
+
+
+def teacher_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Teacher:
+    """The teacher of a stage.
+
+    Raises:
+        InputError: it is not there, or its servers do not give its scores.
+    """
+    model = workshop.recipe.models.get(settings.teacher)
+    if model is None or model.served is None:
+        return InProcessTeacher(workshop.recognizer(settings.teacher, seed), offload=settings.offload_teacher)
+    return served_teacher(model, model.served, workshop.heard(settings.train, seed), settings.objective.top_k)
+
+
+def served_teacher(
+    model: ModelSettings, served: ServedSettings, utterances: Sequence[Utterance], top_k: int
+) -> ServedTeacher:
+    """A teacher at servers that have given its scores for a short and a long utterance.
+
+    Raises:
+        InputError: they do not.
+    """
+    assert model.pretrained is not None
+    recognizer = load_without_weights(model.pretrained, revision=model.revision)
+
+    def at(urls: Sequence[str]) -> ServedTeacher:
+        replicas = Replicas(
+            urls, in_flight=served.in_flight, timeout=served.timeout_seconds, patience=served.patience_seconds
+        )
+        best_tokens = served.best_tokens if served.scores == "best" else None
+        return ServedTeacher(recognizer, replicas, model=served.model, best_tokens=best_tokens)
+
+    by_length = sorted(_measured(utterances[:LOOKED_AT]), key=seconds_of)
+    questions = []
+    for utterance, waveform in (_first_heard(by_length), _first_heard(by_length[::-1])):
+        questions.append(trial_question(recognizer, waveform, utterance.language, utterance.text, named=top_k + 1))
+    # One process compares them with the weights, and the others with each other.
+    weights = served.weights and processes.is_first()
+    own = load_recognizer(model.pretrained, revision=model.revision) if weights else None
+    check_servers([at([url]) for url in served.urls], own, questions, top_k, served.tolerance)
+    return at(served.urls)
+
+
+def _measured(utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+    """Those whose length can be told; the others are put into quarantine where the stage hears them."""
+    for utterance in utterances:
+        with suppress(InputError):
+            seconds_of(utterance)
+            yield utterance
+
+
+def _first_heard(utterances: Iterable[Utterance]) -> tuple[Utterance, NDArray[np.float32]]:
+    for utterance in utterances:
+        with suppress(InputError):
+            return utterance, decode(utterance.audio, utterance.begin_time, utterance.end_time)
+    raise InputError(f"none of the first {LOOKED_AT} utterances can be heard, so the teacher's servers cannot be tried")

@@ -1,0 +1,1 @@
+"""The trained model for others to use: vLLM's server and its engine."""

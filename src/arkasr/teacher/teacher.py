@@ -1,0 +1,135 @@
+"""What distillation asks of a teacher: what it would have written at the places of transcripts that are not its own.
+
+Two answer: one in the training process, which knows every score, and one behind servers, which knows those asked for by
+name. Knows nothing of students but the tokens they propose.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arkasr.model.head import Top
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An utterance and the transcript that a teacher is forced on.
+
+    Attributes:
+        heard: the audio, as the teacher's `features` gave it.
+        language: that the prompt asks for.
+        transcript: LongTensor `[m]`, teacher ids, at least one.
+        positions: LongTensor `[n]`, the places in `transcript` that are asked about; −1 = none, and whatever stands in
+            that row of the answer means nothing.
+        named: LongTensor `[n, K]`, teacher ids whose scores are wanted at these places besides the teacher's own best;
+            −1 = no id.
+    """
+
+    heard: Tensor
+    language: str | None
+    transcript: Tensor
+    positions: Tensor
+    named: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherStates:
+    """Every score at N positions: logits are hidden · headᵀ.
+
+    Attributes:
+        hidden: `[N, H_T]`.
+        head: `[V_T, H_T]`.
+        top: the k best tokens; None where every score is looked at.
+    """
+
+    hidden: Tensor
+    head: Tensor
+    top: Top | None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedScores:
+    """The scores of some tokens at N positions.
+
+    Attributes:
+        ids: LongTensor `[N, M]`, −1 = empty slot.
+        log_probs: float32 `[N, M]`, over the server's whole vocabulary.
+        elsewhere: float32 `[N]`, what stands for the log-probability of any other token; NaN = it is not known.
+        top: the k best tokens; its entropy is NaN, being unknown.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    elsewhere: Tensor
+    top: Top
+
+    def of(self, ids: Tensor) -> Tensor:
+        """Log-probabilities `[N, K]` of ids `[N, K]`."""
+        same = ids[:, :, None] == self.ids[:, None, :]
+        found = self.log_probs.gather(1, same.int().argmax(dim=2))
+        return torch.where(same.any(dim=2), found, self.elsewhere[:, None])
+
+    def to(self, device: torch.device) -> "NamedScores":
+        """The same scores on another device."""
+        top = Top(*(getattr(self.top, field.name).to(device) for field in fields(Top)))
+        return NamedScores(self.ids.to(device), self.log_probs.to(device), self.elsewhere.to(device), top)
+
+
+TeacherScores = TeacherStates | NamedScores
+Answer = Callable[[], TeacherScores]
+
+
+class Teacher(Protocol):
+    """Scores along given transcripts.
+
+    Attributes:
+        every_score: whether an objective may look at the whole vocabulary.
+    """
+
+    every_score: bool
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the transcripts."""
+
+    @property
+    def stop_token_id(self) -> int:
+        """Ends a transcript."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V_T."""
+
+    @property
+    def allowed_tokens(self) -> Tensor:
+        """BoolTensor `[V_T]`, A_T."""
+
+    @property
+    def listener(self) -> str:
+        """Names what `features` gives."""
+
+    def features(self, waveform: np.ndarray) -> Tensor:
+        """What the teacher hears of one 16 kHz mono float32 clip `[samples]`."""
+
+    def prompt_text(self, language: str | None) -> str:
+        """The prompt.
+
+        Raises:
+            InputError: the teacher cannot be asked in that language.
+        """
+
+    def ask(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> Answer:
+        """Set the teacher to work.
+
+        Args:
+            questions: of a micro-batch.
+            top_k: k; None = every score is wanted.
+            device: where the answer is wanted.
+
+        Returns:
+            Waits for the answer, one row for every asked place of the questions in turn.
+        """

@@ -1,0 +1,168 @@
+import gzip
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from arkasr.data.audio import decode, duration_of
+from arkasr.data.check import check_manifest
+from arkasr.data.examples import ExampleDataset
+from arkasr.data.indexed import IndexedUtterances
+from arkasr.data.indexing import build_index
+from arkasr.data.manifest import ManifestError, read_manifest, write_manifest
+from arkasr.data.shards import find_shards, rows_of_shards
+from arkasr.errors import InputError
+
+
+def sound(suffix, seed=0, seconds=0.5, rate=16_000):
+    buffer = io.BytesIO()
+    samples = np.random.default_rng(seed).normal(size=int(seconds * rate)) * 0.1
+    soundfile.write(buffer, samples, rate, format=suffix.upper())
+    return buffer.getvalue()
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def as_json(**fields):
+    return json.dumps(fields).encode()
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two shards of three samples, and the same audio as files."""
+    suffixes = ["flac", "wav", "mp3", "ogg", "flac", "wav"]
+    for shard in range(2):
+        members = []
+        for place in range(3 * shard, 3 * shard + 3):
+            audio = sound(suffixes[place], seed=place, seconds=0.4 + 0.1 * place, rate=[16_000, 22_050][place % 2])
+            (tmp_path / f"{place}.{suffixes[place]}").write_bytes(audio)
+            members += [
+                (f"./utt-{place}.{suffixes[place]}", audio),
+                (f"./utt-{place}.json", as_json(text=f"text {place}", language="en", mood={"happy": place})),
+            ]
+        write_tar(tmp_path / "shards" / f"{shard}.tar", members)
+    return tmp_path
+
+
+def manifest_of(folder, *sources):
+    path = folder / "train.jsonl"
+    write_manifest(path, rows_of_shards(find_shards(sources or [folder / "shards"]), folder))
+    return path
+
+
+def test_samples_of_shards_are_utterances(corpus):
+    found = read_manifest(manifest_of(corpus))
+    assert [item.text for item in found] == [f"text {place}" for place in range(6)]
+    assert [item.id for item in found] == [f"shards/{place // 3}/utt-{place}" for place in range(6)]
+    assert {item.language for item in found} == {"English"}
+    assert found[4].fields["mood"] == {"happy": 4}
+    assert found[4].audio.parent == corpus / "shards"
+
+
+def test_audio_in_a_shard_is_the_audio_of_the_file(corpus):
+    path = manifest_of(corpus)
+    files = [next(corpus.glob(f"{place}.*")) for place in range(6)]
+    for item, file in zip(read_manifest(path), files, strict=True):
+        assert np.array_equal(decode(item.audio), decode(file))
+        assert np.array_equal(decode(item.audio, 0.1, 0.3), decode(file, 0.1, 0.3))
+        assert item.duration == pytest.approx(duration_of(file), abs=1e-6)
+    assert not check_manifest(path, decode_audio=True).problems
+
+
+def test_features_by_the_index_of_a_sharded_manifest(corpus, student):
+    listeners = {student.listener: student.features}
+    whole = ExampleDataset(read_manifest(manifest_of(corpus)), listeners)
+    indexed = ExampleDataset(IndexedUtterances(build_index(corpus / "train.jsonl")), listeners)
+    for place in (5, 0, 3):
+        assert indexed[place].utterance == whole[place].utterance
+        assert indexed[place].features[student.listener].equal(whole[place].features[student.listener])
+
+
+def test_text_may_stand_in_a_txt_member_or_nowhere(tmp_path):
+    write_tar(tmp_path / "a.tar", [("b/x.wav", sound("wav")), ("b/x.txt", "你好\n".encode())])
+    (found,) = read_manifest(manifest_of(tmp_path, tmp_path / "a.tar"))
+    assert (found.text, found.id, found.duration) == ("你好", "a/b/x", 0.5)
+    write_tar(tmp_path / "a.tar", [("x.wav", sound("wav")), ("x.cls", b"3"), ("y.wav", sound("wav"))])
+    assert [item.text for item in read_manifest(manifest_of(tmp_path, tmp_path / "a.tar"))] == [None, None]
+
+
+def test_a_shard_elsewhere_is_named_in_full(corpus, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    found = read_manifest(manifest_of(tmp_path / "elsewhere", corpus / "shards" / "1.tar"))
+    assert len(decode(found[0].audio)) > 0
+    assert found[0].fields["audio"].startswith(f"{corpus}/shards/1.tar:")
+
+
+WAV = sound("wav")
+BAD_SHARDS = {
+    "no audio": ([("x.json", as_json(text="a"))], r"0\.tar: x has no audio"),
+    "no label": (
+        [("x.wav", WAV), ("x.txt", b"a"), ("y.wav", WAV)],
+        r"0\.tar: y has no \.json or \.txt, but x has one",
+    ),
+    "twice": ([("x.wav", WAV), ("y.wav", WAV), ("x.wav", WAV)], r"0\.tar: x stands in it twice"),
+    "two audios": ([("x.wav", WAV), ("x.flac", WAV)], r"0\.tar: x has several audio members"),
+    "not JSON": ([("x.wav", WAV), ("x.json", b"{")], r"0\.tar: x\.json is not JSON"),
+    "no object": ([("x.wav", WAV), ("x.json", b"[]")], r"0\.tar: x\.json is not a JSON object"),
+    "not UTF-8": ([("x.wav", WAV), ("x.txt", "ä".encode("latin-1"))], r"0\.tar: x\.txt is not UTF-8"),
+    "not audio": ([("x.wav", b"words"), ("x.txt", b"a")], r"0\.tar:512:5: not audio that can be read"),
+}
+
+
+@pytest.mark.parametrize(("members", "message"), BAD_SHARDS.values(), ids=BAD_SHARDS)
+def test_a_bad_sample_is_named_and_no_manifest_is_written(tmp_path, members, message):
+    write_tar(tmp_path / "shards" / "0.tar", members)
+    with pytest.raises(InputError, match=message) as caught:
+        manifest_of(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_a_shard_that_is_cut_off_anywhere_is_named(corpus):
+    shard = corpus / "shards" / "0.tar"
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + 512
+    for size in (end, end - 1, last.offset_data + 3, last.offset + 100, last.offset, 700):
+        shard.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"0\.tar: is cut off; replace it"):
+            manifest_of(corpus)
+    shard.write_bytes(whole[: end + 512])
+    assert len(read_manifest(manifest_of(corpus))) == 6
+
+
+def test_a_shard_that_was_cut_off_after_its_manifest_was_written_is_a_bad_line(corpus):
+    path = manifest_of(corpus)
+    shard = corpus / "shards" / "0.tar"
+    shard.write_bytes(shard.read_bytes()[:3_000])
+    for read in (read_manifest, build_index):
+        with pytest.raises(ManifestError, match=r"train\.jsonl:1: .*0\.tar is shorter; replace it") as caught:
+            read(path)
+        assert [problem.line for problem in caught.value.problems] == [1, 2, 3]
+
+
+def test_what_is_no_plain_tar_is_refused_with_a_remedy(corpus):
+    shards = corpus / "shards"
+    with pytest.raises(InputError, match=r"absent\.tar: no such tar or folder"):
+        manifest_of(corpus, corpus / "absent.tar")
+    with pytest.raises(InputError, match=r"0\.flac: no \.tar here"):
+        manifest_of(corpus, corpus / "0.flac")
+    zipped = shards / "2.tar.gz"
+    zipped.write_bytes(gzip.compress((shards / "0.tar").read_bytes()))
+    with pytest.raises(InputError, match=r"2\.tar\.gz: is compressed, .*decompress it first"):
+        manifest_of(corpus)
+    zipped.rename(shards / "2.tar")
+    with pytest.raises(InputError, match=r"2\.tar: not an uncompressed tar \(.*\); decompress or replace it"):
+        manifest_of(corpus)

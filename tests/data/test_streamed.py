@@ -1,0 +1,246 @@
+import io
+import itertools
+import json
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from arkasr.data import streamed as streamed_module
+from arkasr.data.audio import decode
+from arkasr.data.dataset_source import DatasetSource
+from arkasr.data.examples import AsGiven, ExampleDataset
+from arkasr.data.streamed import StreamedBatches, StreamPosition
+from arkasr.errors import InputError
+from arkasr.train.stream import BatchStream
+
+pytest.importorskip("datasets")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+PER_STEP = 4
+FILES, ROWS = 6, 11
+
+
+def sound(seed, seconds):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.random.default_rng(seed).normal(size=int(seconds * 16_000)) * 0.1, 16_000, format="FLAC")
+    return buffer.getvalue()
+
+
+def write_parquet(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """66 utterances of 0.3 to 0.95 s in six parquet files with three row groups each."""
+    root = tmp_path_factory.mktemp("corpus") / "parquet"
+    for file in range(FILES):
+        rows = []
+        for place in range(file * ROWS, (file + 1) * ROWS):
+            audio = {"bytes": sound(place, 0.3 + 0.01 * (place * 29 % 66)), "path": f"{place}.flac"}
+            rows.append(
+                {"audio": audio, "text": f"text {place}", "name": f"utt-{place}", "lang": ["en", "zh"][place % 2]}
+            )
+        write_parquet(root / f"train-{file:05d}.parquet", rows)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small_pools(monkeypatch):
+    monkeypatch.setattr(streamed_module, "POOL_EXAMPLES", 8)
+
+
+def batches_of(folder, rank=0, processes=1, **changes):
+    options = {
+        "per_step": PER_STEP,
+        "rank": rank,
+        "processes": processes,
+        "check": lambda utterance, seconds: None,
+        "batching": {"max_audio_seconds": 2.0},
+        "exchange": lambda text: [text],
+        "seed": 1,
+        "in_flight": 12,
+    }
+    source = DatasetSource(str(folder), id="name", language_column="lang", examples=66)
+    return StreamedBatches(changes.pop("source", source), **(options | changes))
+
+
+def ids(batches, count):
+    return [[item.id for item in batch] for batch, _ in itertools.islice(batches, count)]
+
+
+def epoch_of(batches):
+    """Batches until every lane has begun its second epoch, by lane."""
+    found = {}
+    followed = batches.follow(StreamPosition())
+    for place, (batch, reached) in enumerate(followed):
+        lane = place % batches.lanes
+        if reached.lanes[lane].epoch == 0:
+            found.setdefault(lane, []).append(batch)
+        elif all(lane.epoch for lane in reached.lanes.values()):
+            break
+    return found
+
+
+def test_an_epoch_holds_every_utterance_once_as_the_dataset_has_it(folder):
+    lanes = epoch_of(batches_of(folder))
+    assert len(lanes) == PER_STEP
+    heard = [item for lane in lanes.values() for batch in lane for item in batch]
+    assert sorted(item.id for item in heard) == sorted(f"utt-{place}" for place in range(FILES * ROWS))
+    assert {item.language for item in heard} == {"English", "Chinese"}
+    assert all(item.text == item.id.replace("utt-", "text ") for item in heard)
+    assert all(item.fields == {"name": item.id, "lang": item.fields["lang"], "text": item.text} for item in heard)
+
+
+def test_audio_is_that_of_the_dataset_as_long_as_it_may_be_read(folder):
+    followed = batches_of(folder).follow(StreamPosition())
+    late = []
+    for batch, _ in itertools.islice(followed, 200):
+        late.append(batch)
+        for item in late.pop(0) if len(late) == 12 else []:
+            place = int(item.id.removeprefix("utt-"))
+            expected, _ = soundfile.read(io.BytesIO(sound(place, 0.3 + 0.01 * (place * 29 % 66))), dtype="float32")
+            assert np.array_equal(decode(item.audio), expected)
+
+
+def test_files_of_pools_that_were_heard_are_removed(folder):
+    batches = batches_of(folder, per_step=1, in_flight=2)
+    root = batches._folder.name
+    most = 0
+    for _ in itertools.islice(batches.follow(StreamPosition()), 300):
+        most = max(most, len(list(streamed_module.Path(root).iterdir())))
+    assert most <= 3
+
+
+def test_every_position_is_resumed_exactly(folder):
+    whole = ids(batches_of(folder).follow(StreamPosition()), 160)
+    positions = [reached for _, reached in itertools.islice(batches_of(folder).follow(StreamPosition()), 160)]
+    for step in (1, 2, 3, 7, 12, 20, 31):
+        batches = batches_of(folder)
+        said = json.loads(json.dumps(batches.state_of(positions[step * PER_STEP - 1])))
+        resumed = ids(batches.follow(batches.position_of(said)), 24)
+        assert resumed == whole[step * PER_STEP : step * PER_STEP + 24]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_share_one_order_and_read_only_their_lanes(folder, processes, monkeypatch):
+    whole = ids(batches_of(folder).follow(StreamPosition()), 80)
+    read = []
+    original = StreamedBatches._follow_lane
+    monkeypatch.setattr(
+        StreamedBatches,
+        "_follow_lane",
+        lambda self, lane, at: (read.append((self._rank, lane)), original(self, lane, at))[1],
+    )
+    shares = [ids(batches_of(folder, rank, processes).follow(StreamPosition()), 80) for rank in range(processes)]
+    for place, expected in enumerate(whole):
+        assert [share[place] for share in shares] == [
+            expected if place % PER_STEP % processes == rank else [] for rank in range(processes)
+        ]
+    assert len(read) == PER_STEP
+
+
+def test_a_run_on_two_processes_continues_on_one(folder):
+    whole = ids(batches_of(folder).follow(StreamPosition()), 60)
+    positions = []
+    for rank in (0, 1):
+        followed = batches_of(folder, rank, 2).follow(StreamPosition())
+        positions.append([reached for _, reached in itertools.islice(followed, 5 * PER_STEP)][-1])
+    said = [None, None]
+    barrier = threading.Barrier(2)
+
+    def exchange(rank):
+        def told(text):
+            said[rank] = text
+            barrier.wait(10)
+            return list(said)
+
+        return told
+
+    states = [None, None]
+
+    def ask(rank):
+        states[rank] = batches_of(folder, rank, 2, exchange=exchange(rank)).state_of(positions[rank])
+
+    threads = [threading.Thread(target=ask, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert states[0] == states[1]
+    alone = batches_of(folder)
+    assert ids(alone.follow(alone.position_of(states[0])), 24) == whole[5 * PER_STEP : 5 * PER_STEP + 24]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stage_s_stream_hears_it_with_and_without_workers(folder, student, workers):
+    def stream():
+        batches = batches_of(folder, in_flight=PER_STEP + 2 * workers + 1)
+        dataset = ExampleDataset(AsGiven(66), {student.listener: student.features})
+        return BatchStream(dataset, batches, per_step=PER_STEP, workers=workers)
+
+    heard = list(itertools.islice(stream(), 10 * PER_STEP))
+    assert [[item.utterance.id for item in batch] for batch in heard] == ids(
+        batches_of(folder).follow(StreamPosition()), 10 * PER_STEP
+    )
+    interrupted = stream()
+    list(itertools.islice(interrupted, 6 * PER_STEP))
+    resumed = stream()
+    resumed.restore(json.loads(json.dumps(interrupted.state())))
+    for expected, found in zip(heard[6 * PER_STEP :], resumed, strict=False):
+        for left, right in zip(expected, found, strict=True):
+            assert left.utterance.id == right.utterance.id
+            assert torch.equal(left.features[student.listener], right.features[student.listener])
+
+
+def test_audio_that_cannot_be_read_is_set_aside_when_it_is_heard(tmp_path, student):
+    audio = [b"not audio", *(sound(place, 0.5) for place in range(3))]
+    write_parquet(tmp_path / "corpus" / "0.parquet", [{"audio": {"bytes": content}, "text": "a"} for content in audio])
+    batches = batches_of(tmp_path / "corpus", source=DatasetSource(str(tmp_path / "corpus"), examples=4))
+    stream = BatchStream(ExampleDataset(AsGiven(4), {student.listener: student.features}), batches, per_step=PER_STEP)
+    list(itertools.islice(stream, PER_STEP))
+    unheard = stream.take_unheard()
+    assert {item.id for item in unheard} == {"0/0"}
+    assert "not audio that can be read" in unheard[0].reason
+
+
+def test_long_utterances_are_left_out_and_labels_withheld(folder):
+    lanes = epoch_of(batches_of(folder, most_seconds=0.5, labels_withheld=True))
+    heard = [item for lane in lanes.values() for batch in lane for item in batch]
+    assert {item.id for item in heard} == {
+        f"utt-{place}" for place in range(66) if 0.3 + 0.01 * (place * 29 % 66) <= 0.5
+    }
+    assert "text" not in repr(heard).replace("text=None", "")
+
+
+def test_transcripts_count_where_they_are_bounded(folder):
+    batching = {
+        "max_audio_seconds": 9.0,
+        "text_tokens": lambda utterances: [len(item.text) for item in utterances],
+        "max_text_tokens": 21,
+    }
+    for batch, _ in itertools.islice(batches_of(folder, batching=batching).follow(StreamPosition()), 80):
+        assert len(batch) * max(len(item.text) for item in batch) <= 21
+
+
+def test_what_is_not_there_is_named(folder, tmp_path):
+    with pytest.raises(InputError, match="no column 'txt'; did you mean 'text'"):
+        batches_of(folder, source=DatasetSource(str(folder), text="txt"))
+    with pytest.raises(InputError, match="does not say how many examples it has; give their number as `examples`"):
+        batches_of(folder, source=DatasetSource(str(folder)))
+    with pytest.raises(InputError, match="column 'lang' holds no audio files"):
+        next(batches_of(folder, source=DatasetSource(str(folder), audio="lang", examples=66)).follow(StreamPosition()))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=f"dataset {tmp_path}/empty: ") as caught:
+        batches_of(folder, source=DatasetSource(str(tmp_path / "empty")))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="lane 0 has no utterance that is not left out"):
+        next(batches_of(folder, most_seconds=0.01).follow(StreamPosition()))
+    batches = batches_of(folder)
+    with pytest.raises(InputError, match="have changed since the checkpoint"):
+        batches_of(folder, per_step=2).position_of(batches.state_of(StreamPosition()))

@@ -1,0 +1,157 @@
+"""Ark-ASR in vLLM against this package's own decoding. One engine serves all tests: it takes seconds to start."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from arkasr.model.build import build_ark_asr
+from arkasr.model.decoding import Sampling, decode
+from arkasr.serve.vllm_questions import questions
+from arkasr.train.loop import train
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.opd import DistillationStage
+from arkasr.train.stages.sft import SupervisedStage
+from tests.models import SMALL_STUDENT, TEXTS
+from tests.train.test_loop import SETTINGS, Stream
+
+pytestmark = pytest.mark.vllm
+# vLLM's attention on the CPU knows heads of 32 numbers and more.
+SIZES = SMALL_STUDENT | {"hidden_size": 64}
+MAX_NEW_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def student(vocabulary):
+    torch.manual_seed(0)
+    return build_ark_asr(SIZES, vocabulary)
+
+
+@pytest.fixture(scope="module")
+def engine(student):
+    pytest.importorskip("vllm")
+    from arkasr.serve.vllm_engine import VllmEngine
+
+    engine = VllmEngine(student, max_new_tokens=MAX_NEW_TOKENS, dtype="float32", cache_gib=0.1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def prompts(student, hear):
+    examples = hear(student)
+    return student.prompts([example.features[student.listener] for example in examples], [None] * len(examples))
+
+
+def learn(student, examples, folder, steps):
+    settings = SETTINGS.model_copy(update={"steps": steps, "schedule": "constant"})
+    train(SupervisedStage(student, None), Stream([examples]), settings, folder, seed=0)
+    student.model.eval()
+
+
+def assert_same(found, expected):
+    assert [tokens.tolist() for tokens in found.tokens] == [tokens.tolist() for tokens in expected.tokens]
+    assert found.stopped.tolist() == expected.stopped.tolist()
+
+
+def test_tokens_that_may_not_be_written_are_not_even_where_they_score_highest(engine, student, prompts):
+    asked = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **prompts.audio}
+    with torch.no_grad():
+        embeddings = student.model.lm_head.weight
+        untrained = embeddings.clone()
+        favourite = student.model(**asked).logits[0, -1].argmax()
+        embeddings[~student.allowed_tokens] = 3 * embeddings[favourite]
+        assert not student.allowed_tokens[student.model(**asked).logits[:, -1].argmax(-1)].any()
+    found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    assert all(student.allowed_tokens[tokens].all() for tokens in found.tokens)
+    assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
+    with torch.no_grad():
+        embeddings.copy_(untrained)
+
+
+def test_after_steps_of_an_optimizer_the_rollouts_are_those_of_the_new_weights(
+    engine, student, hear, prompts, tmp_path
+):
+    before, pushes = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS), engine.pushes
+    assert engine.pushes == pushes
+    learn(student, hear(student), tmp_path, steps=60)
+    found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    assert engine.pushes == pushes + 1
+    assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
+    assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
+    assert [student.transcript_text(tokens) for tokens in found.tokens] == TEXTS
+
+
+@pytest.mark.parametrize("part", ["audio_encoder", "model.embed_tokens", "model.layers", "model.norm"])
+def test_whatever_part_of_the_weights_changes_a_clip_heard_before_is_heard_anew(engine, student, prompts, part):
+    """The tied head among them, of which vLLM keeps a packed copy, and the embeddings of clips, which it caches."""
+    before = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    with torch.no_grad():
+        for parameter in student.model.get_submodule(part).parameters():
+            parameter.add_(torch.randn_like(parameter))
+    found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
+    assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
+
+
+def test_weights_are_pushed_once_they_are_staler_than_allowed(engine, student, prompts, monkeypatch):
+    engine(student, prompts, max_new_tokens=1)
+    monkeypatch.setattr(engine, "staleness", 2)
+    pushes = []
+    for _ in range(6):
+        with torch.no_grad():
+            student.model.lm_head.weight.mul_(1.01)
+        engine(student, prompts, max_new_tokens=1)
+        engine(student, prompts, max_new_tokens=1)
+        pushes.append(engine.pushes)
+    assert [after - pushes[0] for after in pushes] == [0, 0, 1, 1, 1, 2]
+
+
+def test_the_prompt_that_vllm_reads_and_that_its_server_makes_is_that_of_training(engine, student, prompts):
+    from arkasr.serve.vllm_inputs import prompt_token_ids
+
+    asked = questions(student, prompts)
+    answers = engine._llm.generate(asked, use_tqdm=False)
+    frames = prompts.audio["audios_mask"].sum(1).tolist()
+    assert [answer.prompt_token_ids for answer in answers] == [student.prompt_ids(count, None) for count in frames]
+    assert [question["prompt_token_ids"] for question in asked] == [prompt_token_ids(student.tokenizer)] * len(asked)
+
+
+def test_drawn_tokens_differ_between_seeds_and_not_with_the_same(engine, student, prompts):
+    def drawn(seed):
+        uniforms = torch.rand(
+            len(TEXTS), MAX_NEW_TOKENS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
+        written = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS, sampling=Sampling(2.0, uniforms))
+        assert all(student.allowed_tokens[tokens].all() for tokens in written.tokens)
+        return [tokens.tolist() for tokens in written.tokens]
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
+def test_distillation_takes_the_same_steps_with_either_engine(engine, student, teacher, hear, tmp_path):
+    examples = hear(student, teacher)
+    learn(student, examples, tmp_path / "student", steps=60)
+    start = copy.deepcopy(student.model.state_dict())
+    settings = SETTINGS.model_copy(update={"steps": 5, "schedule": "constant", "learning_rate": 3e-3})
+    lines = []
+    for name, writer in (("own", None), ("vllm", engine)):
+        student.model.load_state_dict(start)
+        stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12), engine=writer)
+        train(stage, Stream([examples]), settings, tmp_path / name, seed=0)
+        lines.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+    own, vllm = lines
+    for ours, theirs in zip(own, vllm, strict=True):
+        assert theirs["rollout/tokens"] == ours["rollout/tokens"]
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
+    assert own[-1]["loss"] != pytest.approx(own[0]["loss"], rel=1e-2)
+
+
+def test_every_rank_of_a_run_has_an_engine_with_its_weights():
+    """Of several ranks, Transformers writes models in the first one only."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.serve.two_ranks"]
+    done = subprocess.run(launch, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,48 @@
+"""Labels through vLLM, by a teacher of either family, against the teacher's own."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.model.build import build_ark_asr
+from arkasr.model.recognize import RecognitionSettings
+from arkasr.serve.vllm_engine import VllmEngine
+from arkasr.teacher.build import build_qwen3_asr
+from arkasr.teacher.label import label
+from arkasr.teacher.presets import TEACHER_PRESETS
+from tests.serve.test_vllm_engine import SIZES
+
+pytestmark = pytest.mark.vllm
+SETTINGS = RecognitionSettings(batch_seconds=5, max_new_tokens=20)
+
+
+@pytest.fixture
+def utterances(tmp_path):
+    """Noise of several lengths, and a file that cannot be read."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    rows = [{"audio": "broken.wav", "language": "English", "duration": 1.0}]
+    for place, seconds in enumerate((1.1, 2.5, 1.7, 3.2)):
+        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        rows.append({"audio": f"{place}.wav", "language": "English"})
+    write_manifest(tmp_path / "noise.jsonl", rows)
+    return read_manifest(tmp_path / "noise.jsonl")
+
+
+@pytest.mark.parametrize("family", ["arkasr", "qwen3_asr"])
+def test_a_teacher_in_vllm_writes_the_labels_that_it_writes_itself(family, vocabulary, utterances):
+    torch.manual_seed(0)
+    if family == "arkasr":
+        teacher = build_ark_asr(SIZES, vocabulary)
+    else:
+        pytest.importorskip("torchvision", reason="vLLM's Qwen3-ASR imports it")
+        teacher = build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], vocabulary)
+    own = label(teacher, utterances, SETTINGS, drop_failures=False)
+    engine = VllmEngine(teacher, max_new_tokens=SETTINGS.max_new_tokens, dtype="float32", cache_gib=0.1)
+    found = label(teacher, utterances, SETTINGS, engine=engine, drop_failures=False)
+    engine.close()
+    assert found == own
+    assert own.counts == {"kept": 4, "unreadable": 1}
+    assert all(row["text"] for row in own.rows)

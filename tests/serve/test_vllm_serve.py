@@ -1,0 +1,58 @@
+"""vLLM's own server with the plugin: what it answers to a recording is what this package writes down."""
+
+import io
+
+import httpx2
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from arkasr.model.ark import ArkAsr
+from arkasr.model.build import build_ark_asr
+from arkasr.model.decoding import decode
+from arkasr.model.layout import LAYOUTS
+from arkasr.model.text import clean_transcript
+from tests.serve.test_vllm_engine import SIZES
+from tests.vllm_server import VllmServer
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def student(vocabulary):
+    torch.manual_seed(0)
+    return build_ark_asr(SIZES, vocabulary)
+
+
+@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+def url(request, student, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    LAYOUTS[request.param](student, folder / "model", "5GB")
+    server = VllmServer(folder / "model", folder / "log.txt", "--served-model-name", "ark", "--enforce-eager").start()
+    try:
+        yield server.wait().url
+    finally:
+        server.kill()
+
+
+def heard_by(student: ArkAsr, waveform: np.ndarray) -> str:
+    written = decode(student, student.prompts([student.features(waveform)], [None]), max_new_tokens=256)
+    return clean_transcript(student.transcript_text(written.tokens[0]))
+
+
+def test_the_server_writes_what_this_package_writes(url, student):
+    """Clips of several lengths, the first of them twice: vLLM keeps what it has heard."""
+    generator = np.random.default_rng(0)
+    clips = [generator.normal(size=int(seconds * 16_000)).astype(np.float32) * 0.1 for seconds in (0.9, 2.0, 0.01)]
+    for clip in (*clips, clips[0]):
+        file = io.BytesIO()
+        soundfile.write(file, clip, 16_000, format="WAV", subtype="FLOAT")
+        answer = httpx2.post(
+            f"{url}/v1/audio/transcriptions",
+            files={"file": ("clip.wav", file.getvalue())},
+            data={"model": "ark", "language": "en"},
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["text"] == heard_by(student, clip)

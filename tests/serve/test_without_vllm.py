@@ -1,0 +1,26 @@
+"""What holds where vLLM is not installed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from arkasr.errors import InputError
+from arkasr.serve.vllm_engine import VllmEngine
+
+EVERYTHING_BUT_THE_PLUGIN = (
+    "import arkasr.cli, arkasr.recipe.run, arkasr.serve.vllm_engine, sys; print('vllm' in sys.modules)"
+)
+
+
+def test_nothing_but_the_plugin_imports_vllm():
+    found = subprocess.run(
+        [sys.executable, "-c", EVERYTHING_BUT_THE_PLUGIN], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "False"
+
+
+def test_an_engine_without_vllm_says_what_to_install(student, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(InputError, match=r"pip install 'arkasr\[vllm\]'"):
+        VllmEngine(student, max_new_tokens=8, dtype="float32", cache_gib=1.0)

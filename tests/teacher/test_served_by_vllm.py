@@ -1,0 +1,204 @@
+"""A real vLLM server with a small random Qwen3-ASR as the teacher, on real speech and real rollouts."""
+
+import copy
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from arkasr.data.audio import decode
+from arkasr.data.examples import Example
+from arkasr.data.manifest import read_manifest, read_rows, write_manifest
+from arkasr.model.build import build_ark_asr
+from arkasr.model.presets import STUDENT_PRESETS
+from arkasr.model.processor import INSTRUCTION
+from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.teacher.build import build_qwen3_asr
+from arkasr.teacher.load import load_recognizer, load_without_weights
+from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.teacher.replicas import Replicas
+from arkasr.teacher.self_test import check_servers
+from arkasr.teacher.served import ServedTeacher
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.opd import DistillationStage
+from tests.paths import SHARED_DATA, needs_shared_data
+from tests.vllm_server import VllmServer
+
+pytestmark = [pytest.mark.vllm, needs_shared_data]
+
+OBJECTIVE = ObjectiveSettings(top_k=16, max_new_tokens=24)
+UTTERANCES = 36
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a manifest of real speech in two languages, and a teacher and a student that know nothing."""
+    folder = tmp_path_factory.mktemp("served")
+    books = read_manifest(SHARED_DATA / "librispeech-train-piece" / "all.jsonl")
+    words = read_manifest(SHARED_DATA / "dspspeech20" / "dev.jsonl")
+    chosen = [*books[: UTTERANCES // 2], *words[: UTTERANCES // 2]]
+    rows = [dict(item.fields) | {"audio": str(item.audio), "language": item.language} for item in chosen]
+    write_manifest(folder / "speech.jsonl", rows)
+    vocabulary = train_base_vocabulary([item.text for item in chosen], 400, [INSTRUCTION, *PROMPT_WORDS])
+    torch.manual_seed(0)
+    build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], vocabulary).save(folder / "teacher")
+    build_ark_asr(STUDENT_PRESETS["ark-asr-tiny"], vocabulary).save(folder / "student")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place):
+    options = ["--max-model-len", "1024", "--enforce-eager", "--max-logprobs", "512", "--enable-scale-out"]
+    # Few tokens at a time, so that several questions at once are read in pieces.
+    options += ["--max-num-batched-tokens", "400"]
+    serving = VllmServer(place / "teacher", place / "server.log", *options).start().wait()
+    yield serving
+    serving.kill()
+
+
+@pytest.fixture
+def serve(place, server):
+    made = []
+
+    def build(**options):
+        made.append(Replicas([server.url], in_flight=8, timeout=60, patience=120))
+        return ServedTeacher(load_without_weights(place / "teacher"), made[-1], **options)
+
+    yield build
+    for replicas in made:
+        replicas.give_up("the test is over")
+
+
+def heard(place, *listeners):
+    """The whole manifest, as everybody hears it."""
+    examples = []
+    for utterance in read_manifest(place / "speech.jsonl"):
+        waveform = decode(utterance.audio, utterance.begin_time, utterance.end_time)
+        examples.append(Example(utterance, {each.listener: each.features(waveform) for each in listeners}))
+    return examples
+
+
+def questions_along_rollouts(stage, examples):
+    """What the stage asks its teacher about the student's own transcripts."""
+    asked = []
+
+    def ask(questions, top_k, device):
+        asked.extend(questions)
+        return type(stage.teacher).ask(stage.teacher, questions, top_k, device)
+
+    stage.teacher.ask = ask
+    with torch.no_grad():
+        stage(examples, seed=0)
+    del stage.teacher.ask
+    return asked
+
+
+def test_scores_along_real_rollouts_are_those_of_the_teacher_in_process(place, serve, capsys):
+    served, student = serve(), load_recognizer(place / "student")
+    settings = OBJECTIVE.model_copy(update={"rollout_temperature": 1.0})
+    stage = DistillationStage(student, served, settings)
+    questions = questions_along_rollouts(stage, heard(place, student, served))
+    assert len(questions) == UTTERANCES
+    teacher = load_recognizer(place / "teacher")
+    teacher.model.eval()
+    for name, asked in {"named": served, "best": serve(best_tokens=64)}.items():
+        worst = check_servers([asked], teacher, questions, settings.top_k, tolerance=1e-4)
+        tokens = sum(len(question.transcript) for question in questions)
+        with capsys.disabled():
+            print(f"\n{name}: {len(questions)} utterances, {tokens} tokens: largest difference {worst:.1e} nats")
+
+
+@pytest.mark.parametrize("options", [{}, {"best_tokens": 10_000}], ids=["named", "best, which are all"])
+def test_loss_and_gradient_are_those_of_the_teacher_in_process(place, serve, options):
+    student, teacher, served = load_recognizer(place / "student"), load_recognizer(place / "teacher"), serve(**options)
+    examples = heard(place, student, teacher, served)[::3]
+    results = []
+    for asked in (teacher, served):
+        student.model.zero_grad()
+        loss = DistillationStage(student, asked, OBJECTIVE)(examples, seed=0)
+        loss.total.backward()
+        gradient = torch.cat([part.grad.flatten() for part in student.model.parameters() if part.grad is not None])
+        results.append((loss, gradient))
+    (expected, gradient), (found, found_gradient) = results
+    assert found.count == expected.count > 0
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-5)
+    assert (found_gradient - gradient).norm() < 1e-4 * gradient.norm()
+
+
+@pytest.fixture(scope="module")
+def recipe(place, server):
+    """On-policy distillation from the server, as a user writes it down."""
+    step = {"steps": 10, "batch_seconds": 60, "learning_rate": 1.0e-3, "checkpoint_every": 4}
+    served = {"urls": [server.url], "patience_seconds": 240, "in_flight": 4}
+    return {
+        "name": "served",
+        "corpus": {"folder": str(place)},
+        "sets": {"speech": {"manifest": "speech.jsonl"}},
+        "models": {
+            "teacher": {"pretrained": str(place / "teacher"), "served": served},
+            "student": {"pretrained": str(place / "student")},
+        },
+        "stages": {
+            "opd": {
+                "kind": "opd",
+                "start": "student",
+                "teacher": "teacher",
+                "train": "speech",
+                "objective": {"top_k": 16, "max_new_tokens": 16},
+                "calibration_batches": 1,
+                "optimization": step,
+            }
+        },
+    }
+
+
+def test_a_killed_and_restarted_server_costs_a_run_time_and_nothing_else(place, server, recipe, capsys):
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    undisturbed, seconds = metrics_of_a_run(place, "undisturbed", None)
+    disturbed, seconds_disturbed = metrics_of_a_run(place, "disturbed", server)
+    assert [line["step"] for line in disturbed] == [line["step"] for line in undisturbed] == list(range(1, 11))
+    # Which requests share a batch of the server's is chance, and changes the last bits of its sums.
+    drift = max(abs(b["loss"] / a["loss"] - 1) for a, b in zip(undisturbed, disturbed, strict=True))
+    with capsys.disabled():
+        print(f"\n10 steps in {seconds:.0f} s, with a kill {seconds_disturbed:.0f} s: losses differ by {drift:.1e}")
+    assert drift < 1e-4
+    for name in ("support/valid_share", "rollout/tokens", "teacher/mapped_share"):
+        assert [line[name] for line in disturbed] == [line[name] for line in undisturbed], name
+
+
+def metrics_of_a_run(place, name, server):
+    """`metrics.jsonl` of a run of the recipe; a server given is killed after three steps, and started anew."""
+    metrics = place / name / "stages" / "opd" / "metrics.jsonl"
+    command = [sys.executable, "-m", "arkasr", "run", str(place / "recipe.yaml"), "--output", str(place / name)]
+    started = time.monotonic()
+    with (place / f"{name}.log").open("wb") as log:
+        run = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+    if server is not None:
+        while run.poll() is None and (not metrics.exists() or len(read_rows(metrics)) < 3):
+            time.sleep(0.02)
+        assert run.poll() is None, (place / f"{name}.log").read_text()
+        server.kill()
+        time.sleep(2)
+        assert run.poll() is None
+        server.start()
+    assert run.wait(timeout=400) == 0, (place / f"{name}.log").read_text()
+    return read_rows(metrics), time.monotonic() - started
+
+
+def test_a_run_with_a_server_of_other_weights_stops_with_one_line(place, recipe):
+    recipe = copy.deepcopy(recipe)
+    recipe["models"]["teacher"]["pretrained"] = str(place / "other")
+    other = load_recognizer(place / "teacher")
+    with torch.no_grad():
+        other.decoder.norm.weight.mul_(1.01)
+    other.save(place / "other")
+    (place / "other.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "arkasr", "run", str(place / "other.yaml"), "--output", str(place / "stopped")]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 2
+    assert "more than `served.tolerance` (0.001); serve the same weights in float32" in stopped.stderr
+    assert len(stopped.stderr.strip().splitlines()) == 1, stopped.stderr

@@ -1,0 +1,83 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from arkasr.train.distribution import gathered_weights, whole_weights
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.opd import DistillationStage
+from arkasr.train.stages.sft import SupervisedStage
+from tests.models import hear_noise
+
+
+@pytest.fixture
+def group():
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+def shard(stage):
+    for layer in [*stage.student.audio_modules[0].whisper.layers, *stage.student.decoder.layers]:
+        fully_shard(layer)
+    return fully_shard(stage)
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    path = tmp_path_factory.mktemp("uneven") / "seen.json"
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "tests.train.uneven_processes", str(path)]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300, check=True)
+    return json.loads(path.read_text())
+
+
+def test_a_rollout_gathers_every_layer_once_however_long_it_is(seen):
+    (short, _), (long, _) = seen["short"], seen["long"]
+    assert long["rollout/passes"] > short["rollout/passes"]
+    assert long["gathers"] == short["gathers"] > 0
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_nothing(
+    seen, sharding, student, teacher
+):
+    first, second = seen[f"silent-{sharding}"]
+    assert first["rollout/skipped_rate"] == 1
+    assert "loss" not in first
+    stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12))
+    loss = stage(hear_noise(student, teacher, texts=["the red book", "two green", "mary met john"]), 0)
+    (loss.total / loss.count).backward()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in stage.parameters()])
+    assert second["loss"] == pytest.approx((loss.total / loss.count).item(), rel=1e-5)
+    for process in (first, second):
+        assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, student):
+    before = {name: value.clone() for name, value in student.model.state_dict().items()}
+    stage = shard(SupervisedStage(student, None))
+    stage(hear_noise(student), 0).total.backward()
+    assert all(isinstance(parameter, DTensor) for parameter in stage.parameters())
+    with whole_weights(stage):
+        for name, value in student.model.named_parameters():
+            assert not isinstance(value, DTensor)
+            assert torch.equal(value, before[name]), name
+    assert all(isinstance(parameter, DTensor) for parameter in stage.parameters())
+
+
+def test_gathered_weights_are_plain_tensors_and_tied_ones_are_one(group, student):
+    assert gathered_weights(student.model) is None
+    before = {name: value.clone() for name, value in student.model.state_dict().items()}
+    shard(SupervisedStage(student, None))
+    gathered = gathered_weights(student.model)
+    assert gathered.keys() == before.keys()
+    for name, value in gathered.items():
+        assert torch.equal(value, before[name]), name
+    assert gathered["lm_head.weight"] is gathered["model.embed_tokens.weight"]
