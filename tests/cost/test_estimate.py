@@ -170,6 +170,14 @@ def test_the_command_prints_cost_only_when_asked(arkasr):
     assert "…" not in printed
 
 
+def test_the_page_on_scaling_shows_what_the_command_prints(arkasr):
+    """Whoever changes a price pastes the output anew, and reads the page again."""
+    _, printed, _ = arkasr("--gpus", "24", "--hours", "100000")
+    cost = printed[printed.index("Seconds of a step") :]
+    page = Path("docs/scaling.md").read_text(encoding="utf-8")
+    assert [line for line in map(str.rstrip, cost.splitlines()) if line not in page] == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--gpus", "0"), ("--gpus", "1", "--device", "h1000"), ("--gpus", "2", "--set", "models.student.pretrained=a/b")],
