@@ -7,7 +7,7 @@ export OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=eth0
 
 clean() { ip netns del arkasr-1 2>/dev/null || true; ip netns del arkasr-2 2>/dev/null || true; }
 clean
-trap clean EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; clean' EXIT
 ip netns add arkasr-1
 ip netns add arkasr-2
 ip link add eth0 netns arkasr-1 type veth peer name eth0 netns arkasr-2

@@ -179,7 +179,7 @@ def main() -> None:
             found, expected = files(killed, pattern), files(whole, pattern)
             same[what] = found == expected
             print(f"{what}: {len(expected)} files, the same bytes: {same[what]}")
-        left = [str(path.relative_to(killed)) for path in killed.rglob(".writing*")] + [
+        left = [str(path.relative_to(killed)) for path in killed.rglob(".*writing*")] + [
             str(path.relative_to(killed)) for path in killed.rglob("*parts")
         ]
         print("left over:", left or "nothing")

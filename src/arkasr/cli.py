@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from arkasr.errors import InputError, Interrupted, nearest_of
+from arkasr.errors import InputError, Interrupted, ToldByFirst, nearest_of
 
 # Typer carries a click of its own and does not name this class; it is what its BadParameter is derived from.
 UsageError: Any = typer.BadParameter.__base__
@@ -385,6 +385,8 @@ def main() -> None:
         signal.signal(number, _interrupted)
     try:
         status = app(standalone_mode=False) or 0
+    except ToldByFirst:
+        sys.exit(2)
     except InputError as error:
         print(f"arkasr: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,8 +11,14 @@ class InputError(ValueError):
     """
 
 
-class Interrupted(Exception):  # noqa: N818
+class ToldByFirst(InputError):  # noqa: N818
+    """An error of the first of several processes, raised in the others too; the first one shows it."""
+
+
+class Interrupted(BaseException):
     """A signal asked for an end, and nothing that was finished is lost.
+
+    Not an `Exception`, as a keyboard interrupt is none: no library is to take it for an error of its own.
 
     Attributes:
         signal: its number.

@@ -18,5 +18,9 @@ def write_whole(path: Path, texts: Iterable[str], *, errors: str = "strict") -> 
         with writing.open("w", encoding="utf-8", errors=errors) as file:
             file.writelines(texts)
         writing.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a disk that is full does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         writing.unlink(missing_ok=True)

@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from arkasr.errors import InputError
+from arkasr.errors import InputError, ToldByFirst
 
 # Others may evaluate or label for hours before they come to the place where the first one waits.
 PATIENCE = timedelta(hours=24)
+WHERE_OTHERS_ARE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def start() -> None:
@@ -30,9 +31,10 @@ def start() -> None:
     announced = os.environ.get("WORLD_SIZE", "1")
     if announced == "1":
         return
-    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+    if missing := [name for name in WHERE_OTHERS_ARE if name not in os.environ]:
         raise InputError(f"WORLD_SIZE={announced} without {', '.join(missing)}: start with torchrun, or unset it")
-    PartialState(cpu=not torch.accelerator.is_available())
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+    wait()
 
 
 def finish() -> None:
@@ -87,15 +89,31 @@ def wait() -> None:
 
 
 def decided(decide: Callable[[], Any]) -> Any:
-    """What the first process decides, JSON-able, on every process."""
-    return json.loads(exchange(json.dumps(decide()) if is_first() else "null")[0])
+    """What the first process decides or finds out, JSON-able, on every process.
+
+    Raises:
+        InputError: the first process did; all others then raise `ToldByFirst`.
+    """
+    if not is_first():
+        told = json.loads(exchange("-")[0])
+        if "error" in told:
+            raise ToldByFirst(told["error"])
+        return told["decision"]
+    try:
+        decision = decide()
+    except InputError as error:
+        exchange(json.dumps({"error": str(error)}))
+        raise
+    exchange(json.dumps({"decision": decision}))
+    return decision
 
 
 def first_before_others(work: Callable[[], Any]) -> Any:
-    """Let the first process do something that leaves files, and only then the others, which find them."""
-    if not is_first():
-        wait()
-    done = work()
-    if is_first():
-        wait()
-    return done
+    """Let the first process do something that leaves files, and only then the others, which find them.
+
+    Raises:
+        InputError: as `decided` does.
+    """
+    done: list[Any] = []
+    decided(lambda: done.append(work()))
+    return done[0] if is_first() else work()

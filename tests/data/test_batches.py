@@ -131,3 +131,10 @@ def test_little_is_padded_on_real_lengths(manifest, budget):
     batches = DurationBatchSampler(durations, max_audio_seconds=budget).batches(epoch=0)
     padded = sum(max(durations[place] for place in batch) * len(batch) for batch in batches)
     assert 1 - sum(durations) / padded < 0.15
+
+
+def test_a_checkpoint_of_another_training_set_is_refused():
+    state = DurationBatchSampler([1.0, 2.0, 3.0], max_audio_seconds=4).state_of(DataPosition(batch=1))
+    assert DurationBatchSampler([1.0, 2.0, 3.0], max_audio_seconds=4).position_of(state) == DataPosition(batch=1)
+    with pytest.raises(InputError, match="the training set is not the one of the checkpoint"):
+        DurationBatchSampler([1.0, 2.0], max_audio_seconds=4).position_of(state)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -174,3 +175,14 @@ def test_labels_and_evaluations_are_those_of_one_process(alone, together):
     assert not list(together.rglob("*parts"))
     rows = [json.loads((run / "results.json").read_text())["rows"] for run in (alone, together)]
     assert rows[0] == rows[1]
+
+
+def test_an_error_of_the_first_process_ends_all_of_them_and_is_said_once(recipe, together):
+    started = time.monotonic()
+    result = run(recipe, together, 2)
+    assert result.returncode != 0
+    said = [line for line in result.stderr.splitlines() if line.startswith("arkasr:")]
+    assert len(said) == 1
+    assert said[0].endswith("already holds a run; add --resume to continue it, or choose another --output")
+    # A process that waits for one that has gone is killed half a minute later.
+    assert time.monotonic() - started < 25

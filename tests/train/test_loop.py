@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from arkasr.errors import InputError, Interrupted
-from arkasr.train.loop import optimizer_step, train
+from arkasr.train.loop import micro_batch_seed, optimizer_step, train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
@@ -242,12 +242,86 @@ def test_a_signal_ends_a_run_behind_a_checkpoint_and_changes_nothing(student, he
 
 def test_a_second_ctrl_c_is_obeyed_at_once(monkeypatch):
     monkeypatch.setattr("arkasr.train.signals.SECOND_CTRL_C_SECONDS", 0.0)
-    with StopSignals() as signals:
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         assert signals.received == signal.SIGINT
         time.sleep(0.01)
-        with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one was noted only")
+
+
+def test_a_signal_that_comes_behind_the_last_step_is_not_lost(student, hear, tmp_path):
+    def at_the_end(step, _values):
+        if step == SETTINGS.steps:
             signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0, on_step=at_the_end)
+    assert (tmp_path / "checkpoints" / "step-6").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_signal_does_not_wait_for_an_evaluation_to_begin_and_none_is_left_out(student, hear, tmp_path, when):
+    examples = hear(student)
+    settings = SETTINGS.model_copy(update={"evaluate_every": 3})
+    evaluated = []
+
+    def evaluate(signalled=None):
+        evaluated.append(signalled)
+        if signalled:
+            signal.raise_signal(signalled)
+        return {"dev/error_rate": float(sum(value.sum() for value in student.model.state_dict().values()))}
+
+    class Signalling(Stream):
+        def __iter__(self):
+            for place, batch in enumerate(super().__iter__()):
+                if place == 2 and when == "before":
+                    signal.raise_signal(signal.SIGTERM)
+                yield batch
+
+    start = copy.deepcopy(student.model.state_dict())
+    train(SupervisedStage(student, None), Stream([examples]), settings, tmp_path / "whole", seed=3, evaluate=evaluate)
+    student.model.load_state_dict(start)
+    evaluated.clear()
+    during = signal.SIGTERM if when == "during" else None
+    with pytest.raises(Interrupted, match="stopped behind step 3"):
+        train(
+            SupervisedStage(student, None),
+            Signalling([examples]),
+            settings,
+            tmp_path / "stopped",
+            seed=3,
+            evaluate=lambda: evaluate(during),
+        )
+    assert len(evaluated) == (when == "during")
+    train(SupervisedStage(student, None), Stream([examples]), settings, tmp_path / "stopped", seed=3, evaluate=evaluate)
+    whole, stopped = (read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "stopped"))
+    for name in ("step", "loss", "dev/error_rate"):
+        assert [line.get(name) for line in stopped] == [line.get(name) for line in whole], name
+
+
+def test_the_newest_checkpoint_stays_where_a_damaged_one_is_newer(student, hear, tmp_path):
+    settings = SETTINGS.model_copy(update={"keep_checkpoints": 1, "checkpoint_every": 2})
+    train(
+        SupervisedStage(student, None),
+        Stream([hear(student)]),
+        settings.model_copy(update={"keep_checkpoints": 2}),
+        tmp_path,
+        seed=0,
+    )
+    (tmp_path / "checkpoints" / "step-6" / "SHA256SUMS").write_text("")
+    (tmp_path / "checkpoints" / "step-6.bak").mkdir()
+    said = []
+    shorter = settings.model_copy(update={"steps": 5})
+    train(SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=0, on_trouble=said.append)
+    assert said == [f"{tmp_path}/checkpoints/step-6: SHA256SUMS does not list {said[0].split('list ')[1]}"]
+    places = {place.name for place in (tmp_path / "checkpoints").iterdir()}
+    assert places == {"step-5", "step-6", "step-6.bak"}
+
+
+def test_micro_batches_have_seeds_of_their_own():
+    seeds = {micro_batch_seed(7, step, place) for step in range(20) for place in range(3000)}
+    assert len(seeds) == 20 * 3000
 
 
 @pytest.mark.parametrize("stage_of", [SupervisedStage, CtcStage])

@@ -3,10 +3,12 @@
 Knows only durations: how the audio is read and what is done with it is for others.
 """
 
+import hashlib
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -99,12 +101,30 @@ class DurationBatchSampler:
             position = DataPosition(position.epoch + 1)
 
     def position_of(self, state: Mapping[str, Any]) -> DataPosition:
-        """The position that `state_of` described; without a description, the beginning."""
-        return DataPosition(**state)
+        """The position that `state_of` described; without a description, the beginning.
+
+        Raises:
+            InputError: it is of a set with other durations, whose batches were others.
+        """
+        position = dict(state)
+        if position.pop("fingerprint", self.fingerprint) != self.fingerprint:
+            raise InputError(
+                "the training set is not the one of the checkpoint: utterances were added, taken away or have another "
+                "duration; restore it, or train on the changed set in another folder"
+            )
+        return DataPosition(**position)
 
     def state_of(self, position: DataPosition) -> dict[str, Any]:
         """JSON-able."""
-        return asdict(position)
+        return {**asdict(position), "fingerprint": self.fingerprint}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same durations in the same order."""
+        digest = hashlib.sha256()
+        for first in range(0, len(self.durations), SCANNED):
+            digest.update(np.asarray(self.durations[first : first + SCANNED], dtype=np.float64).tobytes())
+        return digest.hexdigest()
 
     def _pools(self, epoch: int) -> "list[_Pool]":
         """The blocks of each pool, and the seed of its batches."""

@@ -132,6 +132,11 @@ class StreamedBatches:
         found = {int(lane): LanePosition(**reached) for lane, reached in state.get("reached", {}).items()}
         return StreamPosition(found)
 
+    @property
+    def fingerprint(self) -> str:
+        """Says which lanes there are; what is in them is not known beforehand."""
+        return str(self.lanes)
+
     def state_of(self, position: StreamPosition) -> dict[str, Any]:
         """JSON-able, of the lanes of all processes; every process must ask."""
         mine = {str(lane): asdict(reached) for lane, reached in position.lanes.items()}

@@ -21,5 +21,8 @@ class Engine(Protocol):
     ) -> Transcripts:
         """A transcript for every prompt; arguments as of `decode`, results too, less the states."""
 
+    def expire(self) -> None:
+        """Take over the weights before the next transcript, however few updates they have had."""
+
     def close(self) -> None:
         """Give back what the engine holds."""

@@ -1,7 +1,8 @@
 """Variants on test sets: what each wrote, and `results.json` with rates, intervals, comparisons and support figures."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Prog
     names = processes.decided(
         lambda: [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
     )
+    if processes.is_first():  # what a kill behind a finished set has left
+        for name in set(recipe.evaluation.sets) - set(names):
+            shutil.rmtree(folder.prediction_parts(variant, seed, name), ignore_errors=True)
     if not names:
         return
     settings = RecognitionSettings(recipe.evaluation.batch_seconds, recipe.evaluation.max_new_tokens)
@@ -52,10 +56,13 @@ def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Prog
                 for part in parts:
                     sets[name].do(part, transcribed)
     processes.wait()
-    if processes.is_first():
-        for name, done in sets.items():
-            write_manifest(folder.predictions(variant, seed, name), done.rows())
-            done.remove()
+    processes.decided(lambda: _write_predictions(workshop, variant, seed, sets))
+
+
+def _write_predictions(workshop: Workshop, variant: str, seed: int, sets: Mapping[str, Parts]) -> None:
+    for name, parts in sets.items():
+        write_manifest(workshop.folder.predictions(variant, seed, name), parts.rows())
+        parts.remove()
 
 
 def scoring_of(workshop: Workshop, set_name: str) -> tuple[Profile, Unit]:

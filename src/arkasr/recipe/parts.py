@@ -11,6 +11,7 @@ from typing import Any
 
 from arkasr import processes
 from arkasr.data.manifest import Utterance, read_rows, write_manifest
+from arkasr.errors import InputError
 
 MOST_UTTERANCES = 1024
 
@@ -46,9 +47,21 @@ class Parts:
         write_manifest(self.folder / f"{part.start}-{part.stop}.jsonl", rows)
 
     def rows(self) -> Iterator[Row]:
-        """The rows of all parts in the order of the utterances; all must be done."""
-        for part in self._finished():
-            yield from read_rows(self.folder / f"{part.start}-{part.stop}.jsonl")
+        """The rows of all parts in the order of the utterances.
+
+        Raises:
+            InputError: a part is not there.
+        """
+        reached = 0
+        for part in [*self._finished(), range(len(self.utterances), len(self.utterances))]:
+            if part.start != reached:
+                raise InputError(
+                    f"{self.folder}: utterances {reached} to {part.start} are missing; all processes must see the "
+                    "run's folder, and --resume does what is missing"
+                )
+            reached = part.stop
+            if len(part):
+                yield from read_rows(self.folder / f"{part.start}-{part.stop}.jsonl")
 
     def remove(self) -> None:
         """Forget the parts, when what was made of them is written."""

@@ -1,5 +1,6 @@
 """A recipe from its first stage to the report; what is finished is not done again."""
 
+import shutil
 from pathlib import Path
 
 from arkasr import processes
@@ -65,6 +66,8 @@ def run_stage(workshop: Workshop, name: str, seed: int, progress: Progress) -> N
     labels = isinstance(settings, LabelStageSettings)
     result = workshop.folder.labels(name, seed) if labels else workshop.folder.model(name, seed)
     if processes.decided(result.exists):
+        if labels and processes.is_first():  # what a kill between the labels and this has left
+            shutil.rmtree(workshop.folder.stage(name, seed) / "parts", ignore_errors=True)
         return
     if isinstance(settings, LabelStageSettings):
         run_label_stage(workshop, name, seed, settings, progress)

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 from arkasr import processes
 from arkasr.data.batches import POOL, DurationBatchSampler
@@ -48,24 +49,23 @@ def run_training_stage(
     """Train a stage and write its model; continues from the newest checkpoint."""
     folder = workshop.folder
     student = workshop.recognizer(settings.start, seed)
-    stage = build_stage(workshop, student, settings, seed)
-    stream = build_stream(workshop, stage, settings, seed, rank=processes.rank(), among=processes.count())
-    dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
-    if isinstance(settings, OpdStageSettings):
-        if processes.is_first():
-            calibrate_once(workshop, stage, name, seed, settings, progress)
-        processes.wait()
-    with closing(stage), progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
-        train(
-            stage,
-            stream,
-            settings.optimization,
-            folder.stage(name, seed),
-            seed=seed,
-            evaluate=(lambda: development_error_rate(workshop, student, dev)) if dev else None,
-            on_step=on_step,
-            on_trouble=lambda message: progress.say(f"{name}: {message}"),
-        )
+    with closing(build_stage(workshop, student, settings, seed)) as stage:
+        stream = build_stream(workshop, stage, settings, seed, rank=processes.rank(), among=processes.count())
+        dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
+        if isinstance(settings, OpdStageSettings):
+            opd = settings
+            processes.decided(lambda: calibrate_once(workshop, stage, name, seed, opd, progress))
+        with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
+            train(
+                stage,
+                stream,
+                settings.optimization,
+                folder.stage(name, seed),
+                seed=seed,
+                evaluate=(lambda: development_error_rate(workshop, student, dev)) if dev else None,
+                on_step=on_step,
+                on_trouble=lambda message: progress.say(f"{name}: {message}"),
+            )
     weights = gathered_weights(student.model)
     if processes.is_first():
         folder.save_model(student, name, seed, weights)
@@ -99,8 +99,11 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
     if missing:
         teacher = workshop.recognizer(settings.start, seed)
         recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-        engine = engine_for(teacher, settings.decoding, settings.max_new_tokens)
-        with progress.count(f"{name} (seed {seed})", sum(map(len, missing))) as advance:
+        with ExitStack() as stack:
+            engine = engine_for(teacher, settings.decoding, settings.max_new_tokens)
+            if engine is not None:
+                stack.callback(engine.close)
+            advance = stack.enter_context(progress.count(f"{name} (seed {seed})", sum(map(len, missing))))
 
             def labelled(some: Sequence[Utterance]) -> list[Row]:
                 labels = label(
@@ -116,21 +119,26 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
 
             for part in missing:
                 parts.do(part, labelled)
-        if engine is not None:
-            engine.close()
     processes.wait()
-    if not processes.is_first():
-        return
+    processes.decided(lambda: write_labels(parts, folder, workshop.folder.labels(name, seed), f"stages.{name}"))
+
+
+def write_labels(parts: Parts, folder: Path, labels: Path, stage: str) -> None:
+    """Write what was dropped, the counts and last the labels, all of which are in parts.
+
+    Raises:
+        InputError: there is no label, or a part is not there.
+    """
     kept = sum("kept" in row for row in parts.rows())
     reasons = Counter(row["dropped"]["dropped"] for row in parts.rows() if "dropped" in row)
     write_manifest(folder / "dropped.jsonl", (row["dropped"] for row in parts.rows() if "dropped" in row))
     write_json(folder / "counts.json", {"kept": kept, **dict(sorted(reasons.items()))})
     if not kept:
         raise InputError(
-            f"stages.{name}: every one of the {len(utterances)} labels was dropped; "
+            f"{stage}: every one of the {len(parts.utterances)} labels was dropped; "
             f"{folder / 'dropped.jsonl'} says why; train the teacher further"
         )
-    write_manifest(workshop.folder.labels(name, seed), (row["kept"] for row in parts.rows() if "kept" in row))
+    write_manifest(labels, (row["kept"] for row in parts.rows() if "kept" in row))
     parts.remove()
 
 
@@ -141,7 +149,10 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
+    teacher = teacher_of(workshop, settings, seed)
+    drafts = drafts_of(workshop, settings, seed)
     rollouts = settings.objective.rollouts
+    # Last, since an engine must be closed again.
     engine = engine_for(
         student,
         rollouts,
@@ -149,8 +160,7 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
         dtype=COMPUTED_IN[settings.optimization.mixed_precision],
         staleness=rollouts.staleness,
     )
-    teacher = teacher_of(workshop, settings, seed)
-    return DistillationStage(student, teacher, settings.objective, drafts_of(workshop, settings, seed), engine)
+    return DistillationStage(student, teacher, settings.objective, drafts, engine)
 
 
 def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:

@@ -128,6 +128,9 @@ class VllmEngine:
         self._llm.llm_engine.reset_encoder_cache()
         self.pushes += 1
 
+    def expire(self) -> None:
+        self._behind = self.staleness + 1
+
     def close(self) -> None:
         """End vLLM's processes."""
         self._llm.llm_engine.engine_core.shutdown()

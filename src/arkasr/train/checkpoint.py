@@ -5,8 +5,10 @@ checkpoint is written beside its place while training goes on, checksummed, and 
 was whole once; whether it still is, its `SHA256SUMS` says. Nothing is pickled.
 """
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -66,6 +69,15 @@ class Checkpoints:
         group = processes.group_of("checkpoints") if processes.count() > 1 else None
         self._writing = self._thread.submit(self._write, step, tensors, document, dict(memory), group)
 
+    def look(self) -> None:
+        """Say now if what is being written has failed.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._writing is not None and self._writing.done():
+            self.finish()
+
     def finish(self) -> None:
         """Wait until what is being written is whole.
 
@@ -112,8 +124,12 @@ class Checkpoints:
             (writing / "state.json").write_text(json.dumps(document))
         if group is not None:
             dist.barrier(group)
-        writer = HuggingFaceStorageWriter(str(writing), save_distributed=True)
-        save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
+        try:
+            writer = HuggingFaceStorageWriter(str(writing), save_distributed=True)
+            save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
+        except CheckpointException as failure:
+            cause, _ = next(iter(failure.failures.values()))
+            raise OSError(getattr(cause, "errno", None) or errno.EIO, str(cause), str(writing)) from failure
         if group is not None:
             dist.barrier(group)
         if processes.is_first():
@@ -121,7 +137,10 @@ class Checkpoints:
             place = self.folder / f"step-{step}"
             shutil.rmtree(place, ignore_errors=True)
             writing.rename(place)
-            for old in self._places()[: -self._keep]:
+            _flush(self.folder)
+            # Later ones are damaged, or this one would not have been trained anew.
+            so_far = [old for old in self._places() if _step_of(old) <= step]
+            for old in so_far[: -self._keep]:
                 shutil.rmtree(old)
         if group is not None:  # a launcher ends all processes when the first one leaves
             dist.barrier(group)
@@ -137,13 +156,29 @@ class Checkpoints:
         return None
 
     def _places(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), key=lambda place: int(place.name.removeprefix("step-")))
+        found = [place for place in self.folder.glob("step-*") if place.name.removeprefix("step-").isdecimal()]
+        return sorted(found, key=_step_of)
+
+
+def _step_of(place: Path) -> int:
+    return int(place.name.removeprefix("step-"))
 
 
 def _add_checksums(folder: Path) -> None:
-    """Write `SHA256SUMS`, which `sha256sum --check` reads, over all files of a folder."""
-    lines = [f"{_checksum(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
-    write_whole(folder / CHECKSUMS, lines)
+    """Write `SHA256SUMS`, as `sha256sum --check` reads it, over all files of a folder; see all of it to the disk."""
+    paths = sorted(folder.iterdir())
+    write_whole(folder / CHECKSUMS, [f"{_checksum(path)}  {path.name}\n" for path in paths])
+    for path in [*paths, folder / CHECKSUMS, folder]:
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """Have a file or a folder on the disk, whatever happens to the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _damage(folder: Path) -> str | None:
@@ -151,12 +186,15 @@ def _damage(folder: Path) -> str | None:
     listed = folder / CHECKSUMS
     if not listed.exists():
         return f"has no {CHECKSUMS}"
-    for line in listed.read_text().splitlines():
-        checksum, _, name = line.partition("  ")
-        path = folder / name
-        if not path.exists():
+    lines = [line.partition("  ") for line in listed.read_text().splitlines()]
+    checksums = {name: checksum for checksum, _, name in lines}
+    there = {path.name for path in folder.iterdir()} - {CHECKSUMS}
+    for name in sorted({"state.json", *checksums, *there}):
+        if name not in there:
             return f"{name} is missing"
-        if _checksum(path) != checksum:
+        if name not in checksums:
+            return f"{CHECKSUMS} does not list {name}"
+        if _checksum(folder / name) != checksums[name]:
             return f"{name} is not what was written"
     return None
 

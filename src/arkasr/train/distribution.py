@@ -9,21 +9,32 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from arkasr import processes
+from arkasr.errors import InputError
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stage import Stage
 
 
 def accelerator_for(stage: Stage, settings: OptimizationSettings) -> Accelerator:
-    """The Accelerator of the devices and the precision that a stage trains on."""
+    """The Accelerator of the devices and the precision that a stage trains on.
+
+    Raises:
+        InputError: the precision is not for these devices.
+    """
+    on_cpu = stage.student.device.type == "cpu"
+    if on_cpu and settings.mixed_precision == "fp16":
+        raise InputError("mixed_precision: fp16 is for GPUs; take bf16 or no on the CPU")
     return Accelerator(
         mixed_precision=settings.mixed_precision,
-        cpu=stage.student.device.type == "cpu",
+        cpu=on_cpu,
+        # Given here so that no environment variable divides the loss once more.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
 
@@ -66,14 +77,18 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
     Without it a process would gather every layer at every token that it writes, and wait for others that write fewer.
     """
     shares = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    # The outermost share is one that stays whole behind its forward pass anyway.
+    layers = [part for part in shares if part is not module]
     for part in shares:
         part.unshard()
-        part.set_reshard_after_forward(False, recurse=False)
+    for layer in layers:
+        layer.set_reshard_after_forward(False, recurse=False)
     try:
         yield
     finally:
+        for layer in layers:
+            layer.set_reshard_after_forward(True, recurse=False)
         for part in shares:
-            part.set_reshard_after_forward(True, recurse=False)
             part.reshard()
 
 

@@ -7,7 +7,7 @@ stage does.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,6 +82,8 @@ def train(
     torch.manual_seed(seed + processes.rank())
     if settings.activation_checkpointing:
         stage.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if len(set(processes.exchange(stream.fingerprint))) > 1:
+        raise InputError("the processes do not see the same training set; all must read the same manifest and audio")
     module, optimizers = spread(accelerator, stage, settings)
     checkpoints = Checkpoints(
         folder / "checkpoints", stage, [optimizer.optimizer for optimizer in optimizers], settings.keep_checkpoints
@@ -92,6 +94,8 @@ def train(
         stream.restore(state["data"])
         if memory:
             stage.remember(memory)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
     quarantine = Quarantine(
         folder / "quarantine.jsonl",
         len(stream.dataset),
@@ -99,6 +103,13 @@ def train(
         writes=processes.is_first(),
     )
     log = MetricsLog(folder, resumed_step=state["step"]) if processes.is_first() else None
+    if evaluate and "not_evaluated" in state:
+        if settings.sharding == "full":  # shares know their place only behind a forward pass of the whole
+            with torch.no_grad():
+                module([], seed)
+        values = state["not_evaluated"] | _evaluated(stage, evaluate)
+        if log:
+            log.write(state["step"], values)
     skipped_in_a_row = state["skipped_in_a_row"]
     batches = iter(stream)
     with StopSignals() as signals:
@@ -110,29 +121,47 @@ def train(
             for process in told:
                 stage.learn_news(process["news"])
             skipped_in_a_row = 0 if outcome.finite else skipped_in_a_row + 1
+            if accelerator.scaler is not None and accelerator.scaler.get_scale() > 1:
+                skipped_in_a_row = 0  # a gradient scaler finds its scale by steps over infinity
             if skipped_in_a_row:
                 on_trouble(f"step {step} skipped: its loss or gradient is not finite")
             if skipped_in_a_row == settings.max_skipped_steps:
                 checkpoints.finish()
                 raise InputError(_not_finite(step, skipped_in_a_row, told))
+            state = {"skipped_in_a_row": skipped_in_a_row}
+            stopped_by = _first_signal(process["signal"] for process in told)
             if evaluate and _due(step, settings.evaluate_every, settings.steps):
-                stage.eval()
-                with whole_weights(stage):
-                    values |= evaluate()
-            if log:
-                log.write(step, values)
-            if on_step:
-                on_step(step, values)
-            stopped_by = next((process["signal"] for process in told if process["signal"]), None)
+                if stopped_by:  # there may be no time for it
+                    state["not_evaluated"] = values
+                else:
+                    values |= _evaluated(stage, evaluate)
+                    stopped_by = _first_signal(map(json.loads, processes.exchange(json.dumps(signals.received))))
+            if "not_evaluated" not in state:
+                if log:
+                    log.write(step, values)
+                if on_step:
+                    on_step(step, values)
+            checkpoints.look()
             if stopped_by or _due(step, settings.checkpoint_every, settings.steps):
-                state = {"data": stream.state(), "skipped_in_a_row": skipped_in_a_row}
-                checkpoints.save(step, state, stage.memory())
+                if accelerator.scaler is not None:
+                    state["scaler"] = accelerator.scaler.state_dict()
+                checkpoints.save(step, state | {"data": stream.state()}, stage.memory())
             if stopped_by:
                 checkpoints.finish()
                 raise Interrupted(stopped_by, f"stopped behind step {step}, which is in a checkpoint")
         checkpoints.finish()
     if log:
         log.close()
+
+
+def _evaluated(stage: Stage, evaluate: Evaluation) -> dict[str, float]:
+    stage.eval()
+    with whole_weights(stage):
+        return evaluate()
+
+
+def _first_signal(numbers: Iterable[int | None]) -> int | None:
+    return next((number for number in numbers if number), None)
 
 
 def optimizer_step(
@@ -193,7 +222,8 @@ def optimizer_step(
 
 def micro_batch_seed(seed: int, step: int, place: int) -> int:
     """A seed of its own for every micro-batch of a step, whichever process has it."""
-    return (((seed * 1_000_003 + step) * 1_009 + place) * 4_099) % 2**63
+    thousands, place = divmod(place, 1_009)
+    return (((seed * 1_000_003 + step) * 1_009 + place) * 4_099 + thousands) % 2**63
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -39,6 +39,9 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if kind is None and self.received is not None and self._before:
+            # Nobody has asked for it inside the block any more: what comes behind is to stop as well.
+            signal.raise_signal(self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None and time.monotonic() - self._received_at > SECOND_CTRL_C_SECONDS

@@ -128,6 +128,11 @@ class BatchStream:
                 self.position = share.positions.popleft()
             yield [item for item in found if isinstance(item, Example)]
 
+    @property
+    def fingerprint(self) -> str:
+        """The same on every process that hears the same set."""
+        return self.sampler.fingerprint
+
     def state(self) -> dict[str, Any]:
         """Where the next step begins, JSON-able; every process must ask."""
         return self.sampler.state_of(self.position)

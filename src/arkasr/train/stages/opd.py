@@ -140,6 +140,8 @@ class DistillationStage(Stage):
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         self.remembered.restore(memory)
         self._paired, self._written = memory["pairing"].tolist()
+        if self.engine is not None:
+            self.engine.expire()
 
     def close(self) -> None:
         if self.engine is not None:
