@@ -294,7 +294,7 @@ def test_processes_that_cannot_be_found_are_said_to_be_missing(cache, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     finished = arkasr("run", "recipes/smoke.yaml", "--output", tmp_path / "run", cache=cache)
     assert finished.returncode == 2
-    assert "WORLD_SIZE=2 without RANK, MASTER_ADDR, MASTER_PORT: start with torchrun" in finished.stderr
+    assert "WORLD_SIZE=2 without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT: start with torchrun" in finished.stderr
 
 
 def test_a_run_that_is_to_be_preempted_ends_behind_a_checkpoint_and_says_so(smoke, cache, tmp_path):
