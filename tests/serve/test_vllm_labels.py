@@ -11,6 +11,7 @@ from arkasr.model.recognize import RecognitionSettings
 from arkasr.serve.vllm_engine import VllmEngine
 from arkasr.teacher.build import build_qwen3_asr
 from arkasr.teacher.label import label
+from arkasr.teacher.load import load_recognizer
 from arkasr.teacher.presets import TEACHER_PRESETS
 from tests.serve.test_vllm_engine import SIZES
 
@@ -32,7 +33,7 @@ def utterances(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["arkasr", "qwen3_asr"])
-def test_a_teacher_in_vllm_writes_the_labels_that_it_writes_itself(family, vocabulary, utterances):
+def test_a_teacher_in_vllm_writes_the_labels_that_it_writes_itself(family, vocabulary, utterances, tmp_path):
     torch.manual_seed(0)
     if family == "arkasr":
         teacher = build_ark_asr(SIZES, vocabulary)
@@ -46,3 +47,6 @@ def test_a_teacher_in_vllm_writes_the_labels_that_it_writes_itself(family, vocab
     assert found == own
     assert own.counts == {"kept": 4, "unreadable": 1}
     assert all(row["text"] for row in own.rows)
+    teacher.save(tmp_path / "teacher")
+    again = load_recognizer(tmp_path / "teacher")
+    assert label(again, utterances, SETTINGS, drop_failures=False) == own

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from transformers import AutoConfig, Qwen3ASRConfig
 
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.decoding import Sampling, Transcripts
@@ -82,6 +83,8 @@ class VllmEngine:
                 f"engine vllm does not start: {first_line_of(error)} Look at what vLLM says above; "
                 "cache_gib must hold a clip of 30 s, and the machine must have it free"
             ) from error
+        # vLLM has put a config class of its own in this one's place, which Transformers' model does not understand.
+        AutoConfig.register(Qwen3ASRConfig.model_type, Qwen3ASRConfig, exist_ok=True)
 
     def __call__(
         self,
