@@ -64,7 +64,7 @@ def batches_of(folder, rank=0, processes=1, **changes):
         "batching": {"max_audio_seconds": 2.0},
         "exchange": lambda text: [text],
         "seed": 1,
-        "in_flight": 12,
+        "read_ahead": 12,
     }
     source = DatasetSource(str(folder), id="name", language_column="lang", examples=66)
     return StreamedBatches(changes.pop("source", source), **(options | changes))
@@ -109,7 +109,7 @@ def test_audio_is_that_of_the_dataset_as_long_as_it_may_be_read(folder):
 
 
 def test_files_of_pools_that_were_heard_are_removed(folder):
-    batches = batches_of(folder, per_step=1, in_flight=2)
+    batches = batches_of(folder, per_step=1, read_ahead=2)
     root = batches._folder.name
     most = 0
     for _ in itertools.islice(batches.follow(StreamPosition()), 300):
@@ -180,7 +180,7 @@ def test_a_run_on_two_processes_continues_on_one(folder):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stage_s_stream_hears_it_with_and_without_workers(folder, student, workers):
     def stream():
-        batches = batches_of(folder, in_flight=PER_STEP + 2 * workers + 1)
+        batches = batches_of(folder, read_ahead=2 * workers + 1)
         dataset = ExampleDataset(AsGiven(66), {student.listener: student.features})
         return BatchStream(dataset, batches, per_step=PER_STEP, workers=workers)
 

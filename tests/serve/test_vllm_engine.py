@@ -65,11 +65,13 @@ def test_tokens_that_may_not_be_written_are_not_even_where_they_score_highest(en
         favourite = student.model(**asked).logits[0, -1].argmax()
         embeddings[~student.allowed_tokens] = 3 * embeddings[favourite]
         assert not student.allowed_tokens[student.model(**asked).logits[:, -1].argmax(-1)].any()
+    engine.updated()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert all(student.allowed_tokens[tokens].all() for tokens in found.tokens)
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
     with torch.no_grad():
         embeddings.copy_(untrained)
+    engine.updated()
 
 
 def test_after_steps_of_an_optimizer_the_rollouts_are_those_of_the_new_weights(
@@ -78,6 +80,7 @@ def test_after_steps_of_an_optimizer_the_rollouts_are_those_of_the_new_weights(
     before, pushes = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS), engine.pushes
     assert engine.pushes == pushes
     learn(student, hear(student), tmp_path, steps=60)
+    engine.updated()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert engine.pushes == pushes + 1
     assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
@@ -92,6 +95,7 @@ def test_whatever_part_of_the_weights_changes_a_clip_heard_before_is_heard_anew(
     with torch.no_grad():
         for parameter in student.model.get_submodule(part).parameters():
             parameter.add_(torch.randn_like(parameter))
+    engine.updated()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
@@ -104,6 +108,7 @@ def test_weights_are_pushed_once_they_are_staler_than_allowed(engine, student, p
     for _ in range(6):
         with torch.no_grad():
             student.model.lm_head.weight.mul_(1.01)
+        engine.updated()
         engine(student, prompts, max_new_tokens=1)
         engine(student, prompts, max_new_tokens=1)
         pushes.append(engine.pushes)
@@ -140,6 +145,7 @@ def test_distillation_takes_the_same_steps_with_either_engine(engine, student, t
     lines = []
     for name, writer in (("own", None), ("vllm", engine)):
         student.model.load_state_dict(start)
+        engine.expire()
         stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12), engine=writer)
         train(stage, Stream([examples]), settings, tmp_path / name, seed=0)
         lines.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])

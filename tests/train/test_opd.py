@@ -10,6 +10,7 @@ from arkasr.distill import fused_union_topk_kl
 from arkasr.errors import InputError
 from arkasr.model.ark import ArkAsr
 from arkasr.model.build import build_ark_asr
+from arkasr.model.decoding import decode
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.teacher.in_process import InProcessTeacher
@@ -329,3 +330,39 @@ def test_the_oldest_rollouts_make_room():
     restored = RolloutMemory(most=2)
     restored.restore(memory.tensors())
     assert [restored.get(name) for name in ("a", "ö", "c", "d")] == [[], None, [4], None]
+
+
+class CountingEngine:
+    """The student's own decoding, and what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def __call__(self, recognizer, prompts, **options):
+        self.told.append("asked")
+        return decode(recognizer, prompts, **options)
+
+    def updated(self):
+        self.told.append("updated")
+
+    def expire(self):
+        self.told.append("expired")
+
+    def close(self):
+        self.told.append("closed")
+
+
+def test_an_engine_is_told_of_every_update_and_of_no_skipped_one(student, teacher, hear, tmp_path):
+    """Weights do not say so themselves: a fused optimizer, as on accelerators, leaves no trace that torch counts."""
+    examples = hear(student, teacher)
+    bad = copy.deepcopy(examples)
+    bad[0].features[teacher.listener][:] = float("nan")
+    settings = SETTINGS.model_copy(update={"steps": 3, "checkpoint_every": 3})
+    engine = CountingEngine()
+    stage = DistillationStage(student, teacher, OBJECTIVE, engine=engine)
+    train(stage, Stream([examples, bad, examples]), settings, tmp_path, seed=0)
+    assert engine.told == ["asked", "updated", "asked", "asked", "updated"]
+    resumed = CountingEngine()
+    again = DistillationStage(student, teacher, OBJECTIVE, engine=resumed)
+    train(again, Stream([examples]), settings.model_copy(update={"steps": 4}), tmp_path, seed=0)
+    assert resumed.told == ["expired", "asked", "updated"]

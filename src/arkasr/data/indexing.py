@@ -166,9 +166,9 @@ def _places_of_equal_hash(ids: IO[bytes], count: int, turn: int, passes: int) ->
         mine = np.flatnonzero(found % passes == turn)
         hashes.append(found[mine])
         places.append(first + mine)
-    if not hashes:
+    share = np.concatenate(hashes) if hashes else np.empty(0, dtype=np.int64)
+    if not len(share):
         return np.empty(0, dtype=np.int64)
-    share = np.concatenate(hashes)
     order = np.argsort(share, kind="stable")
     same = np.diff(share[order]) == 0
     return np.concatenate(places)[order[np.append(same, False) | np.insert(same, 0, False)]]

@@ -65,7 +65,7 @@ class StreamedBatches:
         exchange: gives every process's text to all.
         batching: `max_audio_seconds` and other keywords of `DurationBatchSampler`.
         seed: with lane and epoch, decides everything random.
-        in_flight: batches that may have been handed out and not been read yet.
+        read_ahead: batches of this process that may have been handed out and not been read yet.
 
     Raises:
         InputError: the library is not installed, or there is no such dataset or column.
@@ -84,7 +84,7 @@ class StreamedBatches:
         most_seconds: float | None = None,
         labels_withheld: bool = False,
         seed: int = 0,
-        in_flight: int = 2,
+        read_ahead: int = 1,
     ) -> None:
         self._dataset = open_dataset(source)
         self.examples = count_of(self._dataset, source)
@@ -100,7 +100,9 @@ class StreamedBatches:
         self._most_seconds = most_seconds
         self._labels_withheld = labels_withheld
         self._seed = seed
-        self._in_flight = in_flight
+        # Steps are formed whole, and a lane counts the batches of all processes that it is shared with.
+        steps = -(-read_ahead // -(-per_step // processes)) + 1
+        self._in_flight = steps * per_step // self.lanes
         self._folder = TemporaryDirectory(prefix="arkasr-stream-")
 
     def follow(self, position: StreamPosition) -> Iterator[tuple[list[Utterance], StreamPosition]]:
@@ -122,9 +124,9 @@ class StreamedBatches:
         """The position that `state_of` described; without a description, the beginning.
 
         Raises:
-            InputError: it is of a stream with another number of lanes.
+            InputError: it is of a stream with other files, or with other steps.
         """
-        if state and state["lanes"] != self.lanes:
+        if state and state["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"dataset {self._source.path}: its files or the batches of a step have changed since the checkpoint; "
                 "continue with those of then, or start anew"
@@ -134,8 +136,8 @@ class StreamedBatches:
 
     @property
     def fingerprint(self) -> str:
-        """Says which lanes there are; what is in them is not known beforehand."""
-        return str(self.lanes)
+        """Says how files are dealt to lanes; what is in the files is not known beforehand."""
+        return f"{self.lanes} lanes, {self._dataset.num_shards} files, {self.examples} examples"
 
     def state_of(self, position: StreamPosition) -> dict[str, Any]:
         """JSON-able, of the lanes of all processes; every process must ask."""
@@ -143,7 +145,7 @@ class StreamedBatches:
         reached: dict[str, Any] = {}
         for text in self._exchange(json.dumps(mine)):
             reached |= json.loads(text)
-        return {"lanes": self.lanes, "reached": reached}
+        return {"fingerprint": self.fingerprint, "reached": reached}
 
     def _follow_lane(self, lane: int, position: LanePosition) -> Iterator[tuple[list[Utterance], LanePosition]]:
         files = PoolFiles(Path(self._folder.name), self._in_flight)
@@ -158,6 +160,7 @@ class StreamedBatches:
                     position.epoch, position.pool + 1, 0, position.examples + len(pool), dataset.state_dict()
                 )
                 utterances, seconds = self._utterances_of(pool, lane, position, files)
+                pool.clear()  # the audio is in a file now
                 heard = heard or bool(utterances)
                 batches = self._batches_of(utterances, seconds, lane, position)
                 for place in range(position.batch, len(batches)):

@@ -21,6 +21,9 @@ class Engine(Protocol):
     ) -> Transcripts:
         """A transcript for every prompt; arguments as of `decode`, results too, less the states."""
 
+    def updated(self) -> None:
+        """Learn that the recogniser's weights have been updated once more."""
+
     def expire(self) -> None:
         """Take over the weights before the next transcript, however few updates they have had."""
 

@@ -189,6 +189,8 @@ def build_stream(
     if dataset_set is not None and dataset_set.dataset is not None:
         return build_dataset_stream(f"set {settings.train}", dataset_set, stage, settings, seed, rank, among)
     utterances, durations, unmeasured = workshop.heard(settings.train, seed).measured()
+    if not len(utterances):
+        raise InputError(f"set {settings.train}: none of its utterances can be heard; the first: {unmeasured[0][1]}")
     check_heard(f"set {settings.train}", utterances, durations, stage, settings)
     listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
     workers = settings.optimization.data_workers

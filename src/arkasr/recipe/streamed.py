@@ -44,8 +44,8 @@ def build_dataset_stream(
         most_seconds=chosen.max_seconds,
         labels_withheld=chosen.labels == "withheld",
         seed=seed,
-        # A step's batches are formed together, and each worker reads two ahead.
-        in_flight=optimization.accumulation + 2 * optimization.data_workers + 1,
+        # Each worker has two.
+        read_ahead=2 * optimization.data_workers + 1,
     )
     listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
     return BatchStream(

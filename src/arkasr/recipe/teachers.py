@@ -33,7 +33,20 @@ def teacher_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Tea
     model = workshop.recipe.models.get(settings.teacher)
     if model is None or model.served is None:
         return InProcessTeacher(workshop.recognizer(settings.teacher, seed), offload=settings.offload_teacher)
-    return served_teacher(model, model.served, workshop.heard(settings.train, seed), settings.objective.top_k)
+    return served_teacher(model, model.served, _tried_on(workshop, settings, seed), settings.objective.top_k)
+
+
+def _tried_on(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Sequence[Utterance]:
+    """What servers are tried on: the training set, or the development set where the former is streamed."""
+    streamed = workshop.recipe.sets.get(settings.train)
+    if streamed is None or streamed.dataset is None:
+        return workshop.heard(settings.train, seed)
+    if settings.dev is None:
+        raise InputError(
+            f"teacher {settings.teacher}: its servers are tried before the first step, and {settings.train!r} is "
+            "streamed; give the stage a `dev` set of files"
+        )
+    return workshop.set(settings.dev)
 
 
 def served_teacher(

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, Qwen3ASRConfig
 
 from arkasr.errors import InputError, first_line_of
@@ -54,7 +52,6 @@ class VllmEngine:
         self.recognizer = recognizer
         self.staleness = staleness
         self.pushes = 0
-        self._seen = _version(recognizer)
         self._behind = 0
         self._folder = TemporaryDirectory(prefix="arkasr-vllm-")
         _write_but_weights(recognizer, Path(self._folder.name))
@@ -102,7 +99,8 @@ class VllmEngine:
         from vllm import SamplingParams
 
         assert recognizer is self.recognizer
-        self._follow()
+        if self._behind > self.staleness:
+            self.push()
         stop = recognizer.stop_token_id
         common: dict[str, Any] = {"max_tokens": max_new_tokens, "stop_token_ids": [stop], "detokenize": False}
         if not family_of(recognizer).masks_tokens:
@@ -130,6 +128,10 @@ class VllmEngine:
         # The workers have forgotten their embeddings; the scheduler must not count on them.
         self._llm.llm_engine.reset_encoder_cache()
         self.pushes += 1
+        self._behind = 0
+
+    def updated(self) -> None:
+        self._behind += 1
 
     def expire(self) -> None:
         self._behind = self.staleness + 1
@@ -138,21 +140,6 @@ class VllmEngine:
         """End vLLM's processes."""
         self._llm.llm_engine.engine_core.shutdown()
         self._folder.cleanup()
-
-    def _follow(self) -> None:
-        version = _version(self.recognizer)
-        # What is gathered from shares for a rollout carries no count of its changes.
-        if version != self._seen or _is_sharded(self.recognizer.model):
-            self._seen = version
-            self._behind += 1
-        if self._behind > self.staleness:
-            self.push()
-            self._behind = 0
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    """Whether a model's weights are spread over processes (FSDP2)."""
-    return any(isinstance(part, FSDPModule) for part in model.modules())
 
 
 def _write_but_weights(recognizer: Recognizer, folder: Path) -> None:
@@ -168,8 +155,3 @@ def _write_weights(recognizer: Recognizer, folder: Path) -> None:
     """The weights alone, in one file; what is shared stands there once. Shares must have been gathered."""
     weights = {name: weight.detach().contiguous() for name, weight in recognizer.model.named_parameters()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _version(recognizer: Recognizer) -> int:
-    """A number that rises when weights are changed in place, as optimizers and resumed checkpoints change them."""
-    return sum(parameter._version for parameter in recognizer.model.parameters())

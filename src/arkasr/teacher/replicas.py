@@ -4,7 +4,6 @@ In: requests. Out: answers, however many servers die and come back in between, a
 end. Knows nothing of what is asked.
 """
 
-import json
 import logging
 import random
 import threading
@@ -101,7 +100,7 @@ class Replicas:
             response = self._client.post(replica.url + path, content=body, headers={"Content-Type": "application/json"})
             if response.is_success:
                 return response.json(), ""
-        except (httpx2.HTTPError, json.JSONDecodeError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             return None, f"{type(error).__name__} {error}".strip()
         if response.status_code not in PASSING_STATUSES:
             raise InputError(f"teacher {replica.url} refuses with {response.status_code}: {_said(response)}")
@@ -120,7 +119,8 @@ class Replicas:
                     if replica.back_at <= now and replica.busy < (1 if replica.failures else self.in_flight)
                 ]
                 if free:
-                    replica = min(free, key=lambda replica: (replica.failures == 0, replica.busy))
+                    # Equally busy ones in turn by lot: all trainers know them in the same order.
+                    replica = min(free, key=lambda it: (it.failures == 0, it.busy, self._random.random()))
                     replica.busy += 1
                     return replica
                 pauses = [replica.back_at - now for replica in self.replicas if replica.back_at > now]

@@ -212,6 +212,8 @@ def optimizer_step(
             if finite or accelerator.scaler is not None:
                 optimizer.step()
             optimizer.zero_grad()
+        if finite:
+            stage.updated()
     metrics.mean("train/gradient_norm", norm, 1)
     metrics.mean("train/learning_rate", settings.learning_rate * factor, 1)
     metrics.mean("train/skipped", not finite, 1)

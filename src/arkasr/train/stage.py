@@ -82,6 +82,9 @@ class Stage(nn.Module, ABC):
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Take back what `memory` gave."""
 
+    def updated(self) -> None:
+        """Learn that an optimizer has changed the weights."""
+
     def take_news(self) -> dict[str, Any]:
         """What has come into the memory since this was last asked, JSON-able, for the other processes."""
         return {}

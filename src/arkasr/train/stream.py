@@ -32,20 +32,24 @@ class Unheard:
     reason: str
 
 
-class _Guarded(Dataset[Example | Unheard]):
+class _Guarded(Dataset[Example | Unheard | InputError]):
     """Hands an error over as a value: raised in a worker process it would arrive wrapped in that worker's traceback."""
 
     def __init__(self, dataset: ExampleDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: Any) -> Example | Unheard:
+    def __getitem__(self, index: Any) -> Example | Unheard | InputError:
+        try:
+            utterance = self.dataset.utterances[index]
+        except InputError as error:  # its line cannot be read, and so nothing is known of it
+            return InputError(str(error))
         try:
             return self.dataset[index]
         except InputError as error:
-            return Unheard(self.dataset.utterances[index].id, str(error))
+            return Unheard(utterance.id, str(error))
 
 
-def _as_list(found: list[Example | Unheard]) -> list[Example | Unheard]:
+def _as_list(found: list[Example | Unheard | InputError]) -> list[Example | Unheard | InputError]:
     return found
 
 
@@ -111,7 +115,11 @@ class BatchStream:
         self._unheard = list(unheard)
 
     def __iter__(self) -> Iterator[list[Example]]:
-        """This process's batches without end; in every step each process has as many, some of them empty."""
+        """This process's batches without end; in every step each process has as many, some of them empty.
+
+        Raises:
+            InputError: a line of the manifest cannot be read any more.
+        """
         share = _Share(self.sampler, self.position, self._per_step, self._rank, self._processes)
         rounds = -(-self._per_step // self._processes)
         loader = DataLoader(
@@ -123,6 +131,9 @@ class BatchStream:
             generator=torch.Generator(),
         )
         for number, found in enumerate(loader, start=1):
+            for item in found:
+                if isinstance(item, InputError):
+                    raise item
             self._unheard += [item for item in found if isinstance(item, Unheard)]
             if number % rounds == 0:
                 self.position = share.positions.popleft()

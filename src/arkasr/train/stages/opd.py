@@ -115,10 +115,10 @@ class DistillationStage(Stage):
         with self.clock("teacher"):
             alignments = [self._align(transcript) for transcript in transcripts]
             heard = [examples[rollout.clip] for rollout in rollouts.kept]
+            self._count_pairing(metrics, transcripts, alignments)
             questions = self._questions(heard, transcripts, alignments, student_top)
             # A teacher elsewhere works while the student reads what it wrote.
             answer = self.teacher.ask(questions, None if self.dense else self.settings.top_k, device)
-            self._count_pairing(metrics, transcripts, alignments)
         with self.clock("student"):
             student_states = forced_states(self.student, prompts, transcripts)
         with self.clock("teacher"):
@@ -146,6 +146,10 @@ class DistillationStage(Stage):
     def close(self) -> None:
         if self.engine is not None:
             self.engine.close()
+
+    def updated(self) -> None:
+        if self.engine is not None:
+            self.engine.updated()
 
     def take_news(self) -> dict[str, Any]:
         return self.remembered.take_news()
