@@ -1,5 +1,6 @@
 """Files that appear under their name when they are complete, whatever happens before."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def write_whole(path: Path, texts: Iterable[str], *, errors: str = "strict") -> 
     try:
         with writing.open("w", encoding="utf-8", errors=errors) as file:
             file.writelines(texts)
+            file.flush()
+            os.fsync(file.fileno())
         writing.replace(path)
     except OSError as error:
         if error.filename is None:  # a disk that is full does not say where

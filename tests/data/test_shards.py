@@ -109,8 +109,13 @@ BAD_SHARDS = {
     "no audio": ([("x.json", as_json(text="a"))], r"0\.tar: x has no audio"),
     "no label": (
         [("x.wav", WAV), ("x.txt", b"a"), ("y.wav", WAV)],
-        r"0\.tar: y has no \.json or \.txt, but x has one",
+        r"0\.tar: y has no \.json or \.txt, but .*0\.tar: x has one",
     ),
+    "no label at first": (
+        [("x.wav", WAV), ("y.wav", WAV), ("y.txt", b"a")],
+        r"0\.tar: x has no \.json or \.txt, but .*0\.tar: y has one",
+    ),
+    "nothing": ([("notes.md", b"a")], r"0\.tar: no audio \(.*\) in it or in any other shard"),
     "twice": ([("x.wav", WAV), ("y.wav", WAV), ("x.wav", WAV)], r"0\.tar: x stands in it twice"),
     "two audios": ([("x.wav", WAV), ("x.flac", WAV)], r"0\.tar: x has several audio members"),
     "not JSON": ([("x.wav", WAV), ("x.json", b"{")], r"0\.tar: x\.json is not JSON"),
@@ -127,6 +132,15 @@ def test_a_bad_sample_is_named_and_no_manifest_is_written(tmp_path, members, mes
         manifest_of(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_names_with_dots_keep_their_labels_and_pieces_their_length(tmp_path):
+    piece = as_json(text="one", begin_time=0.25)
+    members = [("a.u1.wav", WAV), ("a.u1.json", piece), ("b.wav", WAV), ("b.txt", b"two")]
+    write_tar(tmp_path / "shards" / "0.tar", members)
+    first, second = read_manifest(manifest_of(tmp_path))
+    assert (first.text, second.text) == ("one", "two")
+    assert first.duration == pytest.approx(second.duration - 0.25)
 
 
 def test_a_shard_that_is_cut_off_anywhere_is_named(corpus):

@@ -72,19 +72,24 @@ def rows_of_shards(
         InputError: a tar cannot be read or is cut off, or a sample is not whole; names tar and key.
     """
     labelled: str | None = None
+    unlabelled: str | None = None
     for shard in shards:
         name = _name_of(shard, folder)
         for sample in _samples(shard):
             where = f"{shard}: {sample.key}"
             if sample.audio is None:
                 raise InputError(f"{where} has no audio ({', '.join(AUDIO_SUFFIXES)}); write the shard anew")
-            if not sample.labelled and labelled is not None:
-                raise InputError(f"{where} has no .json or .txt, but {labelled} has one; write the shard anew")
             if sample.labelled:
-                labelled = sample.key
+                labelled = where
+            else:
+                unlabelled = where
+            if labelled and unlabelled:
+                raise InputError(f"{unlabelled} has no .json or .txt, but {labelled} has one; write the shard anew")
             yield _row(sample, sample.audio, name)
         if on_shard:
             on_shard(1)
+    if not labelled and not unlabelled:
+        raise InputError(f"{shards[0]}: no audio ({', '.join(AUDIO_SUFFIXES)}) in it or in any other shard")
 
 
 def _row(sample: _Sample, audio: Slice, name: str) -> dict[str, Any]:
@@ -95,7 +100,8 @@ def _row(sample: _Sample, audio: Slice, name: str) -> dict[str, Any]:
     if sample.text is not None:
         fields.setdefault("text", sample.text)
     if fields.get("duration") is None and fields.get("end_time") in (None, -1):
-        fields["duration"] = round(duration_of(place), 6)
+        begin = fields.get("begin_time")
+        fields["duration"] = round(duration_of(place) - max(begin if isinstance(begin, int | float) else 0, 0), 6)
     return fields
 
 
@@ -108,7 +114,8 @@ def _samples(shard: Path) -> Iterator[_Sample]:
         if found is None:
             continue
         key, suffix = found["key"], found["suffix"].lower()
-        is_audio = f".{suffix.rsplit('.', 1)[-1]}" in AUDIO_SUFFIXES
+        suffix = suffix.rsplit(".", 1)[-1]
+        is_audio = f".{suffix}" in AUDIO_SUFFIXES
         if not is_audio and suffix not in _LABEL_SUFFIXES:
             continue
         if sample is None or sample.key != key:

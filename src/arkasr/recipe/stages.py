@@ -152,15 +152,16 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     teacher = teacher_of(workshop, settings, seed)
     drafts = drafts_of(workshop, settings, seed)
     rollouts = settings.objective.rollouts
-    # Last, since an engine must be closed again.
-    engine = engine_for(
+    stage = DistillationStage(student, teacher, settings.objective, drafts)
+    # Last, since nothing may fail behind it that would leave it open.
+    stage.engine = engine_for(
         student,
         rollouts,
         settings.objective.max_new_tokens,
         dtype=COMPUTED_IN[settings.optimization.mixed_precision],
         staleness=rollouts.staleness,
     )
-    return DistillationStage(student, teacher, settings.objective, drafts, engine)
+    return stage
 
 
 def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:
