@@ -108,6 +108,19 @@ def test_audio_is_that_of_the_dataset_as_long_as_it_may_be_read(folder):
             assert np.array_equal(decode(item.audio), expected)
 
 
+@pytest.mark.parametrize("read_ahead", [1, 6, 17])
+def test_a_lane_that_processes_share_keeps_audio_until_each_has_read_its_own(folder, read_ahead):
+    batches = batches_of(folder, per_step=8, rank=3, processes=8, read_ahead=read_ahead)
+    assert batches.lanes < 8
+    late = []
+    for place, (batch, _) in enumerate(itertools.islice(batches.follow(StreamPosition()), 640)):
+        if place % 8 == 3:
+            late.append(batch)
+        # A step is formed whole before any of it is read.
+        while place % 8 == 7 and len(late) > read_ahead:
+            assert all(len(decode(item.audio)) for item in late.pop(0))
+
+
 def test_files_of_pools_that_were_heard_are_removed(folder):
     batches = batches_of(folder, per_step=1, read_ahead=2)
     root = batches._folder.name
