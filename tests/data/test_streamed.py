@@ -66,7 +66,7 @@ def batches_of(folder, rank=0, processes=1, **changes):
         "seed": 1,
         "read_ahead": 12,
     }
-    source = DatasetSource(str(folder), id="name", language_column="lang", examples=66)
+    source = DatasetSource(path=str(folder), id="name", language_column="lang", examples=66)
     return StreamedBatches(changes.pop("source", source), **(options | changes))
 
 
@@ -214,7 +214,7 @@ def test_a_stage_s_stream_hears_it_with_and_without_workers(folder, student, wor
 def test_audio_that_cannot_be_read_is_set_aside_when_it_is_heard(tmp_path, student):
     audio = [b"not audio", *(sound(place, 0.5) for place in range(3))]
     write_parquet(tmp_path / "corpus" / "0.parquet", [{"audio": {"bytes": content}, "text": "a"} for content in audio])
-    batches = batches_of(tmp_path / "corpus", source=DatasetSource(str(tmp_path / "corpus"), examples=4))
+    batches = batches_of(tmp_path / "corpus", source=DatasetSource(path=str(tmp_path / "corpus"), examples=4))
     stream = BatchStream(ExampleDataset(AsGiven(4), {student.listener: student.features}), batches, per_step=PER_STEP)
     list(itertools.islice(stream, PER_STEP))
     unheard = stream.take_unheard()
@@ -243,14 +243,18 @@ def test_transcripts_count_where_they_are_bounded(folder):
 
 def test_what_is_not_there_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="no column 'txt'; did you mean 'text'"):
-        batches_of(folder, source=DatasetSource(str(folder), text="txt"))
+        batches_of(folder, source=DatasetSource(path=str(folder), text="txt"))
     with pytest.raises(InputError, match="does not say how many examples it has; give their number as `examples`"):
-        batches_of(folder, source=DatasetSource(str(folder)))
+        batches_of(folder, source=DatasetSource(path=str(folder)))
     with pytest.raises(InputError, match="column 'lang' holds no audio files"):
-        next(batches_of(folder, source=DatasetSource(str(folder), audio="lang", examples=66)).follow(StreamPosition()))
+        next(
+            batches_of(folder, source=DatasetSource(path=str(folder), audio="lang", examples=66)).follow(
+                StreamPosition()
+            )
+        )
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=f"dataset {tmp_path}/empty: ") as caught:
-        batches_of(folder, source=DatasetSource(str(tmp_path / "empty")))
+        batches_of(folder, source=DatasetSource(path=str(tmp_path / "empty")))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="lane 0 has no utterance that is not left out"):
         next(batches_of(folder, most_seconds=0.01).follow(StreamPosition()))

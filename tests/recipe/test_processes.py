@@ -101,20 +101,21 @@ def run(recipe, output, processes, *options):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
-@pytest.fixture(scope="module")
-def alone(recipe):
-    output = recipe.parent / "alone"
-    result = run(recipe, output, 1)
+def finished(recipe, name, processes):
+    output = recipe.parent / name
+    result = run(recipe, output, processes)
     assert result.returncode == 0, result.stderr
     return output
+
+
+@pytest.fixture(scope="module")
+def alone(recipe):
+    return finished(recipe, "alone", 1)
 
 
 @pytest.fixture(scope="module")
 def together(recipe):
-    output = recipe.parent / "together"
-    result = run(recipe, output, 2)
-    assert result.returncode == 0, result.stderr
-    return output
+    return finished(recipe, "together", 2)
 
 
 def metrics(folder, stage):

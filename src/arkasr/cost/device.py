@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from arkasr.errors import InputError, nearest_of
-from arkasr.train.settings import Settings
+from arkasr.settings import Settings
 
 Precision = Literal["no", "bf16", "fp16"]
 

@@ -1,14 +1,16 @@
 """A dataset of the `datasets` library: which one, what its columns are, and the library's stream of it."""
 
-from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field, field_validator
+
+from arkasr.data.languages import canonical_language
 from arkasr.errors import InputError, first_line_of, nearest_of
+from arkasr.settings import Settings
 
 
-@dataclass(frozen=True)
-class DatasetSource:
-    """Which dataset, and what its columns are.
+class DatasetSource(Settings):
+    """A dataset that the `datasets` library streams.
 
     Attributes:
         path: name on the hub, or a local folder of parquet, arrow or other files that the library reads.
@@ -20,7 +22,7 @@ class DatasetSource:
         language: of every utterance; None = not said.
         language_column: or the column that says it.
         id: column of a unique name; None = lane and number of the example.
-        examples: how many there are, where the dataset does not say.
+        examples: how many there are, where the dataset does not say; of them `max_quarantined_share` is taken.
     """
 
     path: str
@@ -32,7 +34,12 @@ class DatasetSource:
     language: str | None = None
     language_column: str | None = None
     id: str | None = None
-    examples: int | None = None
+    examples: int | None = Field(default=None, ge=1)
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, language: str | None) -> str | None:
+        return canonical_language(language) if language is not None else None
 
 
 def open_dataset(source: DatasetSource) -> Any:

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from arkasr.errors import InputError
-from arkasr.train.settings import Settings
+from arkasr.settings import Settings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 

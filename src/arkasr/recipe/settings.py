@@ -7,15 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
+from arkasr.data.dataset_source import DatasetSource
 from arkasr.data.languages import canonical_language
 from arkasr.evaluate.normalize import get_profile
 from arkasr.recipe.presets import check_preset
+from arkasr.settings import Settings
 from arkasr.train.settings import (
     AugmentationSettings,
     EngineSettings,
     ObjectiveSettings,
     OptimizationSettings,
-    Settings,
 )
 
 
@@ -36,39 +37,6 @@ class CorpusSettings(Settings):
     folder: str | None = None
 
 
-class DatasetSettings(Settings):
-    """A dataset that the `datasets` library streams.
-
-    Attributes:
-        path: name on the hub, or a local folder of parquet, arrow or other files that the library reads.
-        name: configuration of the dataset.
-        split: of the dataset.
-        revision: commit, tag or branch of a hub name.
-        audio: column of the audio.
-        text: column of what is said; None = there is none.
-        language: of every utterance; None = not said.
-        language_column: or the column that says it.
-        id: column of a unique name; None = made from the place in the dataset.
-        examples: how many there are, where the dataset does not say; of them `max_quarantined_share` is taken.
-    """
-
-    path: str
-    name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    audio: str = "audio"
-    text: str | None = "text"
-    language: str | None = None
-    language_column: str | None = None
-    id: str | None = None
-    examples: int | None = Field(default=None, ge=1)
-
-    @field_validator("language")
-    @classmethod
-    def _known_language(cls, language: str | None) -> str | None:
-        return canonical_language(language) if language is not None else None
-
-
 class SetSettings(Settings):
     """A set of utterances.
 
@@ -83,7 +51,7 @@ class SetSettings(Settings):
     """
 
     manifest: str | None = None
-    dataset: DatasetSettings | None = None
+    dataset: DatasetSource | None = None
     language: str | None = None
     max_seconds: float | None = Field(default=None, gt=0)
     shuffle: int | None = None

@@ -129,8 +129,8 @@ def write_labels(parts: Parts, folder: Path, labels: Path, stage: str) -> None:
     Raises:
         InputError: there is no label, or a part is not there.
     """
-    kept = sum("kept" in row for row in parts.rows())
-    reasons = Counter(row["dropped"]["dropped"] for row in parts.rows() if "dropped" in row)
+    reasons = Counter("kept" if "kept" in row else row["dropped"]["dropped"] for row in parts.rows())
+    kept = reasons.pop("kept", 0)
     write_manifest(folder / "dropped.jsonl", (row["dropped"] for row in parts.rows() if "dropped" in row))
     write_json(folder / "counts.json", {"kept": kept, **dict(sorted(reasons.items()))})
     if not kept:

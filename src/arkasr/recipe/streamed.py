@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from arkasr import processes
-from arkasr.data.dataset_source import DatasetSource
 from arkasr.data.examples import AsGiven, ExampleDataset
 from arkasr.data.manifest import Utterance
 from arkasr.data.streamed import StreamedBatches
@@ -23,13 +22,12 @@ def build_dataset_stream(
     """
     assert chosen.dataset is not None
     optimization = settings.optimization
-    source = DatasetSource(**chosen.dataset.model_dump())
 
     def text_tokens(utterances: Sequence[Utterance]) -> list[int]:
         return stage.student.transcript_lengths([item.text or "" for item in utterances])
 
     batches = StreamedBatches(
-        source,
+        chosen.dataset,
         per_step=optimization.accumulation,
         rank=rank,
         processes=among,

@@ -4,7 +4,6 @@ With `offload` the weights live in main memory and are on the device only while 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor
 from arkasr.model.head import top_of_head
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.scoring import forced_states
-from arkasr.teacher.teacher import Answer, Question, TeacherStates
+from arkasr.teacher.teacher import Answer, Question, Teacher, TeacherStates
 
 
-class InProcessTeacher:
+class InProcessTeacher(Teacher):
     """A recogniser that scores.
 
     Args:
@@ -27,27 +26,11 @@ class InProcessTeacher:
     every_score = True
 
     def __init__(self, recognizer: Recognizer, *, offload: bool = False) -> None:
-        self.recognizer = recognizer
+        super().__init__(recognizer)
         self.offload = offload
         recognizer.model.eval().requires_grad_(False)
         if offload:
             recognizer.model.to("cpu")
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.recognizer.tokenizer
-
-    @property
-    def stop_token_id(self) -> int:
-        return self.recognizer.stop_token_id
-
-    @property
-    def vocab_size(self) -> int:
-        return self.recognizer.vocab_size
-
-    @property
-    def allowed_tokens(self) -> Tensor:
-        return self.recognizer.allowed_tokens
 
     @property
     def listener(self) -> str:
@@ -55,9 +38,6 @@ class InProcessTeacher:
 
     def features(self, waveform: np.ndarray) -> Tensor:
         return self.recognizer.features(waveform)
-
-    def prompt_text(self, language: str | None) -> str:
-        return self.recognizer.prompt_text(language)
 
     def ask(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> Answer:
         """Answer at once, on `device`."""

@@ -23,14 +23,14 @@ from arkasr.model.frames import HOP_LENGTH, clip_of
 from arkasr.model.head import Top
 from arkasr.model.recognizer import Recognizer
 from arkasr.teacher.replicas import Replicas
-from arkasr.teacher.teacher import Answer, NamedScores, Question
+from arkasr.teacher.teacher import Answer, NamedScores, Question, Teacher
 
 PATH = "/inference/v1/generate"
 # A server's best tokens count those that no transcript holds; so many more are asked for, and all of them at need.
 SPARE_TOKENS = 8
 
 
-class ServedTeacher:
+class ServedTeacher(Teacher):
     """A teacher whose weights are elsewhere.
 
     Args:
@@ -47,36 +47,17 @@ class ServedTeacher:
     def __init__(
         self, recognizer: Recognizer, replicas: Replicas, *, model: str | None = None, best_tokens: int | None = None
     ) -> None:
-        self.recognizer = recognizer
+        super().__init__(recognizer)
         self.replicas = replicas
         self.model = model
         self.best_tokens = best_tokens
         self._askers = ThreadPoolExecutor(replicas.in_flight * len(replicas.replicas), "teacher")
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.recognizer.tokenizer
-
-    @property
-    def stop_token_id(self) -> int:
-        return self.recognizer.stop_token_id
-
-    @property
-    def vocab_size(self) -> int:
-        return self.recognizer.vocab_size
-
-    @property
-    def allowed_tokens(self) -> Tensor:
-        return self.recognizer.allowed_tokens
 
     @staticmethod
     def features(waveform: np.ndarray) -> Tensor:
         """The clip itself, float32 `[samples]`: the server makes its own features of it."""
         # Data workers get this function without the teacher and its connections.
         return torch.from_numpy(clip_of(waveform))
-
-    def prompt_text(self, language: str | None) -> str:
-        return self.recognizer.prompt_text(language)
 
     def ask(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> Answer:
         """Send every question at once, as far as the servers have room, and wait where the answer is wanted."""

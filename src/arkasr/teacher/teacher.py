@@ -4,15 +4,17 @@ Two answer: one in the training process, which knows every score, and one behind
 name. Knows nothing of students but the tokens they propose.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from arkasr.model.head import Top
+from arkasr.model.recognizer import Recognizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,11 @@ TeacherScores = TeacherStates | NamedScores
 Answer = Callable[[], TeacherScores]
 
 
-class Teacher(Protocol):
+class Teacher(ABC):
     """Scores along given transcripts.
+
+    Args:
+        recognizer: its processor and conventions, and the weights of a teacher that has them here.
 
     Attributes:
         every_score: whether an objective may look at the whole vocabulary.
@@ -92,28 +97,28 @@ class Teacher(Protocol):
 
     every_score: bool
 
+    def __init__(self, recognizer: Recognizer) -> None:
+        self.recognizer = recognizer
+
     @property
     def tokenizer(self) -> Any:
         """Of the transcripts."""
+        return self.recognizer.tokenizer
 
     @property
     def stop_token_id(self) -> int:
         """Ends a transcript."""
+        return self.recognizer.stop_token_id
 
     @property
     def vocab_size(self) -> int:
         """V_T."""
+        return self.recognizer.vocab_size
 
     @property
     def allowed_tokens(self) -> Tensor:
         """BoolTensor `[V_T]`, A_T."""
-
-    @property
-    def listener(self) -> str:
-        """Names what `features` gives."""
-
-    def features(self, waveform: np.ndarray) -> Tensor:
-        """What the teacher hears of one 16 kHz mono float32 clip `[samples]`."""
+        return self.recognizer.allowed_tokens
 
     def prompt_text(self, language: str | None) -> str:
         """The prompt.
@@ -121,7 +126,18 @@ class Teacher(Protocol):
         Raises:
             InputError: the teacher cannot be asked in that language.
         """
+        return self.recognizer.prompt_text(language)
 
+    @property
+    @abstractmethod
+    def listener(self) -> str:
+        """Names what `features` gives."""
+
+    @abstractmethod
+    def features(self, waveform: np.ndarray) -> Tensor:
+        """What the teacher hears of one 16 kHz mono float32 clip `[samples]`."""
+
+    @abstractmethod
     def ask(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> Answer:
         """Set the teacher to work.
 

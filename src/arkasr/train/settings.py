@@ -1,25 +1,10 @@
 """What a recipe may say about how a stage is optimised. Every field is a key of the recipe file."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from arkasr.errors import nearest_of
-
-
-class Settings(BaseModel):
-    """Base of everything a recipe file is parsed into: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _suggest_nearest_key(cls, document: Any) -> Any:
-        if isinstance(document, dict):
-            for key in document:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest_of(str(key), cls.model_fields)}")
-        return document
+from arkasr.settings import Settings
 
 
 class OptimizationSettings(Settings):
