@@ -14,6 +14,7 @@ from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.models import hear_noise
+from tests.train import uneven_processes
 
 
 @pytest.fixture
@@ -58,6 +59,11 @@ def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_
     assert second["loss"] == pytest.approx((loss.total / loss.count).item(), rel=1e-5)
     for process in (first, second):
         assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_engines_of_several_processes_are_a_step_ahead_as_that_of_one(seen, sharding, tmp_path):
+    assert seen[f"ahead-{sharding}"] == pytest.approx(uneven_processes.ahead("none", tmp_path), rel=1e-5)
 
 
 def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, student):

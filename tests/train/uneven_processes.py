@@ -8,11 +8,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arkasr import processes
+from arkasr.data.batches import DurationBatchSampler
 from arkasr.train.distribution import accelerator_for, spread
-from arkasr.train.loop import optimizer_step
-from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
+from arkasr.train.loop import optimizer_step, train
+from arkasr.train.metrics import read_metrics
+from arkasr.train.settings import ObjectiveSettings, OptimizationSettings, RolloutSettings
 from arkasr.train.stages.opd import DistillationStage
+from arkasr.train.stream import BatchStream
 from tests.models import hear_noise, small_student, small_teacher, small_vocabulary
+from tests.train.copy_engine import CopyEngine
+from tests.train.stream import Heard
 
 
 class Gathers(TorchDispatchMode):
@@ -45,13 +50,34 @@ def step(sharding, *, longest=12, silent=False):
     return [json.loads(text) for text in processes.exchange(json.dumps(seen))]
 
 
+def ahead(sharding, place):
+    """The losses of three steps whose rollouts an engine of each process writes a step ahead."""
+    vocabulary = small_vocabulary()
+    student, teacher = small_student(vocabulary), small_teacher(vocabulary)
+    settings = OptimizationSettings(
+        steps=3, batch_seconds=2, accumulation=3, learning_rate=1e-2, schedule="constant", sharding=sharding
+    )
+    rollouts = RolloutSettings(engine="vllm", staleness=1)
+    objective = ObjectiveSettings(top_k=8, max_new_tokens=12, rollouts=rollouts)
+    stage = DistillationStage(student, teacher, objective, engine=CopyEngine(student))
+    examples = hear_noise(student, teacher)
+    sampler = DurationBatchSampler([example.utterance.duration for example in examples], max_audio_seconds=2.0, seed=0)
+    stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), processes=processes.count())
+    train(stage, stream, settings, place, seed=0)
+    stage.close()
+    return [line["loss"] for line in read_metrics(place / "metrics.jsonl")]
+
+
 def main():
     processes.start()
+    place = Path(sys.argv[1]).parent
     seen = {
         "short": step("full", longest=2),
         "long": step("full", longest=24),
         "silent-full": step("full", silent=True),
         "silent-none": step("none", silent=True),
+        "ahead-full": ahead("full", place / "full"),
+        "ahead-none": ahead("none", place / "none"),
     }
     if processes.is_first():
         Path(sys.argv[1]).write_text(json.dumps(seen))
