@@ -1,6 +1,7 @@
 """A recipe from its first stage to the report; what is finished is not done again."""
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 from arkasr import processes
@@ -94,7 +95,5 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     assert isinstance(settings, OpdStageSettings)
     workshop = Workshop(recipe, RunFolder(path, recipe.seeds[0]), default_device())
     seed = recipe.seeds[0]
-    stage = build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)
-    calibration = run_calibration(workshop, stage, settings, seed)
-    stage.close()
-    return calibration
+    with closing(build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)) as stage:
+        return run_calibration(workshop, stage, settings, seed)

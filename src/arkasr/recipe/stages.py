@@ -149,18 +149,21 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    teacher = teacher_of(workshop, settings, seed)
     drafts = drafts_of(workshop, settings, seed)
     rollouts = settings.objective.rollouts
-    stage = DistillationStage(student, teacher, settings.objective, drafts)
-    # Last, since nothing may fail behind it that would leave it open.
-    stage.engine = engine_for(
-        student,
-        rollouts,
-        settings.objective.max_new_tokens,
-        dtype=COMPUTED_IN[settings.optimization.mixed_precision],
-        staleness=rollouts.staleness,
-    )
+    with ExitStack() as on_failure:
+        teacher = teacher_of(workshop, settings, seed)
+        on_failure.callback(teacher.close)
+        stage = DistillationStage(student, teacher, settings.objective, drafts)
+        # Last, since nothing may fail behind it that would leave it open.
+        stage.engine = engine_for(
+            student,
+            rollouts,
+            settings.objective.max_new_tokens,
+            dtype=COMPUTED_IN[settings.optimization.mixed_precision],
+            staleness=rollouts.staleness,
+        )
+        on_failure.pop_all()
     return stage
 
 

@@ -122,7 +122,10 @@ class DistillationStage(Stage):
         with self.clock("student"):
             student_states = forced_states(self.student, prompts, transcripts)
         with self.clock("teacher"):
-            teacher_scores = answer()
+            teacher_scores = answer(self.stop_asked)
+        if teacher_scores is None:
+            nothing = (student_states.sum() + self.student.head.sum()) * 0.0
+            return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics, given_up=True)
         with self.clock("student"):
             paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments]).to(device)
             generated = torch.cat(transcripts).to(device).masked_fill(~paired, -1)
@@ -144,6 +147,7 @@ class DistillationStage(Stage):
             self.engine.expire()
 
     def close(self) -> None:
+        self.teacher.close()
         if self.engine is not None:
             self.engine.close()
 
