@@ -174,7 +174,7 @@ def measure(options: argparse.Namespace) -> Measured:
         for name, stage in stages.items():
             if name == "opd":
                 for utterance, tokens in written.items():
-                    opd.remembered.add(utterance, list(corrupted(tokens.tolist(), options.wrong, words, draw)))
+                    opd.remembered.learn({utterance: list(corrupted(tokens.tolist(), options.wrong, words, draw))})
                 if options.no_drafts:
                     opd.remembered = type(opd.remembered)()
             start_watching_memory(options.device)
