@@ -1,9 +1,12 @@
 """Servers that fail, and what that costs who asks them."""
 
+import base64
+import io
 import re
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +39,22 @@ def with_what_is_no_number(answer):
     return answer | {"prompt_logprobs": [*before, {token: {"logprob": float("nan")} for token in last}]}
 
 
+def with_a_strange_token(answer):
+    *before, last = answer["prompt_logprobs"]
+    return answer | {"prompt_logprobs": [*before, last | {"99999": {"logprob": -1.0}}]}
+
+
+def with_an_empty_file(answer):
+    return answer | {"prompt_token_id_logprobs": ""}
+
+
+def with_a_row_too_many(answer):
+    named = np.load(io.BytesIO(base64.b64decode(answer["prompt_token_id_logprobs"])))
+    file = io.BytesIO()
+    np.save(file, np.concatenate((named, named[:1])))
+    return answer | {"prompt_token_id_logprobs": base64.b64encode(file.getvalue()).decode()}
+
+
 def with_a_cut_file(answer):
     named = answer["prompt_token_id_logprobs"]
     return answer | {"prompt_token_id_logprobs": named[: len(named) // 8 * 4]}
@@ -55,6 +74,9 @@ UNUSABLE = [
     with_a_place_too_many,
     with_few_tokens,
     with_what_is_no_number,
+    with_a_strange_token,
+    with_an_empty_file,
+    with_a_row_too_many,
     with_a_cut_file,
     with_nothing,
     with_a_list,
@@ -146,6 +168,23 @@ def test_a_hung_replica_holds_up_one_step_and_no_other(teacher, hear, server, se
     second_server.awake.set()
     assert seconds[0] > 1.0
     assert max(seconds[1:]) < 1.0, seconds
+
+
+def test_a_request_does_not_wait_for_a_server_that_takes_no_more(
+    teacher, hear, server, second_server, serve, monkeypatch
+):
+    monkeypatch.setattr("arkasr.teacher.replicas.WATCH_SECONDS", 0.1)
+    served = serve(server, second_server)
+    question = questions_of(teacher, hear(served), served)[0]
+    expected = asked(served, [question] * 4)
+    second_server.awake.clear()
+    answer = served.ask([question] * 4, 8, torch.device("cpu"))
+    until(lambda: second_server.busy)
+    second_server.stop()  # no new connections; those that are there stay, and hang
+    started = time.monotonic()
+    assert torch.equal(answer(lambda: False).log_probs, expected.log_probs)
+    assert time.monotonic() - started < 5.0
+    second_server.awake.set()
 
 
 def test_a_replica_that_returns_with_other_weights_is_not_asked(

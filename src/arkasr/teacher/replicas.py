@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 Read = TypeVar("Read")
 
 CONNECT_SECONDS = 10.0
+# After so long, and so often, a request without an answer has its server asked whether it is there at all.
+WATCH_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
 # Servers close connections that were idle for 5 s; ours go before, so that no request meets a closing one.
@@ -174,14 +176,22 @@ class Replicas:
         Raises:
             NoAnswerError: there is none, or `read` raised it.
         """
+        sending = asyncio.ensure_future(self._client.post(replica.url + path, content=body))
         try:
             # The client's own time-out starts anew with every piece that arrives.
             async with asyncio.timeout(self.timeout):
-                response = await self._client.post(replica.url + path, content=body)
+                # vLLM, when it is stopped, keeps the connections that it has and answers no more.
+                while not (await asyncio.wait({sending}, timeout=WATCH_SECONDS))[0]:
+                    with suppress(TimeoutError, httpx2.TimeoutException):  # it may be busy
+                        await self._check_health(replica)
+                response = sending.result()
         except TimeoutError:
             raise NoAnswerError(f"no answer in {self.timeout:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise NoAnswerError(f"{type(error).__name__} {error}".strip()) from error
+        finally:
+            sending.cancel()
+            sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # nobody else may look
         status = response.status_code
         if status in PASSING_STATUSES:
             raise NoAnswerError(f"status {status}")
@@ -243,8 +253,7 @@ class Replicas:
             await asyncio.sleep(replica.pause * self._random.uniform(0.5, 1))
             replica.pause = min(2 * replica.pause, LONGEST_PAUSE_SECONDS)
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    (await self._client.get(f"{replica.url}/health")).raise_for_status()
+                await self._check_health(replica)
                 if self._trial is not None:
                     await self._trial(replica)
             except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, NoAnswerError):
@@ -257,6 +266,10 @@ class Replicas:
                 continue
             replica.up = True
             self._wake()
+
+    async def _check_health(self, replica: Replica) -> None:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            (await self._client.get(f"{replica.url}/health")).raise_for_status()
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

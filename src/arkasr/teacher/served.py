@@ -149,7 +149,7 @@ class ServedTeacher(Teacher):
         try:
             best = self._best_tokens(answer, question, best_tokens)
             extra = None if self.best_tokens is not None else _named_scores(answer, question)
-        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, EOFError) as error:
             raise UnusableAnswerError(
                 f"answers without the scores asked for ({type(error).__name__}: {error}), as one does that is being "
                 "stopped, or runs vLLM before 0.32, or has no arkasr beside it"
@@ -182,9 +182,12 @@ class ServedTeacher(Teacher):
             raise ValueError(f"{len(places)} places of {before + len(question.transcript)}")
         best = []
         for said, forced in zip(places[before:], question.transcript.tolist(), strict=True):
-            if len(said) < best_tokens or math.isnan(said[str(forced)]["logprob"]):
-                raise ValueError(f"{len(said)} tokens of {best_tokens}")
-            best.append(sorted(((int(token), it["logprob"]) for token, it in said.items()), key=lambda pair: -pair[1]))
+            scores = {int(token): float(it["logprob"]) for token, it in said.items()}
+            if len(scores) < best_tokens or forced not in scores:
+                raise ValueError(f"{len(scores)} tokens of {best_tokens}, or not the forced one")
+            if max(scores) >= self.vocab_size or any(math.isnan(score) for score in scores.values()):
+                raise ValueError(f"a token beyond the vocabulary of {self.vocab_size}, or one without a number")
+            best.append(sorted(scores.items(), key=lambda pair: -pair[1]))
         return best
 
 
