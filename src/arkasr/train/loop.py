@@ -116,8 +116,11 @@ def train(
             log.write(state["step"], values)
     skipped_in_a_row = state["skipped_in_a_row"]
     batches = iter(stream)
+    saved = state["step"] if restored and "not_evaluated" not in state else None
 
     def save(step: int, state: dict[str, Any]) -> None:
+        nonlocal saved
+        saved = step
         if accelerator.scaler is not None:
             state["scaler"] = accelerator.scaler.state_dict()
         checkpoints.save(step, state | {"data": stream.state()}, stage.memory())
@@ -132,7 +135,8 @@ def train(
             if outcome.given_up:  # all is as before the step
                 stream.position = position
                 restore_random_state(drawn)
-                save(step - 1, {"skipped_in_a_row": skipped_in_a_row})
+                if saved != step - 1:
+                    save(step - 1, {"skipped_in_a_row": skipped_in_a_row})
                 checkpoints.finish()
                 assert stopped_by is not None
                 raise Interrupted(stopped_by, _stopped_behind(step - 1))

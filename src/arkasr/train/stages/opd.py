@@ -44,7 +44,7 @@ class DistillationStage(Stage):
 
     Args:
         student: learns.
-        teacher: scores; a recogniser does so in this process, and its weights do not change.
+        teacher: scores; a recogniser does so in this process, and its weights do not change. Closed with the stage.
         settings: the objective.
         drafts: by utterance, a text that the student probably writes, such as the teacher's label; where there is none,
             the utterance's own text is the draft. What the student wrote itself the last time comes before either.
