@@ -156,7 +156,7 @@ def test_a_dead_replica_gets_no_request_until_it_has_returned(teacher, hear, ser
 
 
 def test_a_hung_replica_holds_up_one_step_and_no_other(teacher, hear, server, second_server, serve):
-    served = serve(server, second_server, timeout=1.0)
+    served = serve(server, second_server, timeout=2.0)
     question = questions_of(teacher, hear(served), served)[0]
     trusted(served, teacher, [question])
     second_server.awake.clear()
@@ -166,8 +166,8 @@ def test_a_hung_replica_holds_up_one_step_and_no_other(teacher, hear, server, se
         asked(served, [question] * 4)
         seconds.append(time.monotonic() - started)
     second_server.awake.set()
-    assert seconds[0] > 1.0
-    assert max(seconds[1:]) < 1.0, seconds
+    assert seconds[0] > 2.0
+    assert max(seconds[1:]) < 2.0, seconds
 
 
 def test_a_request_does_not_wait_for_a_server_that_takes_no_more(
@@ -291,7 +291,7 @@ def test_who_waits_for_a_teacher_that_does_not_answer_may_stop_at_any_time(teach
     threading.Timer(0.3, stop.set).start()
     started = time.monotonic()
     assert answer(stop.is_set) is None
-    assert 0.3 <= time.monotonic() - started < 1.3
+    assert 0.3 <= time.monotonic() - started < 2.0
     server.awake.set()
     assert torch.equal(asked(served, [question]).log_probs, expected.log_probs)
 

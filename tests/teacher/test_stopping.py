@@ -72,7 +72,7 @@ def test_a_stop_while_no_teacher_answers_is_heard_at_once_and_nothing_is_lost(
     threading.Thread(target=stop).start()
     with pytest.raises(Interrupted, match=f"stopped behind step {finished}, which is in a checkpoint") as caught:
         run(tmp_path / "stopped")
-    assert time.monotonic() - signalled[0] < 2.0
+    assert time.monotonic() - signalled[0] < 3.0
     assert caught.value.signal == signal.SIGTERM
     del server.answer
     server.awake.set()
@@ -120,18 +120,18 @@ def recipe(student, teacher, server, tmp_path):
     return tmp_path / "recipe.yaml"
 
 
-def launched(recipe, name, *options):
-    """Both processes of a run, started as SLURM starts them, so that a signal reaches one of them only."""
+def launched(recipe, name, *options, count=2):
+    """The processes of a run, started as SLURM starts them, so that a signal reaches one of them only."""
     command = [sys.executable, "-m", "arkasr", "run", str(recipe), "--output", str(recipe.parent / name), *options]
-    with_port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    with_port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
             command,
-            env=os.environ | with_port | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | with_port | {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
 
 
@@ -147,8 +147,8 @@ def finished(processes):
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_while_no_teacher_answers(recipe, server):
-    status, said = finished(launched(recipe, "whole"))
-    assert status == [0, 0], said
+    status, said = finished(launched(recipe, "whole", count=1))
+    assert status == [0], said
     for stage, options in (("copies", []), ("shares", ["--resume"])):
         processes = launched(recipe, "stopped", *options)
         log = recipe.parent / "stopped" / "stages" / stage / "metrics.jsonl"
@@ -160,12 +160,12 @@ def test_a_signal_to_one_of_two_processes_stops_both_while_no_teacher_answers(re
         processes[1].send_signal(signal.SIGUSR1)
         started = time.monotonic()
         status, said = finished(processes)
-        assert time.monotonic() - started < 10.0
+        assert time.monotonic() - started < 20.0
         assert status == [128 + signal.SIGUSR1] * 2, said
         assert all("which is in a checkpoint; continue with --resume" in text for text in said)
         server.awake.set()
-    status, said = finished(launched(recipe, "stopped", "--resume"))
-    assert status == [0, 0], said
+    status, said = finished(launched(recipe, "stopped", "--resume", count=1))
+    assert status == [0], said
     for stage in ("copies", "shares"):
         whole, stopped = (
             read_metrics(recipe.parent / run / "stages" / stage / "metrics.jsonl") for run in ("whole", "stopped")

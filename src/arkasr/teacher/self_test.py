@@ -76,8 +76,10 @@ def check_servers(
             _check_prompt(teacher, replica, post, question)
             worst = max(worst, trial.difference(replica, replicas.start(ask(question, post)).result()))
 
+    shortest = trials[0]
+
     async def still_passes(replica: Replica) -> None:
-        trials[0].difference(replica, await ask(trials[0].question, partial(replicas.ask, replica)))
+        shortest.difference(replica, await ask(shortest.question, partial(replicas.ask, replica)))
 
     replicas.trust(still_passes)
     return worst
