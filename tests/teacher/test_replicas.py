@@ -132,7 +132,7 @@ def test_a_server_that_dies_and_returns_costs_time_and_no_answer(student, teache
     assert time.monotonic() - started > 1.0
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2, told
-    assert "does not answer (ConnectError" in told[0]
+    assert "is set aside (ConnectError" in told[0]
     assert "answers again" in told[1]
     assert torch.equal(found.total, expected.total)
 

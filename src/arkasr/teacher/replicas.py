@@ -240,7 +240,7 @@ class Replicas:
         if not replica.up:  # of requests that failed together, the first has set it aside
             return
         if replica.pause == FIRST_PAUSE_SECONDS:
-            logger.warning("teacher %s does not answer (%s); it is tried again", replica.url, reason)
+            logger.warning("teacher %s is set aside (%s); it is tried again", replica.url, reason)
         replica.up = False
         task = asyncio.get_running_loop().create_task(self._bring_back(replica))
         self._returning.add(task)
