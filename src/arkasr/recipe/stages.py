@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -152,16 +152,19 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    teacher = teacher_of(workshop, settings, seed)
     drafts = drafts_of(workshop, settings, seed)
-    stage = DistillationStage(student, teacher, settings.objective, drafts)
-    # Last, since nothing may fail behind it that would leave it open.
-    stage.rollouts.engine = engine_for(
-        student,
-        settings.objective.rollouts,
-        settings.objective.max_new_tokens,
-        dtype=COMPUTED_IN[settings.optimization.mixed_precision],
-    )
+    with ExitStack() as on_failure:
+        teacher = teacher_of(workshop, settings, seed)
+        on_failure.callback(teacher.close)
+        stage = DistillationStage(student, teacher, settings.objective, drafts)
+        # Last, since nothing may fail behind it that would leave it open.
+        stage.rollouts.engine = engine_for(
+            student,
+            settings.objective.rollouts,
+            settings.objective.max_new_tokens,
+            dtype=COMPUTED_IN[settings.optimization.mixed_precision],
+        )
+        on_failure.pop_all()
     return stage
 
 
