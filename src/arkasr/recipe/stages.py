@@ -86,7 +86,10 @@ def calibrate_once(
 
 def run_calibration(workshop: Workshop, stage: Stage, settings: OpdStageSettings, seed: int) -> Calibration:
     """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
-    stream = build_stream(workshop, stage, settings, seed, rank=0, among=1)
+    # In steps of one batch a streamed dataset is one lane, and not one for each batch of a step that is never made.
+    optimization = settings.optimization.model_copy(update={"accumulation": 1})
+    alone = settings.model_copy(update={"optimization": optimization})
+    stream = build_stream(workshop, stage, alone, seed, rank=0, among=1)
     return calibrate(stage, iter(stream), settings.calibration_batches)
 
 
