@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from arkasr.data.scratch import scratch_folder
+from arkasr.files import errors_named
 
 
 class PoolFiles:
@@ -50,8 +51,6 @@ def add_audio(tar: tarfile.TarFile, path: Path, content: bytes) -> Path:
     member = tarfile.TarInfo("audio")
     member.size = len(content)
     place = Path(f"{path}:{tar.offset + tarfile.BLOCKSIZE}:{len(content)}")
-    try:
+    with errors_named(path):
         tar.addfile(member, BytesIO(content))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
     return place

@@ -73,7 +73,7 @@ class DistillationStage(Stage):
                 "objective: `support: full`, `tail: bucket` and `upstream_scores` look at scores that a served teacher "
                 "does not give; leave them out, or take the teacher into the training process"
             )
-        self.drafts = drafts or {}
+        self.drafts = {} if drafts is None else drafts  # asking how many there are may read them all
         self.engine = engine
         self.remembered = RolloutMemory()
         self._paired = self._written = 0
