@@ -69,6 +69,8 @@ def test_every_line_is_what_reading_the_whole_manifest_gives(folder, small_chunk
     assert records["seconds"].tolist() == list(map(seconds_of, expected))
     assert [index.languages[code] for code in records["language"]] == [item.language for item in expected]
     assert records["labelled"].tolist() == [item.text is not None for item in expected]
+    assert not index.labelled
+    assert build_index(write(folder, {"audio": "clips/a.wav", "text": ""})).labelled
 
 
 def test_an_index_that_is_handed_to_another_process_opens_its_files_anew(folder):

@@ -72,6 +72,8 @@ class IndexedUtterances(Utterances):
         return Measured(found, SecondsOfLines(found), [(item.id, _why_unmeasured(item)) for item in others])
 
     def languages(self) -> set[str | None]:
+        if self._lines is None:
+            return set(self._index.languages)
         found: set[int] = set()
         for _, records in self._chunks():
             found.update(np.unique(records["language"]).tolist())
@@ -80,6 +82,8 @@ class IndexedUtterances(Utterances):
     def unlabelled(self) -> int | None:
         if self._labels_withheld:
             return 0
+        if self._index.labelled:
+            return None
         for first, records in self._chunks():
             without = np.flatnonzero(~records["labelled"])
             if len(without):

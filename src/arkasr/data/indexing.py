@@ -38,7 +38,7 @@ from arkasr.errors import InputError
 from arkasr.files import errors_named, write_whole
 
 MOST_PROBLEMS = 10_000  # bad lines after which no more are looked for
-IDS_AT_ONCE = 2**21  # ids that are sorted at once
+IDS_AT_ONCE = 2**20  # ids that are sorted at once
 _NUMBERED = np.dtype([("digest", "<u8"), ("number", "<u8")])  # of every line's id, and its number in the file
 _LOCK = ".lock"
 
@@ -91,7 +91,7 @@ def _index_lines(
     """Write a record and an identity for every good line; gives what is to be said of all of them."""
     problems: list[Problem] = []
     languages: dict[str | None, int] = {}
-    count = unmeasured = 0
+    count = unmeasured = labelled = 0
     rows: list[tuple[int, int, int, float, int, bool]] = []
     names: list[tuple[int, int]] = []
 
@@ -117,6 +117,7 @@ def _index_lines(
             language = languages.setdefault(utterance.language, len(languages))
             seconds = _seconds(utterance)
             unmeasured += math.isnan(seconds)
+            labelled += utterance.text is not None
             rows.append((first, len(raw), crc32(raw), seconds, language, utterance.text is not None))
             names.append((digest_of(utterance.id), number))
             count += 1
@@ -132,7 +133,12 @@ def _index_lines(
         raise ManifestError(manifest, problems, looked_for_all=len(problems) < MOST_PROBLEMS)
     if not count:
         raise InputError(f"{manifest}: the manifest is empty; give it one JSON object a line")
-    return {"lines": count, "languages": list(languages), "unmeasured": unmeasured}
+    return {
+        "lines": count,
+        "languages": list(languages),
+        "unmeasured": unmeasured,
+        "labelled": labelled == count,
+    }
 
 
 def _seconds(utterance: Utterance) -> float:
