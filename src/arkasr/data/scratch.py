@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import IO
 
+from arkasr.files import errors_named
+
 PREFIX = "arkasr-stream-"
 LOCK = ".lock"
 
@@ -45,6 +47,7 @@ def _locked(folder: Path) -> IO[str]:
         OSError: a process holds it, the folder is no longer there, or its file system has no locks.
     """
     file = (folder / LOCK).open("w")
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with errors_named(folder):
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     (folder / LOCK).stat()
     return file
