@@ -174,7 +174,7 @@ class StreamedBatches:
                     yield pool.batches[place], replace(pool.position, batch=place + 1)
                 files.used(pool.tar)
         finally:
-            ended.set()
+            ended.set()  # before `pools` is closed, which waits for what is being read
 
     def _pools(self, lane: int, position: LanePosition, files: PoolFiles, ended: Event) -> Iterator[_Pool]:
         """The pools of a lane without end, or until nobody wants them any more; an epoch's last one may be empty."""
