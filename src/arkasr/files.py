@@ -1,7 +1,8 @@
 """Files that appear under their name when they are complete, whatever happens before."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -16,14 +17,21 @@ def write_whole(path: Path, texts: Iterable[str], *, errors: str = "strict") -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f".{path.name}.writing")
     try:
-        with writing.open("w", encoding="utf-8", errors=errors) as file:
+        with errors_named(path), writing.open("w", encoding="utf-8", errors=errors) as file:
             file.writelines(texts)
             file.flush()
             os.fsync(file.fileno())
         writing.replace(path)
-    except OSError as error:
-        if error.filename is None:  # a disk that is full does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
     finally:
         writing.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Let errors of the system say `path` where they do not say a file: that a disk is full, or has no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise

@@ -1,7 +1,7 @@
 """One stage of a recipe, from the names in the file to a finished model or manifest in the run's folder."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -88,7 +88,10 @@ def calibrate_once(
 
 def run_calibration(workshop: Workshop, stage: Stage, settings: OpdStageSettings, seed: int) -> Calibration:
     """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
-    stream = build_stream(workshop, stage, settings, seed, rank=0, among=1)
+    # In steps of one batch a streamed dataset is one lane, and not one for each batch of a step that is never made.
+    optimization = settings.optimization.model_copy(update={"accumulation": 1})
+    alone = settings.model_copy(update={"optimization": optimization})
+    stream = build_stream(workshop, stage, alone, seed, rank=0, among=1)
     return calibrate(stage, iter(stream), settings.calibration_batches)
 
 
@@ -168,7 +171,7 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     return stage
 
 
-def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:
+def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Mapping[str, str]:
     """Texts to try first, by utterance.
 
     Raises:
@@ -176,7 +179,7 @@ def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict
     """
     if settings.drafts is None:
         return {}
-    texts = {item.id: item.text for item in workshop.heard(settings.drafts, seed) if item.text}
+    texts = workshop.heard(settings.drafts, seed).texts()
     known = settings.train not in workshop.recipe.sets or workshop.recipe.sets[settings.train].dataset is None
     if known and not any(utterance.id in texts for utterance in workshop.heard(settings.train, seed)):
         raise InputError(

@@ -70,7 +70,8 @@ class DistillationStage(Stage):
                 "objective: `support: full`, `tail: bucket` and `upstream_scores` look at scores that a served teacher "
                 "does not give; leave them out, or take the teacher into the training process"
             )
-        self.rollouts = StudentRollouts(student, settings, drafts or {}, engine)
+        drafts = {} if drafts is None else drafts  # asking how many there are may read them all
+        self.rollouts = StudentRollouts(student, settings, drafts, engine)
         self._paired = self._written = 0
         self.vocabulary = map_vocabularies(
             student.tokenizer,
