@@ -60,6 +60,15 @@ def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_
         assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
+def test_how_much_the_teacher_can_answer_for_is_judged_over_all_processes_and_said_once(seen):
+    """One process has no token that counts, the other none that does not: neither share is the run's."""
+    assert seen["half-is-enough"] == [[[1, 2, 3, 4], None]] * 2
+    (steps, said), (others_steps, others_said) = seen["half-is-too-little"]
+    assert steps == others_steps != [1, 2, 3, 4]
+    assert said.startswith("InputError: objective.min_mapped_share: the teacher can score 50% of the rollout tokens")
+    assert others_said.startswith("ToldByFirst: ")
+
+
 def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, student):
     before = {name: value.clone() for name, value in student.model.state_dict().items()}
     stage = shard(SupervisedStage(student, None))

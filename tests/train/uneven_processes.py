@@ -1,4 +1,4 @@
-"""An OPD step of two processes that have unlike work; the first one writes to a folder what it saw."""
+"""OPD steps of two processes that have unlike work; the first one writes to a file what each of them saw."""
 
 import json
 import sys
@@ -8,11 +8,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arkasr import processes
+from arkasr.errors import InputError
+from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.train.distribution import accelerator_for, spread
-from arkasr.train.loop import optimizer_step
+from arkasr.train.loop import optimizer_step, train
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
-from tests.models import hear_noise, small_student, small_teacher, small_vocabulary
+from tests.models import TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
+from tests.train.stream import Stream
 
 
 class Gathers(TorchDispatchMode):
@@ -45,16 +48,45 @@ def step(sharding, *, longest=12, silent=False):
     return [json.loads(text) for text in processes.exchange(json.dumps(seen))]
 
 
+def paired(folder, least):
+    """Steps of a first process whose every token the teacher can answer for, and a second one that has none.
+
+    Together half of the tokens are paired. Returns how far each process came and with what error, by rank.
+    """
+    student, teacher = small_student(small_vocabulary()), small_student(train_base_vocabulary(TEXTS * 3, 256))
+    objective = ObjectiveSettings(top_k=8, max_new_tokens=12, min_mapped_share=least)
+    stage = DistillationStage(student, teacher, objective)
+    known = stage.vocabulary.student_to_teacher >= 0
+    student.allowed_tokens &= known if processes.is_first() else ~known
+    settings = OptimizationSettings(steps=4, batch_seconds=10, accumulation=2, learning_rate=1e-6)
+    came, error = [], None
+    try:
+        train(
+            stage,
+            Stream([hear_noise(student)]),
+            settings,
+            folder,
+            seed=0,
+            on_step=lambda step, _: came.append(step),
+        )
+    except InputError as caught:
+        error = f"{type(caught).__name__}: {caught}"
+    return [json.loads(text) for text in processes.exchange(json.dumps([came, error]))]
+
+
 def main():
+    path = Path(sys.argv[1])
     processes.start()
     seen = {
         "short": step("full", longest=2),
         "long": step("full", longest=24),
         "silent-full": step("full", silent=True),
         "silent-none": step("none", silent=True),
+        "half-is-enough": paired(path.with_name("enough"), 0.4),
+        "half-is-too-little": paired(path.with_name("too-little"), 0.6),
     }
     if processes.is_first():
-        Path(sys.argv[1]).write_text(json.dumps(seen))
+        path.write_text(json.dumps(seen))
     processes.finish()
 
 
