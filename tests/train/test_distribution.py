@@ -60,6 +60,18 @@ def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_
         assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_for_a_checkpoint_each_process_copies_half_and_together_everything(seen, sharding, student):
+    first, second = seen[f"copied-{sharding}"]
+    weights = {f"model.{name}": value.nbytes for name, value in student.model.named_parameters(prefix="model")}
+    assert weights.keys() <= first.keys() | second.keys()
+    whole = sum(first.values()) + sum(second.values())
+    assert 3 * sum(weights.values()) <= whole < 3.02 * sum(weights.values())  # with two moments, and counters
+    assert abs(sum(first.values()) - sum(second.values())) <= max(weights.values())
+    if sharding == "none":
+        assert not first.keys() & second.keys()
+
+
 def test_how_much_the_teacher_can_answer_for_is_judged_over_all_processes_and_said_once(seen):
     """One process has no token that counts, the other none that does not: neither share is the run's."""
     assert seen["half-is-enough"] == [[[1, 2, 3, 4], None]] * 2

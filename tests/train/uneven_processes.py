@@ -5,15 +5,18 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arkasr import processes
 from arkasr.errors import InputError
 from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.train.checkpoint import copies_to_write
 from arkasr.train.distribution import accelerator_for, spread
 from arkasr.train.loop import optimizer_step, train
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
+from arkasr.train.stages.sft import SupervisedStage
 from tests.models import TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
 from tests.train.stream import Stream
 
@@ -46,6 +49,20 @@ def step(sharding, *, longest=12, silent=False):
         outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0)
     seen = {"gathers": gathers.count, **outcome.metrics.values()}
     return [json.loads(text) for text in processes.exchange(json.dumps(seen))]
+
+
+def copied(sharding):
+    """What each process copies for a checkpoint: the bytes of every tensor, by rank."""
+    student = small_student(small_vocabulary())
+    settings = OptimizationSettings(steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, sharding=sharding)
+    stage = SupervisedStage(student, None)
+    accelerator = accelerator_for(stage, settings)
+    module, optimizers = spread(accelerator, stage, settings)
+    optimizer_step(accelerator, stage, module, optimizers, iter([hear_noise(student)]), settings, 1, 0)
+    tensors = copies_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
+    lying_here = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
+    held = {name: value.nbytes for name, value in lying_here.items()}
+    return [json.loads(text) for text in processes.exchange(json.dumps(held))]
 
 
 def paired(folder, least):
@@ -82,6 +99,8 @@ def main():
         "long": step("full", longest=24),
         "silent-full": step("full", silent=True),
         "silent-none": step("none", silent=True),
+        "copied-none": copied("none"),
+        "copied-full": copied("full"),
         "half-is-enough": paired(path.with_name("enough"), 0.4),
         "half-is-too-little": paired(path.with_name("too-little"), 0.6),
     }
