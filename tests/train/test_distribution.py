@@ -9,11 +9,15 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from arkasr.cost import memory
+from arkasr.cost.sizes import size_of
+from arkasr.model.build import build_ark_asr
 from arkasr.train.distribution import gathered_weights, whole_weights
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.models import hear_noise
+from tests.train.uneven_processes import DEEP_STUDENT
 
 
 @pytest.fixture
@@ -58,6 +62,18 @@ def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_
     assert second["loss"] == pytest.approx((loss.total / loss.count).item(), rel=1e-5)
     for process in (first, second):
         assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_a_student_in_shares_is_whole_only_while_it_writes_and_the_plan_knows(seen, vocabulary):
+    student = build_ark_asr(DEEP_STUDENT, vocabulary)
+    layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]
+    weights = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
+    size = size_of("deep", student)
+    at_once = size.parameters - sum(weights) + max(weights)
+    assert seen["whole-sft"] == [at_once] * 2
+    assert seen["whole-opd"] == [size.parameters] * 2
+    # The plan counts the next layer, too, which comes while this one is at work.
+    assert at_once + max(weights) == pytest.approx(memory.gathered(size), rel=0.05)
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arkasr import processes
 from arkasr.errors import InputError
+from arkasr.model.build import build_ark_asr
 from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.train.checkpoint import copies_to_write
 from arkasr.train.distribution import accelerator_for, spread
@@ -17,8 +18,13 @@ from arkasr.train.loop import optimizer_step, train
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from tests.models import TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
+from tests.models import SMALL_STUDENT, TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
 from tests.train.stream import Stream
+
+DEEP_STUDENT = SMALL_STUDENT | {
+    "num_hidden_layers": 6,
+    "whisper_config": SMALL_STUDENT["whisper_config"] | {"encoder_layers": 6},
+}
 
 
 class Gathers(TorchDispatchMode):
@@ -28,6 +34,20 @@ class Gathers(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         self.count += "allgather" in operation.name()
+        return operation(*args, **(kwargs or {}))
+
+
+class Whole(TorchDispatchMode):
+    """Looks, at every operation, how many weights of a stage are no shares."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.parameters = stage.parameters
+        self.most = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        whole = sum(value.numel() for value in self.parameters() if not isinstance(value, DTensor))
+        self.most = max(self.most, whole)
         return operation(*args, **(kwargs or {}))
 
 
@@ -49,6 +69,23 @@ def step(sharding, *, longest=12, silent=False):
         outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0)
     seen = {"gathers": gathers.count, **outcome.metrics.values()}
     return [json.loads(text) for text in processes.exchange(json.dumps(seen))]
+
+
+def whole_at_once(kind):
+    """Weights of a student in shares that lie whole on each process in a step, at most, by rank."""
+    vocabulary = small_vocabulary()
+    student = build_ark_asr(DEEP_STUDENT, vocabulary)
+    stage = SupervisedStage(student, None)
+    if kind == "opd":
+        objective = ObjectiveSettings(top_k=8, max_new_tokens=4)
+        stage = DistillationStage(student, small_teacher(vocabulary), objective)
+    settings = OptimizationSettings(steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, sharding="full")
+    accelerator = accelerator_for(stage, settings)
+    module, optimizers = spread(accelerator, stage, settings)
+    with Whole(stage) as whole:
+        examples = hear_noise(*stage.recognizers)
+        optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0)
+    return [json.loads(text) for text in processes.exchange(json.dumps(whole.most))]
 
 
 def copied(sharding):
@@ -99,6 +136,8 @@ def main():
         "long": step("full", longest=24),
         "silent-full": step("full", silent=True),
         "silent-none": step("none", silent=True),
+        "whole-sft": whole_at_once("sft"),
+        "whole-opd": whole_at_once("opd"),
         "copied-none": copied("none"),
         "copied-full": copied("full"),
         "half-is-enough": paired(path.with_name("enough"), 0.4),

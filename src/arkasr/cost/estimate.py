@@ -49,7 +49,7 @@ class StageCost:
         tokens: of transcripts in a step, of all devices together.
         steps: that the recipe asks for; None where it asks for a whole set.
         workers_needed: processes that compute features, for every device, as many as would keep up.
-        memory: bytes of one device, by what they hold.
+        memory: bytes of one device at the worst moment, by what they hold.
         peak: bytes of one device at the worst moment.
         checkpoint: bytes of a checkpoint; 0 where none is written.
     """
@@ -283,7 +283,14 @@ def _held(
         held["teacher"] = 0.0 if stage.offload_teacher else 4.0 * teacher.parameters
         held["scores"] += memory.passing(teacher, batch, mixed=mixed)
     held["cache"] = memory.cache(student, batch, mixed=mixed)
-    return held
+    if shares == 1:
+        return held
+    # All weights are gathered while the student writes, when the decoder has kept nothing for the backward pass yet.
+    writing = held | memory.student_memory(student, shares=shares, mixed=mixed, whole=True) | {"scores": 0.0}
+    writing["activations"] = memory.kept_for_backward(
+        student, batch, mixed=mixed, checkpointing=settings.activation_checkpointing, decoder=False
+    )
+    return max(held, writing, key=lambda items: sum(items.values()))
 
 
 def _links(student: Size, settings: OptimizationSettings, cluster: Cluster, kind: str) -> float:
