@@ -96,7 +96,7 @@ def test_the_fewest_changes_that_make_it_fit_are_advised():
     tiny = H100.model_copy(update={"memory": 10e9})
     assert check(plan_of(24, device=tiny), "opd").count("--set") > 1
     assert said_of(plan_of(1, device=tiny), "opd").endswith(
-        "nothing in the recipe makes it fit; take a smaller model, or devices with more memory"
+        "nothing in the recipe makes it fit: take a smaller model or larger devices"
     )
 
 
