@@ -35,12 +35,12 @@ def check(plan, stage):
     better = advised.cost(stage)
     assert better.peak <= plan.cluster.device.memory, said
     if "does not fit" in said:
-        gigabytes, times = re.search(r": (\d+) GB, ([\d.]+) times as long$", said).groups()
-        assert float(gigabytes) == round(better.peak / 1e9)
+        gigabytes, times = re.search(r": ([\d.]+) GB, ([\d.]+) times as long$", said).groups()
+        assert float(gigabytes) == pytest.approx(better.peak / 1e9, rel=0.006)
         assert float(times) == pytest.approx(cost.speed / better.speed, rel=0.06)
         assert stage == "labels" or better.audio == pytest.approx(cost.audio)
     else:
-        times = float(re.search(r": ([\d.]+) times as fast", said)[1])
+        times = float(re.search(r": ([\d.,]+) times as fast", said)[1].replace(",", ""))
         assert times == pytest.approx(better.speed / cost.speed, rel=0.06)
         assert times > 1
         assert ("as much audio" in said) == (stage != "labels" and better.audio != pytest.approx(cost.audio)), said
@@ -91,7 +91,7 @@ def test_no_advice_is_taken_already_and_every_one_does_what_it_says(student, adv
 def test_the_fewest_changes_that_make_it_fit_are_advised():
     small = H100.model_copy(update={"memory": 40e9})
     said = check(plan_of(24, device=small), "opd")
-    assert said.startswith("does not fit: 72 of 40 GB; the largest item is activations; --set stages.opd.optim")
+    assert said.startswith("does not fit: 72.3 of 40 GB; the largest item is activations; --set stages.opd.optim")
     assert said.count("--set") == 1
     tiny = H100.model_copy(update={"memory": 10e9})
     assert check(plan_of(24, device=tiny), "opd").count("--set") > 1
@@ -147,6 +147,7 @@ def test_labels_that_do_not_fit_are_cut_into_smaller_batches():
             "base",
             "backward takes 54% of the time; 48 devices and --set stages.base.optimization.accumulation=48: ",
         ),
+        (2048, [], {}, "base", "accumulation=2048: 85 times as fast, with 85 times as much audio a step"),
         (8, [], {}, "base", "backward takes 56% of the time; 16 devices: 1.5 times as fast"),
         (
             24,

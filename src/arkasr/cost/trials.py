@@ -83,7 +83,7 @@ def room(plan: Plan, cost: StageCost) -> str | None:
     if not fitting:
         return None
     _, found = min(fitting, key=lambda pair: (pair[0], -pair[1].cost.speed))
-    return f"{found.said}: {found.cost.peak / 1e9:.0f} GB, {cost.speed / found.cost.speed:.2g} times as long"
+    return f"{found.said}: {found.cost.peak / 1e9:.3g} GB, {_times(cost.speed / found.cost.speed)} as long"
 
 
 def fastest(trials: Iterable[Trial], cost: StageCost) -> str | None:
@@ -92,5 +92,9 @@ def fastest(trials: Iterable[Trial], cost: StageCost) -> str | None:
     if best is None or best.cost.speed < WORTH * cost.speed:
         return None
     audio = best.cost.audio / cost.audio
-    more = "" if cost.kind == "label" or isclose(audio, 1) else f", with {audio:.3g} times as much audio a step"
-    return f"{best.said}: {best.cost.speed / cost.speed:.2g} times as fast{more}"
+    more = "" if cost.kind == "label" or isclose(audio, 1) else f", with {_times(audio)} as much audio a step"
+    return f"{best.said}: {_times(best.cost.speed / cost.speed)} as fast{more}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.2g} times"

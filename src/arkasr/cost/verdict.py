@@ -13,7 +13,7 @@ def verdict(plan: Plan, cost: StageCost) -> str:
     if cost.peak > memory:
         way_out = room(plan, cost) or "nothing in the recipe makes it fit: take a smaller model or larger devices"
         return (
-            f"does not fit: {cost.peak / 1e9:.0f} of {memory / 1e9:.0f} GB; the largest item is "
+            f"does not fit: {cost.peak / 1e9:.3g} of {memory / 1e9:.3g} GB; the largest item is "
             f"{max(cost.memory, key=cost.memory.__getitem__)}; {way_out}"
         )
     held_up, trials = _held_up(plan, cost)
@@ -37,10 +37,11 @@ def _held_up(plan: Plan, cost: StageCost) -> tuple[str, list[Trial]]:
             tried(plan, stage, [f"{key}.accumulation={cost.rounds * cost.devices}"]),
         )
     if cost.data > NOTICED_SHARE * cost.seconds:
+        workers = f"{key}.data_workers={cost.workers_needed}"
         by_itself = ", which it reads itself" if cost.kind == "label" else ""
         return (
             f"waits {cost.data / cost.seconds:.0%} of the time for features{by_itself}",
-            tried(plan, stage, [f"{key}.data_workers={cost.workers_needed}"]),
+            tried(plan, stage, [workers], f"--set {workers}, a core each on every device"),
         )
     if cost.links > NOTICED_SHARE * cost.seconds:
         changes = ([f"{key}.sharding=none"], cut(plan, stage, 0.5), [f"{key}.accumulation={2 * cost.micro_batches}"])
