@@ -20,8 +20,9 @@ from arkasr.data.audio import decode
 from arkasr.data.manifest import read_manifest
 from arkasr.distill.fused import named_union_topk_kl
 from arkasr.distill.objective import UnionTopkKL
-from arkasr.distill.rollout import roll_out
+from arkasr.distill.rollout import keep_rollouts
 from arkasr.distill.support import look_up
+from arkasr.model.decoding import decode as decode_prompts
 from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.scoring import forced_states
@@ -70,7 +71,8 @@ def main() -> None:
     waveforms = [decode(item.audio, item.begin_time, item.end_time) for item in utterances]
     languages = [item.language for item in utterances]
     heard = [student.features(waveform) for waveform in waveforms]
-    rollouts = roll_out(student, student.prompts(heard, languages), [None] * len(heard), max_new_tokens=64)
+    transcripts = decode_prompts(student, student.prompts(heard, languages), max_new_tokens=64)
+    rollouts = keep_rollouts(student, transcripts, [None] * len(heard))
     kept = [(rollout.clip, rollout.tokens) for rollout in rollouts.kept]
     vocabulary = map_vocabularies(
         student.tokenizer,

@@ -174,9 +174,9 @@ def measure(options: argparse.Namespace) -> Measured:
         for name, stage in stages.items():
             if name == "opd":
                 for utterance, tokens in written.items():
-                    opd.remembered.add(utterance, list(corrupted(tokens.tolist(), options.wrong, words, draw)))
+                    opd.rollouts.remembered.add(utterance, list(corrupted(tokens.tolist(), options.wrong, words, draw)))
                 if options.no_drafts:
-                    opd.remembered = type(opd.remembered)()
+                    opd.rollouts.remembered = type(opd.rollouts.remembered)()
             start_watching_memory(options.device)
             step = (accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0)
             outcome, taken = timed(partial(optimizer_step, *step), options.device)

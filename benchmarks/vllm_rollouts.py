@@ -55,7 +55,7 @@ def main() -> None:
     tokens = stopped = 0
     narrowest = torch.inf
     exceptions = []
-    for batch in DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, shuffle=False):
+    for batch in DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, shuffle=False).batches(epoch=0):
         features = [examples[place].features[student.listener] for place in batch]
         prompts = student.prompts(features, [utterances[place].language for place in batch])
         ours = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)

@@ -189,7 +189,7 @@ def label(
     from arkasr.data.manifest import read_manifest, write_manifest
     from arkasr.model.device import default_device
     from arkasr.model.recognize import RecognitionSettings
-    from arkasr.recipe.engines import engine_for
+    from arkasr.recipe.engines import engine_while_needed
     from arkasr.recipe.load import parse
     from arkasr.recipe.progress import Progress
     from arkasr.teacher.label import label as label_utterances
@@ -200,12 +200,12 @@ def label(
     utterances = read_manifest(manifest)
     # The accelerator is vLLM's, where vLLM writes.
     recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
-    writer = engine_for(recognizer, decoding, max_new_tokens)
-    with Progress().count("label", len(utterances)) as advance:
-        settings = RecognitionSettings(batch_seconds, max_new_tokens)
+    settings = RecognitionSettings(batch_seconds, max_new_tokens)
+    with (
+        engine_while_needed(recognizer, decoding, max_new_tokens) as writer,
+        Progress().count("label", len(utterances)) as advance,
+    ):
         labels = label_utterances(recognizer, utterances, settings, engine=writer, on_batch=advance)
-    if writer is not None:
-        writer.close()
     write_manifest(output, labels.rows)
     write_manifest(output.with_suffix(".dropped.jsonl"), labels.dropped)
     print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))

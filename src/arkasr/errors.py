@@ -29,9 +29,9 @@ class Interrupted(BaseException):
         self.signal = signal
 
 
-def first_line_of(error: Exception) -> str:
+def first_line_of(error: BaseException) -> str:
     """What a library's error says in its first line, the rest being advice to its own users."""
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def nearest_of(name: str, known: Iterable[str]) -> str:

@@ -101,18 +101,18 @@ def test_whatever_part_of_the_weights_changes_a_clip_heard_before_is_heard_anew(
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
 
 
-def test_weights_are_pushed_once_they_are_staler_than_allowed(engine, student, prompts, monkeypatch):
-    engine(student, prompts, max_new_tokens=1)
-    monkeypatch.setattr(engine, "staleness", 2)
-    pushes = []
-    for _ in range(6):
-        with torch.no_grad():
-            student.model.lm_head.weight.mul_(1.01)
-        engine.updated()
-        engine(student, prompts, max_new_tokens=1)
-        engine(student, prompts, max_new_tokens=1)
-        pushes.append(engine.pushes)
-    assert [after - pushes[0] for after in pushes] == [0, 0, 1, 1, 1, 2]
+def test_what_was_asked_before_an_update_is_written_with_the_weights_of_then(engine, student, prompts):
+    asked = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    expected = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    with torch.no_grad():
+        for parameter in student.model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    engine.updated()
+    asked_later = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    assert_same(asked(), expected)
+    now = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    assert [tokens.tolist() for tokens in now.tokens] != [tokens.tolist() for tokens in expected.tokens]
+    assert_same(asked_later(), now)
 
 
 def test_the_prompt_that_vllm_reads_and_that_its_server_makes_is_that_of_training(engine, student, prompts):
@@ -145,7 +145,7 @@ def test_distillation_takes_the_same_steps_with_either_engine(engine, student, t
     lines = []
     for name, writer in (("own", None), ("vllm", engine)):
         student.model.load_state_dict(start)
-        engine.expire()
+        engine.updated()
         stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12), engine=writer)
         train(stage, Stream([examples]), settings, tmp_path / name, seed=0)
         lines.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])

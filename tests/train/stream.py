@@ -24,3 +24,17 @@ class Stream:
 
     def take_unheard(self):
         return []
+
+
+class Heard:
+    """A dataset of examples that are there already."""
+
+    def __init__(self, examples):
+        self.examples = examples
+        self.utterances = [example.utterance for example in examples]
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        return self.examples[index]

@@ -17,7 +17,7 @@ from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.models import hear_noise
-from tests.train.uneven_processes import DEEP_STUDENT
+from tests.train import uneven_processes
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_
 
 
 def test_a_student_in_shares_is_whole_only_while_it_writes_and_the_plan_knows(seen, vocabulary):
-    student = build_ark_asr(DEEP_STUDENT, vocabulary)
+    student = build_ark_asr(uneven_processes.DEEP_STUDENT, vocabulary)
     layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]
     weights = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
     size = size_of("deep", student)
@@ -95,6 +95,11 @@ def test_how_much_the_teacher_can_answer_for_is_judged_over_all_processes_and_sa
     assert steps == others_steps != [1, 2, 3, 4]
     assert said.startswith("InputError: objective.min_mapped_share: the teacher can score 50% of the rollout tokens")
     assert others_said.startswith("ToldByFirst: ")
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_engines_of_several_processes_are_a_step_ahead_as_that_of_one(seen, sharding, tmp_path):
+    assert seen[f"ahead-{sharding}"] == pytest.approx(uneven_processes.ahead("none", tmp_path), rel=1e-5)
 
 
 def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, student):

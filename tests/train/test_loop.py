@@ -240,6 +240,15 @@ def test_a_signal_ends_a_run_behind_a_checkpoint_and_changes_nothing(student, he
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
+@pytest.fixture
+def interruptible():
+    """What a terminal gives; a shell has its background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_ctrl_c_is_obeyed_at_once(monkeypatch):
     monkeypatch.setattr("arkasr.train.signals.SECOND_CTRL_C_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt), StopSignals() as signals:  # noqa: PT012
@@ -250,6 +259,7 @@ def test_a_second_ctrl_c_is_obeyed_at_once(monkeypatch):
         pytest.fail("the second one was noted only")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_that_comes_behind_the_last_step_is_not_lost(student, hear, tmp_path):
     def at_the_end(step, _values):
         if step == SETTINGS.steps:

@@ -152,3 +152,30 @@ def test_a_full_memory_hands_out_the_same_features(student, utterances):
     for left, right in zip(plain, bounded, strict=True):
         for a, b in zip(left, right, strict=True):
             assert torch.equal(a.features[student.listener], b.features[student.listener])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_step_is_announced_ahead_and_the_position_is_that_of_what_was_handed_out(student, utterances, rank):
+    share = {"per_step": 3, "rank": rank, "processes": 2}
+    rounds, steps = 2, 5
+    expected = ids(first(stream(student, utterances, **share), rounds * (steps + 2)))
+    announced = []
+    ahead = stream(student, utterances, **share)
+    batches = ahead.ahead(2, lambda number, batches: announced.append((number, ids(batches))))
+    for step in range(steps):
+        heard = ids(first(batches, rounds))
+        assert heard == expected[step * rounds : (step + 1) * rounds]
+        assert [number for number, _ in announced] == list(range(step + 3))
+        assert announced[step][1] == heard
+    resumed = stream(student, utterances, **share)
+    resumed.position = ahead.position
+    assert ids(first(resumed, rounds)) == expected[steps * rounds : (steps + 1) * rounds]
+
+
+def test_what_cannot_be_heard_is_told_when_its_step_is_handed_out(student, utterances):
+    utterances[2].audio.write_text("no audio")
+    plain, ahead = stream(student, utterances), stream(student, utterances)
+    batches, late = iter(plain), ahead.ahead(1, lambda _number, _batches: None)
+    for _ in range(8):
+        assert ids([next(late)]) == ids([next(batches)])
+        assert ahead.take_unheard() == plain.take_unheard()

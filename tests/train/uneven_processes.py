@@ -9,17 +9,21 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arkasr import processes
+from arkasr.data.batches import DurationBatchSampler
 from arkasr.errors import InputError
 from arkasr.model.build import build_ark_asr
 from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.train.checkpoint import copies_to_write
 from arkasr.train.distribution import accelerator_for, spread
 from arkasr.train.loop import optimizer_step, train
-from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
+from arkasr.train.metrics import read_metrics
+from arkasr.train.settings import ObjectiveSettings, OptimizationSettings, RolloutSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
+from arkasr.train.stream import BatchStream
 from tests.models import SMALL_STUDENT, TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
-from tests.train.stream import Stream
+from tests.train.copy_engine import CopyEngine
+from tests.train.stream import Heard, Stream
 
 DEEP_STUDENT = SMALL_STUDENT | {
     "num_hidden_layers": 6,
@@ -128,8 +132,27 @@ def paired(folder, least):
     return [json.loads(text) for text in processes.exchange(json.dumps([came, error]))]
 
 
+def ahead(sharding, place):
+    """The losses of three steps whose rollouts an engine of each process writes a step ahead."""
+    vocabulary = small_vocabulary()
+    student, teacher = small_student(vocabulary), small_teacher(vocabulary)
+    settings = OptimizationSettings(
+        steps=3, batch_seconds=2, accumulation=3, learning_rate=1e-2, schedule="constant", sharding=sharding
+    )
+    rollouts = RolloutSettings(engine="vllm", staleness=1)
+    objective = ObjectiveSettings(top_k=8, max_new_tokens=12, rollouts=rollouts)
+    stage = DistillationStage(student, teacher, objective, engine=CopyEngine(student))
+    examples = hear_noise(student, teacher)
+    sampler = DurationBatchSampler([example.utterance.duration for example in examples], max_audio_seconds=2.0, seed=0)
+    stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), processes=processes.count())
+    train(stage, stream, settings, place, seed=0)
+    stage.close()
+    return [line["loss"] for line in read_metrics(place / "metrics.jsonl")]
+
+
 def main():
     path = Path(sys.argv[1])
+    place = path.parent
     processes.start()
     seen = {
         "short": step("full", longest=2),
@@ -140,8 +163,10 @@ def main():
         "whole-opd": whole_at_once("opd"),
         "copied-none": copied("none"),
         "copied-full": copied("full"),
-        "half-is-enough": paired(path.with_name("enough"), 0.4),
-        "half-is-too-little": paired(path.with_name("too-little"), 0.6),
+        "half-is-enough": paired(place / "enough", 0.4),
+        "half-is-too-little": paired(place / "too-little", 0.6),
+        "ahead-full": ahead("full", place / "full"),
+        "ahead-none": ahead("none", place / "none"),
     }
     if processes.is_first():
         path.write_text(json.dumps(seen))

@@ -1,4 +1,4 @@
-"""The student writes: transcripts of a batch, and what stands in for those that came out empty.
+"""What becomes of a batch that the student has written, and what stands in for transcripts that came out empty.
 
 Source: arXiv 2605.28139, section 3.2; docs/objective.md, "When the rollout is empty". Knows nothing of the teacher.
 """
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from arkasr.model.decoding import Sampling, decode
-from arkasr.model.engine import Engine
-from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.model.decoding import Transcripts
+from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
 
 
@@ -51,29 +50,14 @@ class Rollouts:
     passes: int
 
 
-def roll_out(
-    student: Recognizer,
-    prompts: Prompts,
-    references: Sequence[str | None],
-    *,
-    max_new_tokens: int,
-    drafts: Sequence[Sequence[int]] | None = None,
-    sampling: Sampling | None = None,
-    engine: Engine | None = None,
-) -> Rollouts:
-    """Let the student write a transcript of every clip, without gradient.
+def keep_rollouts(student: Recognizer, transcripts: Transcripts, references: Sequence[str | None]) -> Rollouts:
+    """Sort out a batch that the student has written.
 
     Args:
-        student: its model's mode is the caller's.
-        prompts: B prompts on the model's device.
+        student: whose tokens these are.
+        transcripts: B of them.
         references: B texts to fall back on, None where there is none.
-        max_new_tokens: cap on the tokens of a rollout, the stop token included.
-        drafts: B guesses at the rollouts, as token ids; they change the time it takes and nothing else.
-        sampling: draw tokens; None = greedy, as in the paper.
-        engine: writes for the student; None = `decode`, in this process.
     """
-    write = engine or decode
-    transcripts = write(student, prompts, max_new_tokens=max_new_tokens, drafts=drafts, sampling=sampling)
     states: Sequence[Tensor | None] = [None] * len(transcripts.tokens)
     if transcripts.states is not None:
         states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])

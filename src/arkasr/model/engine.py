@@ -1,6 +1,6 @@
 """What writes for a recogniser in place of `decode`: an engine elsewhere that has its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from arkasr.model.decoding import Sampling, Transcripts
@@ -21,11 +21,13 @@ class Engine(Protocol):
     ) -> Transcripts:
         """A transcript for every prompt; arguments as of `decode`, results too, less the states."""
 
-    def updated(self) -> None:
-        """Learn that the recogniser's weights have been updated once more."""
+    def ask(
+        self, recognizer: Recognizer, prompts: Prompts, *, max_new_tokens: int, sampling: Sampling | None = None
+    ) -> Callable[[], Transcripts]:
+        """As a call, with the weights of now, without waiting; the answer is called for once it is needed."""
 
-    def expire(self) -> None:
-        """Take over the weights before the next transcript, however few updates they have had."""
+    def updated(self) -> None:
+        """Learn that the recogniser's weights have changed: what is asked from now on is written with them."""
 
     def close(self) -> None:
         """Give back what the engine holds."""

@@ -1,5 +1,8 @@
 """From what settings say of an engine to the engine itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from arkasr.model.engine import Engine
 from arkasr.model.recognizer import Recognizer
 from arkasr.serve.vllm_engine import VllmEngine
@@ -12,7 +15,6 @@ def engine_for(
     max_new_tokens: int,
     *,
     dtype: str = "float32",
-    staleness: int = 0,
 ) -> Engine | None:
     """What writes in a recogniser's place; None where it writes itself.
 
@@ -21,7 +23,6 @@ def engine_for(
         settings: which engine, and how.
         max_new_tokens: the highest cap that will be asked for.
         dtype: what the engine computes in if the settings do not say.
-        staleness: how many updates its weights may be behind.
 
     Raises:
         InputError: the engine is not installed or cannot start.
@@ -33,5 +34,17 @@ def engine_for(
         max_new_tokens=max_new_tokens,
         dtype=settings.dtype or dtype,
         cache_gib=settings.cache_gib,
-        staleness=staleness,
     )
+
+
+@contextmanager
+def engine_while_needed(
+    recognizer: Recognizer, settings: EngineSettings, max_new_tokens: int
+) -> Iterator[Engine | None]:
+    """As `engine_for`, closed behind the block."""
+    engine = engine_for(recognizer, settings, max_new_tokens)
+    try:
+        yield engine
+    finally:
+        if engine is not None:
+            engine.close()

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from arkasr import processes
@@ -101,7 +101,5 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     assert isinstance(settings, OpdStageSettings)
     workshop = Workshop(recipe, RunFolder(path, recipe.seeds[0]), default_device())
     seed = recipe.seeds[0]
-    stage = build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)
-    calibration = run_calibration(workshop, stage, settings, seed)
-    stage.close()
-    return calibration
+    with closing(build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)) as stage:
+        return run_calibration(workshop, stage, settings, seed)

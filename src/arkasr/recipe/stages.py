@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
+
+import torch
 
 from arkasr import processes
 from arkasr.data.batches import POOL, DurationBatchSampler
@@ -15,7 +17,7 @@ from arkasr.model.recognize import RecognitionSettings
 from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.checks import check_heard
 from arkasr.recipe.development import development_error_rate
-from arkasr.recipe.engines import engine_for
+from arkasr.recipe.engines import engine_for, engine_while_needed
 from arkasr.recipe.folder import write_json
 from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.progress import Progress
@@ -97,13 +99,14 @@ def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelSta
     parts = Parts(folder / "parts", utterances)
     missing = parts.missing()
     if missing:
-        teacher = workshop.recognizer(settings.start, seed)
+        # The accelerator is vLLM's, where vLLM writes.
+        device = workshop.device if settings.decoding.engine == "own" else torch.device("cpu")
+        teacher = workshop.recognizer(settings.start, seed, device)
         recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-        with ExitStack() as stack:
-            engine = engine_for(teacher, settings.decoding, settings.max_new_tokens)
-            if engine is not None:
-                stack.callback(engine.close)
-            advance = stack.enter_context(progress.count(f"{name} (seed {seed})", sum(map(len, missing))))
+        with (
+            engine_while_needed(teacher, settings.decoding, settings.max_new_tokens) as engine,
+            progress.count(f"{name} (seed {seed})", sum(map(len, missing))) as advance,
+        ):
 
             def labelled(some: Sequence[Utterance]) -> list[Row]:
                 labels = label(
@@ -151,15 +154,13 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     assert isinstance(settings, OpdStageSettings)
     teacher = teacher_of(workshop, settings, seed)
     drafts = drafts_of(workshop, settings, seed)
-    rollouts = settings.objective.rollouts
     stage = DistillationStage(student, teacher, settings.objective, drafts)
     # Last, since nothing may fail behind it that would leave it open.
-    stage.engine = engine_for(
+    stage.rollouts.engine = engine_for(
         student,
-        rollouts,
+        settings.objective.rollouts,
         settings.objective.max_new_tokens,
         dtype=COMPUTED_IN[settings.optimization.mixed_precision],
-        staleness=rollouts.staleness,
     )
     return stage
 

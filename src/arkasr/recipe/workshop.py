@@ -65,26 +65,26 @@ class Workshop:
         shared = name not in self.recipe.stages or self.recipe.stages[name].once
         return self.recipe.seeds[0] if shared else seed
 
-    def recognizer(self, name: str, seed: int) -> Recognizer:
-        """The weights called `name`: a finished stage's, or a starting point's.
+    def recognizer(self, name: str, seed: int, device: torch.device | None = None) -> Recognizer:
+        """The weights called `name`: a finished stage's, or a starting point's; on the run's device if none is given.
 
         Raises:
             InputError: the stage has not been run in this folder.
         """
         if name in self.recipe.models:
-            return self._starting_point(self.recipe.models[name], seed)
+            return self._starting_point(self.recipe.models[name], seed, device or self.device)
         if isinstance(self.recipe.stages[name], LabelStageSettings):
             raise InputError(f"stages.{name} writes labels; it has no weights to start from")
         place = _result_of(name, self.folder.model(name, self.seed_of(name, seed)))
-        return load_recognizer(place, device=str(self.device))
+        return load_recognizer(place, device=str(device or self.device))
 
-    def _starting_point(self, model: ModelSettings, seed: int) -> Recognizer:
+    def _starting_point(self, model: ModelSettings, seed: int, device: torch.device) -> Recognizer:
         if model.pretrained is not None:
-            return load_recognizer(model.pretrained, revision=model.revision, device=str(self.device))
+            return load_recognizer(model.pretrained, revision=model.revision, device=str(device))
         torch.manual_seed(seed)
         assert model.preset is not None
         recognizer = build_preset(model.preset, model.sizes, self.vocabulary)
-        recognizer.model.to(self.device)
+        recognizer.model.to(device)
         return recognizer
 
 

@@ -6,14 +6,16 @@ when a checkpoint names it.
 
 import arkasr.model  # noqa: F401  (registers configuration, tokenizer and processor with the Auto classes)
 from arkasr.model.layout import PUBLISHED_ARCHITECTURE
+from arkasr.serve.engine_process import follow_trainer
 
 MODEL = "arkasr.serve.vllm_model:VllmArkAsr"
 ARCHITECTURES = ("ArkAsrForConditionalGeneration", PUBLISHED_ARCHITECTURE)
 
 
 def register() -> None:
-    """Tell vLLM which class reads checkpoints of either layout."""
+    """Tell vLLM which class reads checkpoints of either layout, and an engine's process whose it is."""
     from vllm import ModelRegistry
 
     for architecture in ARCHITECTURES:
         ModelRegistry.register_model(architecture, MODEL)
+    follow_trainer()

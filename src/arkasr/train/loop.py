@@ -94,7 +94,7 @@ def train(
         state, memory = restored
         stream.restore(state["data"])
         if memory:
-            stage.remember(memory)
+            stage.remember(memory, state.get("under_way", {}))
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
     quarantine = Quarantine(
@@ -104,15 +104,16 @@ def train(
         writes=processes.is_first(),
     )
     log = MetricsLog(folder, resumed_step=state["step"]) if processes.is_first() else None
-    if evaluate and "not_evaluated" in state:
-        if settings.sharding == "full":  # shares know their place only behind a forward pass of the whole
-            with torch.no_grad():
-                module([], seed)
+    resumed_at_evaluation = evaluate is not None and "not_evaluated" in state
+    if settings.sharding == "full" and (resumed_at_evaluation or stage.steps_ahead):
+        with torch.no_grad():  # shares know their place only behind a forward pass of the whole
+            module([], seed)
+    if evaluate and resumed_at_evaluation:
         values = state["not_evaluated"] | _evaluated(stage, evaluate)
         if log:
             log.write(state["step"], values)
     skipped_in_a_row = state["skipped_in_a_row"]
-    batches = iter(stream)
+    batches = _micro_batches(stage, stream, settings, state["step"], seed)
     with StopSignals() as signals:
         for step in range(state["step"] + 1, settings.steps + 1):
             outcome = optimizer_step(accelerator, stage, module, optimizers, batches, settings, step, seed)
@@ -150,6 +151,8 @@ def train(
             if stopped_by or _due(step, settings.checkpoint_every, settings.steps):
                 if accelerator.scaler is not None:
                     state["scaler"] = accelerator.scaler.state_dict()
+                if stage.steps_ahead:
+                    state["under_way"] = _of_all_processes(stage.under_way())
                 checkpoints.save(step, state | {"data": stream.state()}, stage.memory())
             if stopped_by:
                 checkpoints.finish()
@@ -157,6 +160,30 @@ def train(
         checkpoints.finish()
     if log:
         log.close()
+
+
+def _micro_batches(
+    stage: Stage, stream: BatchStream, settings: OptimizationSettings, done: int, seed: int
+) -> Iterator[list[Example]]:
+    """This process's batches behind so many steps, of which the stage is told as early as it wants to be."""
+    if not stage.steps_ahead:
+        return iter(stream)
+
+    def announce(number: int, batches: list[list[Example]]) -> None:
+        step = done + 1 + number
+        if step <= settings.steps:
+            places = range(processes.rank(), processes.rank() + settings.accumulation, processes.count())
+            seeds = [micro_batch_seed(seed, step, place) for place in places]
+            stage.announce(list(zip(batches, seeds, strict=True)))
+
+    return stream.ahead(stage.steps_ahead, announce)
+
+
+def _of_all_processes(mine: dict[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for text in processes.exchange(json.dumps(mine)):
+        merged |= json.loads(text)
+    return merged
 
 
 def _evaluated(stage: Stage, evaluate: Evaluation) -> dict[str, float]:

@@ -124,8 +124,9 @@ class RolloutSettings(EngineSettings):
     """What writes the student's rollouts.
 
     Attributes:
-        staleness: vllm: updates that the weights it writes with may be behind the student's. 0 = every rollout is the
-            student's of now, as with `own`; above, the weights go over only when they would be older than that.
+        staleness: vllm: steps ahead that rollouts are begun, and so updates that the weights they are written with are
+            behind the student's. 0 = every rollout is the student's of now, as with `own`, and the trainer waits;
+            1 = the next step's rollouts are written while this one is trained.
     """
 
     staleness: int = Field(default=0, ge=0)

@@ -58,10 +58,12 @@ class Stage(nn.Module, ABC):
         Where processes exchange weights and gradients each must pass through the model alike: one without an utterance
         hears a silent one, which counts for nothing.
         """
-        if examples:
-            return self.loss(examples, seed)
-        silent = self.loss([silence(self.recognizers)], seed)
-        return StageLoss(silent.total * 0.0, silent.count * 0)
+        loss = self.loss(self.filled(examples), seed)
+        return loss if examples else StageLoss(loss.total * 0.0, loss.count * 0)
+
+    def filled(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """A micro-batch of at least one utterance, be it a silent one."""
+        return examples or [silence(self.recognizers)]
 
     @abstractmethod
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
@@ -72,6 +74,18 @@ class Stage(nn.Module, ABC):
         """Those that hear an utterance."""
         return [self.student]
 
+    @property
+    def steps_ahead(self) -> int:
+        """How many steps before its loss is asked for the stage wants to be told of a micro-batch."""
+        return 0
+
+    def announce(self, micro_batches: Sequence[tuple[Sequence[Example], int]]) -> None:
+        """Begin what can be begun of a coming step, told as this process's micro-batches, each with its seed."""
+
+    def under_way(self) -> dict[str, Any]:
+        """What has been begun of steps to come, JSON-able, of this process; waits for it."""
+        return {}
+
     def memory(self) -> dict[str, Tensor]:
         """What a resumed run must know besides weights, optimizer and position in the data."""
         return {}
@@ -79,8 +93,8 @@ class Stage(nn.Module, ABC):
     def close(self) -> None:
         """Give back what the stage holds outside this process; called once training is over."""
 
-    def remember(self, memory: Mapping[str, Tensor]) -> None:
-        """Take back what `memory` gave."""
+    def remember(self, memory: Mapping[str, Tensor], under_way: Mapping[str, Any]) -> None:
+        """Take back what `memory` gave, and what the processes gave as `under_way`, all in one."""
 
     def updated(self) -> None:
         """Learn that an optimizer has changed the weights."""

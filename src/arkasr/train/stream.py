@@ -5,9 +5,9 @@ on how many processes, and how often a run was resumed, changes nothing in what 
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -30,6 +30,15 @@ class Unheard:
 
     id: str
     reason: str
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A micro-batch before it is handed out; `next_position` where it is a step's last, None elsewhere."""
+
+    examples: list[Example]
+    unheard: list[Unheard]
+    next_position: Any
 
 
 class _Guarded(Dataset[Example | Unheard | InputError]):
@@ -120,8 +129,43 @@ class BatchStream:
         Raises:
             InputError: a line of the manifest cannot be read any more.
         """
+        return self._handed_out(self._read())
+
+    def ahead(self, steps: int, announce: Callable[[int, list[list[Example]]], None]) -> Iterator[list[Example]]:
+        """As `iter`, each step's batches announced so many steps before the first of them is handed out.
+
+        Args:
+            steps: how many are held in memory besides the one that is handed out.
+            announce: called with the number of a step, from 0, and its batches.
+
+        Raises:
+            InputError: a line of the manifest cannot be read any more.
+        """
+        return self._handed_out(self._announced(steps, announce))
+
+    @property
+    def _rounds(self) -> int:
+        return -(-self._per_step // self._processes)
+
+    def _announced(self, steps: int, announce: Callable[[int, list[list[Example]]], None]) -> Iterator[_Read]:
+        read = self._read()
+        coming: deque[list[_Read]] = deque()
+        for number in count():
+            step = list(islice(read, self._rounds))
+            announce(number, [batch.examples for batch in step])
+            coming.append(step)
+            if number >= steps:
+                yield from coming.popleft()
+
+    def _handed_out(self, batches: Iterator[_Read]) -> Iterator[list[Example]]:
+        for batch in batches:
+            self._unheard += batch.unheard
+            if batch.next_position is not None:
+                self.position = batch.next_position
+            yield batch.examples
+
+    def _read(self) -> Iterator[_Read]:
         share = _Share(self.sampler, self.position, self._per_step, self._rank, self._processes)
-        rounds = -(-self._per_step // self._processes)
         loader = DataLoader(
             _Guarded(self.dataset),
             batch_sampler=share,
@@ -134,10 +178,11 @@ class BatchStream:
             for item in found:
                 if isinstance(item, InputError):
                     raise item
-            self._unheard += [item for item in found if isinstance(item, Unheard)]
-            if number % rounds == 0:
-                self.position = share.positions.popleft()
-            yield [item for item in found if isinstance(item, Example)]
+            yield _Read(
+                [item for item in found if isinstance(item, Example)],
+                [item for item in found if isinstance(item, Unheard)],
+                share.positions.popleft() if number % self._rounds == 0 else None,
+            )
 
     @property
     def fingerprint(self) -> str:

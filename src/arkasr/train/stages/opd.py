@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from arkasr.data.examples import Example
-from arkasr.data.manifest import Utterance
 from arkasr.distill.alignment import Alignment, map_transcript, retokenise
 from arkasr.distill.diagnostics import rollout_statistics, support_diagnostics
 from arkasr.distill.fused import fused_union_topk_kl, named_union_topk_kl, needs_every_score
 from arkasr.distill.objective import UnionTopkKL
-from arkasr.distill.rollout import Rollout, Rollouts, roll_out
+from arkasr.distill.rollout import Rollout, Rollouts, keep_rollouts
 from arkasr.distill.support import look_up
 from arkasr.errors import InputError
-from arkasr.model.decoding import Sampling
 from arkasr.model.engine import Engine
 from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
@@ -29,9 +27,9 @@ from arkasr.teacher.teacher import NamedScores, Question, Teacher, TeacherScores
 from arkasr.teacher.vocabulary import map_vocabularies
 from arkasr.train.distribution import whole_weights
 from arkasr.train.metrics import Metrics
-from arkasr.train.rollout_memory import RolloutMemory
+from arkasr.train.rollouts import MicroBatch, StudentRollouts
 from arkasr.train.settings import ObjectiveSettings
-from arkasr.train.stage import SILENCE, Stage, StageLoss
+from arkasr.train.stage import Stage, StageLoss
 
 # A few odd rollouts say nothing about two vocabularies.
 JUDGED_FROM_TOKENS = 200
@@ -46,9 +44,8 @@ class DistillationStage(Stage):
         student: learns.
         teacher: scores; a recogniser does so in this process, and its weights do not change.
         settings: the objective.
-        drafts: by utterance, a text that the student probably writes, such as the teacher's label; where there is none,
-            the utterance's own text is the draft. What the student wrote itself the last time comes before either.
-            Drafts spare time and change nothing else.
+        drafts: by utterance, a text that the student probably writes, such as the teacher's label; they spare time and
+            change nothing else.
         engine: writes the rollouts; None = the student itself, along the drafts.
 
     Raises:
@@ -73,9 +70,7 @@ class DistillationStage(Stage):
                 "objective: `support: full`, `tail: bucket` and `upstream_scores` look at scores that a served teacher "
                 "does not give; leave them out, or take the teacher into the training process"
             )
-        self.drafts = drafts or {}
-        self.engine = engine
-        self.remembered = RolloutMemory()
+        self.rollouts = StudentRollouts(student, settings, drafts or {}, engine)
         self._paired = self._written = 0
         self.vocabulary = map_vocabularies(
             student.tokenizer,
@@ -95,8 +90,10 @@ class DistillationStage(Stage):
         with self.clock("encode"):
             prompts = self.student.heard(prompts)
         with self.clock("rollout"), whole_weights(self.model):
-            drafts = [self._draft(example.utterance) for example in examples]
-            rollouts = self._roll_out(prompts.detach(), examples, drafts, seed)
+            drafts = self.rollouts.drafts_of(examples)
+            transcripts = self.rollouts.write(prompts.detach(), examples, drafts, seed)
+            references = [example.utterance.text for example in examples]
+            rollouts = keep_rollouts(self.student, transcripts, references)
             student_top = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
         metrics = self._rollout_metrics(rollouts)
         metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), len(drafts))
@@ -106,22 +103,22 @@ class DistillationStage(Stage):
             nothing = forced_logits(self.student, prompts, [stop] * len(examples)).sum() * 0.0
             return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics)
 
-        transcripts = [rollout.tokens for rollout in rollouts.kept]
+        written = [rollout.tokens for rollout in rollouts.kept]
         prompts = prompts.select([rollout.clip for rollout in rollouts.kept])
         with self.clock("teacher"):
-            alignments = [self._align(transcript) for transcript in transcripts]
+            alignments = [self._align(transcript) for transcript in written]
             heard = [examples[rollout.clip] for rollout in rollouts.kept]
-            self._count_pairing(metrics, transcripts, alignments)
-            questions = self._questions(heard, transcripts, alignments, student_top)
+            self._count_pairing(metrics, written, alignments)
+            questions = self._questions(heard, written, alignments, student_top)
             # A teacher elsewhere works while the student reads what it wrote.
             answer = self.teacher.ask(questions, None if self.dense else self.settings.top_k, device)
         with self.clock("student"):
-            student_states = forced_states(self.student, prompts, transcripts)
+            student_states = forced_states(self.student, prompts, written)
         with self.clock("teacher"):
             teacher_scores = answer()
         with self.clock("student"):
             paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments]).to(device)
-            generated = torch.cat(transcripts).to(device).masked_fill(~paired, -1)
+            generated = torch.cat(written).to(device).masked_fill(~paired, -1)
             result = self._compare(student_states, student_top, teacher_scores, generated)
             self._count_positions(metrics, result)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
@@ -130,22 +127,33 @@ class DistillationStage(Stage):
     def recognizers(self) -> list[Recognizer | Teacher]:
         return [self.student, self.teacher]
 
-    def memory(self) -> dict[str, Tensor]:
-        return self.remembered.tensors() | {"pairing": torch.tensor([self._paired, self._written])}
+    @property
+    def steps_ahead(self) -> int:
+        return self.rollouts.steps_ahead
 
-    def remember(self, memory: Mapping[str, Tensor]) -> None:
-        self.remembered.restore(memory)
+    def announce(self, micro_batches: Sequence[MicroBatch]) -> None:
+        with self.clock("rollout"), whole_weights(self):
+            self.rollouts.begin([(self.filled(examples), seed) for examples, seed in micro_batches])
+
+    def under_way(self) -> dict[str, Any]:
+        return self.rollouts.under_way()
+
+    def memory(self) -> dict[str, Tensor]:
+        return self.rollouts.remembered.tensors() | {"pairing": torch.tensor([self._paired, self._written])}
+
+    def remember(self, memory: Mapping[str, Tensor], under_way: Mapping[str, Any]) -> None:
+        self.rollouts.remembered.restore(memory)
+        self.rollouts.restore(under_way)
         self._paired, self._written = memory["pairing"].tolist()
-        if self.engine is not None:
-            self.engine.expire()
+        self.updated()
 
     def close(self) -> None:
-        if self.engine is not None:
-            self.engine.close()
+        if self.rollouts.engine is not None:
+            self.rollouts.engine.close()
 
     def updated(self) -> None:
-        if self.engine is not None:
-            self.engine.updated()
+        if self.rollouts.engine is not None:
+            self.rollouts.engine.updated()
 
     def judge(self, step: Metrics) -> None:
         """Count how many of all tokens so far the teacher can answer for.
@@ -166,46 +174,10 @@ class DistillationStage(Stage):
             )
 
     def take_news(self) -> dict[str, Any]:
-        return self.remembered.take_news()
+        return self.rollouts.remembered.take_news()
 
     def learn_news(self, news: Mapping[str, Any]) -> None:
-        self.remembered.learn(news)
-
-    @torch.no_grad()
-    def _roll_out(
-        self, prompts: Prompts, examples: Sequence[Example], drafts: Sequence[Sequence[int]], seed: int
-    ) -> Rollouts:
-        sampling = None
-        if self.settings.rollout_temperature > 0:
-            generator = torch.Generator().manual_seed(seed)
-            shape = (len(examples), self.settings.max_new_tokens)
-            uniforms = torch.rand(shape, dtype=torch.float64, generator=generator)
-            sampling = Sampling(self.settings.rollout_temperature, uniforms)
-        training = self.model.training
-        self.model.eval()
-        rollouts = roll_out(
-            self.student,
-            prompts,
-            [example.utterance.text for example in examples],
-            max_new_tokens=self.settings.max_new_tokens,
-            drafts=drafts,
-            sampling=sampling,
-            engine=self.engine,
-        )
-        self.model.train(training)
-        if training:
-            for example, written, stopped in zip(examples, rollouts.written, rollouts.stopped.tolist(), strict=True):
-                # A loop or nothing at all is no draft of what comes next.
-                if stopped and len(written) > 1 and example.utterance.id != SILENCE:
-                    self.remembered.add(example.utterance.id, written.tolist())
-        return rollouts
-
-    def _draft(self, utterance: Utterance) -> list[int]:
-        written = self.remembered.get(utterance.id)
-        if written is not None:
-            return written
-        text = self.drafts.get(utterance.id, utterance.text)
-        return self.student.transcript_ids(text).tolist() if text else []
+        self.rollouts.remembered.learn(news)
 
     def _align(self, transcript: Tensor) -> Alignment:
         teacher_ids = map_transcript(transcript, self.vocabulary)

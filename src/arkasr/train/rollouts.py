@@ -1,0 +1,149 @@
+"""What the student writes for micro-batches: along drafts in this process, or by an engine, perhaps steps ahead.
+
+In: prompts and utterances. Out: transcripts, the same ones for the same weights and seed. Knows nothing of the teacher
+and of losses.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+
+from arkasr.data.examples import Example
+from arkasr.data.manifest import Utterance
+from arkasr.model.decoding import Sampling, Transcripts, decode
+from arkasr.model.engine import Engine
+from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.train.rollout_memory import RolloutMemory
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stage import SILENCE
+
+MicroBatch = tuple[Sequence[Example], int]
+
+
+class StudentRollouts:
+    """Writes for the student.
+
+    Args:
+        student: whose transcripts are written.
+        settings: cap, temperature and staleness.
+        drafts: by utterance, a text that the student probably writes; where there is none, the utterance's own text is
+            the draft. What the student wrote itself the last time comes before either.
+        engine: writes in the student's place, without drafts; None = the student itself.
+    """
+
+    def __init__(
+        self, student: Recognizer, settings: ObjectiveSettings, drafts: Mapping[str, str], engine: Engine | None
+    ) -> None:
+        self.student = student
+        self.settings = settings
+        self.drafts = drafts
+        self.engine = engine
+        self.remembered = RolloutMemory()
+        self._under_way: dict[int, Callable[[], Transcripts]] = {}
+
+    @property
+    def steps_ahead(self) -> int:
+        """How many steps before it is used a rollout is begun."""
+        return self.settings.rollouts.staleness if self.engine is not None else 0
+
+    def begin(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Let the engine write, with the weights of now, what will be asked for by seed; all of it at a time."""
+        assert self.engine is not None
+        new = [(examples, seed) for examples, seed in micro_batches if seed not in self._under_way]
+        if not new:
+            return
+        heard = [example for examples, _ in new for example in examples]
+        features = [example.features[self.student.listener] for example in heard]
+        prompts = self.student.prompts(features, [example.utterance.language for example in heard])
+        sampled = [self._sampling(len(examples), seed) for examples, seed in new]
+        answer = cache(self._ask(self.engine, prompts, sampled))
+        bounds = accumulate((len(examples) for examples, _ in new), initial=0)
+        for (_, seed), (first, last) in zip(new, pairwise(bounds), strict=True):
+            self._under_way[seed] = partial(_part_of, answer, first, last)
+
+    def write(
+        self, prompts: Prompts, examples: Sequence[Example], drafts: Sequence[Sequence[int]], seed: int
+    ) -> Transcripts:
+        """The transcripts of a micro-batch, without gradient.
+
+        Args:
+            prompts: on the model's device.
+            examples: what the prompts were made of.
+            drafts: of `drafts_of`.
+            seed: of what is drawn; also names what has been begun.
+        """
+        begun = self._under_way.pop(seed, None)
+        if begun is not None:
+            return begun()
+        sampling, cap = self._sampling(len(examples), seed), self.settings.max_new_tokens
+        if self.engine is not None:
+            return self.engine(self.student, prompts, max_new_tokens=cap, sampling=sampling)
+        model = self.student.model
+        training = model.training
+        model.eval()
+        transcripts = decode(self.student, prompts, max_new_tokens=cap, drafts=drafts, sampling=sampling)
+        model.train(training)
+        if training:
+            self._remember(examples, transcripts)
+        return transcripts
+
+    def drafts_of(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Guesses at what will be written, as token ids; empty ones for an engine."""
+        return [self._draft(example.utterance) if self.engine is None else [] for example in examples]
+
+    def under_way(self) -> dict[str, Any]:
+        """What has been begun and not been asked for, JSON-able; waits for it."""
+        finished = {seed: begun() for seed, begun in self._under_way.items()}
+        return {
+            str(seed): {
+                "tokens": [tokens.tolist() for tokens in transcripts.tokens],
+                "stopped": transcripts.stopped.tolist(),
+                "passes": transcripts.passes,
+            }
+            for seed, transcripts in finished.items()
+        }
+
+    def restore(self, under_way: Mapping[str, Any]) -> None:
+        """Have what `under_way` told of, of all processes, as if it had been begun here."""
+        self._under_way = {int(seed): partial(_transcripts_of, document) for seed, document in under_way.items()}
+
+    def _ask(self, engine: Engine, prompts: Prompts, sampled: Sequence[Sampling | None]) -> Callable[[], Transcripts]:
+        sampling = None
+        if self.settings.rollout_temperature > 0:
+            uniforms = torch.cat([part.uniforms for part in sampled if part is not None])
+            sampling = Sampling(self.settings.rollout_temperature, uniforms)
+        return engine.ask(self.student, prompts, max_new_tokens=self.settings.max_new_tokens, sampling=sampling)
+
+    def _sampling(self, count: int, seed: int) -> Sampling | None:
+        if self.settings.rollout_temperature == 0:
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        uniforms = torch.rand((count, self.settings.max_new_tokens), dtype=torch.float64, generator=generator)
+        return Sampling(self.settings.rollout_temperature, uniforms)
+
+    def _draft(self, utterance: Utterance) -> list[int]:
+        written = self.remembered.get(utterance.id)
+        if written is not None:
+            return written
+        text = self.drafts.get(utterance.id, utterance.text)
+        return self.student.transcript_ids(text).tolist() if text else []
+
+    def _remember(self, examples: Sequence[Example], transcripts: Transcripts) -> None:
+        for example, written, stopped in zip(examples, transcripts.tokens, transcripts.stopped.tolist(), strict=True):
+            # A loop or nothing at all is no draft of what comes next.
+            if stopped and len(written) > 1 and example.utterance.id != SILENCE:
+                self.remembered.add(example.utterance.id, written.tolist())
+
+
+def _part_of(answer: Callable[[], Transcripts], first: int, last: int) -> Transcripts:
+    whole = answer()
+    tokens = whole.tokens[first:last]
+    return Transcripts(tokens, whole.stopped[first:last], None, max(map(len, tokens)))
+
+
+def _transcripts_of(document: Mapping[str, Any]) -> Transcripts:
+    tokens = [torch.tensor(tokens, dtype=torch.long) for tokens in document["tokens"]]
+    return Transcripts(tokens, torch.tensor(document["stopped"], dtype=torch.bool), None, document["passes"])

@@ -1,0 +1,65 @@
+"""What happens to an engine's process when signals come and when its trainer goes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from arkasr.errors import InputError
+from arkasr.serve.engine_process import visible_device
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(("index", "listed", "expected"), [(1, None, "1"), (1, "4,6", "6"), (0, "GPU-8f2", "GPU-8f2")])
+def test_an_engine_sees_the_accelerator_of_its_rank_alone(index, listed, expected):
+    assert visible_device(index, listed) == expected
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.vllm
+def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it():
+    pytest.importorskip("vllm")
+    trainer = subprocess.Popen(
+        [sys.executable, "-m", "tests.serve.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        before = json.loads(trainer.stdout.readline())
+        for pid in before["engine"]:
+            for number in SIGNALS:
+                os.kill(pid, number)
+        trainer.stdin.write("write\n")
+        trainer.stdin.flush()
+        assert json.loads(trainer.stdout.readline()) == before
+    finally:
+        trainer.kill()
+        trainer.wait()
+    deadline = time.monotonic() + 30
+    while any(map(alive, before["engine"])):
+        assert time.monotonic() < deadline, "the engine outlived its trainer"
+        time.sleep(0.1)
+
+
+@pytest.mark.vllm
+def test_an_engine_that_has_died_is_an_error_in_a_line():
+    pytest.importorskip("vllm")
+    from tests.serve.trainer import begin, engine_pids, write
+
+    student, engine = begin()
+    expected = write(student, engine)
+    os.kill(engine_pids()[0], signal.SIGKILL)
+    with pytest.raises(InputError, match="its process has ended"):
+        write(student, engine)
+    engine.close()
+    assert expected
