@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.children import output_of
+
 from arkasr.data.manifest import read_manifest, write_manifest
 
 
@@ -42,7 +44,7 @@ def main() -> None:
         command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", options.model]
         command += ["--batch-size", "1", "-o"]
         started = time.monotonic()
-        subprocess.run([*command, str(whole)], check=True, stderr=subprocess.DEVNULL)
+        output_of([*command, str(whole)])
         undisturbed = time.monotonic() - started
         journal = output.with_name(f".{output.name}.partial")
         for kill in range(options.kills):
@@ -59,7 +61,7 @@ def main() -> None:
                 process.wait()
                 hit = f"{max(lines_in(journal) - 1, 0)} of {options.clips} pieces were known"
             print(f"kill {kill + 1}: {hit}", flush=True)
-        subprocess.run([*command, str(output)], check=True, stderr=subprocess.DEVNULL)
+        output_of([*command, str(output)])
         same = whole.read_bytes() == output.read_bytes()
         left = sorted(path.name for path in folder.iterdir() if path not in (manifest, whole, output))
         texts = sum(bool(json.loads(line)["pred_text"]) for line in output.read_text().splitlines())

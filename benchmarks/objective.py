@@ -15,7 +15,6 @@ and hidden states is that of a process of its own for each way.
 
 import argparse
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
+from benchmarks.children import output_of
 from benchmarks.memory import peak_bytes, resident_bytes, start_watching_memory
 from benchmarks.timing import spread, timed
 from torch import Tensor
@@ -171,7 +171,7 @@ def main() -> None:
     print({name: f"{statistics.median(taken):.2f} s" for name, taken in seconds.items()})
     for name in WAYS:
         command = [sys.executable, "-m", "benchmarks.objective", *sys.argv[1:], "--way", name]
-        peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+        peak = int(output_of(command).split()[-1])
         print(f"{name}: peak memory above weights and hidden states {peak / 2**20:.0f} MiB")
     gradient = x.student_head.numel() * x.student_head.element_size()
     print(f"a dense gradient of the student's head, which `fused` alone does without, has {gradient / 2**20:.0f} MiB")

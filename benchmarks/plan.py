@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ import numpy as np
 import soundfile
 import torch
 from accelerate import Accelerator
+from benchmarks.children import output_of
 from benchmarks.memory import peak_bytes, resident_bytes, start_watching_memory
 from benchmarks.opd_step import QWEN_BASE_TOKENS, base_vocabulary, ceilings, measure, noise_examples, options_of
 from benchmarks.timing import seconds_taken, spread
@@ -296,8 +296,7 @@ def main() -> None:
             step = sum(cost.phases.values()) / (taken["step"] + taken["teacher"])
             ratios.setdefault(f"{name} step", []).append(step)
             command = [sys.executable, "-m", "benchmarks.plan", "--peak", str(place), name]
-            run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | GIVEN_BACK)
-            peak = int(run.stdout.split()[-1])
+            peak = int(output_of(command, os.environ | GIVEN_BACK).split()[-1])
             grown = cost.peak - cost.memory["weights"] - cost.memory.get("teacher", 0.0)
             ratios.setdefault(f"{name} memory", []).append(grown / peak)
             print(

@@ -9,10 +9,11 @@ step's loss from that of one process.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from benchmarks.children import output_of
 
 RECIPE = Path(__file__).with_suffix(".yaml")
 STAGES = ("sft", "opd")
@@ -29,7 +30,7 @@ def run(output: Path, processes: int, sharding: str) -> None:
     command = [sys.executable, *launcher, "-m", "arkasr", "run", str(RECIPE), "--output", str(output)]
     for stage in STAGES:
         command += ["--set", f"stages.{stage}.optimization.sharding={sharding}"]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    output_of(command, os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def main() -> None:

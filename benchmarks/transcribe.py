@@ -11,12 +11,12 @@ import argparse
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
+from benchmarks.children import output_of
 
 from arkasr import Transcriber, TranscriptionSettings
 from arkasr.data.audio import decode
@@ -90,7 +90,7 @@ def main() -> None:
     print(f"identical transcripts: {same} of {len(utterances)}")
     for name in WAYS:
         command = [sys.executable, *sys.argv, "--way", name]
-        peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+        peak = int(output_of(command).split()[-1])
         print(f"{name}: peak memory {peak / 2**20:.0f} MiB")
 
 

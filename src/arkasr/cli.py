@@ -93,16 +93,17 @@ def plan(
     from arkasr.cost import tables
     from arkasr.cost.assumptions import Assumptions
     from arkasr.cost.device import device_called
-    from arkasr.cost.estimate import Cluster, estimate
+    from arkasr.cost.estimate import Cluster, Plan
 
     cluster = Cluster(device_called(device), gpus)
     assumed = Assumptions(utterance_seconds, tokens_per_second, draft_error)
-    costs = estimate(settings, cluster, assumed)
+    on_devices = Plan(settings, cluster, assumed)
+    costs = on_devices.costs()
     console = Console(width=max(console.width, tables.WIDTH))
     console.print(tables.time_table(costs, cluster))
     console.print(tables.speed_table(costs, hours))
     console.print(tables.memory_table(costs, cluster.device))
-    said = [*tables.verdicts(costs, cluster.device), *tables.not_counted(settings)]
+    said = [*tables.verdicts(on_devices, costs), *tables.not_counted(settings)]
     for line in [*said, "", *tables.grounds(cluster.device, assumed)]:
         console.print(line, highlight=False, soft_wrap=True)
 

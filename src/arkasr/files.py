@@ -1,4 +1,4 @@
-"""Files that appear under their name when they are complete, whatever happens before."""
+"""Files that appear under their name when they are complete, or grow line by line, whatever happens before."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -24,6 +24,30 @@ def write_whole(path: Path, texts: Iterable[str], *, errors: str = "strict") -> 
         writing.replace(path)
     finally:
         writing.unlink(missing_ok=True)
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines, each with its end, behind those of a file; they are on the disk when this returns."""
+    with errors_named(path), path.open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path, *, mend: bool = False) -> list[str]:
+    """The lines of a file that has grown by `append_lines`; one that a kill cut short is left out.
+
+    Args:
+        path: none = no lines.
+        mend: take what was cut short out of the file, too, so that it may grow on.
+    """
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if mend and whole < len(content):
+        os.truncate(path, whole)
+    return content[:whole].decode("utf-8").split("\n")[:-1]
 
 
 @contextmanager

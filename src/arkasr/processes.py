@@ -6,7 +6,8 @@ Accelerate exchanges, nor of what the texts say.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -122,6 +123,21 @@ def decided(decide: Callable[[], Any]) -> Any:
         raise
     exchange(json.dumps({"decision": decision}))
     return decision
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Around what fails on every process alike: all but the first one raise `ToldByFirst` instead.
+
+    Raises:
+        InputError: the first process's.
+    """
+    try:
+        yield
+    except InputError as error:
+        if is_first():
+            raise
+        raise ToldByFirst(str(error)) from error
 
 
 def first_before_others(work: Callable[[], Any]) -> Any:

@@ -12,8 +12,7 @@ import pytest
 from arkasr.cli import main
 from arkasr.cost.assumptions import Assumptions, passes_left
 from arkasr.cost.device import DEVICES, device_called
-from arkasr.cost.estimate import Cluster, estimate
-from arkasr.cost.verdict import verdict
+from arkasr.cost.estimate import Cluster, Plan
 from arkasr.errors import InputError
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
@@ -22,9 +21,12 @@ PAPER = Path("recipes/ark-asr-0.6b.yaml")
 H100 = DEVICES["h100"]
 
 
+def plan_of(devices, *overrides, device=H100, assumed=None):
+    return Plan(load_settings(Recipe, PAPER, list(overrides)), Cluster(device, devices), assumed or Assumptions())
+
+
 def costs_of(devices, *overrides, device=H100, assumed=None):
-    recipe = load_settings(Recipe, PAPER, list(overrides))
-    return {cost.stage: cost for cost in estimate(recipe, Cluster(device, devices), assumed or Assumptions())}
+    return {cost.stage: cost for cost in plan_of(devices, *overrides, device=device, assumed=assumed).costs()}
 
 
 def test_more_devices_never_take_longer_until_the_accumulation_is_used_up():
@@ -33,18 +35,15 @@ def test_more_devices_never_take_longer_until_the_accumulation_is_used_up():
     assert days[-1] < days[0] / 12
 
 
-def test_devices_beyond_the_accumulation_have_no_work_and_the_plan_says_so():
+def test_devices_beyond_the_accumulation_have_no_work():
     many = costs_of(32)["opd"]
     assert many.idle == 8 / 32
-    assert "leaves 8 of 32 devices without work" in verdict(many, H100)
-    assert "stages.opd.optimization.accumulation=32" in verdict(many, H100)
     assert many.days(1) >= costs_of(24)["opd"].days(1)
 
 
 def test_devices_that_do_not_divide_the_accumulation_stand_idle_in_the_last_round():
     cost = costs_of(16)["base"]
     assert (cost.rounds, cost.idle) == (2, 0.25)
-    assert "accumulation=32" in verdict(cost, H100)
 
 
 def test_phases_and_waits_add_up_to_the_step():
@@ -61,29 +60,30 @@ def test_shares_take_less_memory_and_more_talk_than_copies():
     assert shares.peak < copies.peak
 
 
-def test_slow_links_are_named():
-    slow = H100.model_copy(update={"link_between_nodes": 1e8})
-    cost = costs_of(24, device=slow)["opd"]
-    assert cost.links > 0
-    assert "devices talk" in verdict(cost, slow)
-
-
-def test_too_few_data_workers_are_named_with_the_number_that_would_do():
+def test_as_many_data_workers_as_would_keep_up_leave_nothing_to_wait_for():
     deaf = H100.model_copy(update={"hearing": 20.0})
     cost = costs_of(24, device=deaf)["opd"]
     assert cost.data > 0
-    assert f"data_workers={cost.workers_needed}" in verdict(cost, deaf)
-    enough = costs_of(24, f"stages.opd.optimization.data_workers={cost.workers_needed}", device=deaf)["opd"]
-    assert enough.data == 0
+    assert costs_of(24, f"stages.opd.optimization.data_workers={cost.workers_needed}", device=deaf)["opd"].data == 0
 
 
-def test_what_does_not_fit_is_said_with_a_remedy():
-    small = H100.model_copy(update={"memory": 40e9})
-    cost = costs_of(24, device=small)["opd"]
-    assert "does not fit" in verdict(cost, small)
-    remedied = costs_of(24, "stages.opd.optimization.activation_checkpointing=true", device=small)["opd"]
-    assert remedied.peak < 40e9
+def test_activation_checkpointing_takes_less_memory_and_more_time():
+    cost = costs_of(24)["opd"]
+    remedied = costs_of(24, "stages.opd.optimization.activation_checkpointing=true")["opd"]
+    assert remedied.peak < 0.6 * cost.peak
     assert remedied.phases["backward"] > cost.phases["backward"]
+
+
+def test_shares_that_write_are_counted_at_their_worst_moment():
+    """Stages that write nothing never hold the whole student; while it writes, its decoder has kept nothing yet."""
+    sharded = [f"stages.{name}.optimization.sharding=full" for name in ("base", "opd")]
+    costs = costs_of(24, *sharded)
+    assert costs["opd"].memory["in use"] == costs["base"].memory["in use"] < 1e9
+    assert costs["opd"].memory["activations"] == costs["base"].memory["activations"]
+    keeping = [f"stages.opd.optimization.{value}" for value in ("activation_checkpointing=true", "batch_seconds=30")]
+    writing = costs_of(24, *sharded, *keeping)["opd"]
+    assert writing.memory["in use"] == pytest.approx(24 * writing.memory["weights"] / 2)
+    assert writing.memory["scores"] == 0
 
 
 def test_worse_drafts_mean_more_passes_and_longer_rollouts():

@@ -5,11 +5,12 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from arkasr.cost import memory
-from arkasr.cost.sizes import size_of
+from arkasr.cost.sizes import size_of, size_of_model
 from arkasr.cost.work import Batch
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.scoring import forced_states
+from arkasr.recipe.settings import ModelSettings
 from arkasr.train.optimizer import build_optimizers
 from tests.models import hear_noise
 from tests.train.test_loop import SETTINGS
@@ -107,4 +108,12 @@ def test_shares_divide_what_is_kept_and_copies_do_not(tiny):
     copy, share = (memory.student_memory(size, shares=shares, mixed=True) for shares in (1, 8))
     for item in ("weights", "gradients", "moments"):
         assert share[item] == copy[item] / 8
-    assert share["in use"] == copy["in use"]
+    assert memory.student_memory(size, shares=8, mixed=True, whole=True)["in use"] == copy["in use"]
+
+
+def test_a_large_student_in_shares_is_gathered_layer_by_layer_unless_it_writes():
+    """The 3B student: 311 million weights in its embeddings, 77 million in a layer, some in front of the layers."""
+    size = size_of_model("x", ModelSettings(pretrained="AutoArk-AI/ARK-ASR-3B"), None)
+    assert memory.gathered(size) == pytest.approx(311e6 + 2 * 77e6, rel=0.1)
+    layer_by_layer = memory.student_memory(size, shares=24, mixed=True)["in use"]
+    assert layer_by_layer < 0.3 * memory.student_memory(size, shares=24, mixed=True, whole=True)["in use"]

@@ -9,6 +9,9 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from arkasr.cost import memory
+from arkasr.cost.sizes import size_of
+from arkasr.model.build import build_ark_asr
 from arkasr.train.distribution import gathered_weights, whole_weights
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
@@ -59,6 +62,39 @@ def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_
     assert second["loss"] == pytest.approx((loss.total / loss.count).item(), rel=1e-5)
     for process in (first, second):
         assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_a_student_in_shares_is_whole_only_while_it_writes_and_the_plan_knows(seen, vocabulary):
+    student = build_ark_asr(uneven_processes.DEEP_STUDENT, vocabulary)
+    layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]
+    weights = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
+    size = size_of("deep", student)
+    at_once = size.parameters - sum(weights) + max(weights)
+    assert seen["whole-sft"] == [at_once] * 2
+    assert seen["whole-opd"] == [size.parameters] * 2
+    # The plan counts the next layer, too, which comes while this one is at work.
+    assert at_once + max(weights) == pytest.approx(memory.gathered(size), rel=0.05)
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_for_a_checkpoint_each_process_copies_half_and_together_everything(seen, sharding, student):
+    first, second = seen[f"copied-{sharding}"]
+    weights = {f"model.{name}": value.nbytes for name, value in student.model.named_parameters(prefix="model")}
+    assert weights.keys() <= first.keys() | second.keys()
+    whole = sum(first.values()) + sum(second.values())
+    assert 3 * sum(weights.values()) <= whole < 3.02 * sum(weights.values())  # with two moments, and counters
+    assert abs(sum(first.values()) - sum(second.values())) <= max(weights.values())
+    if sharding == "none":
+        assert not first.keys() & second.keys()
+
+
+def test_how_much_the_teacher_can_answer_for_is_judged_over_all_processes_and_said_once(seen):
+    """One process has no token that counts, the other none that does not: neither share is the run's."""
+    assert seen["half-is-enough"] == [[[1, 2, 3, 4], None]] * 2
+    (steps, said), (others_steps, others_said) = seen["half-is-too-little"]
+    assert steps == others_steps != [1, 2, 3, 4]
+    assert said.startswith("InputError: objective.min_mapped_share: the teacher can score 50% of the rollout tokens")
+    assert others_said.startswith("ToldByFirst: ")
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])

@@ -1,5 +1,4 @@
 import copy
-import itertools
 import json
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.train.calibrate import calibrate, verdict
 from arkasr.train.loop import train
+from arkasr.train.metrics import read_metrics
 from arkasr.train.rollout_memory import RolloutMemory
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
@@ -166,15 +166,24 @@ def test_other_merges_are_paired_by_bytes_and_the_shares_logged(student, hear, t
     assert loss.count > 0
 
 
-def test_a_run_stops_when_the_teacher_cannot_answer_for_enough_tokens(student, hear, tmp_path):
+@pytest.mark.parametrize("killed_behind", [None, 3])
+def test_a_run_stops_when_the_teacher_cannot_answer_for_enough_tokens(student, hear, tmp_path, killed_behind):
     torch.manual_seed(0)
     other = build_ark_asr(SMALL_STUDENT, train_base_vocabulary(TEXTS * 3, 256))
     examples = hear(student)
     learned_to_write(student, examples, tmp_path)
-    strict = DistillationStage(student, other, OBJECTIVE.model_copy(update={"min_mapped_share": 0.95}))
-    strict(examples, seed=0)  # a few odd rollouts do not end a run
+    objective = OBJECTIVE.model_copy(update={"min_mapped_share": 0.95})
+    settings = SETTINGS.model_copy(update={"steps": 50, "learning_rate": 1e-6, "checkpoint_every": 1})
+    if killed_behind:
+        first = settings.model_copy(update={"steps": killed_behind})
+        train(DistillationStage(student, other, objective), Stream([examples]), first, tmp_path / "opd", seed=0)
     with pytest.raises(InputError, match=r"objective\.min_mapped_share: the teacher can score \d+%"):
-        calibrate(strict, itertools.repeat(examples), 20)
+        train(DistillationStage(student, other, objective), Stream([examples]), settings, tmp_path / "opd", seed=0)
+    lines = read_metrics(tmp_path / "opd" / "metrics.jsonl")
+    assert all(line["teacher/paired_share"] < 0.95 for line in lines)
+    # A few odd rollouts do not end a run, and those of before a kill count.
+    written = 5 * sum(line["rollout/tokens"] + line["rollout/stopped"] for line in lines)
+    assert 200 - 5 * (OBJECTIVE.max_new_tokens + 1) <= written < 200
 
 
 class Silent(ArkAsr):

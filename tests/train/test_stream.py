@@ -112,6 +112,26 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named_in_one_line(student, u
     assert batches.take_unheard() == []
 
 
+def test_a_quarantine_grows_by_what_is_new_and_a_kill_leaves_no_half_line(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    items = [Unheard(f"{place}\u2028", f"{place}.wav: cut off") for place in range(4)]
+    Quarantine(path, 100, 1.0).add(items)
+    whole = path.read_bytes()
+    path.unlink()
+
+    quarantine = Quarantine(path, 100, 1.0)
+    quarantine.add(items[:2])
+    before = path.stat()
+    quarantine.add(items[1:3])
+    assert path.stat().st_ino == before.st_ino  # not written anew
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    assert len(Quarantine(path, 100, 1.0, writes=False)) == 2  # others may look before the first one has mended it
+    resumed = Quarantine(path, 100, 1.0)
+    resumed.add(items)
+    assert path.read_bytes() == whole
+
+
 def test_a_quarantine_counts_over_sittings_and_ends_the_run_above_its_share(tmp_path):
     path = tmp_path / "quarantine.jsonl"
     Quarantine(path, 100, 0.02).add([Unheard("a", "a.wav: no such audio file"), Unheard("a", "again")])

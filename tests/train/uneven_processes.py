@@ -1,23 +1,34 @@
-"""An OPD step of two processes that have unlike work; the first one writes to a folder what it saw."""
+"""OPD steps of two processes that have unlike work; the first one writes to a file what each of them saw."""
 
 import json
 import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arkasr import processes
 from arkasr.data.batches import DurationBatchSampler
+from arkasr.errors import InputError
+from arkasr.model.build import build_ark_asr
+from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.train.checkpoint import copies_to_write
 from arkasr.train.distribution import accelerator_for, spread
 from arkasr.train.loop import optimizer_step, train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings, RolloutSettings
 from arkasr.train.stages.opd import DistillationStage
+from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.stream import BatchStream
-from tests.models import hear_noise, small_student, small_teacher, small_vocabulary
+from tests.models import SMALL_STUDENT, TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
 from tests.train.copy_engine import CopyEngine
-from tests.train.stream import Heard
+from tests.train.stream import Heard, Stream
+
+DEEP_STUDENT = SMALL_STUDENT | {
+    "num_hidden_layers": 6,
+    "whisper_config": SMALL_STUDENT["whisper_config"] | {"encoder_layers": 6},
+}
 
 
 class Gathers(TorchDispatchMode):
@@ -27,6 +38,20 @@ class Gathers(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         self.count += "allgather" in operation.name()
+        return operation(*args, **(kwargs or {}))
+
+
+class Whole(TorchDispatchMode):
+    """Looks, at every operation, how many weights of a stage are no shares."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.parameters = stage.parameters
+        self.most = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        whole = sum(value.numel() for value in self.parameters() if not isinstance(value, DTensor))
+        self.most = max(self.most, whole)
         return operation(*args, **(kwargs or {}))
 
 
@@ -50,6 +75,63 @@ def step(sharding, *, longest=12, silent=False):
     return [json.loads(text) for text in processes.exchange(json.dumps(seen))]
 
 
+def whole_at_once(kind):
+    """Weights of a student in shares that lie whole on each process in a step, at most, by rank."""
+    vocabulary = small_vocabulary()
+    student = build_ark_asr(DEEP_STUDENT, vocabulary)
+    stage = SupervisedStage(student, None)
+    if kind == "opd":
+        objective = ObjectiveSettings(top_k=8, max_new_tokens=4)
+        stage = DistillationStage(student, small_teacher(vocabulary), objective)
+    settings = OptimizationSettings(steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, sharding="full")
+    accelerator = accelerator_for(stage, settings)
+    module, optimizers = spread(accelerator, stage, settings)
+    with Whole(stage) as whole:
+        examples = hear_noise(*stage.recognizers)
+        optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0)
+    return [json.loads(text) for text in processes.exchange(json.dumps(whole.most))]
+
+
+def copied(sharding):
+    """What each process copies for a checkpoint: the bytes of every tensor, by rank."""
+    student = small_student(small_vocabulary())
+    settings = OptimizationSettings(steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, sharding=sharding)
+    stage = SupervisedStage(student, None)
+    accelerator = accelerator_for(stage, settings)
+    module, optimizers = spread(accelerator, stage, settings)
+    optimizer_step(accelerator, stage, module, optimizers, iter([hear_noise(student)]), settings, 1, 0)
+    tensors = copies_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
+    lying_here = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
+    held = {name: value.nbytes for name, value in lying_here.items()}
+    return [json.loads(text) for text in processes.exchange(json.dumps(held))]
+
+
+def paired(folder, least):
+    """Steps of a first process whose every token the teacher can answer for, and a second one that has none.
+
+    Together half of the tokens are paired. Returns how far each process came and with what error, by rank.
+    """
+    student, teacher = small_student(small_vocabulary()), small_student(train_base_vocabulary(TEXTS * 3, 256))
+    objective = ObjectiveSettings(top_k=8, max_new_tokens=12, min_mapped_share=least)
+    stage = DistillationStage(student, teacher, objective)
+    known = stage.vocabulary.student_to_teacher >= 0
+    student.allowed_tokens &= known if processes.is_first() else ~known
+    settings = OptimizationSettings(steps=4, batch_seconds=10, accumulation=2, learning_rate=1e-6)
+    came, error = [], None
+    try:
+        train(
+            stage,
+            Stream([hear_noise(student)]),
+            settings,
+            folder,
+            seed=0,
+            on_step=lambda step, _: came.append(step),
+        )
+    except InputError as caught:
+        error = f"{type(caught).__name__}: {caught}"
+    return [json.loads(text) for text in processes.exchange(json.dumps([came, error]))]
+
+
 def ahead(sharding, place):
     """The losses of three steps whose rollouts an engine of each process writes a step ahead."""
     vocabulary = small_vocabulary()
@@ -69,18 +151,25 @@ def ahead(sharding, place):
 
 
 def main():
+    path = Path(sys.argv[1])
+    place = path.parent
     processes.start()
-    place = Path(sys.argv[1]).parent
     seen = {
         "short": step("full", longest=2),
         "long": step("full", longest=24),
         "silent-full": step("full", silent=True),
         "silent-none": step("none", silent=True),
+        "whole-sft": whole_at_once("sft"),
+        "whole-opd": whole_at_once("opd"),
+        "copied-none": copied("none"),
+        "copied-full": copied("full"),
+        "half-is-enough": paired(place / "enough", 0.4),
+        "half-is-too-little": paired(place / "too-little", 0.6),
         "ahead-full": ahead("full", place / "full"),
         "ahead-none": ahead("none", place / "none"),
     }
     if processes.is_first():
-        Path(sys.argv[1]).write_text(json.dumps(seen))
+        path.write_text(json.dumps(seen))
     processes.finish()
 
 

@@ -1,7 +1,7 @@
 """Time and memory of a step of one stage on given devices: the work of its phases held against their ceilings."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from arkasr.cost import memory, work
 from arkasr.cost.assumptions import Assumptions
@@ -10,6 +10,7 @@ from arkasr.cost.links import all_reduce_seconds, sharded_seconds
 from arkasr.cost.sizes import Size, size_of_model
 from arkasr.cost.work import Batch, Work
 from arkasr.errors import InputError
+from arkasr.recipe.load import apply_overrides, parse
 from arkasr.recipe.settings import (
     CtcStageSettings,
     LabelStageSettings,
@@ -49,7 +50,7 @@ class StageCost:
         tokens: of transcripts in a step, of all devices together.
         steps: that the recipe asks for; None where it asks for a whole set.
         workers_needed: processes that compute features, for every device, as many as would keep up.
-        memory: bytes of one device, by what they hold.
+        memory: bytes of one device at the worst moment, by what they hold.
         peak: bytes of one device at the worst moment.
         checkpoint: bytes of a checkpoint; 0 where none is written.
     """
@@ -91,29 +92,60 @@ class StageCost:
         return hours * SECONDS_PER_HOUR / self.speed / 86_400
 
 
-def estimate(recipe: Recipe, cluster: Cluster, assumed: Assumptions) -> list[StageCost]:
-    """The cost of every stage of a recipe, in their order.
+@dataclass(frozen=True)
+class Plan:
+    """A recipe on devices.
 
-    Raises:
-        InputError: the size of a model is not known, or the device has no figure for the recipe's precision.
+    Attributes:
+        recipe: its models stay as they are in all plans that share `sizes`.
+        cluster: runs it.
+        assumed: of speech, drafts and batches.
+        sizes: of models that have been counted, by name.
     """
-    sizes: dict[str, Size] = {}
 
-    def size(name: str) -> Size:
-        model = recipe.origin(name)
-        if model not in sizes:
-            sizes[model] = size_of_model(model, recipe.models[model], recipe.tokenizer)
-        return sizes[model]
+    recipe: Recipe
+    cluster: Cluster
+    assumed: Assumptions
+    sizes: dict[str, Size] = field(default_factory=dict, repr=False, compare=False)
 
-    costs = []
-    for name, stage in recipe.stages.items():
+    def cost(self, name: str) -> StageCost:
+        """What a stage costs.
+
+        Raises:
+            InputError: the size of a model is not known, or the device has no figure for the recipe's precision.
+        """
+        stage = self.recipe.stages[name]
+        start = self._size(stage.start)
         if isinstance(stage, LabelStageSettings):
-            costs.append(_labelling(name, stage, size(stage.start), cluster, assumed))
-            continue
-        teacher = size(stage.teacher) if isinstance(stage, OpdStageSettings) and not is_served(recipe, stage) else None
-        drafted = isinstance(stage, OpdStageSettings) and _has_drafts(recipe, stage)
-        costs.append(training_cost(name, stage, size(stage.start), teacher, cluster, assumed, drafted=drafted))
-    return costs
+            return _labelling(name, stage, start, self.cluster, self.assumed)
+        teacher, drafted = None, False
+        if isinstance(stage, OpdStageSettings):
+            teacher = None if is_served(self.recipe, stage) else self._size(stage.teacher)
+            drafted = _has_drafts(self.recipe, stage)
+        return training_cost(name, stage, start, teacher, self.cluster, self.assumed, drafted=drafted)
+
+    def costs(self) -> list[StageCost]:
+        """What every stage costs, in their order.
+
+        Raises:
+            InputError: as `cost` does.
+        """
+        return [self.cost(name) for name in self.recipe.stages]
+
+    def with_set(self, overrides: Sequence[str]) -> "Plan":
+        """The plan of the recipe with other values, given as behind `--set`.
+
+        Raises:
+            InputError: the recipe may not have them.
+        """
+        document = apply_overrides(self.recipe.model_dump(mode="json"), overrides)
+        return replace(self, recipe=parse(Recipe, document, self.recipe.name))
+
+    def _size(self, name: str) -> Size:
+        model = self.recipe.origin(name)
+        if model not in self.sizes:
+            self.sizes[model] = size_of_model(model, self.recipe.models[model], self.recipe.tokenizer)
+        return self.sizes[model]
 
 
 def training_cost(
@@ -283,7 +315,14 @@ def _held(
         held["teacher"] = 0.0 if stage.offload_teacher else 4.0 * teacher.parameters
         held["scores"] += memory.passing(teacher, batch, mixed=mixed)
     held["cache"] = memory.cache(student, batch, mixed=mixed)
-    return held
+    if shares == 1:
+        return held
+    # All weights are gathered while the student writes, when the decoder has kept nothing for the backward pass yet.
+    writing = held | memory.student_memory(student, shares=shares, mixed=mixed, whole=True) | {"scores": 0.0}
+    writing["activations"] = memory.kept_for_backward(
+        student, batch, mixed=mixed, checkpointing=settings.activation_checkpointing, decoder=False
+    )
+    return max(held, writing, key=lambda items: sum(items.values()))
 
 
 def _links(student: Size, settings: OptimizationSettings, cluster: Cluster, kind: str) -> float:

@@ -15,21 +15,33 @@ CROSS_ENTROPY_BYTES = 4 * FLOAT
 PASSING_LAYER = 0.5
 
 
-def student_memory(size: Size, *, shares: int, mixed: bool) -> dict[str, float]:
+def student_memory(size: Size, *, shares: int, mixed: bool, whole: bool = False) -> dict[str, float]:
     """Weights, gradients and moments of a student that is spread over `shares` devices (1 = a whole copy).
 
-    With mixed precision a whole copy keeps its weights in 2 bytes beside, from their first use in a micro-batch to the
-    backward pass; a student in shares is gathered in 2 bytes for its rollouts and layer by layer otherwise.
+    "In use" is what lies beside them: with mixed precision a copy's weights in 2 bytes, from their first use in a
+    micro-batch to the backward pass; of a student in shares what is gathered for the layer at work, with its gradients,
+    or all weights where `whole`, as while it writes its rollouts.
     """
     weights = float(FLOAT * size.parameters)
-    gathered = 2.0 * size.parameters if mixed else weights if shares > 1 else 0.0
+    number = 2 if mixed else FLOAT
+    if shares > 1:
+        in_use = number * (size.parameters if whole else 2 * gathered(size))
+    else:
+        in_use = number * size.parameters if mixed else 0
     items = {
         "weights": weights / shares,
         "gradients": weights / shares,
         "moments": MOMENTS * weights / shares,
-        "in use": gathered,
+        "in use": float(in_use),
     }
     return {name: amount for name, amount in items.items() if amount}
+
+
+def gathered(size: Size) -> int:
+    """Weights of a student in shares that lie whole on a device at once: what is no layer, a layer and the next one."""
+    stacks = (size.encoder, size.decoder)
+    layers = sum(stack.layers * stack.matrices for stack in stacks)
+    return size.parameters - layers + 2 * max(stack.matrices for stack in stacks)
 
 
 def kept_for_backward(size: Size, batch: Batch, *, mixed: bool, checkpointing: bool, decoder: bool = True) -> float:

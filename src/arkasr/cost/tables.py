@@ -7,7 +7,7 @@ from rich.table import Table
 
 from arkasr.cost.assumptions import LONGEST_TRANSCRIPT, Assumptions
 from arkasr.cost.device import Device
-from arkasr.cost.estimate import Cluster, StageCost, is_served
+from arkasr.cost.estimate import Cluster, Plan, StageCost, is_served
 from arkasr.cost.verdict import verdict
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 
@@ -63,9 +63,9 @@ def memory_table(costs: Sequence[StageCost], device: Device) -> Table:
     return table
 
 
-def verdicts(costs: Sequence[StageCost], device: Device) -> Iterator[str]:
+def verdicts(plan: Plan, costs: Sequence[StageCost]) -> Iterator[str]:
     """A line a stage."""
-    return (f"{cost.stage}: {verdict(cost, device)}" for cost in costs)
+    return (f"{cost.stage}: {verdict(plan, cost)}" for cost in costs)
 
 
 def not_counted(recipe: Recipe) -> Iterator[str]:

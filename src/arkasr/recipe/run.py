@@ -1,7 +1,8 @@
 """A recipe from its first stage to the report; what is finished is not done again."""
 
 import shutil
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from arkasr import processes
@@ -10,6 +11,7 @@ from arkasr.recipe.checks import check_test_sets
 from arkasr.recipe.environment import Sitting
 from arkasr.recipe.evaluation import collect_results, evaluate_variant
 from arkasr.recipe.folder import RunFolder, write_json
+from arkasr.recipe.lock import sole_use
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 from arkasr.recipe.stages import build_stage, run_calibration, run_label_stage, run_training_stage
@@ -28,37 +30,41 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
         progress: shows what is at work.
 
     Raises:
-        InputError: the folder or the data is not as the recipe needs it.
+        InputError: the folder or the data is not as the recipe needs it, or another run is at work in the folder.
     """
-    workshop, sitting = _set_up(recipe, path, resume=resume)
-    folder = workshop.folder
-    check_test_sets(workshop)
-    for seed in recipe.seeds:
-        for name in recipe.stages:
-            if workshop.seed_of(name, seed) == seed:
-                run_stage(workshop, name, seed, progress)
-                sitting.save()
-        for variant, name in recipe.variants.items():
-            if workshop.seed_of(name, seed) == seed:
-                evaluate_variant(workshop, variant, seed, progress)
-                sitting.save()
-    if processes.is_first():
-        if recipe.evaluation.sets:
-            write_json(path / "results.json", collect_results(workshop))
-        sitting.save()
-        if recipe.evaluation.sets:
-            write_report(path)
-    return folder
+    with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, sitting):
+        check_test_sets(workshop)
+        for seed in recipe.seeds:
+            for name in recipe.stages:
+                if workshop.seed_of(name, seed) == seed:
+                    run_stage(workshop, name, seed, progress)
+                    sitting.save()
+            for variant, name in recipe.variants.items():
+                if workshop.seed_of(name, seed) == seed:
+                    evaluate_variant(workshop, variant, seed, progress)
+                    sitting.save()
+        if processes.is_first():
+            if recipe.evaluation.sets:
+                write_json(path / "results.json", collect_results(workshop))
+            sitting.save()
+            if recipe.evaluation.sets:
+                write_report(path)
+        return workshop.folder
 
 
-def _set_up(recipe: Recipe, path: Path, *, resume: bool) -> tuple[Workshop, Sitting]:
-    """Open the run's folder and the recipe's corpus: the first process makes what is not there yet."""
-    folder = processes.first_before_others(
-        lambda: RunFolder.create(path, recipe, resume=resume or not processes.is_first())
-    )
-    workshop = Workshop(recipe, folder, default_device())
-    processes.first_before_others(lambda: workshop.corpus)
-    return workshop, Sitting(path / "environment.json", writes=processes.is_first())
+@contextmanager
+def _at_work(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) -> Iterator[tuple[Workshop, Sitting]]:
+    """The run's folder, for this run alone, and the recipe's corpus: the first process makes what is not there yet."""
+    with ExitStack() as stack:
+
+        def opened() -> RunFolder:
+            if processes.is_first():
+                stack.enter_context(sole_use(path, progress.say))
+            return RunFolder.create(path, recipe, resume=resume or not processes.is_first())
+
+        workshop = Workshop(recipe, processes.first_before_others(opened), default_device())
+        processes.first_before_others(lambda: workshop.corpus)
+        yield workshop, Sitting(path / "environment.json", writes=processes.is_first())
 
 
 def run_stage(workshop: Workshop, name: str, seed: int, progress: Progress) -> None:
@@ -83,10 +89,10 @@ def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progre
     Returns:
         The folder of the trained model.
     """
-    workshop, sitting = _set_up(recipe, path, resume=resume)
-    run_stage(workshop, name, recipe.seeds[0], progress)
-    sitting.save()
-    return workshop.folder.model(name, recipe.seeds[0])
+    with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, sitting):
+        run_stage(workshop, name, recipe.seeds[0], progress)
+        sitting.save()
+        return workshop.folder.model(name, recipe.seeds[0])
 
 
 def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from arkasr import processes
@@ -55,7 +56,9 @@ class Checkpoints:
                 shutil.rmtree(left)
 
     def save(self, step: int, state: Mapping[str, Any], memory: Mapping[str, Tensor]) -> None:
-        """Copy everything now, and write `step-N` while training goes on.
+        """Copy what this process is to write, and write `step-N` while training goes on.
+
+        Each writes its share of what lies in shares, and of what all hold whole as many bytes as every other.
 
         Args:
             step: optimizer steps done.
@@ -63,7 +66,7 @@ class Checkpoints:
             memory: what else the stage must know.
         """
         self.finish()
-        tensors = _copied(self._stage, self._optimizers)
+        tensors = copies_to_write(self._stage, self._optimizers)
         random_states = [json.loads(text) for text in processes.exchange(json.dumps(random_state()))]
         document = {"step": step, "random": random_states, **state}
         group = processes.group_of("checkpoints") if processes.count() > 1 else None
@@ -212,8 +215,8 @@ def _weights(stage: nn.Module) -> dict[str, Tensor]:
     return {f"model.{name}": tensor.detach() for name, tensor in (parameters | others).items()}
 
 
-def _copied(stage: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """Weights and optimizer states on the CPU, every process its share; settings come from the recipe."""
+def copies_to_write(stage: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """Weights and optimizer states on the CPU, of every process what it writes; settings come from the recipe."""
     names = {id(parameter): name for name, parameter in stage.named_parameters()}
     tensors = _weights(stage)
     for place, optimizer in enumerate(optimizers):
@@ -224,7 +227,22 @@ def _copied(stage: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tens
                     tensors[f"optimizer.{name}"] = value
                 else:  # a format of slices has no place for a tensor without dimensions
                     tensors[f"counter.{name}"] = value[None]
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    return {name: tensors[name].detach().to("cpu", copy=True) for name in _written_here(tensors)}
+
+
+def _written_here(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of this process's shares, and of its part of what all processes hold whole, dealt out by size."""
+    dealt = [0] * processes.count()
+    names = []
+    for name in sorted(tensors):
+        if isinstance(tensors[name], DTensor):
+            names.append(name)
+            continue
+        writer = dealt.index(min(dealt))
+        dealt[writer] += tensors[name].nbytes
+        if writer == processes.rank():
+            names.append(name)
+    return names
 
 
 def _load(place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]) -> None:

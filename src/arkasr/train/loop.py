@@ -78,7 +78,8 @@ def train(
         on_trouble: told in a line of what went wrong and was got over.
 
     Raises:
-        InputError: too many steps in a row were not finite, or too many utterances cannot be heard.
+        InputError: too many steps in a row were not finite, too many utterances cannot be heard, or the stage judges
+            that it is not to go on; raised by every process, and shown by the first one.
         Interrupted: a signal came; everything up to the step it names is in a checkpoint. A step that had to wait for
             something outside the process is given up.
     """
@@ -143,8 +144,11 @@ def train(
                 checkpoints.finish()
                 assert stopped_by is not None
                 raise Interrupted(stopped_by, _stopped_behind(step - 1))
-            values = _merged(told)
-            quarantine.add([Unheard(**item) for process in told for item in process["unheard"]])
+            merged = _merged(told)
+            values = {name: value for name, value in merged.values().items() if math.isfinite(value)}
+            with processes.said_once():
+                quarantine.add([Unheard(**item) for process in told for item in process["unheard"]])
+                stage.judge(merged)
             for process in told:
                 stage.learn_news(process["news"])
             skipped_in_a_row = 0 if outcome.finite else skipped_in_a_row + 1
@@ -154,7 +158,8 @@ def train(
                 on_trouble(f"step {step} skipped: its loss or gradient is not finite")
             if skipped_in_a_row == settings.max_skipped_steps:
                 checkpoints.finish()
-                raise InputError(_not_finite(step, skipped_in_a_row, told))
+                with processes.said_once():
+                    raise InputError(_not_finite(step, skipped_in_a_row, told))
             state = {"skipped_in_a_row": skipped_in_a_row}
             if evaluate and _due(step, settings.evaluate_every, settings.steps):
                 if stopped_by:  # there may be no time for it
@@ -312,11 +317,11 @@ def _exchanged(outcome: StepOutcome, stream: BatchStream, stage: Stage, signals:
     return [json.loads(text) for text in processes.exchange(json.dumps(mine))]
 
 
-def _merged(told: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _merged(told: Sequence[dict[str, Any]]) -> Metrics:
     merged = Metrics()
     for process in told:
         merged.merge(Metrics.of(process["metrics"]))
-    return {name: value for name, value in merged.values().items() if math.isfinite(value)}
+    return merged
 
 
 def _not_finite(step: int, in_a_row: int, told: Sequence[dict[str, Any]]) -> str:

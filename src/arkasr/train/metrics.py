@@ -44,6 +44,10 @@ class Metrics:
         for name, value in other._extremes.items():
             (self.minimum if name.endswith("_min") else self.maximum)(name, value)
 
+    def counted(self, name: str) -> tuple[float, float]:
+        """The sum behind the mean called `name` and what it is divided by, both 0 where nothing was counted."""
+        return self._sums.get(name, 0.0), self._weights.get(name, 0.0)
+
     def document(self) -> dict[str, Any]:
         """All that was counted, JSON-able, for another process."""
         return {"sums": self._sums, "weights": self._weights, "extremes": self._extremes}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arkasr.errors import InputError
-from arkasr.files import write_whole
+from arkasr.files import append_lines, whole_lines
 from arkasr.train.stream import Unheard
 
 
@@ -24,7 +24,7 @@ class Quarantine:
         self._utterances = utterances
         self._most_share = most_share
         self._writes = writes
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        rows = [json.loads(line) for line in whole_lines(path, mend=writes)]
         self._reasons: dict[str, str] = {row["id"]: row["reason"] for row in rows}
 
     def __len__(self) -> int:
@@ -36,14 +36,16 @@ class Quarantine:
         Raises:
             InputError: the share of the set that may be set aside is exceeded.
         """
-        known = len(self._reasons)
+        new: dict[str, str] = {}
         for item in unheard:
-            self._reasons.setdefault(item.id, item.reason)
-        if len(self._reasons) == known:
+            if item.id not in self._reasons:
+                new.setdefault(item.id, item.reason)
+        if not new:
             return
+        self._reasons |= new
         if self._writes:
-            rows = ({"id": name, "reason": reason} for name, reason in self._reasons.items())
-            write_whole(self._path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            rows = ({"id": name, "reason": reason} for name, reason in new.items())
+            append_lines(self._path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         if len(self._reasons) > self._most_share * self._utterances:
             raise InputError(
                 f"{next(iter(self._reasons.values()))} ({len(self._reasons)} of {self._utterances} utterances cannot "

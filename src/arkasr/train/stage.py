@@ -103,6 +103,13 @@ class Stage(nn.Module, ABC):
     def updated(self) -> None:
         """Learn that an optimizer has changed the weights."""
 
+    def judge(self, step: Metrics) -> None:
+        """Look at the figures of a step, those of all processes together, and so with the same verdict on each.
+
+        Raises:
+            InputError: the stage is not to go on like this.
+        """
+
     def take_news(self) -> dict[str, Any]:
         """What has come into the memory since this was last asked, JSON-able, for the other processes."""
         return {}

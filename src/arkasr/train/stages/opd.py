@@ -31,7 +31,7 @@ from arkasr.train.rollouts import MicroBatch, StudentRollouts
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stage import Stage, StageLoss
 
-# One odd rollout says nothing about two vocabularies.
+# A few odd rollouts say nothing about two vocabularies.
 JUDGED_FROM_TOKENS = 200
 
 
@@ -83,11 +83,7 @@ class DistillationStage(Stage):
         )
 
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
-        """Compare student and teacher on what the student writes for a micro-batch.
-
-        Raises:
-            InputError: fewer rollout tokens than `min_mapped_share` can be scored by the teacher.
-        """
+        """Compare student and teacher on what the student writes for a micro-batch."""
         device = self.student.device
         features = [example.features[self.student.listener] for example in examples]
         prompts = self.student.prompts(features, [example.utterance.language for example in examples]).to(device)
@@ -163,6 +159,24 @@ class DistillationStage(Stage):
     def updated(self) -> None:
         if self.rollouts.engine is not None:
             self.rollouts.engine.updated()
+
+    def judge(self, step: Metrics) -> None:
+        """Count how many of all tokens so far the teacher can answer for.
+
+        Raises:
+            InputError: fewer than `min_mapped_share`.
+        """
+        paired, written = step.counted("teacher/paired_share")
+        self._paired += int(paired)
+        self._written += int(written)
+        if self._written < JUDGED_FROM_TOKENS:
+            return
+        share = self._paired / self._written
+        if share < self.settings.min_mapped_share:
+            raise InputError(
+                f"objective.min_mapped_share: the teacher can score {share:.0%} of the rollout tokens, less than the "
+                f"{self.settings.min_mapped_share:.0%} asked for; use a teacher with a nearer vocabulary, or lower it"
+            )
 
     def take_news(self) -> dict[str, Any]:
         return self.rollouts.remembered.take_news()
@@ -256,9 +270,10 @@ class DistillationStage(Stage):
         return metrics
 
     def _count_pairing(self, metrics: Metrics, transcripts: Sequence[Tensor], alignments: Sequence[Alignment]) -> None:
-        """Log how well the teacher can answer, and stop where it cannot for too many of all tokens so far."""
+        """Log how well the teacher can answer."""
         tokens = torch.cat(list(transcripts))
         positions = torch.cat([alignment.teacher_positions for alignment in alignments])
+        metrics.mean("teacher/paired_share", (positions >= 0).sum(), len(positions))
         metrics.mean("teacher/mapped_share", (self.vocabulary.student_to_teacher[tokens] >= 0).sum(), len(tokens))
         for transcript, alignment in zip(transcripts, alignments, strict=True):
             exact = map_transcript(transcript, self.vocabulary) is not None
@@ -266,14 +281,6 @@ class DistillationStage(Stage):
             if not exact:
                 unpaired = (alignment.teacher_positions < 0).sum()
                 metrics.mean("teacher/retokenisation_mismatch_rate", unpaired, len(transcript))
-        self._paired += int((positions >= 0).sum())
-        self._written += len(positions)
-        share = self._paired / self._written
-        if self._written >= JUDGED_FROM_TOKENS and share < self.settings.min_mapped_share:
-            raise InputError(
-                f"objective.min_mapped_share: the teacher can score {share:.0%} of the rollout tokens, less than the "
-                f"{self.settings.min_mapped_share:.0%} asked for; use a teacher with a nearer vocabulary, or lower it"
-            )
 
     def _count_positions(self, metrics: Metrics, result: UnionTopkKL) -> None:
         valid = result.valid
