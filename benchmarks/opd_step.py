@@ -35,11 +35,11 @@ from arkasr.model.recognizer import Recognizer
 from arkasr.model.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.teacher.build import build_qwen3_asr
 from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
-from arkasr.train.loop import optimizer_step
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
+from arkasr.train.step import optimizer_step
 
 WORDS = tuple("one two three four five six seven eight nine ten red green book train bus london paris".split())  # noqa: SIM905
 PHASES = ("encode", "rollout", "student", "backward", "optimizer")

@@ -46,11 +46,11 @@ from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, SftStageSettings, TokenizerSettings
 from arkasr.teacher.build import build_qwen3_asr
 from arkasr.teacher.presets import TEACHER_PRESETS
-from arkasr.train.loop import optimizer_step
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
+from arkasr.train.step import optimizer_step
 
 PUBLISHED_PASSES = 4.8  # measured with the 0.6B student, docs/performance.md
 UNFUSED_OPTIMIZER_BYTES = 100  # of AdamW as ten calls, with scaling, norm and clipping of the gradient

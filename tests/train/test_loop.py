@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from arkasr.errors import InputError, Interrupted
-from arkasr.train.loop import micro_batch_seed, optimizer_step, train
+from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
@@ -20,6 +20,7 @@ from arkasr.train.signals import StopSignals
 from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
+from arkasr.train.step import micro_batch_seed, optimizer_step
 from tests.train.stream import Stream
 
 SETTINGS = OptimizationSettings(steps=6, batch_seconds=10, learning_rate=1e-2, warmup_steps=2, schedule="cosine")

@@ -15,11 +15,12 @@ from arkasr.model.build import build_ark_asr
 from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.train.checkpoint import copies_to_write
 from arkasr.train.distribution import accelerator_for, spread
-from arkasr.train.loop import optimizer_step, train
+from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings, RolloutSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
+from arkasr.train.step import optimizer_step
 from arkasr.train.stream import BatchStream
 from tests.models import SMALL_STUDENT, TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
 from tests.train.copy_engine import CopyEngine

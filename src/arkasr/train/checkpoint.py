@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -54,6 +54,13 @@ class Checkpoints:
         if processes.is_first():
             for left in folder.glob(f"{WRITING}*"):
                 shutil.rmtree(left)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """As `finish`, whatever ends the block."""
+        self.finish()
 
     def save(self, step: int, state: Mapping[str, Any], memory: Mapping[str, Tensor]) -> None:
         """Copy what this process is to write, and write `step-N` while training goes on.

@@ -1,20 +1,17 @@
 """The one training loop: micro-batches in, optimizer steps out, whatever the stage.
 
-The loss of a step is normalised once, over all micro-batches and processes: gradients of sums are added up and divided
-by the number of valid things before the optimizer sees them (specification objective, step 6). Knows nothing of what a
-stage does.
+Checkpoints, evaluation, signals and what processes tell each other stand here; what a step does stands in `step.py`.
+Knows nothing of what a stage does.
 """
 
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from arkasr import processes
 from arkasr.data.examples import Example
@@ -23,32 +20,14 @@ from arkasr.train.checkpoint import Checkpoints, random_state, restore_random_st
 from arkasr.train.distribution import accelerator_for, spread, whole_weights
 from arkasr.train.metrics import Metrics, MetricsLog
 from arkasr.train.quarantine import Quarantine
-from arkasr.train.schedule import rate_factor
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.signals import StopSignals
-from arkasr.train.stage import Stage, StageLoss
+from arkasr.train.stage import Stage
+from arkasr.train.step import StepOutcome, micro_batch_seed, optimizer_step
 from arkasr.train.stream import BatchStream, Unheard
 
 Evaluation = Callable[[], dict[str, float]]
 StepListener = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """What an optimizer step came to.
-
-    Attributes:
-        metrics: of this process.
-        finite: whether loss and gradient were; if not, the weights are as before the step. The same on every process.
-        heard: ids of the utterances of this process.
-        given_up: whether a process gave the step up, asked to stop; the weights are as before. The same on every
-            process.
-    """
-
-    metrics: Metrics
-    finite: bool
-    heard: list[str]
-    given_up: bool = False
 
 
 def train(
@@ -129,7 +108,7 @@ def train(
             state["under_way"] = _of_all_processes(stage.under_way())
         checkpoints.save(step, state | {"data": stream.state()}, stage.memory())
 
-    with StopSignals() as signals:
+    with StopSignals() as signals, checkpoints:
         stage.stop_asked = signals.asked
         for step in range(state["step"] + 1, settings.steps + 1):
             position, drawn = stream.position, random_state()
@@ -141,7 +120,6 @@ def train(
                 restore_random_state(drawn)
                 if saved != step - 1:
                     save(step - 1, {"skipped_in_a_row": skipped_in_a_row})
-                checkpoints.finish()
                 assert stopped_by is not None
                 raise Interrupted(stopped_by, _stopped_behind(step - 1))
             merged = _merged(told)
@@ -157,7 +135,6 @@ def train(
             if skipped_in_a_row:
                 on_trouble(f"step {step} skipped: its loss or gradient is not finite")
             if skipped_in_a_row == settings.max_skipped_steps:
-                checkpoints.finish()
                 with processes.said_once():
                     raise InputError(_not_finite(step, skipped_in_a_row, told))
             state = {"skipped_in_a_row": skipped_in_a_row}
@@ -176,9 +153,7 @@ def train(
             if stopped_by or _due(step, settings.checkpoint_every, settings.steps):
                 save(step, state)
             if stopped_by:
-                checkpoints.finish()
                 raise Interrupted(stopped_by, _stopped_behind(step))
-        checkpoints.finish()
     if log:
         log.close()
 
@@ -221,88 +196,8 @@ def _first_signal(numbers: Iterable[int | None]) -> int | None:
     return next((number for number in numbers if number), None)
 
 
-def optimizer_step(
-    accelerator: Accelerator,
-    stage: Stage,
-    module: Any,
-    optimizers: Sequence[Any],
-    batches: Iterator[list[Example]],
-    settings: OptimizationSettings,
-    step: int,
-    seed: int,
-) -> StepOutcome:
-    """One step down the mean over all valid things of `settings.accumulation` micro-batches, wherever they are."""
-    stage.train()
-    metrics = Metrics()
-    heard: list[str] = []
-    total = 0.0
-    given_up = False
-    count = torch.zeros((), device=accelerator.device, dtype=torch.long)
-    firsts = range(0, settings.accumulation, accelerator.num_processes)
-    for first in firsts:
-        with stage.clock("data"):
-            # As many passes as on other processes, which may not have given up.
-            examples = [] if given_up else next(batches)
-        heard += [example.utterance.id for example in examples]
-        with nullcontext() if first == firsts[-1] else accelerator.no_sync(module):
-            loss: StageLoss = module(examples, micro_batch_seed(seed, step, first + accelerator.process_index))
-            with stage.clock("backward"):
-                accelerator.backward(loss.total)
-        given_up |= loss.given_up
-        total += loss.total.item()
-        count += loss.count
-        metrics.merge(loss.metrics)
-        _count_padding(metrics, examples)
-    metrics.mean("loss", total, count)
-    with stage.clock("optimizer"):
-        not_finite = torch.tensor(not math.isfinite(total), device=count.device)
-        told = torch.stack((count, not_finite.long(), torch.full_like(count, given_up)))
-        things, strange, stopped = accelerator.reduce(told)
-        if stopped:
-            stage.zero_grad()
-            return StepOutcome(metrics, finite=True, heard=heard, given_up=True)
-        # Wrapped modules average gradients over processes; the mean asked for is over things.
-        scale = (accelerator.num_processes / things.clamp(min=1)).item()
-        for parameter in stage.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
-        norm = accelerator.clip_grad_norm_(stage.parameters(), settings.max_grad_norm).item()
-        finite = math.isfinite(norm) and not strange
-        factor = rate_factor(step, settings)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["highest_lr"] * factor
-            # A gradient scaler looks for itself, and must see the step to lower its scale.
-            if finite or accelerator.scaler is not None:
-                optimizer.step()
-            optimizer.zero_grad()
-        if finite:
-            stage.updated()
-    metrics.mean("train/gradient_norm", norm, 1)
-    metrics.mean("train/learning_rate", settings.learning_rate * factor, 1)
-    metrics.mean("train/skipped", not finite, 1)
-    for phase, seconds in stage.clock.reset().items():
-        metrics.mean(f"time/{phase}", seconds, 1)
-    return StepOutcome(metrics, finite, heard)
-
-
-def micro_batch_seed(seed: int, step: int, place: int) -> int:
-    """A seed of its own for every micro-batch of a step, whichever process has it."""
-    thousands, place = divmod(place, 1_009)
-    return (((seed * 1_000_003 + step) * 1_009 + place) * 4_099 + thousands) % 2**63
-
-
 def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
-
-
-def _count_padding(metrics: Metrics, examples: list[Example]) -> None:
-    for features in zip(*(example.features.values() for example in examples), strict=True):
-        frames = [clip.shape[1] for clip in features]
-        padded = max(frames) * len(frames)
-        metrics.mean("train/padding_share", padded - sum(frames), padded)
-        metrics.mean("train/utterances", len(frames), 1)
-        return
 
 
 def _exchanged(outcome: StepOutcome, stream: BatchStream, stage: Stage, signals: StopSignals) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ class StudentRollouts:
         self.drafts = drafts
         self.engine = engine
         self.remembered = RolloutMemory()
-        self._under_way: dict[int, Callable[[], Transcripts]] = {}
+        self._under_way: dict[int, tuple[list[str], Callable[[], Transcripts]]] = {}
         self._used: set[int] = set()
 
     @property
@@ -62,8 +62,8 @@ class StudentRollouts:
         sampled = [self._sampling(len(examples), seed) for examples, seed in new]
         answer = cache(self._ask(self.engine, prompts, sampled))
         bounds = accumulate((len(examples) for examples, _ in new), initial=0)
-        for (_, seed), (first, last) in zip(new, pairwise(bounds), strict=True):
-            self._under_way[seed] = partial(_part_of, answer, first, last)
+        for (examples, seed), (first, last) in zip(new, pairwise(bounds), strict=True):
+            self._under_way[seed] = _ids_of(examples), partial(_part_of, answer, first, last)
 
     def write(
         self, prompts: Prompts, examples: Sequence[Example], drafts: Sequence[Sequence[int]], seed: int
@@ -76,9 +76,10 @@ class StudentRollouts:
             drafts: of `drafts_of`.
             seed: of what is drawn; also names what has been begun.
         """
-        if seed in self._under_way:
+        ids, begun = self._under_way.get(seed, (None, None))
+        if begun is not None and ids == _ids_of(examples):
             self._used.add(seed)
-            return self._under_way[seed]()
+            return begun()
         sampling, cap = self._sampling(len(examples), seed), self.settings.max_new_tokens
         if self.engine is not None:
             return self.engine(self.student, prompts, max_new_tokens=cap, sampling=sampling)
@@ -103,19 +104,23 @@ class StudentRollouts:
 
     def under_way(self) -> dict[str, Any]:
         """What has been begun for steps that are not done, JSON-able; waits for it."""
-        finished = {seed: begun() for seed, begun in self._under_way.items()}
+        finished = {seed: (ids, begun()) for seed, (ids, begun) in self._under_way.items()}
         return {
             str(seed): {
+                "utterances": ids,
                 "tokens": [tokens.tolist() for tokens in transcripts.tokens],
                 "stopped": transcripts.stopped.tolist(),
                 "passes": transcripts.passes,
             }
-            for seed, transcripts in finished.items()
+            for seed, (ids, transcripts) in finished.items()
         }
 
     def restore(self, under_way: Mapping[str, Any]) -> None:
         """Have what `under_way` told of, of all processes, as if it had been begun here."""
-        self._under_way = {int(seed): partial(_transcripts_of, document) for seed, document in under_way.items()}
+        self._under_way = {
+            int(seed): (document["utterances"], partial(_transcripts_of, document))
+            for seed, document in under_way.items()
+        }
 
     def _ask(self, engine: Engine, prompts: Prompts, sampled: Sequence[Sampling | None]) -> Callable[[], Transcripts]:
         sampling = None
@@ -143,6 +148,10 @@ class StudentRollouts:
             # A loop or nothing at all is no draft of what comes next.
             if stopped and len(written) > 1 and example.utterance.id != SILENCE:
                 self.remembered.add(example.utterance.id, written.tolist())
+
+
+def _ids_of(examples: Sequence[Example]) -> list[str]:
+    return [example.utterance.id for example in examples]
 
 
 def _part_of(answer: Callable[[], Transcripts], first: int, last: int) -> Transcripts:

@@ -1,0 +1,118 @@
+"""One optimizer step: micro-batches forth and back, one normalisation, one update.
+
+Gradients of sums are added up over all micro-batches and processes and divided by the number of valid things before the
+optimizer sees them (specification objective, step 6). Knows nothing of what a stage does, nor of files.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from arkasr.data.examples import Example
+from arkasr.train.metrics import Metrics
+from arkasr.train.schedule import rate_factor
+from arkasr.train.settings import OptimizationSettings
+from arkasr.train.stage import Stage, StageLoss
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What an optimizer step came to.
+
+    Attributes:
+        metrics: of this process.
+        finite: whether loss and gradient were; if not, the weights are as before the step. The same on every process.
+        heard: ids of the utterances of this process.
+        given_up: whether a process gave the step up, asked to stop; the weights are as before. The same on every
+            process.
+    """
+
+    metrics: Metrics
+    finite: bool
+    heard: list[str]
+    given_up: bool = False
+
+
+def optimizer_step(
+    accelerator: Accelerator,
+    stage: Stage,
+    module: Any,
+    optimizers: Sequence[Any],
+    batches: Iterator[list[Example]],
+    settings: OptimizationSettings,
+    step: int,
+    seed: int,
+) -> StepOutcome:
+    """One step down the mean over all valid things of `settings.accumulation` micro-batches, wherever they are."""
+    stage.train()
+    metrics = Metrics()
+    heard: list[str] = []
+    total = 0.0
+    given_up = False
+    count = torch.zeros((), device=accelerator.device, dtype=torch.long)
+    firsts = range(0, settings.accumulation, accelerator.num_processes)
+    for first in firsts:
+        with stage.clock("data"):
+            # As many passes as on other processes, which may not have given up.
+            examples = [] if given_up else next(batches)
+        heard += [example.utterance.id for example in examples]
+        with nullcontext() if first == firsts[-1] else accelerator.no_sync(module):
+            loss: StageLoss = module(examples, micro_batch_seed(seed, step, first + accelerator.process_index))
+            with stage.clock("backward"):
+                accelerator.backward(loss.total)
+        given_up |= loss.given_up
+        total += loss.total.item()
+        count += loss.count
+        metrics.merge(loss.metrics)
+        _count_padding(metrics, examples)
+    metrics.mean("loss", total, count)
+    with stage.clock("optimizer"):
+        not_finite = torch.tensor(not math.isfinite(total), device=count.device)
+        told = torch.stack((count, not_finite.long(), torch.full_like(count, given_up)))
+        things, strange, stopped = accelerator.reduce(told)
+        if stopped:
+            stage.zero_grad()
+            return StepOutcome(metrics, finite=True, heard=heard, given_up=True)
+        # Wrapped modules average gradients over processes; the mean asked for is over things.
+        scale = (accelerator.num_processes / things.clamp(min=1)).item()
+        for parameter in stage.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+        norm = accelerator.clip_grad_norm_(stage.parameters(), settings.max_grad_norm).item()
+        finite = math.isfinite(norm) and not strange
+        factor = rate_factor(step, settings)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest_lr"] * factor
+            # A gradient scaler looks for itself, and must see the step to lower its scale.
+            if finite or accelerator.scaler is not None:
+                optimizer.step()
+            optimizer.zero_grad()
+        if finite:
+            stage.updated()
+    metrics.mean("train/gradient_norm", norm, 1)
+    metrics.mean("train/learning_rate", settings.learning_rate * factor, 1)
+    metrics.mean("train/skipped", not finite, 1)
+    for phase, seconds in stage.clock.reset().items():
+        metrics.mean(f"time/{phase}", seconds, 1)
+    return StepOutcome(metrics, finite, heard)
+
+
+def micro_batch_seed(seed: int, step: int, place: int) -> int:
+    """A seed of its own for every micro-batch of a step, whichever process has it."""
+    thousands, place = divmod(place, 1_009)
+    return (((seed * 1_000_003 + step) * 1_009 + place) * 4_099 + thousands) % 2**63
+
+
+def _count_padding(metrics: Metrics, examples: list[Example]) -> None:
+    for features in zip(*(example.features.values() for example in examples), strict=True):
+        frames = [clip.shape[1] for clip in features]
+        padded = max(frames) * len(frames)
+        metrics.mean("train/padding_share", padded - sum(frames), padded)
+        metrics.mean("train/utterances", len(frames), 1)
+        return
