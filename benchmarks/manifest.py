@@ -4,8 +4,9 @@
     python -m benchmarks.manifest --lines 10000000 --folder /somewhere/with/space
 
 Writes each manifest (some 300 bytes a line, real audio of a handful of files behind them) into a folder of its own and
-removes it in the end. Everything is measured in a fresh process for each figure's row: the stream of a training stage
-with the features of a published student, from the file on the disk to the batch in the trainer's hands.
+removes it in the end. Everything is measured in a fresh process for each figure's row: all that a recipe does for the
+stream of a training stage with the features of a published student, its checks and its fingerprint among it, from the
+file on the disk to the batch in the trainer's hands.
 """
 
 import argparse
@@ -21,22 +22,24 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import soundfile
+import torch
 from benchmarks.memory import resident_bytes
 from rich.console import Console
 from rich.table import Table
 
 from arkasr.data.audio import SAMPLE_RATE
-from arkasr.data.batches import DataPosition, DurationBatchSampler
-from arkasr.data.examples import ExampleDataset
+from arkasr.data.batches import DataPosition
 from arkasr.data.indexing import build_index
 from arkasr.files import write_whole
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.tokenizer import train_base_vocabulary
-from arkasr.recipe.sets import load_set
-from arkasr.recipe.settings import SetSettings
-from arkasr.train.stream import BatchStream
+from arkasr.recipe.folder import RunFolder
+from arkasr.recipe.settings import Recipe
+from arkasr.recipe.stages import build_stream
+from arkasr.recipe.workshop import Workshop
+from arkasr.train.stages.sft import SupervisedStage
 
 FILES = 16
 BATCH_SECONDS = 16.0
@@ -81,19 +84,29 @@ def index(path: Path) -> dict[str, float]:
 
 
 def hear(path: Path, way: str, workers: int) -> dict[str, float]:
-    """The stream of a stage on the manifest, as `recipe/stages.py` builds it."""
+    """The stream of a stage on the manifest."""
     narrowed, position = WAYS[way]
     vocabulary = train_base_vocabulary(["a few words"], 300, [INSTRUCTION])
     sizes = STUDENT_PRESETS["ark-asr-tiny"]
     mels = STUDENT_PRESETS["ark-asr-0.6b"]["whisper_config"]["num_mel_bins"]
     student = build_ark_asr(sizes | {"whisper_config": sizes["whisper_config"] | {"num_mel_bins": mels}}, vocabulary)
+    optimization = {"steps": 1, "learning_rate": 1.0e-3, "batch_seconds": BATCH_SECONDS, "data_workers": workers}
+    recipe = Recipe.model_validate(
+        {
+            "name": "manifest",
+            "corpus": {"folder": str(path.parent)},
+            "sets": {"D": {"manifest": path.name, **narrowed}},
+            "models": {"student": {"pretrained": "given-by-hand"}},
+            "stages": {"sft": {"kind": "sft", "start": "student", "train": "D", "optimization": optimization}},
+        }
+    )
+    workshop = Workshop(recipe, RunFolder(path.parent / "run", 0), torch.device("cpu"))
     found = {"before": resident_bytes("VmRSS")}
     started = time.perf_counter()
-    utterances, seconds, _ = load_set(SetSettings(manifest=path.name, **narrowed), path.parent).measured()
+    workshop.set("D")
     found["open"] = time.perf_counter() - started
-    sampler = DurationBatchSampler(seconds, max_audio_seconds=BATCH_SECONDS)
-    dataset = ExampleDataset(utterances, {student.listener: student.features})
-    stream = BatchStream(dataset, sampler, workers=workers)
+    stream = build_stream(workshop, SupervisedStage(student, None), recipe.stages["sft"], 0, rank=0, among=1)
+    assert stream.fingerprint  # as `train` has it compared between the processes
     stream.position = position
     batches = iter(stream)
     next(batches)
@@ -101,7 +114,7 @@ def hear(path: Path, way: str, workers: int) -> dict[str, float]:
     heard = sum(item.utterance.duration for batch in itertools.islice(batches, BATCHES) for item in batch)
     found |= {"heard": heard, "seconds": time.perf_counter() - started - found["first"]}
     found["after batches"] = resident_bytes("VmRSS")
-    followed = itertools.groupby(sampler.follow(position), lambda batch: (batch[1].epoch, batch[1].pool))
+    followed = itertools.groupby(stream.sampler.follow(position), lambda batch: (batch[1].epoch, batch[1].pool))
     for number, (_, pool) in enumerate(itertools.islice(followed, max(POOLS)), start=1):
         for _ in pool:
             pass

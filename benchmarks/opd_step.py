@@ -174,7 +174,9 @@ def measure(options: argparse.Namespace) -> Measured:
         for name, stage in stages.items():
             if name == "opd":
                 for utterance, tokens in written.items():
-                    opd.rollouts.remembered.add(utterance, list(corrupted(tokens.tolist(), options.wrong, words, draw)))
+                    opd.rollouts.remembered.learn(
+                        {utterance: list(corrupted(tokens.tolist(), options.wrong, words, draw))}
+                    )
                 if options.no_drafts:
                     opd.rollouts.remembered = type(opd.rollouts.remembered)()
             start_watching_memory(options.device)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import httpx2
 
@@ -54,7 +55,14 @@ class VllmServer:
         except httpx2.TransportError:
             return False
 
+    def stop(self):
+        """SIGTERM, as a scheduler stops it; what it leaves behind is killed."""
+        self.process.terminate()
+        self.process.wait(timeout=60)
+        self.kill()
+
     def kill(self):
         """SIGKILL for the server and every process it has started."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -374,9 +374,12 @@ def data_shards(
     from arkasr.recipe.progress import Progress
 
     shards = find_shards(sources)
+    unheard: list[str] = []
     with Progress().count("shards", len(shards)) as advance:
-        write_manifest(output, rows_of_shards(shards, output.parent, advance))
+        write_manifest(output, rows_of_shards(shards, output.parent, advance, unheard.append))
     print(f"{output}: the samples of {len(shards)} shards")
+    if unheard:
+        print(f"{len(unheard)} of them cannot be heard, and training sets them aside; the first: {unheard[0]}")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ def write_whole(path: Path, texts: Iterable[str], *, errors: str = "strict") -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f".{path.name}.writing")
     try:
-        with _named(path), writing.open("w", encoding="utf-8", errors=errors) as file:
+        with errors_named(path), writing.open("w", encoding="utf-8", errors=errors) as file:
             file.writelines(texts)
             file.flush()
             os.fsync(file.fileno())
@@ -28,7 +28,7 @@ def write_whole(path: Path, texts: Iterable[str], *, errors: str = "strict") -> 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines, each with its end, behind those of a file; they are on the disk when this returns."""
-    with _named(path), path.open("a", encoding="utf-8") as file:
+    with errors_named(path), path.open("a", encoding="utf-8") as file:
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
@@ -51,8 +51,8 @@ def whole_lines(path: Path, *, mend: bool = False) -> list[str]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the system name the file: a disk that is full does not say where."""
+def errors_named(path: Path) -> Iterator[None]:
+    """Let errors of the system say `path` where they do not say a file: that a disk is full, or has no locks."""
     try:
         yield
     except OSError as error:

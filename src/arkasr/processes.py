@@ -89,6 +89,22 @@ def wait() -> None:
     exchange("-")
 
 
+def announce(what: str) -> None:
+    """Have something known to every process that looks, whatever the others are doing; nobody waits."""
+    if count() > 1:
+        _store().set(what, "-")
+
+
+def announced(what: str) -> bool:
+    """Whether a process has announced it."""
+    return count() > 1 and _store().check([what])
+
+
+def _store() -> Any:
+    """What the processes found each other by."""
+    return dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+
+
 def decided(decide: Callable[[], Any]) -> Any:
     """What the first process decides or finds out, JSON-able, on every process.
 

@@ -14,6 +14,7 @@ from arkasr.data.indexed import IndexedUtterances
 from arkasr.data.indexing import build_index
 from arkasr.data.manifest import ManifestError, read_manifest, write_manifest
 from arkasr.data.shards import find_shards, rows_of_shards
+from arkasr.data.utterances import ListedUtterances
 from arkasr.errors import InputError
 
 
@@ -121,7 +122,10 @@ BAD_SHARDS = {
     "not JSON": ([("x.wav", WAV), ("x.json", b"{")], r"0\.tar: x\.json is not JSON"),
     "no object": ([("x.wav", WAV), ("x.json", b"[]")], r"0\.tar: x\.json is not a JSON object"),
     "not UTF-8": ([("x.wav", WAV), ("x.txt", "ä".encode("latin-1"))], r"0\.tar: x\.txt is not UTF-8"),
-    "not audio": ([("x.wav", b"words"), ("x.txt", b"a")], r"0\.tar:512:5: not audio that can be read"),
+    "not audio": (
+        [("x.wav", b"words"), ("x.txt", b"a")],
+        r"0\.tar: x: .*0\.tar:512:5: not audio that can be read \(Format",
+    ),
 }
 
 
@@ -132,6 +136,59 @@ def test_a_bad_sample_is_named_and_no_manifest_is_written(tmp_path, members, mes
         manifest_of(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_audio_that_cannot_be_read_is_named_and_set_aside_when_it_is_heard(tmp_path):
+    members = [("x.wav", WAV), ("x.txt", b"a"), ("y.wav", b"words"), ("y.txt", b"b"), ("z.wav", WAV), ("z.txt", b"c")]
+    write_tar(tmp_path / "0.tar", members)
+    told = []
+    write_manifest(tmp_path / "train.jsonl", rows_of_shards([tmp_path / "0.tar"], tmp_path, on_unheard=told.append))
+    (reason,) = told
+    assert reason.startswith(f"{tmp_path}/0.tar: y: {tmp_path}/0.tar:")
+    for found in (ListedUtterances(read_manifest(tmp_path / "train.jsonl")), open_indexed(tmp_path / "train.jsonl")):
+        measured = found.measured()
+        assert [item.text for item in measured.utterances] == ["a", "c"]
+        assert [name for name, _ in measured.others] == ["0/y"]
+
+
+def open_indexed(path):
+    return IndexedUtterances(build_index(path))
+
+
+def write_with_links(path, *links):
+    """A tar of a sample and of links of a type, whose targets stand before them."""
+    write_tar(path, [("x.wav", WAV), ("x.txt", b"a")])
+    with tarfile.open(path, "a") as tar:
+        for name, target, kind in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+
+
+def test_a_hard_link_is_what_it_links_to(tmp_path):
+    write_with_links(tmp_path / "0.tar", ("y.wav", "x.wav", tarfile.LNKTYPE), ("y.txt", "x.txt", tarfile.LNKTYPE))
+    first, second = read_manifest(manifest_of(tmp_path, tmp_path / "0.tar"))
+    assert (second.id, second.text) == ("0/y", "a")
+    assert np.array_equal(decode(first.audio), decode(second.audio))
+
+
+@pytest.mark.parametrize(("target", "kind"), [("absent.wav", tarfile.LNKTYPE), ("x.wav", tarfile.SYMTYPE)])
+def test_a_link_without_its_content_is_named(tmp_path, target, kind):
+    write_with_links(tmp_path / "0.tar", ("notes", "x.wav", tarfile.SYMTYPE), ("y.wav", target, kind))
+    with pytest.raises(InputError, match=r"0\.tar: y\.wav is a link, .*; write the shard anew \(tar --dereference\)"):
+        manifest_of(tmp_path, tmp_path / "0.tar")
+
+
+def test_tars_joined_by_cat_are_refused_and_by_tar_are_read(corpus):
+    first, second = sorted((corpus / "shards").iterdir())
+    joined = corpus / "joined.tar"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(InputError, match=r"joined\.tar: goes on behind its end; join tars with `tar --concatenate`"):
+        manifest_of(corpus, joined)
+    with tarfile.open(first, "a") as tar, tarfile.open(second) as other:
+        for member in other.getmembers():
+            tar.addfile(member, other.extractfile(member))
+    assert len(read_manifest(manifest_of(corpus, first))) == 6
 
 
 def test_names_with_dots_keep_their_labels_and_pieces_their_length(tmp_path):

@@ -1,13 +1,20 @@
 import io
 import itertools
 import json
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from arkasr.data import scratch
 from arkasr.data import streamed as streamed_module
 from arkasr.data.audio import decode
 from arkasr.data.dataset_source import DatasetSource
@@ -123,11 +130,113 @@ def test_a_lane_that_processes_share_keeps_audio_until_each_has_read_its_own(fol
 
 def test_files_of_pools_that_were_heard_are_removed(folder):
     batches = batches_of(folder, per_step=1, read_ahead=2)
-    root = batches._folder.name
     most = 0
-    for _ in itertools.islice(batches.follow(StreamPosition()), 300):
-        most = max(most, len(list(streamed_module.Path(root).iterdir())))
-    assert most <= 3
+    for batch, _ in itertools.islice(batches.follow(StreamPosition()), 300):
+        most = max(most, len(list(batch[0].audio.parent.glob("*.tar"))))
+    # Those of two batches in flight, of the next pool, and of the one behind it, which is begun when the next is taken.
+    assert most <= 4
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_next_pool_is_read_while_one_is_heard_and_no_other(folder, monkeypatch):
+    read = []
+    original = StreamedBatches._audio_of
+    monkeypatch.setattr(StreamedBatches, "_audio_of", lambda *its: (read.append(its), original(*its))[1])
+    followed = batches_of(folder, per_step=1).follow(StreamPosition())
+    next(followed)
+    wait_until(lambda: len(read) == 16)
+    time.sleep(0.1)
+    assert len(read) == 16
+
+
+def test_an_error_in_the_next_pool_is_raised_when_that_is_reached(folder):
+    def refuse_the_tenth(utterance, seconds):
+        if utterance.id == "utt-10":
+            raise InputError("utt-10 is wrong")
+
+    def heard(check):
+        for batch, reached in batches_of(folder, per_step=1, check=check).follow(StreamPosition()):
+            if reached.lanes[0].pool:
+                return
+            yield [item.id for item in batch]
+
+    whole = list(heard(lambda utterance, seconds: None))
+    found = heard(refuse_the_tenth)
+    assert list(itertools.islice(found, len(whole))) == whole
+    with pytest.raises(InputError, match="utt-10 is wrong"):
+        next(found)
+
+
+SLOW = """
+import itertools, sys, time
+from arkasr.data import streamed
+from arkasr.data.dataset_source import DatasetSource
+
+streamed.POOL_EXAMPLES = 50
+read = itertools.count()
+original = streamed.StreamedBatches._audio_of
+streamed.StreamedBatches._audio_of = lambda *its: (time.sleep(2 * (next(read) >= 50)), original(*its))[1]
+batches = streamed.StreamedBatches(
+    DatasetSource(path=sys.argv[1], examples=66), per_step=1, rank=0, processes=1, check=lambda *its: None,
+    batching={"max_audio_seconds": 2.0}, exchange=lambda text: [text],
+)
+
+def hear():
+    for batch, _ in batches.follow(streamed.StreamPosition()):
+        print(batch[0].audio, flush=True)
+        time.sleep(0.2)
+
+try:
+    hear()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.fixture
+def slow(folder, tmp_path):
+    """A process that reads ahead slowly, and the file of what it hears."""
+    environment = {"TMPDIR": str(tmp_path), "PATH": "", "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(folder)], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        tar = Path(process.stdout.readline().split(":")[0])
+        assert tar.is_file()
+        yield process, tar
+        process.kill()
+
+
+def test_a_keyboard_interrupt_does_not_wait_for_the_next_pool(slow, tmp_path):
+    process, tar = slow
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130  # the other examples of the next pool take half a minute
+    assert not tar.exists()
+    assert not list(tmp_path.glob("arkasr-stream-*"))
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_next_one_and_what_is_in_use_stays(slow, tmp_path, monkeypatch):
+    process, tar = slow
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def begun_anew():
+        scratch._held.cache_clear()
+        return scratch.scratch_folder()
+
+    mine = begun_anew()
+    assert tar.is_file()
+    process.kill()
+    process.wait()
+    assert tar.is_file()
+    mine = begun_anew()
+    assert list(tmp_path.glob("arkasr-stream-*")) == [mine]
+    scratch._held.cache_clear()
 
 
 def test_every_position_is_resumed_exactly(folder):
@@ -241,12 +350,29 @@ def test_transcripts_count_where_they_are_bounded(folder):
         assert len(batch) * max(len(item.text) for item in batch) <= 21
 
 
+BAD_ROWS = {
+    "no id": ({"name": None}, "column 'name' holds None; an id is a string or a whole number"),
+    "text": ({"text": ["a"]}, r"column 'text' holds \['a'\], which is no string; name another column"),
+    "language": ({"lang": 3}, "column 'lang' holds 3, which is no string; name another column"),
+    "audio": ({"audio": {"bytes": None, "path": None}}, "column 'audio' holds no audio file"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_value_that_cannot_be_used_is_named_with_dataset_row_and_column(tmp_path, changes, message):
+    row = {"audio": {"bytes": sound(0, 0.5), "path": "a.flac"}, "text": "a", "name": "a", "lang": "en"}
+    write_parquet(tmp_path / "corpus" / "0.parquet", [row | changes])
+    source = DatasetSource(path=str(tmp_path / "corpus"), examples=1, id="name", language_column="lang")
+    with pytest.raises(InputError, match=rf"^dataset {tmp_path}/corpus: row 0/\d: {message}$"):
+        next(batches_of(None, source=source).follow(StreamPosition()))
+
+
 def test_what_is_not_there_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="no column 'txt'; did you mean 'text'"):
         batches_of(folder, source=DatasetSource(path=str(folder), text="txt"))
     with pytest.raises(InputError, match="does not say how many examples it has; give their number as `examples`"):
         batches_of(folder, source=DatasetSource(path=str(folder)))
-    with pytest.raises(InputError, match="column 'lang' holds no audio files"):
+    with pytest.raises(InputError, match="row 0/0: column 'lang' holds no audio file"):
         next(
             batches_of(folder, source=DatasetSource(path=str(folder), audio="lang", examples=66)).follow(
                 StreamPosition()

@@ -66,6 +66,9 @@ def test_lines_on_the_disk_are_the_same_as_a_list(both, narrow):
     assert seconds[0][2:20].tolist() == seconds[1][2:20]
     assert indexed.languages() == listed.languages()
     assert indexed.unlabelled() == listed.unlabelled()
+    assert indexed.texts() == listed.texts()
+    for item in both[0]:
+        assert indexed.texts().get(item.id) == listed.texts().get(item.id)
     ids = [values.values(lambda some: [item.id for item in some]) for values in (indexed, listed)]
     assert ids[0][1:7] == ids[1][1:7]
 

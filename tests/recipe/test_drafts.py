@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from arkasr.data import opening
+from arkasr.data.indexed import TextsOfLines
 from arkasr.errors import InputError
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
@@ -36,6 +38,14 @@ def workshop_of(folder, drafts):
 def test_drafts_are_the_texts_of_the_set_named(tmp_path):
     assert drafts_of(*workshop_of(tmp_path, "everything"), seed=0) == {"a": "one", "b": "two"}
     assert drafts_of(*workshop_of(tmp_path, "null"), seed=0) == {}
+
+
+def test_drafts_of_a_large_manifest_are_the_same_and_are_looked_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "LARGE_BYTES", 1)
+    found = drafts_of(*workshop_of(tmp_path, "everything"), seed=0)
+    assert isinstance(found, TextsOfLines)
+    assert found == {"a": "one", "b": "two"}
+    assert found.get("absent", "own") == "own"
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,22 @@ def test_a_mistake_is_one_line_that_names_the_key(override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objective.support", "full"),
+        ("objective.tail", "bucket"),
+        ("objective.upstream_scores", "true"),
+        ("offload_teacher", "true"),
+    ],
+)
+def test_what_a_served_teacher_cannot_give_is_refused_before_any_stage(key, value):
+    served = ["models.away={pretrained: x, served: {urls: ['http://a:1']}}", "stages.opd-after-td.teacher=away"]
+    load_settings(Recipe, SMOKE, served)
+    with pytest.raises(InputError, match=rf"stages.opd-after-td.{key}: a served teacher .*take `served` out of models"):
+        load_settings(Recipe, SMOKE, [*served, f"stages.opd-after-td.{key}={value}"])
+
+
 def test_a_normaliser_may_be_named_for_a_language_code():
     recipe = load_settings(Recipe, SMOKE, ["evaluation.normalizer={default: basic, zh: zh}"])
     assert recipe.evaluation.normalizer == {"default": "basic", "Chinese": "zh"}

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from arkasr.data.streamed import StreamedBatches
 from arkasr.errors import InputError
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
-from arkasr.recipe.stages import build_stream
+from arkasr.recipe.stages import build_stream, run_calibration
 from arkasr.recipe.workshop import Workshop
 from arkasr.train.loop import train
+from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.data.test_streamed import sound, write_parquet
 from tests.models import TEXTS
@@ -41,12 +43,16 @@ def stream_of(tmp_path):
             "stages.base.train=D",
             f"stages.base.optimization={OPTIMIZATION}",
         ]
-        recipe = load_settings(Recipe, ROOT / "recipes" / "smoke.yaml", overrides)
-        workshop = Workshop(recipe, RunFolder(tmp_path / "run", 0), torch.device("cpu"))
+        workshop, recipe = workshop_of(tmp_path, overrides)
         stage, settings = SupervisedStage(student, None), recipe.stages["base"]
         return stage, build_stream(workshop, stage, settings, 0, rank=0, among=1), settings.optimization
 
     return build
+
+
+def workshop_of(tmp_path, overrides):
+    recipe = load_settings(Recipe, ROOT / "recipes" / "smoke.yaml", overrides)
+    return Workshop(recipe, RunFolder(tmp_path / "run", 0), torch.device("cpu")), recipe
 
 
 class KilledError(Exception):
@@ -69,10 +75,26 @@ def test_a_killed_run_on_a_dataset_ends_with_the_bits_of_an_undisturbed_one(stud
         assert torch.equal(value, twin.model.state_dict()[name]), name
 
 
+def test_calibration_opens_one_lane_of_a_dataset(student, teacher, stream_of, tmp_path, monkeypatch):
+    opened = []
+    original = StreamedBatches._pools
+    monkeypatch.setattr(
+        StreamedBatches, "_pools", lambda self, lane, *its: (opened.append(lane), original(self, lane, *its))[1]
+    )
+    stage, stream, _ = stream_of(student)
+    assert stream.sampler.lanes == 2
+    dataset = {"path": str(tmp_path / "corpus"), "examples": 12, "language": "English"}
+    overrides = [f"sets.D={json.dumps({'dataset': dataset})}", "stages.opd.train=D"]
+    workshop, recipe = workshop_of(tmp_path, [*overrides, f"stages.opd.optimization={OPTIMIZATION}"])
+    stage = DistillationStage(student, teacher, recipe.stages["opd"].objective)
+    assert run_calibration(workshop, stage, recipe.stages["opd"], 0).metrics["loss"] > 0
+    assert opened == [0]
+
+
 def test_what_a_stage_cannot_learn_from_is_named_when_it_is_met(student, stream_of):
     with pytest.raises(InputError, match=r"set D: 0/0 has no `text`, and this stage learns from labels"):
         next(iter(stream_of(student, text=None)[1]))
-    with pytest.raises(InputError, match=r"corpus: 0/0: language 'the red book is in london' is not known"):
+    with pytest.raises(InputError, match=r"corpus: row 0/0: language 'the red book is in london' is not known"):
         next(iter(stream_of(student, language=None, language_column="text")[1]))
     with pytest.raises(InputError, match=r"sets\.D\.dataset\.language: language 'klingon' is not known"):
         stream_of(student, language="klingon")

@@ -16,7 +16,11 @@ from arkasr.model.scoring import forced_logits
 
 
 class ScoresServer:
-    """Counts what it is asked; `faults` are used up by the next requests, one each: a status, "hang" or "drop"."""
+    """Counts what it is asked, and fails where it is told to.
+
+    `faults` are used up by the next requests, one each: a status, "hang" for a while, "drop" the connection, "cut" the
+    answer, or a function that changes it. Unless it is `awake`, nothing is answered, not even whether it is healthy.
+    """
 
     def __init__(self, recognizer, *, max_logprobs=10_000, port=0):
         self.recognizer = recognizer
@@ -25,6 +29,9 @@ class ScoresServer:
         self.faults = []
         self.asked = self.answered = self.busy = self.busiest = 0
         self.delay = 0.0
+        self.key = None
+        self.awake = threading.Event()
+        self.awake.set()
         self._lock = threading.Lock()
         self._server = None
 
@@ -94,6 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
     scores: ScoresServer
 
     def do_GET(self):
+        self.scores.awake.wait()
         self.send_response(200 if self.path == "/health" else 404)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -101,6 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self._counted():
+            self.scores.awake.wait()
             fault = self.scores.faults.pop(0) if self.scores.faults else None
             if fault == "drop":
                 self.close_connection = True
@@ -109,13 +118,16 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(1.5)
             time.sleep(self.scores.delay)
             status, answer = (fault, {}) if isinstance(fault, int) else self.scores.answer(body)
-            encoded = json.dumps(answer).encode()
+            if self.scores.key is not None and self.headers["Authorization"] != f"Bearer {self.scores.key}":
+                status, answer = 401, {"error": "Unauthorized"}
+            encoded = json.dumps(fault(answer) if callable(fault) else answer).encode()
             self.scores.answered += status == 200
             try:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(encoded)))
                 self.end_headers()
-                self.wfile.write(encoded)
+                self.wfile.write(encoded[: len(encoded) // 2] if fault == "cut" else encoded)
+                self.close_connection = fault == "cut"
             except OSError:  # who hung up is not waiting for the answer
                 self.close_connection = True
 

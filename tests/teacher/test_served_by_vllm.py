@@ -65,12 +65,13 @@ def serve(place, server):
     made = []
 
     def build(**options):
-        made.append(Replicas([server.url], in_flight=8, timeout=60, patience=120))
-        return ServedTeacher(load_without_weights(place / "teacher"), made[-1], **options)
+        replicas = Replicas([server.url], in_flight=8, timeout=60, patience=120)
+        made.append(ServedTeacher(load_without_weights(place / "teacher"), replicas, **options))
+        return made[-1]
 
     yield build
-    for replicas in made:
-        replicas.give_up("the test is over")
+    for served in made:
+        served.close()
 
 
 def heard(place, *listeners):
@@ -106,7 +107,7 @@ def test_scores_along_real_rollouts_are_those_of_the_teacher_in_process(place, s
     teacher = load_recognizer(place / "teacher")
     teacher.model.eval()
     for name, asked in {"named": served, "best": serve(best_tokens=64)}.items():
-        worst = check_servers([asked], teacher, questions, settings.top_k, tolerance=1e-4)
+        worst = check_servers(asked, teacher, questions, settings.top_k, tolerance=1e-4)
         tokens = sum(len(question.transcript) for question in questions)
         with capsys.disabled():
             print(f"\n{name}: {len(questions)} utterances, {tokens} tokens: largest difference {worst:.1e} nats")
@@ -127,6 +128,29 @@ def test_loss_and_gradient_are_those_of_the_teacher_in_process(place, serve, opt
     assert found.count == expected.count > 0
     torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-5)
     assert (found_gradient - gradient).norm() < 1e-4 * gradient.norm()
+
+
+def test_a_server_that_is_stopped_in_mid_request_and_started_anew_costs_no_answer(place, server, serve, caplog, capsys):
+    served, teacher = serve(), load_recognizer(place / "teacher")
+    stage = DistillationStage(load_recognizer(place / "student"), served, OBJECTIVE)
+    questions = questions_along_rollouts(stage, heard(place, stage.student, served))
+    check_servers(served, teacher, questions[:1], OBJECTIVE.top_k, tolerance=1e-4)
+    expected = served.ask(questions * 2, OBJECTIVE.top_k, torch.device("cpu"))(lambda: False)
+    answer = served.ask(questions * 2, OBJECTIVE.top_k, torch.device("cpu"))
+    time.sleep(0.5)
+    started = time.monotonic()
+    server.stop()
+    stopped = time.monotonic()
+    server.start()
+    found = answer(lambda: False)
+    told = [record.getMessage() for record in caplog.records]
+    with capsys.disabled():
+        print(f"\nstopped in {stopped - started:.0f} s, answered {time.monotonic() - stopped:.0f} s later; {told[0]}")
+    assert "is set aside" in told[0]
+    assert "answers again" in told[-1]
+    assert torch.equal(found.top.ids, expected.top.ids)
+    asked_for = torch.cat([question.named[question.positions >= 0] for question in questions * 2])
+    torch.testing.assert_close(found.of(asked_for), expected.of(asked_for), rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

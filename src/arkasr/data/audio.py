@@ -89,7 +89,8 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(io.BytesIO(part.read()) if part else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
-        raise InputError(f"{path}: not audio that can be read ({error}); convert or leave out the file") from error
+        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        raise InputError(f"{path}: not audio that can be read ({reason}); convert or leave out the file") from error
     if file.frames > MAX_FRAMES:
         file.close()
         raise InputError(f"{path}: its header does not say how long it is; write the file anew, not through a pipe")

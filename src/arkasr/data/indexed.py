@@ -2,7 +2,7 @@
 
 import random
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -72,6 +72,8 @@ class IndexedUtterances(Utterances):
         return Measured(found, SecondsOfLines(found), [(item.id, _why_unmeasured(item)) for item in others])
 
     def languages(self) -> set[str | None]:
+        if self._lines is None:
+            return set(self._index.languages)
         found: set[int] = set()
         for _, records in self._chunks():
             found.update(np.unique(records["language"]).tolist())
@@ -80,11 +82,16 @@ class IndexedUtterances(Utterances):
     def unlabelled(self) -> int | None:
         if self._labels_withheld:
             return 0
+        if self._index.labelled:
+            return None
         for first, records in self._chunks():
             without = np.flatnonzero(~records["labelled"])
             if len(without):
                 return first + int(without[0])
         return None
+
+    def texts(self) -> Mapping[str, str]:
+        return {} if self._labels_withheld else TextsOfLines(self, self._index, self._lines)
 
     def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> "ValuesOfLines[Value]":
         return ValuesOfLines(self, of)
@@ -145,6 +152,40 @@ class ValuesOfLines(Sequence[Value]):
         if isinstance(place, slice):
             return self._of(self._utterances[place])
         return self._of([self._utterances[place]])[0]
+
+
+class TextsOfLines(Mapping[str, str]):
+    """Text by id, looked up in the index and read from its line each time it is asked for.
+
+    Args:
+        utterances: of which these are the texts.
+        index: that they stand in.
+        lines: their numbers; None = all of the index.
+    """
+
+    def __init__(self, utterances: IndexedUtterances, index: ManifestIndex, lines: np.ndarray | None) -> None:
+        self._utterances = utterances
+        self._index = index
+        self._lines = None if lines is None else np.sort(lines)
+
+    def __getitem__(self, name: str) -> str:
+        line = self._index.find(name)
+        text = self._index.utterance(line).text if line is not None and self._holds(line) else None
+        if not text:
+            raise KeyError(name)
+        return text
+
+    def __iter__(self) -> Iterator[str]:
+        return (item.id for item in self._utterances if item.text)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _holds(self, line: int) -> bool:
+        if self._lines is None:
+            return True
+        place = int(np.searchsorted(self._lines, line))
+        return place < len(self._lines) and int(self._lines[place]) == line
 
 
 def _why_unmeasured(utterance: Utterance) -> str:

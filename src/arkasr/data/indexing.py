@@ -9,29 +9,38 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from zlib import crc32
 
 import numpy as np
 
+from arkasr.data.checked_records import seal
 from arkasr.data.examples import seconds_of
 from arkasr.data.index import (
     CHUNK,
+    DESCRIPTION,
     FORMAT,
+    IDENTITY,
+    IDS,
+    LINES,
     RECORD,
     ManifestIndex,
+    checksum_of,
+    digest_of,
     fingerprint_of,
-    folder_of,
-    length_of_header,
+    folders_of,
     open_index,
 )
 from arkasr.data.manifest import ManifestError, Problem, Utterance, parse_line, same_id
 from arkasr.errors import InputError
-from arkasr.files import write_whole
+from arkasr.files import errors_named, write_whole
 
 MOST_PROBLEMS = 10_000  # bad lines after which no more are looked for
-IDS_AT_ONCE = 2**21  # ids whose repetitions are looked for in one pass
-_IDENTITY = np.dtype([("hash", "<i8"), ("line", "<u8")])
+IDS_AT_ONCE = 2**20  # ids that are sorted at once
+_NUMBERED = np.dtype([("digest", "<u8"), ("number", "<u8")])  # of every line's id, and its number in the file
+_LOCK = ".lock"
 
 
 def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None) -> ManifestIndex:
@@ -48,50 +57,49 @@ def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None) -
     """
     if not manifest.is_file():
         raise InputError(f"{manifest}: no such manifest")
-    folder = folder_of(manifest)
-    folder.mkdir(exist_ok=True)
+    folder = _folder_for(manifest)
     with _alone_in(folder):
         if index := open_index(manifest):
             return index
-        (folder / "index.json").unlink(missing_ok=True)
+        (folder / DESCRIPTION).unlink(missing_ok=True)
         fingerprint = fingerprint_of(manifest)
+        writing = {name: folder / f".{name}.writing" for name in (LINES, IDS, "numbered")}
         try:
-            with (folder / ".lines.writing").open("wb+") as records, (folder / ".ids.writing").open("wb+") as ids:
-                lines, languages, unmeasured = _index_lines(manifest, records, ids, on_bytes or (lambda read: None))
+            with (
+                writing[LINES].open("wb+") as records,
+                writing[IDS].open("wb+") as ids,
+                writing["numbered"].open("wb+") as numbered,
+            ):
+                said = _index_lines(manifest, records, ids, numbered, on_bytes or (lambda read: None))
+                seal(records, RECORD)
+                seal(ids, IDENTITY)
             if fingerprint_of(manifest) != fingerprint:
                 raise InputError(f"{manifest}: was written to while it was read; index it when it is complete")
-            (folder / ".lines.writing").replace(folder / "lines.npy")
+            for name in (LINES, IDS):
+                writing[name].replace(folder / name)
         finally:
-            for name in (".lines.writing", ".ids.writing"):
-                (folder / name).unlink(missing_ok=True)
-        said = {
-            "format": FORMAT,
-            "manifest": fingerprint,
-            "lines": lines,
-            "languages": languages,
-            "unmeasured": unmeasured,
-        }
-        write_whole(folder / "index.json", [json.dumps(said) + "\n"])
-    return ManifestIndex(manifest, languages, lines, unmeasured)
+            for path in writing.values():
+                path.unlink(missing_ok=True)
+        said |= {"format": FORMAT, "manifest": fingerprint}
+        write_whole(folder / DESCRIPTION, [json.dumps(said | {"crc32": checksum_of(said)}) + "\n"])
+    return ManifestIndex(manifest, folder)
 
 
 def _index_lines(
-    manifest: Path, records: IO[bytes], ids: IO[bytes], on_bytes: Callable[[int], None]
-) -> tuple[int, list[str | None], int]:
-    """Write a record and an identity for every good line; gives lines, languages, and lines that were not measured."""
+    manifest: Path, records: IO[bytes], ids: IO[bytes], numbered: IO[bytes], on_bytes: Callable[[int], None]
+) -> dict[str, Any]:
+    """Write a record and an identity for every good line; gives what is to be said of all of them."""
     problems: list[Problem] = []
     languages: dict[str | None, int] = {}
-    count = unmeasured = 0
-    # The header says how many there are: it is written again, in the same place, when that is known.
-    _write_header(records, 0)
-    rows: list[tuple[int, int, float, int, bool]] = []
-    identities: list[tuple[int, int]] = []
+    count = unmeasured = labelled = 0
+    rows: list[tuple[int, int, int, float, int, bool]] = []
+    names: list[tuple[int, int]] = []
 
     def write() -> None:
         records.write(np.array(rows, dtype=RECORD).tobytes())
-        ids.write(np.array(identities, dtype=_IDENTITY).tobytes())
+        numbered.write(np.array(names, dtype=_NUMBERED).tobytes())
         rows.clear()
-        identities.clear()
+        names.clear()
 
     offset = told = 0
     with manifest.open("rb") as file:
@@ -109,8 +117,9 @@ def _index_lines(
             language = languages.setdefault(utterance.language, len(languages))
             seconds = _seconds(utterance)
             unmeasured += math.isnan(seconds)
-            rows.append((first, len(raw), seconds, language, utterance.text is not None))
-            identities.append((hash(utterance.id), number))
+            labelled += utterance.text is not None
+            rows.append((first, len(raw), crc32(raw), seconds, language, utterance.text is not None))
+            names.append((digest_of(utterance.id), number))
             count += 1
             if len(rows) == CHUNK:
                 write()
@@ -118,17 +127,18 @@ def _index_lines(
                 told = offset
     write()
     on_bytes(offset - told)
-    problems += _repeated(manifest, records, ids, count, MOST_PROBLEMS - len(problems))
+    problems += _sort_ids(manifest, records, ids, numbered, count, MOST_PROBLEMS - len(problems))
     if problems:
         problems.sort(key=lambda problem: problem.line)
         raise ManifestError(manifest, problems, looked_for_all=len(problems) < MOST_PROBLEMS)
     if not count:
         raise InputError(f"{manifest}: the manifest is empty; give it one JSON object a line")
-    first_record = length_of_header(records)
-    records.seek(0)
-    _write_header(records, count)
-    assert records.tell() == first_record
-    return count, list(languages), unmeasured
+    return {
+        "lines": count,
+        "languages": list(languages),
+        "unmeasured": unmeasured,
+        "labelled": labelled == count,
+    }
 
 
 def _seconds(utterance: Utterance) -> float:
@@ -138,59 +148,74 @@ def _seconds(utterance: Utterance) -> float:
         return math.nan
 
 
-def _repeated(manifest: Path, records: IO[bytes], ids: IO[bytes], count: int, most: int) -> list[Problem]:
-    """Lines whose id a line before them has: those of equal hash are looked at, a share of all hashes in each pass."""
+def _sort_ids(
+    manifest: Path, records: IO[bytes], ids: IO[bytes], numbered: IO[bytes], count: int, most: int
+) -> list[Problem]:
+    """Write all identities in order, a share of all digests in each pass; gives lines whose id one before them has."""
     problems: list[Problem] = []
     records.flush()
-    ids.flush()
+    numbered.flush()
     passes = -(-count // IDS_AT_ONCE)
     for turn in range(passes):
+        share = _share_of_ids(numbered, count, turn, passes)
+        ids.write(share.tobytes())
+        same = np.diff(share["digest"]) == 0
         seen: dict[str, int] = {}
-        for place in _places_of_equal_hash(ids, count, turn, passes).tolist():
-            raw = os.pread(ids.fileno(), _IDENTITY.itemsize, place * _IDENTITY.itemsize)
-            line = int(np.frombuffer(raw, dtype=_IDENTITY)["line"][0])
+        for place in share["line"][np.append(same, False) | np.insert(same, 0, False)].tolist():
+            number = int(_at(numbered, _NUMBERED, place)["number"])
             utterance = _reread(manifest, records, place)
-            if (first := seen.setdefault(utterance.id, line)) != line:
-                problems.append(Problem(line, same_id(utterance, first)))
+            if (first := seen.setdefault(utterance.id, number)) != number:
+                problems.append(Problem(number, same_id(utterance, first)))
             if len(problems) >= most:
                 return problems
     return problems
 
 
-def _places_of_equal_hash(ids: IO[bytes], count: int, turn: int, passes: int) -> np.ndarray:
-    """Numbers of the lines whose hash another line has, int64 `[n]`, ascending within a hash."""
-    hashes, places = [], []
+def _share_of_ids(numbered: IO[bytes], count: int, turn: int, passes: int) -> np.ndarray:
+    """`IDENTITY` `[n]` of the digests whose turn it is, in order; lines of equal digest as in the manifest."""
+    shares = []
     for first in range(0, count, CHUNK):
-        raw = os.pread(ids.fileno(), CHUNK * _IDENTITY.itemsize, first * _IDENTITY.itemsize)
-        found = np.frombuffer(raw, dtype=_IDENTITY)["hash"]
-        mine = np.flatnonzero(found % passes == turn)
-        hashes.append(found[mine])
-        places.append(first + mine)
-    share = np.concatenate(hashes) if hashes else np.empty(0, dtype=np.int64)
-    if not len(share):
-        return np.empty(0, dtype=np.int64)
-    order = np.argsort(share, kind="stable")
-    same = np.diff(share[order]) == 0
-    return np.concatenate(places)[order[np.append(same, False) | np.insert(same, 0, False)]]
+        raw = os.pread(numbered.fileno(), CHUNK * _NUMBERED.itemsize, first * _NUMBERED.itemsize)
+        digests = np.frombuffer(raw, dtype=_NUMBERED)["digest"]
+        mine = np.flatnonzero((digests >> 40) * passes >> 24 == turn)
+        share = np.empty(len(mine), dtype=IDENTITY)
+        share["digest"], share["line"] = digests[mine], first + mine
+        shares.append(share)
+    found = np.concatenate(shares)
+    return found[np.argsort(found["digest"], kind="stable")]
 
 
 def _reread(manifest: Path, records: IO[bytes], place: int) -> Utterance:
-    start = length_of_header(records) + place * RECORD.itemsize
-    record = np.frombuffer(os.pread(records.fileno(), RECORD.itemsize, start), dtype=RECORD)[0]
+    record = _at(records, RECORD, place)
     with manifest.open("rb") as file:
         file.seek(int(record["offset"]))
         return parse_line(file.read(int(record["size"])), manifest.parent, check_files=False)
 
 
-def _write_header(file: IO[bytes], count: int) -> None:
-    """The header of a .npy file; NumPy gives it the same length for any number of records."""
-    described = {"descr": np.lib.format.dtype_to_descr(RECORD), "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(file, described)
+def _at(file: IO[bytes], dtype: np.dtype, place: int) -> np.void:
+    found: np.void = np.frombuffer(os.pread(file.fileno(), dtype.itemsize, place * dtype.itemsize), dtype=dtype)[0]
+    return found
+
+
+def _folder_for(manifest: Path) -> Path:
+    """The folder to write an index into: beside the manifest, or in the cache where there is no leave to."""
+    beside, cached = folders_of(manifest)
+    try:
+        beside.mkdir(exist_ok=True)
+        (beside / _LOCK).touch()
+    except FileExistsError as error:
+        raise InputError(f"{beside}: is where the index of {manifest.name} belongs; move the file away") from error
+    except OSError as error:
+        if error.errno not in (EACCES, EPERM, EROFS):
+            raise
+        cached.mkdir(parents=True, exist_ok=True)
+        return cached
+    return beside
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Wait for other processes that make the same index; the system lets go of the lock of one that is killed."""
-    with (folder / ".lock").open("w") as file:
+    with errors_named(folder), (folder / _LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

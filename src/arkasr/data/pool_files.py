@@ -1,44 +1,56 @@
 """The audio of streamed pools in temporary tars, so that it is not in memory and is read like any other."""
 
-import os
+import itertools
 import tarfile
-from collections.abc import Sequence
+from collections import deque
 from io import BytesIO
 from pathlib import Path
-from tempfile import mkstemp
+from tempfile import TemporaryDirectory
+
+from arkasr.data.scratch import scratch_folder
+from arkasr.files import errors_named
 
 
 class PoolFiles:
-    """The audio of the last pools, each in a tar that is removed when none of its batches can still be read.
+    """The tars of the pools of a lane, each removed when none of its batches can still be read.
+
+    A tar may be written in another thread than the one that hands out batches.
 
     Args:
-        folder: for the tars.
         in_flight: batches that may have been handed out and not been read yet.
     """
 
-    def __init__(self, folder: Path, in_flight: int) -> None:
-        self._folder = folder
+    def __init__(self, in_flight: int) -> None:
+        self._folder = TemporaryDirectory(dir=scratch_folder())
+        self._numbers = itertools.count()
         self._in_flight = in_flight
         self._batches = 0
-        self._written: list[tuple[int, Path]] = []
+        self._used: deque[tuple[int, Path]] = deque()
+
+    def new(self) -> Path:
+        """Where the next tar is to be written."""
+        return Path(self._folder.name) / f"{next(self._numbers)}.tar"
 
     def count_batch(self) -> None:
         """One more batch is handed out."""
+        while self._used and self._used[0][0] + self._in_flight <= self._batches:
+            self._used.popleft()[1].unlink()
         self._batches += 1
 
-    def write(self, contents: Sequence[bytes]) -> list[Path]:
-        """Keep audio; gives where each lies."""
-        if self._written:  # all batches of the pool before have now been handed out
-            self._written[-1] = (self._batches, self._written[-1][1])
-        while self._written and self._written[0][0] + self._in_flight <= self._batches:
-            self._written.pop(0)[1].unlink()
-        handle, name = mkstemp(suffix=".tar", dir=self._folder)
-        places = []
-        with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for number, content in enumerate(contents):
-                member = tarfile.TarInfo(str(number))
-                member.size = len(content)
-                places.append(Path(f"{name}:{tar.offset + tarfile.BLOCKSIZE}:{len(content)}"))
-                tar.addfile(member, BytesIO(content))
-        self._written.append((self._batches, Path(name)))
-        return places
+    def used(self, tar: Path) -> None:
+        """All batches of a tar have been handed out."""
+        self._used.append((self._batches, tar))
+
+
+def add_audio(tar: tarfile.TarFile, path: Path, content: bytes) -> Path:
+    """Write the bytes of an audio file into a tar that is open at `path`; gives where they lie.
+
+    Raises:
+        OSError: there is no space; names the tar.
+    """
+    member = tarfile.TarInfo("audio")
+    member.size = len(content)
+    place = Path(f"{path}:{tar.offset + tarfile.BLOCKSIZE}:{len(content)}")
+    with errors_named(path):
+        tar.addfile(member, BytesIO(content))
+    return place

@@ -59,7 +59,10 @@ def find_shards(sources: Sequence[Path]) -> list[Path]:
 
 
 def rows_of_shards(
-    shards: Sequence[Path], folder: Path, on_shard: Callable[[int], None] | None = None
+    shards: Sequence[Path],
+    folder: Path,
+    on_shard: Callable[[int], None] | None = None,
+    on_unheard: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Manifest rows of all samples, in the order in which they stand in the tars.
 
@@ -67,12 +70,16 @@ def rows_of_shards(
         shards: uncompressed tars.
         folder: of the manifest that the rows are for; shards below it are named relative to it.
         on_shard: told of every tar that has been gone through.
+        on_unheard: told why audio cannot be measured; its row has no `duration`, so that training sets it aside.
 
     Raises:
-        InputError: a tar cannot be read or is cut off, or a sample is not whole; names tar and key.
+        InputError: a tar cannot be read or is cut off, a sample is not whole, or no audio at all can be measured;
+            names tar and key.
     """
     labelled: str | None = None
     unlabelled: str | None = None
+    unheard: str | None = None
+    heard = False
     for shard in shards:
         name = _name_of(shard, folder)
         for sample in _samples(shard):
@@ -85,32 +92,48 @@ def rows_of_shards(
                 unlabelled = where
             if labelled and unlabelled:
                 raise InputError(f"{unlabelled} has no .json or .txt, but {labelled} has one; write the shard anew")
-            yield _row(sample, sample.audio, name)
+            row = _row(sample, sample.audio, name)
+            try:
+                row |= _duration(sample, sample.audio)
+                heard = True
+            except InputError as error:
+                unheard = f"{where}: {error}"
+                if on_unheard:
+                    on_unheard(unheard)
+            yield row
         if on_shard:
             on_shard(1)
     if not labelled and not unlabelled:
         raise InputError(f"{shards[0]}: no audio ({', '.join(AUDIO_SUFFIXES)}) in it or in any other shard")
+    if unheard and not heard:
+        raise InputError(unheard)
 
 
 def _row(sample: _Sample, audio: Slice, name: str) -> dict[str, Any]:
     fields = dict(sample.fields or {})
-    place = f"{audio.file}:{audio.offset}:{audio.size}"
     fields["audio"] = f"{name}:{audio.offset}:{audio.size}"
     fields.setdefault("id", f"{name.removesuffix('.tar')}/{sample.key}")
     if sample.text is not None:
         fields.setdefault("text", sample.text)
-    if fields.get("duration") is None and fields.get("end_time") in (None, -1):
-        begin = fields.get("begin_time")
-        fields["duration"] = round(duration_of(place) - max(begin if isinstance(begin, int | float) else 0, 0), 6)
     return fields
+
+
+def _duration(sample: _Sample, audio: Slice) -> dict[str, float]:
+    """Seconds of a sample as measured, where it does not say them itself."""
+    said = sample.fields or {}
+    if said.get("duration") is not None or said.get("end_time") not in (None, -1):
+        return {}
+    begin = said.get("begin_time")
+    seconds = duration_of(f"{audio.file}:{audio.offset}:{audio.size}")
+    return {"duration": round(seconds - max(begin if isinstance(begin, int | float) else 0, 0), 6)}
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:
     """The members of a tar by key; those of one key stand together."""
     seen: set[str] = set()
     sample: _Sample | None = None
-    for tar, member in _members(shard):
-        found = _MEMBER.fullmatch(member.name.removeprefix("./"))
+    for tar, name, member in _members(shard):
+        found = _MEMBER.fullmatch(name.removeprefix("./"))
         if found is None:
             continue
         key, suffix = found["key"], found["suffix"].lower()
@@ -118,6 +141,10 @@ def _samples(shard: Path) -> Iterator[_Sample]:
         is_audio = f".{suffix}" in AUDIO_SUFFIXES
         if not is_audio and suffix not in _LABEL_SUFFIXES:
             continue
+        if not member.isreg() or member.issparse():
+            raise InputError(
+                f"{shard}: {name} is a link, or a file with holes; write the shard anew (tar --dereference)"
+            )
         if sample is None or sample.key != key:
             if sample is not None:
                 yield sample
@@ -137,10 +164,11 @@ def _samples(shard: Path) -> Iterator[_Sample]:
         yield sample
 
 
-def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Every file in a tar, whole."""
+def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, str, tarfile.TarInfo]]:
+    """Every member of a tar that is no folder, and what holds its content: itself, or what it is a hard link to."""
     cut_off = f"{shard}: is cut off; replace it"
     end = 0
+    files: dict[str, tarfile.TarInfo] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             size = shard.stat().st_size
@@ -149,7 +177,9 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
                 if end > size:
                     raise InputError(cut_off)
                 if member.isreg():
-                    yield tar, member
+                    files[member.name] = member
+                if not member.isdir():
+                    yield tar, member.name, files.get(member.linkname, member) if member.islnk() else member
     except tarfile.ReadError as error:
         if end == 0:
             raise InputError(f"{shard}: not an uncompressed tar ({error}); decompress or replace it") from error
@@ -158,6 +188,9 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise InputError(cut_off)
+        while rest := file.read(2**20):
+            if any(rest):
+                raise InputError(f"{shard}: goes on behind its end; join tars with `tar --concatenate`, not with cat")
 
 
 def _fields(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> dict[str, Any]:

@@ -7,21 +7,23 @@ batch a step goes through the lanes, so that every process opens only those of i
 import itertools
 import json
 import random
+import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
+from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.dataset_source import DatasetSource, count_of, open_dataset
 from arkasr.data.examples import seconds_of
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import Utterance
-from arkasr.data.pool_files import PoolFiles
+from arkasr.data.pool_files import PoolFiles, add_audio
 from arkasr.errors import InputError
 
-POOL_EXAMPLES = 1_024  # of a lane, whose audio lies in a temporary file while its batches are heard
+POOL_EXAMPLES = 1_024  # of a lane, whose audio lies in a temporary file until its batches have been heard
 UNMEASURED_SECONDS = 1.0  # taken for the length of audio that cannot be measured, until hearing it says why
 
 
@@ -49,6 +51,21 @@ class StreamPosition:
     """Where the next step begins, in the lanes that this process has gone through."""
 
     lanes: Mapping[int, LanePosition] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Consecutive examples of a lane, read.
+
+    Attributes:
+        position: of the first batch that is to be heard.
+        batches: all of the pool.
+        tar: where the audio lies.
+    """
+
+    position: LanePosition
+    batches: list[list[Utterance]]
+    tar: Path
 
 
 class StreamedBatches:
@@ -103,7 +120,6 @@ class StreamedBatches:
         # Steps are formed whole, and a lane counts the batches of all processes that it is shared with.
         steps = -(-read_ahead // -(-per_step // processes)) + 1
         self._in_flight = steps * per_step // self.lanes
-        self._folder = TemporaryDirectory(prefix="arkasr-stream-")
 
     def follow(self, position: StreamPosition) -> Iterator[tuple[list[Utterance], StreamPosition]]:
         """Batches without end from the beginning of a step on, each with the position behind it.
@@ -148,25 +164,44 @@ class StreamedBatches:
         return {"fingerprint": self.fingerprint, "reached": reached}
 
     def _follow_lane(self, lane: int, position: LanePosition) -> Iterator[tuple[list[Utterance], LanePosition]]:
-        files = PoolFiles(Path(self._folder.name), self._in_flight)
+        files, ended = PoolFiles(self._in_flight), Event()
+        # A pool is read while the batches of the one before are heard.
+        pools = ahead(next, itertools.repeat(self._pools(lane, position, files, ended)), 1)
+        try:
+            for pool in pools:
+                for place in range(pool.position.batch, len(pool.batches)):
+                    files.count_batch()
+                    yield pool.batches[place], replace(pool.position, batch=place + 1)
+                files.used(pool.tar)
+        finally:
+            ended.set()  # before `pools` is closed, which waits for what is being read
+
+    def _pools(self, lane: int, position: LanePosition, files: PoolFiles, ended: Event) -> Iterator[_Pool]:
+        """The pools of a lane without end, or until nobody wants them any more; an epoch's last one may be empty."""
         while True:
             dataset = self._dataset.shard(num_shards=self.lanes, index=lane)
             if position.state is not None:
                 dataset.load_state_dict(position.state)
             examples = iter(dataset)
             heard = position.examples > 0
-            while pool := list(itertools.islice(examples, POOL_EXAMPLES)):
-                behind = LanePosition(
-                    position.epoch, position.pool + 1, 0, position.examples + len(pool), dataset.state_dict()
-                )
-                utterances, seconds = self._utterances_of(pool, lane, position, files)
-                pool.clear()  # the audio is in a file now
+            while True:
+                read: list[Utterance] = []
+                path = files.new()
+                with tarfile.open(path, "w") as tar:
+                    for example in itertools.islice(examples, POOL_EXAMPLES):
+                        if ended.is_set():
+                            return
+                        place = f"{lane}/{position.examples + len(read)}"
+                        audio = add_audio(tar, path, self._audio_of(example, place))
+                        read.append(self._utterance_of(example, audio, place))
+                utterances, seconds = self._kept(read)
                 heard = heard or bool(utterances)
-                batches = self._batches_of(utterances, seconds, lane, position)
-                for place in range(position.batch, len(batches)):
-                    files.count_batch()
-                    yield batches[place], replace(position, batch=place + 1)
-                position = behind
+                yield _Pool(position, self._batches_of(utterances, seconds, lane, position), path)
+                if len(read) < POOL_EXAMPLES:
+                    break
+                position = LanePosition(
+                    position.epoch, position.pool + 1, 0, position.examples + len(read), dataset.state_dict()
+                )
             if not heard:
                 raise InputError(f"dataset {self._source.path}: lane {lane} has no utterance that is not left out")
             position = LanePosition(position.epoch + 1)
@@ -178,14 +213,10 @@ class StreamedBatches:
         sampler = DurationBatchSampler(seconds, seed=seed, **_counted(self._batching, utterances))
         return [[utterances[place] for place in batch] for batch in sampler.batches(position.pool)]
 
-    def _utterances_of(
-        self, pool: Sequence[Mapping[str, Any]], lane: int, position: LanePosition, files: PoolFiles
-    ) -> tuple[list[Utterance], list[float]]:
-        """The examples of a pool that are not left out, and their seconds."""
+    def _kept(self, read: Sequence[Utterance]) -> tuple[list[Utterance], list[float]]:
+        """The utterances that are not left out, and their seconds."""
         utterances, lengths = [], []
-        audio = [self._audio_of(example) for example in pool]
-        for number, (example, path) in enumerate(zip(pool, files.write(audio), strict=True), start=position.examples):
-            utterance = self._utterance_of(example, path, f"{lane}/{number}")
+        for utterance in read:
             try:
                 seconds = seconds_of(utterance)
             except InputError:
@@ -197,7 +228,7 @@ class StreamedBatches:
             lengths.append(seconds)
         return utterances, lengths
 
-    def _audio_of(self, example: Mapping[str, Any]) -> bytes:
+    def _audio_of(self, example: Mapping[str, Any], place: str) -> bytes:
         audio = example[self._source.audio]
         content = audio.get("bytes") if isinstance(audio, Mapping) else audio
         if isinstance(content, bytes):
@@ -205,16 +236,19 @@ class StreamedBatches:
         path = audio.get("path") if isinstance(audio, Mapping) else audio
         if isinstance(path, str) and Path(path).is_file():
             return Path(path).read_bytes()
-        raise InputError(f"dataset {self._source.path}: column {self._source.audio!r} holds no audio files")
+        raise self._wrong(place, f"column {self._source.audio!r} holds no audio file")
 
     def _utterance_of(self, example: Mapping[str, Any], audio: Path, place: str) -> Utterance:
         source = self._source
-        text = example[source.text] if source.text is not None and not self._labels_withheld else None
-        language = example[source.language_column] if source.language_column is not None else source.language
+        text = self._string(example, source.text, place) if not self._labels_withheld else None
+        language = self._string(example, source.language_column, place) or source.language
         try:
             language = canonical_language(language) if language else None
         except InputError as error:
-            raise InputError(f"dataset {source.path}: {place}: {error}") from error
+            raise self._wrong(place, str(error)) from error
+        name = example[source.id] if source.id is not None else place
+        if not isinstance(name, str | int) or name == "":
+            raise self._wrong(place, f"column {source.id!r} holds {name!r}; an id is a string or a whole number")
         kept = {name: value for name, value in example.items() if name not in (source.audio, source.text)}
         return Utterance(
             audio=audio,
@@ -222,12 +256,21 @@ class StreamedBatches:
             begin_time=None,
             end_time=None,
             language=language,
-            id=str(example[source.id]) if source.id is not None else place,
+            id=str(name),
             speaker=None,
             duration=None,
             task="asr",
             fields=kept if text is None else kept | {"text": text},
         )
+
+    def _string(self, example: Mapping[str, Any], column: str | None, place: str) -> str | None:
+        value = example[column] if column is not None else None
+        if value is not None and not isinstance(value, str):
+            raise self._wrong(place, f"column {column!r} holds {value!r}, which is no string; name another column")
+        return value
+
+    def _wrong(self, place: str, what: str) -> InputError:
+        return InputError(f"dataset {self._source.path}: row {place}: {what}")
 
 
 def _counted(batching: Mapping[str, Any], utterances: Sequence[Utterance]) -> dict[str, Any]:

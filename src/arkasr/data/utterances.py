@@ -5,7 +5,7 @@ Every other kind gives the same utterances, in the same order, for the same narr
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar, overload
 
@@ -66,6 +66,10 @@ class Utterances(Sequence[Utterance]):
         """Place of the first without text; None if all have one."""
 
     @abstractmethod
+    def texts(self) -> Mapping[str, str]:
+        """The text of every utterance that has one, by its id."""
+
+    @abstractmethod
     def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> Sequence[Value]:
         """A value of every utterance, from a function that gives those of several at once."""
 
@@ -121,6 +125,9 @@ class ListedUtterances(Utterances):
 
     def unlabelled(self) -> int | None:
         return next((place for place, item in enumerate(self) if item.text is None), None)
+
+    def texts(self) -> dict[str, str]:
+        return {item.id: item.text for item in self if item.text}
 
     def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> list[Value]:
         return of(self)

@@ -315,6 +315,8 @@ class Recipe(Settings):
                     )
                 if key != "train" and value in self.sets:
                     self._refuse_streamed(f"stages.{name}.{key}", value)
+            if isinstance(stage, OpdStageSettings):
+                self._check_served(f"stages.{name}", stage)
             heard = self.sets.get(stage.train) if isinstance(stage, CtcStageSettings | SftStageSettings) else None
             if heard is not None and heard.labels == "withheld":
                 raise ValueError(
@@ -350,6 +352,22 @@ class Recipe(Settings):
     def _refuse_streamed(self, place: str, name: str) -> None:
         if self.sets[name].dataset is not None:
             raise ValueError(f"{place}: the set {name!r} is streamed, which only `train` can be; take a manifest")
+
+    def _check_served(self, place: str, stage: OpdStageSettings) -> None:
+        teacher, objective = self.models.get(stage.teacher), stage.objective
+        if teacher is None or teacher.served is None:
+            return
+        wanted = {
+            "objective.support": objective.support == "full",
+            "objective.tail": objective.tail == "bucket",
+            "objective.upstream_scores": objective.upstream_scores,
+            "offload_teacher": stage.offload_teacher,
+        }
+        for key in (key for key, is_wanted in wanted.items() if is_wanted):
+            raise ValueError(
+                f"{place}.{key}: a served teacher gives the scores of some tokens and has no weights here; leave it "
+                f"out, or take `served` out of models.{stage.teacher}"
+            )
 
     def chain(self, name: str) -> list[str]:
         """The training stages behind a stage's weights, first to last, itself included."""

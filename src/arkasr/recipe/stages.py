@@ -1,8 +1,8 @@
 """One stage of a recipe, from the names in the file to a finished model or manifest in the run's folder."""
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -88,7 +88,10 @@ def calibrate_once(
 
 def run_calibration(workshop: Workshop, stage: Stage, settings: OpdStageSettings, seed: int) -> Calibration:
     """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
-    stream = build_stream(workshop, stage, settings, seed, rank=0, among=1)
+    # In steps of one batch a streamed dataset is one lane, and not one for each batch of a step that is never made.
+    optimization = settings.optimization.model_copy(update={"accumulation": 1})
+    alone = settings.model_copy(update={"optimization": optimization})
+    stream = build_stream(workshop, stage, alone, seed, rank=0, among=1)
     return calibrate(stage, iter(stream), settings.calibration_batches)
 
 
@@ -152,20 +155,23 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    teacher = teacher_of(workshop, settings, seed)
     drafts = drafts_of(workshop, settings, seed)
-    stage = DistillationStage(student, teacher, settings.objective, drafts)
-    # Last, since nothing may fail behind it that would leave it open.
-    stage.rollouts.engine = engine_for(
-        student,
-        settings.objective.rollouts,
-        settings.objective.max_new_tokens,
-        dtype=COMPUTED_IN[settings.optimization.mixed_precision],
-    )
+    with ExitStack() as on_failure:
+        teacher = teacher_of(workshop, settings, seed)
+        on_failure.callback(teacher.close)
+        stage = DistillationStage(student, teacher, settings.objective, drafts)
+        # Last, since nothing may fail behind it that would leave it open.
+        stage.rollouts.engine = engine_for(
+            student,
+            settings.objective.rollouts,
+            settings.objective.max_new_tokens,
+            dtype=COMPUTED_IN[settings.optimization.mixed_precision],
+        )
+        on_failure.pop_all()
     return stage
 
 
-def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict[str, str]:
+def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Mapping[str, str]:
     """Texts to try first, by utterance.
 
     Raises:
@@ -173,7 +179,7 @@ def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> dict
     """
     if settings.drafts is None:
         return {}
-    texts = {item.id: item.text for item in workshop.heard(settings.drafts, seed) if item.text}
+    texts = workshop.heard(settings.drafts, seed).texts()
     known = settings.train not in workshop.recipe.sets or workshop.recipe.sets[settings.train].dataset is None
     if known and not any(utterance.id in texts for utterance in workshop.heard(settings.train, seed)):
         raise InputError(

@@ -1,7 +1,7 @@
 """The teacher of an OPD stage, as the recipe wants it: in this process, or at servers, which are checked first."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,23 +59,23 @@ def served_teacher(
     """
     assert model.pretrained is not None
     recognizer = load_without_weights(model.pretrained, revision=model.revision)
-
-    def at(urls: Sequence[str]) -> ServedTeacher:
-        replicas = Replicas(
-            urls, in_flight=served.in_flight, timeout=served.timeout_seconds, patience=served.patience_seconds
-        )
-        best_tokens = served.best_tokens if served.scores == "best" else None
-        return ServedTeacher(recognizer, replicas, model=served.model, best_tokens=best_tokens)
-
     by_length = sorted(_measured(utterances[:LOOKED_AT]), key=seconds_of)
     questions = []
     for utterance, waveform in (_first_heard(by_length), _first_heard(by_length[::-1])):
         questions.append(trial_question(recognizer, waveform, utterance.language, utterance.text, named=top_k + 1))
-    # One process compares them with the weights, and the others with each other.
+    # One process compares the servers with the weights, and the others with each other.
     weights = served.weights and processes.is_first()
     own = load_recognizer(model.pretrained, revision=model.revision) if weights else None
-    check_servers([at([url]) for url in served.urls], own, questions, top_k, served.tolerance)
-    return at(served.urls)
+    replicas = Replicas(
+        served.urls, in_flight=served.in_flight, timeout=served.timeout_seconds, patience=served.patience_seconds
+    )
+    best_tokens = served.best_tokens if served.scores == "best" else None
+    with ExitStack() as on_failure:
+        teacher = ServedTeacher(recognizer, replicas, model=served.model, best_tokens=best_tokens)
+        on_failure.callback(teacher.close)
+        check_servers(teacher, own, questions, top_k, served.tolerance)
+        on_failure.pop_all()
+    return teacher
 
 
 def _measured(utterances: Iterable[Utterance]) -> Iterator[Utterance]:

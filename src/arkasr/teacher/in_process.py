@@ -46,7 +46,7 @@ class InProcessTeacher(Teacher):
         scores = self._scores(questions, top_k, device)
         if self.offload:
             self.recognizer.model.to("cpu")
-        return lambda: scores
+        return lambda stop_asked: scores
 
     @torch.no_grad()
     def _scores(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> TeacherStates:

@@ -82,7 +82,8 @@ class NamedScores:
 
 
 TeacherScores = TeacherStates | NamedScores
-Answer = Callable[[], TeacherScores]
+# Waits for the scores; None if it would have to wait on while the function it is given says that a stop is asked for.
+Answer = Callable[[Callable[[], bool]], TeacherScores | None]
 
 
 class Teacher(ABC):
@@ -149,3 +150,6 @@ class Teacher(ABC):
         Returns:
             Waits for the answer, one row for every asked place of the questions in turn.
         """
+
+    def close(self) -> None:  # noqa: B027 (one in process holds nothing)
+        """Give back what the teacher holds outside this process; it is not asked any more."""

@@ -67,7 +67,7 @@ class Checkpoints:
         """
         self.finish()
         tensors = copies_to_write(self._stage, self._optimizers)
-        random_states = [json.loads(text) for text in processes.exchange(json.dumps(_random_state()))]
+        random_states = [json.loads(text) for text in processes.exchange(json.dumps(random_state()))]
         document = {"step": step, "random": random_states, **state}
         group = processes.group_of("checkpoints") if processes.count() > 1 else None
         self._writing = self._thread.submit(self._write, step, tensors, document, dict(memory), group)
@@ -111,7 +111,7 @@ class Checkpoints:
         _load(place, self._stage, self._optimizers)
         random_states = state.pop("random")
         if processes.rank() < len(random_states):
-            _restore_random_state(random_states[processes.rank()])
+            restore_random_state(random_states[processes.rank()])
         memory = place / "memory.safetensors"
         return state, dict(load_file(memory)) if memory.exists() else {}
 
@@ -269,14 +269,16 @@ def _load(place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]) -> Non
         optimizer.load_state_dict(document)
 
 
-def _random_state() -> dict[str, str]:
+def random_state() -> dict[str, str]:
+    """Where the random generators of this process stand."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return {device: tensor.numpy().tobytes().hex() for device, tensor in state.items()}
 
 
-def _restore_random_state(state: Mapping[str, str]) -> None:
+def restore_random_state(state: Mapping[str, str]) -> None:
+    """Take the generators back to where `random_state` found them."""
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["cpu"]), dtype=torch.uint8))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(torch.frombuffer(bytearray.fromhex(state["cuda"]), dtype=torch.uint8))

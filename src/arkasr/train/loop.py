@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from arkasr import processes
 from arkasr.data.examples import Example
 from arkasr.errors import InputError, Interrupted
-from arkasr.train.checkpoint import Checkpoints
+from arkasr.train.checkpoint import Checkpoints, random_state, restore_random_state
 from arkasr.train.distribution import accelerator_for, spread, whole_weights
 from arkasr.train.metrics import Metrics, MetricsLog
 from arkasr.train.quarantine import Quarantine
@@ -41,11 +41,14 @@ class StepOutcome:
         metrics: of this process.
         finite: whether loss and gradient were; if not, the weights are as before the step. The same on every process.
         heard: ids of the utterances of this process.
+        given_up: whether a process gave the step up, asked to stop; the weights are as before. The same on every
+            process.
     """
 
     metrics: Metrics
     finite: bool
     heard: list[str]
+    given_up: bool = False
 
 
 def train(
@@ -77,7 +80,8 @@ def train(
     Raises:
         InputError: too many steps in a row were not finite, too many utterances cannot be heard, or the stage judges
             that it is not to go on; raised by every process, and shown by the first one.
-        Interrupted: a signal came; everything up to the step it names is in a checkpoint.
+        Interrupted: a signal came; everything up to the step it names is in a checkpoint. A step that had to wait for
+            something outside the process is given up.
     """
     accelerator = accelerator_for(stage, settings)
     torch.manual_seed(seed + processes.rank())
@@ -114,10 +118,32 @@ def train(
             log.write(state["step"], values)
     skipped_in_a_row = state["skipped_in_a_row"]
     batches = _micro_batches(stage, stream, settings, state["step"], seed)
+    saved = state["step"] if restored and "not_evaluated" not in state else None
+
+    def save(step: int, state: dict[str, Any]) -> None:
+        nonlocal saved
+        saved = step
+        if accelerator.scaler is not None:
+            state["scaler"] = accelerator.scaler.state_dict()
+        if stage.steps_ahead:
+            state["under_way"] = _of_all_processes(stage.under_way())
+        checkpoints.save(step, state | {"data": stream.state()}, stage.memory())
+
     with StopSignals() as signals:
+        stage.stop_asked = signals.asked
         for step in range(state["step"] + 1, settings.steps + 1):
+            position, drawn = stream.position, random_state()
             outcome = optimizer_step(accelerator, stage, module, optimizers, batches, settings, step, seed)
             told = _exchanged(outcome, stream, stage, signals)
+            stopped_by = _first_signal(process["signal"] for process in told)
+            if outcome.given_up:  # all is as before the step
+                stream.position = position
+                restore_random_state(drawn)
+                if saved != step - 1:
+                    save(step - 1, {"skipped_in_a_row": skipped_in_a_row})
+                checkpoints.finish()
+                assert stopped_by is not None
+                raise Interrupted(stopped_by, _stopped_behind(step - 1))
             merged = _merged(told)
             values = {name: value for name, value in merged.values().items() if math.isfinite(value)}
             with processes.said_once():
@@ -135,7 +161,6 @@ def train(
                 with processes.said_once():
                     raise InputError(_not_finite(step, skipped_in_a_row, told))
             state = {"skipped_in_a_row": skipped_in_a_row}
-            stopped_by = _first_signal(process["signal"] for process in told)
             if evaluate and _due(step, settings.evaluate_every, settings.steps):
                 if stopped_by:  # there may be no time for it
                     state["not_evaluated"] = values
@@ -149,14 +174,10 @@ def train(
                     on_step(step, values)
             checkpoints.look()
             if stopped_by or _due(step, settings.checkpoint_every, settings.steps):
-                if accelerator.scaler is not None:
-                    state["scaler"] = accelerator.scaler.state_dict()
-                if stage.steps_ahead:
-                    state["under_way"] = _of_all_processes(stage.under_way())
-                checkpoints.save(step, state | {"data": stream.state()}, stage.memory())
+                save(step, state)
             if stopped_by:
                 checkpoints.finish()
-                raise Interrupted(stopped_by, f"stopped behind step {step}, which is in a checkpoint")
+                raise Interrupted(stopped_by, _stopped_behind(step))
         checkpoints.finish()
     if log:
         log.close()
@@ -192,6 +213,10 @@ def _evaluated(stage: Stage, evaluate: Evaluation) -> dict[str, float]:
         return evaluate()
 
 
+def _stopped_behind(step: int) -> str:
+    return f"stopped behind step {step}, which is in a checkpoint"
+
+
 def _first_signal(numbers: Iterable[int | None]) -> int | None:
     return next((number for number in numbers if number), None)
 
@@ -211,16 +236,19 @@ def optimizer_step(
     metrics = Metrics()
     heard: list[str] = []
     total = 0.0
+    given_up = False
     count = torch.zeros((), device=accelerator.device, dtype=torch.long)
     firsts = range(0, settings.accumulation, accelerator.num_processes)
     for first in firsts:
         with stage.clock("data"):
-            examples = next(batches)
+            # As many passes as on other processes, which may not have given up.
+            examples = [] if given_up else next(batches)
         heard += [example.utterance.id for example in examples]
         with nullcontext() if first == firsts[-1] else accelerator.no_sync(module):
             loss: StageLoss = module(examples, micro_batch_seed(seed, step, first + accelerator.process_index))
             with stage.clock("backward"):
                 accelerator.backward(loss.total)
+        given_up |= loss.given_up
         total += loss.total.item()
         count += loss.count
         metrics.merge(loss.metrics)
@@ -228,7 +256,11 @@ def optimizer_step(
     metrics.mean("loss", total, count)
     with stage.clock("optimizer"):
         not_finite = torch.tensor(not math.isfinite(total), device=count.device)
-        things, strange = accelerator.reduce(torch.stack((count, not_finite.long())))
+        told = torch.stack((count, not_finite.long(), torch.full_like(count, given_up)))
+        things, strange, stopped = accelerator.reduce(told)
+        if stopped:
+            stage.zero_grad()
+            return StepOutcome(metrics, finite=True, heard=heard, given_up=True)
         # Wrapped modules average gradients over processes; the mean asked for is over things.
         scale = (accelerator.num_processes / things.clamp(min=1)).item()
         for parameter in stage.parameters():

@@ -31,9 +31,8 @@ class RolloutMemory:
         return None if written is None else written.tolist()
 
     def add(self, utterance: str, tokens: list[int]) -> None:
-        """Keep a rollout in place of the one before, and have it as news."""
+        """Have a rollout as news, to be learned when the step is done."""
         self._news[utterance] = tokens
-        self._keep(utterance, tokens)
 
     def take_news(self) -> dict[str, list[int]]:
         """The rollouts added since this was last asked, by utterance."""
@@ -41,15 +40,12 @@ class RolloutMemory:
         return taken
 
     def learn(self, news: Mapping[str, list[int]]) -> None:
-        """Keep what another process has added."""
+        """Keep what a process has added, in place of what was there before."""
         for utterance, tokens in news.items():
-            self._keep(utterance, tokens)
-
-    def _keep(self, utterance: str, tokens: list[int]) -> None:
-        self._written.pop(utterance, None)
-        self._written[utterance] = array("i", tokens)
-        if len(self._written) > self._most:
-            del self._written[next(iter(self._written))]
+            self._written.pop(utterance, None)
+            self._written[utterance] = array("i", tokens)
+            if len(self._written) > self._most:
+                del self._written[next(iter(self._written))]
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is kept: ids in UTF-8 as uint8 `names`, rollouts as int32 `tokens`, and the lengths of both."""

@@ -43,6 +43,7 @@ class StudentRollouts:
         self.engine = engine
         self.remembered = RolloutMemory()
         self._under_way: dict[int, Callable[[], Transcripts]] = {}
+        self._used: set[int] = set()
 
     @property
     def steps_ahead(self) -> int:
@@ -75,9 +76,9 @@ class StudentRollouts:
             drafts: of `drafts_of`.
             seed: of what is drawn; also names what has been begun.
         """
-        begun = self._under_way.pop(seed, None)
-        if begun is not None:
-            return begun()
+        if seed in self._under_way:
+            self._used.add(seed)
+            return self._under_way[seed]()
         sampling, cap = self._sampling(len(examples), seed), self.settings.max_new_tokens
         if self.engine is not None:
             return self.engine(self.student, prompts, max_new_tokens=cap, sampling=sampling)
@@ -94,8 +95,14 @@ class StudentRollouts:
         """Guesses at what will be written, as token ids; empty ones for an engine."""
         return [self._draft(example.utterance) if self.engine is None else [] for example in examples]
 
+    def step_done(self) -> None:
+        """Forget what the step at hand has used; one that is given up will want it again."""
+        for seed in self._used:
+            del self._under_way[seed]
+        self._used = set()
+
     def under_way(self) -> dict[str, Any]:
-        """What has been begun and not been asked for, JSON-able; waits for it."""
+        """What has been begun for steps that are not done, JSON-able; waits for it."""
         finished = {seed: begun() for seed, begun in self._under_way.items()}
         return {
             str(seed): {

@@ -9,6 +9,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
+from arkasr import processes
+
 # A launcher passes the terminal's Ctrl-C on at once, which is no second one.
 SECOND_CTRL_C_SECONDS = 1.0
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -42,6 +44,13 @@ class StopSignals:
         if kind is None and self.received is not None and self._before:
             # Nobody has asked for it inside the block any more: what comes behind is to stop as well.
             signal.raise_signal(self.received)
+
+    def asked(self) -> bool:
+        """Whether a signal has come, here or to another process that has looked, too."""
+        if self.received is not None:
+            processes.announce("stop")
+            return True
+        return processes.announced("stop")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None and time.monotonic() - self._received_at > SECOND_CTRL_C_SECONDS

@@ -4,7 +4,7 @@ CTC, SFT and OPD are three answers. A stage knows nothing of optimizers, steps, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ class StageLoss:
         total: scalar with a gradient, the sum over `count` things.
         count: tokens or positions that `total` sums over, int64 scalar; 0 is allowed.
         metrics: what else is worth knowing of this micro-batch.
+        given_up: the loss is none, since the run is asked to stop and would have had to wait for it.
     """
 
     total: Tensor
     count: Tensor
     metrics: Metrics = field(default_factory=Metrics)
+    given_up: bool = False
 
 
 class Stage(nn.Module, ABC):
@@ -43,6 +45,7 @@ class Stage(nn.Module, ABC):
     Attributes:
         student: the recogniser that learns.
         clock: adds up the time of the phases of a step.
+        stop_asked: whether the run is asked to stop; whoever waits for something outside this process looks.
     """
 
     def __init__(self, student: Recognizer) -> None:
@@ -50,6 +53,7 @@ class Stage(nn.Module, ABC):
         self.student = student
         self.model = student.model
         self.clock = PhaseClock()
+        self.stop_asked: Callable[[], bool] = lambda: False
         self.clock.watch(student.audio_modules, "encode")
 
     def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
@@ -59,7 +63,7 @@ class Stage(nn.Module, ABC):
         hears a silent one, which counts for nothing.
         """
         loss = self.loss(self.filled(examples), seed)
-        return loss if examples else StageLoss(loss.total * 0.0, loss.count * 0)
+        return loss if examples else StageLoss(loss.total * 0.0, loss.count * 0, given_up=loss.given_up)
 
     def filled(self, examples: Sequence[Example]) -> Sequence[Example]:
         """A micro-batch of at least one utterance, be it a silent one."""

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +19,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from arkasr.data.cache import cache_folder
 from arkasr.data.corpora.plan import Line, SetPlan, SyntheticCorpusConfig, plan_corpus
 from arkasr.data.corpora.record import record_lines
 from arkasr.data.corpora.speakers import Speaker
@@ -39,13 +39,9 @@ _LICENCE = (
 
 
 def corpus_cache_folder(config: SyntheticCorpusConfig) -> Path:
-    """The corpus's place in `$ARKASR_CACHE`, or else in `$XDG_CACHE_HOME/arkasr` or `~/.cache/arkasr`."""
-    if root := os.environ.get("ARKASR_CACHE"):
-        cache = Path(root)
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arkasr"
+    """The corpus's place in the cache."""
     digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()
-    return cache / f"synthetic-{digest[:12]}"
+    return cache_folder() / f"synthetic-{digest[:12]}"
 
 
 def prepare_synthetic_corpus(

@@ -42,7 +42,7 @@ class DistillationStage(Stage):
 
     Args:
         student: learns.
-        teacher: scores; a recogniser does so in this process, and its weights do not change.
+        teacher: scores; a recogniser does so in this process, and its weights do not change. Closed with the stage.
         settings: the objective.
         drafts: by utterance, a text that the student probably writes, such as the teacher's label; they spare time and
             change nothing else.
@@ -70,7 +70,8 @@ class DistillationStage(Stage):
                 "objective: `support: full`, `tail: bucket` and `upstream_scores` look at scores that a served teacher "
                 "does not give; leave them out, or take the teacher into the training process"
             )
-        self.rollouts = StudentRollouts(student, settings, drafts or {}, engine)
+        drafts = {} if drafts is None else drafts  # asking how many there are may read them all
+        self.rollouts = StudentRollouts(student, settings, drafts, engine)
         self._paired = self._written = 0
         self.vocabulary = map_vocabularies(
             student.tokenizer,
@@ -115,7 +116,10 @@ class DistillationStage(Stage):
         with self.clock("student"):
             student_states = forced_states(self.student, prompts, written)
         with self.clock("teacher"):
-            teacher_scores = answer()
+            teacher_scores = answer(self.stop_asked)
+        if teacher_scores is None:
+            nothing = (student_states.sum() + self.student.head.sum()) * 0.0
+            return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics, given_up=True)
         with self.clock("student"):
             paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments]).to(device)
             generated = torch.cat(written).to(device).masked_fill(~paired, -1)
@@ -148,6 +152,7 @@ class DistillationStage(Stage):
         self.updated()
 
     def close(self) -> None:
+        self.teacher.close()
         if self.rollouts.engine is not None:
             self.rollouts.engine.close()
 
@@ -178,6 +183,7 @@ class DistillationStage(Stage):
 
     def learn_news(self, news: Mapping[str, Any]) -> None:
         self.rollouts.remembered.learn(news)
+        self.rollouts.step_done()
 
     def _align(self, transcript: Tensor) -> Alignment:
         teacher_ids = map_transcript(transcript, self.vocabulary)

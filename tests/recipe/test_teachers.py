@@ -1,0 +1,124 @@
+"""The teacher of a stage, from what the recipe says of it."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from arkasr.errors import InputError
+from arkasr.recipe.folder import RunFolder
+from arkasr.recipe.load import parse
+from arkasr.recipe.settings import Recipe
+from arkasr.recipe.teachers import teacher_of
+from arkasr.recipe.workshop import Workshop
+from arkasr.teacher.in_process import InProcessTeacher
+from arkasr.teacher.served import ServedTeacher
+from tests.teacher.asking import answer_of, questions_of
+from tests.teacher.scores_server import ScoresServer
+
+
+@pytest.fixture
+def server(teacher):
+    teacher.model.eval()
+    serving = ScoresServer(teacher).start()
+    yield serving
+    serving.stop()
+
+
+@pytest.fixture
+def workshop(student, teacher, server, tmp_path):
+    """Of a recipe with a served teacher; what is given changes the stage, the model or the set."""
+    student.save(tmp_path / "base")
+    teacher.save(tmp_path / "teacher")
+    generator = np.random.default_rng(0)
+    rows = [
+        {"audio": "broken.wav", "language": "English"},
+        {"audio": "short.wav", "language": "English", "duration": 0.1},
+    ]
+    for row in rows:
+        (tmp_path / row["audio"]).write_text("no audio")
+    for place, seconds in enumerate((1.2, 0.7, 1.6)):
+        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        rows.append({"audio": f"{place}.wav", "text": "one two" if place else None, "language": "English"})
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "unheard.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+
+    def build(stage=None, *, served=None, heard=None, in_process=False):
+        where = {} if in_process else {"served": {"urls": [server.url], **(served or {})}}
+        document = {
+            "name": "teachers",
+            "corpus": {"folder": str(tmp_path)},
+            "sets": {
+                "L": heard or {"manifest": "train.jsonl"},
+                "files": {"manifest": "train.jsonl"},
+                "unheard": {"manifest": "unheard.jsonl"},
+            },
+            "models": {
+                "base": {"pretrained": str(tmp_path / "base")},
+                "teacher": {"pretrained": str(tmp_path / "teacher"), **where},
+            },
+            "stages": {
+                "opd": {
+                    "kind": "opd",
+                    "start": "base",
+                    "teacher": "teacher",
+                    "train": "L",
+                    "objective": {"top_k": 8},
+                    "optimization": {"steps": 1, "batch_seconds": 3, "learning_rate": 1e-3},
+                    **(stage or {}),
+                }
+            },
+        }
+        recipe = parse(Recipe, document, "recipe")
+        return Workshop(recipe, RunFolder(tmp_path / "run", 0), torch.device("cpu")), recipe.stages["opd"]
+
+    return build
+
+
+def test_a_teacher_that_is_not_served_is_in_process_and_may_be_offloaded(workshop):
+    teacher = teacher_of(*workshop({"offload_teacher": True}, in_process=True), seed=0)
+    assert isinstance(teacher, InProcessTeacher)
+    assert teacher.offload
+
+
+@pytest.mark.parametrize("served", [{}, {"weights": False}, {"scores": "best", "best_tokens": 64}])
+def test_a_served_teacher_has_been_tried_on_what_can_be_heard(workshop, server, hear, served):
+    teacher = teacher_of(*workshop(served=served), seed=0)
+    try:
+        assert isinstance(teacher, ServedTeacher)
+        # Two utterances, each for its prompt and for its scores, and once more where no weights say which to expect.
+        assert server.answered == (4 if served.get("weights", True) else 6)
+        question = questions_of(teacher.recognizer, hear(teacher), teacher)[0]
+        assert answer_of(teacher, question).elsewhere.isnan().all() == (served.get("scores") != "best")
+    finally:
+        teacher.close()
+
+
+def test_a_streamed_set_is_not_what_servers_are_tried_on(workshop, server):
+    streamed = {"dataset": {"path": "nowhere"}}
+    with pytest.raises(InputError, match="and 'L' is streamed; give the stage a `dev` set of files"):
+        teacher_of(*workshop(heard=streamed), seed=0)
+    teacher_of(*workshop({"dev": "files"}, heard=streamed), seed=0).close()
+    assert server.answered == 4
+
+
+def test_servers_cannot_be_tried_where_nothing_can_be_heard(workshop):
+    with pytest.raises(InputError, match="none of the first 100 utterances can be heard, so the teacher's servers"):
+        teacher_of(*workshop({"train": "unheard"}), seed=0)
+
+
+def test_the_name_of_the_model_goes_with_every_request(workshop, server):
+    answer, names = server.answer, []
+    server.answer = lambda request: (names.append(request.get("model")), answer(request))[1]
+    teacher_of(*workshop(served={"model": "qwen"}), seed=0).close()
+    assert names == ["qwen"] * 4
+
+
+def test_servers_that_are_not_the_teacher_leave_no_thread_behind(workshop, server):
+    server.faults = [lambda answer: answer | {"prompt_token_ids": [1]}]
+    with pytest.raises(InputError, match="it reads another prompt"):
+        teacher_of(*workshop(), seed=0)
+    assert "teacher" not in [thread.name for thread in threading.enumerate()]

@@ -1,0 +1,52 @@
+import copy
+
+import pytest
+import torch
+
+from arkasr.teacher.replicas import Replicas
+from arkasr.teacher.served import ServedTeacher
+from tests.teacher.scores_server import ScoresServer
+
+
+@pytest.fixture
+def server(teacher):
+    """A server of the teacher."""
+    yield from serving(teacher)
+
+
+@pytest.fixture
+def second_server(teacher):
+    """Another server of the teacher."""
+    yield from serving(teacher)
+
+
+@pytest.fixture
+def other_server(teacher):
+    """A server of other weights."""
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        other.decoder.layers[0].mlp.down_proj.weight.mul_(1.1)
+    yield from serving(other)
+
+
+def serving(recognizer):
+    recognizer.model.eval()
+    server = ScoresServer(recognizer).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def serve(teacher):
+    """A served teacher whose processor is the teacher's, at the given servers."""
+    made = []
+
+    def build(*servers, in_flight=4, timeout=20.0, patience=20.0, **options):
+        urls = [server.url for server in servers]
+        replicas = Replicas(urls, in_flight=in_flight, timeout=timeout, patience=patience)
+        made.append(ServedTeacher(teacher, replicas, **options))
+        return made[-1]
+
+    yield build
+    for served in made:
+        served.close()

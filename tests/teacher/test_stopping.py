@@ -1,0 +1,174 @@
+"""A run that is asked to stop while it waits for its teacher."""
+
+import copy
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from arkasr.errors import Interrupted
+from arkasr.train.loop import train
+from arkasr.train.metrics import read_metrics
+from arkasr.train.settings import OptimizationSettings
+from arkasr.train.stages.opd import DistillationStage
+from tests.models import TEXTS
+from tests.teacher.asking import OBJECTIVE
+from tests.train.stream import Stream
+
+SETTINGS = OptimizationSettings(steps=5, batch_seconds=10, accumulation=2, learning_rate=1e-2)
+
+
+def falls_asleep(server, after):
+    """Have a server answer so many requests more, and then none."""
+    answer = server.answer
+
+    def answer_until(request):
+        if server.answered >= after:
+            server.awake.clear()
+            server.awake.wait()
+        return answer(request)
+
+    server.answer = answer_until
+
+
+@pytest.mark.parametrize("after", [0, 13])
+def test_a_stop_while_no_teacher_answers_is_heard_at_once_and_nothing_is_lost(
+    student, teacher, hear, server, serve, tmp_path, after
+):
+    served = serve(server)
+    examples = hear(student, served)
+    batches = [examples[:3], examples[3:], examples[1:4]]
+    start = copy.deepcopy(student.model.state_dict())
+
+    def run(folder):
+        stage = DistillationStage(student, served, OBJECTIVE)
+        train(stage, Stream(batches), SETTINGS, folder, seed=3)
+        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.memory()
+
+    whole, memory = run(tmp_path / "whole")
+    # Of five questions a step.
+    finished = after // 5
+    student.model.load_state_dict(start)
+    asleep_after = server.answered + after
+    falls_asleep(server, asleep_after)
+    signalled = []
+
+    def stop():
+        while server.awake.is_set():
+            time.sleep(0.01)
+        signalled.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(Interrupted, match=f"stopped behind step {finished}, which is in a checkpoint") as caught:
+        run(tmp_path / "stopped")
+    assert time.monotonic() - signalled[0] < 3.0
+    assert caught.value.signal == signal.SIGTERM
+    del server.answer
+    server.awake.set()
+    student.model.load_state_dict(start)
+    resumed, memory_of_resumed = run(tmp_path / "stopped")
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+    for name in ("names", "tokens"):
+        assert torch.equal(memory_of_resumed[name], memory[name])
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
+    assert [line["step"] for line in lines[1]] == [1, 2, 3, 4, 5]
+    assert [line["loss"] for line in lines[1]] == [line["loss"] for line in lines[0]]
+
+
+@pytest.fixture
+def recipe(student, teacher, server, tmp_path):
+    student.save(tmp_path / "base")
+    teacher.save(tmp_path / "teacher")
+    generator = np.random.default_rng(0)
+    rows = []
+    for place in range(12):
+        seconds = 0.6 + 0.05 * place
+        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        row = {"audio": f"{place}.wav", "text": TEXTS[place % 2], "language": "English", "duration": seconds}
+        rows.append(json.dumps(row))
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    served = {"urls": [server.url], "weights": False}
+    step = {"steps": 6, "batch_seconds": 3, "accumulation": 4, "learning_rate": 1e-3}
+    opd = {"kind": "opd", "start": "base", "teacher": "teacher", "train": "L", "calibration_batches": 1}
+    opd["objective"] = {"top_k": 8, "max_new_tokens": 8, "min_mapped_share": 0.0}
+    document = {
+        "name": "stopped",
+        "corpus": {"folder": str(tmp_path)},
+        "sets": {"L": {"manifest": "train.jsonl"}},
+        "models": {
+            "base": {"pretrained": str(tmp_path / "base")},
+            "teacher": {"pretrained": str(tmp_path / "teacher"), "served": served},
+        },
+        "stages": {
+            "copies": {**opd, "optimization": step},
+            "shares": {**opd, "optimization": {**step, "sharding": "full"}},
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path / "recipe.yaml"
+
+
+def launched(recipe, name, *options, count=2):
+    """The processes of a run, started as SLURM starts them, so that a signal reaches one of them only."""
+    command = [sys.executable, "-m", "arkasr", "run", str(recipe), "--output", str(recipe.parent / name), *options]
+    with_port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            command,
+            env=os.environ | with_port | {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def finished(processes):
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_while_no_teacher_answers(recipe, server):
+    status, said = finished(launched(recipe, "whole", count=1))
+    assert status == [0], said
+    for stage, options in (("copies", []), ("shares", ["--resume"])):
+        processes = launched(recipe, "stopped", *options)
+        log = recipe.parent / "stopped" / "stages" / stage / "metrics.jsonl"
+        while not (log.exists() and len(log.read_text().splitlines()) >= 2):
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.01)
+        server.awake.clear()
+        time.sleep(1.0)  # both have come to where they wait
+        processes[1].send_signal(signal.SIGUSR1)
+        started = time.monotonic()
+        status, said = finished(processes)
+        assert time.monotonic() - started < 20.0
+        assert status == [128 + signal.SIGUSR1] * 2, said
+        assert all("which is in a checkpoint; continue with --resume" in text for text in said)
+        server.awake.set()
+    status, said = finished(launched(recipe, "stopped", "--resume", count=1))
+    assert status == [0], said
+    for stage in ("copies", "shares"):
+        whole, stopped = (
+            read_metrics(recipe.parent / run / "stages" / stage / "metrics.jsonl") for run in ("whole", "stopped")
+        )
+        assert [line["step"] for line in stopped] == list(range(1, 7))
+        assert [line["loss"] for line in stopped] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
