@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from arkasr.data import scratch
+from arkasr import scratch
 from arkasr.data import streamed as streamed_module
 from arkasr.data.audio import decode
 from arkasr.data.dataset_source import DatasetSource
@@ -218,7 +218,7 @@ def test_a_keyboard_interrupt_does_not_wait_for_the_next_pool(slow, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130  # the other examples of the next pool take half a minute
     assert not tar.exists()
-    assert not list(tmp_path.glob("arkasr-stream-*"))
+    assert not list(tmp_path.glob("arkasr-scratch-*"))
 
 
 def test_what_a_killed_process_leaves_is_removed_by_the_next_one_and_what_is_in_use_stays(slow, tmp_path, monkeypatch):
@@ -235,7 +235,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_one_and_what_is_in_
     process.wait()
     assert tar.is_file()
     mine = begun_anew()
-    assert list(tmp_path.glob("arkasr-stream-*")) == [mine]
+    assert list(tmp_path.glob("arkasr-scratch-*")) == [mine]
     scratch._held.cache_clear()
 
 

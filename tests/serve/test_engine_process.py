@@ -29,10 +29,14 @@ def alive(pid):
 
 
 @pytest.mark.vllm
-def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it():
+def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it(tmp_path):
     pytest.importorskip("vllm")
     trainer = subprocess.Popen(
-        [sys.executable, "-m", "tests.serve.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.serve.trainer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        text=True,
     )
     try:
         before = json.loads(trainer.stdout.readline())
@@ -42,6 +46,7 @@ def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it():
         trainer.stdin.write("write\n")
         trainer.stdin.flush()
         assert json.loads(trainer.stdout.readline()) == before
+        assert list(tmp_path.iterdir())
     finally:
         trainer.kill()
         trainer.wait()
@@ -49,6 +54,9 @@ def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it():
     while any(map(alive, before["engine"])):
         assert time.monotonic() < deadline, "the engine outlived its trainer"
         time.sleep(0.1)
+    cleaning = "from arkasr.scratch import scratch_folder; scratch_folder()"
+    subprocess.run([sys.executable, "-c", cleaning], env=os.environ | {"TMPDIR": str(tmp_path)}, check=True)
+    assert not list(tmp_path.glob("arkasr-*"))
 
 
 @pytest.mark.vllm

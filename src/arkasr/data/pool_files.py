@@ -7,8 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from arkasr.data.scratch import scratch_folder
 from arkasr.files import errors_named
+from arkasr.scratch import scratch_folder
 
 
 class PoolFiles:

@@ -25,6 +25,7 @@ from arkasr.errors import InputError, first_line_of
 from arkasr.model.decoding import Sampling, Transcripts
 from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES
 from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.scratch import scratch_folder
 from arkasr.serve.engine_process import environment
 from arkasr.serve.vllm_questions import family_of, questions
 
@@ -63,7 +64,7 @@ class VllmEngine:
         self.recognizer = recognizer
         self.pushes = 0
         self._updated = False
-        self._folder = TemporaryDirectory(prefix="arkasr-vllm-")
+        self._folder = TemporaryDirectory(dir=scratch_folder())
         _write_but_weights(recognizer, Path(self._folder.name))
         _write_weights(recognizer, Path(self._folder.name))
         others = active_children()

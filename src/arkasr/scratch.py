@@ -15,7 +15,7 @@ from typing import IO
 
 from arkasr.files import errors_named
 
-PREFIX = "arkasr-stream-"
+PREFIX = "arkasr-scratch-"
 LOCK = ".lock"
 
 
