@@ -210,7 +210,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teacher", choices=list(TEACHER_PRESETS), default="qwen3-asr-tiny")
     parser.add_argument("--vocabulary", type=int, help="rows of the output heads; default: those of a small tokenizer")
     parser.add_argument("--utterances", type=int, default=24)
-    parser.add_argument("--seconds", type=float, default=2.5, help="of the longest utterance; the shortest has 90%")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of the longest utterance; the shortest has 90%%")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--wrong", type=float, default=0.05, help="share of a draft's tokens that are wrong")
     parser.add_argument("--no-drafts", action="store_true")

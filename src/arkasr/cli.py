@@ -351,11 +351,10 @@ def data_prepare(
 
 @data_app.command("index")
 def data_index(manifest: Annotated[Path, typer.Argument(help="Manifest to index.")]) -> None:
-    """Write the index of a manifest that is too large to be read each time; a run does so by itself."""
-    from arkasr.data.index import open_index
+    """Write the index of a manifest that is too large to be read each time, anew if there is one."""
     from arkasr.recipe.sets import index_with_progress
 
-    index = open_index(manifest) or index_with_progress(manifest)
+    index = index_with_progress(manifest, anew=True)
     print(
         f"{manifest}: {len(index)} utterances, languages: {', '.join(name or 'not said' for name in index.languages)}"
     )

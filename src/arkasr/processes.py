@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
 from arkasr.errors import InputError, ToldByFirst
+
+Result = TypeVar("Result")
 
 # Others may evaluate or label for hours before they come to the place where the first one waits.
 PATIENCE = timedelta(hours=24)
@@ -123,6 +125,25 @@ def decided(decide: Callable[[], Any]) -> Any:
         raise
     exchange(json.dumps({"decision": decision}))
     return decision
+
+
+def agreed(work: Callable[[], Result]) -> Result:
+    """What some work comes to in each process, once it has come to something in all of them.
+
+    Raises:
+        InputError: of the first process for which it did; all but the first process raise `ToldByFirst`.
+    """
+    done: list[Result] = []
+    error = ""
+    try:
+        done.append(work())
+    except InputError as failure:
+        error = str(failure)
+    said = [json.loads(text) for text in exchange(json.dumps(error))]
+    if errors := [error for error in said if error]:
+        with said_once():
+            raise InputError(errors[0])
+    return done[0]
 
 
 @contextmanager

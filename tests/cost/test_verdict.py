@@ -93,11 +93,17 @@ def test_the_fewest_changes_that_make_it_fit_are_advised():
     said = check(plan_of(24, device=small), "opd")
     assert said.startswith("does not fit: 72.3 of 40 GB; the largest item is activations; --set stages.opd.optim")
     assert said.count("--set") == 1
-    tiny = H100.model_copy(update={"memory": 10e9})
+    tiny = H100.model_copy(update={"memory": 13e9})
     assert check(plan_of(24, device=tiny), "opd").count("--set") > 1
     assert said_of(plan_of(1, device=tiny), "opd").endswith(
         "nothing in the recipe makes it fit: take a smaller model or larger devices"
     )
+
+
+def test_drafts_are_not_advised_to_an_engine_that_does_not_use_them():
+    settings = ["stages.opd.drafts=null", "stages.opd.objective.rollouts.engine=vllm"]
+    assert "drafts" in said_of(plan_of(24, settings[0]), "opd")
+    assert "drafts" not in said_of(plan_of(24, *settings), "opd")
 
 
 def test_labels_that_do_not_fit_are_cut_into_smaller_batches():

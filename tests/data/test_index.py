@@ -263,12 +263,21 @@ def test_what_is_in_the_way_of_an_index_is_named(folder, monkeypatch):
         open_manifest_of_any_size(path, monkeypatch)
 
 
-def test_a_file_system_without_locks_is_named(folder, monkeypatch):
+def refusing(number):
     def refuse(file, kind):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(indexing.fcntl, "flock", refuse)
-    with pytest.raises(OSError, match=r"No locks available: .*set\.jsonl\.index"):
+    return refuse
+
+
+def test_a_file_system_without_locks_has_an_index_all_the_same(folder, monkeypatch):
+    monkeypatch.setattr(indexing.fcntl, "flock", refusing(errno.ENOLCK))
+    assert len(build_index(write(folder, *lines_of_all_kinds(20)))) == 20
+
+
+def test_a_lock_that_fails_otherwise_is_named(folder, monkeypatch):
+    monkeypatch.setattr(indexing.fcntl, "flock", refusing(errno.EIO))
+    with pytest.raises(OSError, match=r"Input/output error: .*set\.jsonl\.index"):
         build_index(write(folder, *lines_of_all_kinds(20)))
 
 

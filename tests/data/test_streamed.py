@@ -1,6 +1,8 @@
+import errno
 import io
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -221,6 +223,27 @@ def test_a_keyboard_interrupt_does_not_wait_for_the_next_pool(slow, tmp_path):
     assert not list(tmp_path.glob("arkasr-scratch-*"))
 
 
+def test_a_folder_that_has_lost_its_lock_is_nobody_s_to_remove(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cleaned = tmp_path / f"{scratch.PREFIX}cleaned"
+    cleaned.mkdir()
+    scratch._held.cache_clear()
+    assert scratch.scratch_folder() != cleaned
+    assert cleaned.is_dir()
+    scratch._held.cache_clear()
+
+
+def test_a_temporary_folder_without_locks_will_do(tmp_path, monkeypatch):
+    def refuse(file, kind):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(scratch.fcntl, "lockf", refuse)
+    scratch._held.cache_clear()
+    assert scratch.scratch_folder().is_dir()
+    scratch._held.cache_clear()
+
+
 def test_what_a_killed_process_leaves_is_removed_by_the_next_one_and_what_is_in_use_stays(slow, tmp_path, monkeypatch):
     process, tar = slow
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -267,12 +290,23 @@ def test_processes_share_one_order_and_read_only_their_lanes(folder, processes, 
     assert len(read) == PER_STEP
 
 
-def test_a_run_on_two_processes_continues_on_one(folder):
+def test_a_run_on_two_processes_continues_on_one_however_often_it_was_resumed(folder):
     whole = ids(batches_of(folder).follow(StreamPosition()), 60)
+    state, place = {}, 0
+    for steps in (5, 2, 1):
+        state = state_of_two(folder, state, steps)
+        place += steps * PER_STEP
+        alone = batches_of(folder)
+        assert ids(alone.follow(alone.position_of(state)), 24) == whole[place : place + 24]
+
+
+def state_of_two(folder, state, steps):
+    """What two processes that continue from a state say after so many steps."""
     positions = []
     for rank in (0, 1):
-        followed = batches_of(folder, rank, 2).follow(StreamPosition())
-        positions.append([reached for _, reached in itertools.islice(followed, 5 * PER_STEP)][-1])
+        batches = batches_of(folder, rank, 2)
+        followed = batches.follow(batches.position_of(state))
+        positions.append([reached for _, reached in itertools.islice(followed, steps * PER_STEP)][-1])
     said = [None, None]
     barrier = threading.Barrier(2)
 
@@ -295,8 +329,7 @@ def test_a_run_on_two_processes_continues_on_one(folder):
     for thread in threads:
         thread.join()
     assert states[0] == states[1]
-    alone = batches_of(folder)
-    assert ids(alone.follow(alone.position_of(states[0])), 24) == whole[5 * PER_STEP : 5 * PER_STEP + 24]
+    return states[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -77,12 +77,10 @@ def test_tokens_that_may_not_be_written_are_not_even_where_they_score_highest(en
 def test_after_steps_of_an_optimizer_the_rollouts_are_those_of_the_new_weights(
     engine, student, hear, prompts, tmp_path
 ):
-    before, pushes = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS), engine.pushes
-    assert engine.pushes == pushes
+    before = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     learn(student, hear(student), tmp_path, steps=60)
     engine.updated()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
-    assert engine.pushes == pushes + 1
     assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
     assert [student.transcript_text(tokens) for tokens in found.tokens] == TEXTS

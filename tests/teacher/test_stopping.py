@@ -87,6 +87,21 @@ def test_a_stop_while_no_teacher_answers_is_heard_at_once_and_nothing_is_lost(
     assert [line["loss"] for line in lines[1]] == [line["loss"] for line in lines[0]]
 
 
+def test_a_step_of_many_micro_batches_is_given_up_at_the_first_that_is_not_answered(
+    student, teacher, hear, server, serve, tmp_path
+):
+    served = serve(server)
+    settings = SETTINGS.model_copy(update={"accumulation": 32})
+    before = server.asked
+    falls_asleep(server, server.answered + 2)
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    stream = Stream([hear(student, served)[:1]])
+    with pytest.raises(Interrupted, match="stopped behind step 0"):
+        train(DistillationStage(student, served, OBJECTIVE), stream, settings, tmp_path, seed=3)
+    server.awake.set()
+    assert server.asked - before == 3  # of the step's 32 questions
+
+
 @pytest.fixture
 def recipe(student, teacher, server, tmp_path):
     student.save(tmp_path / "base")

@@ -34,8 +34,19 @@ def shard(stage):
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    path = tmp_path_factory.mktemp("uneven") / "seen.json"
+def places(tmp_path_factory):
+    return tmp_path_factory.mktemp("uneven")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The steps of one process."""
+    return uneven_processes.ahead("none", tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def seen(places):
+    path = places / "seen.json"
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = [sys.executable, *launcher, "-m", "tests.train.uneven_processes", str(path)]
     subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300, check=True)
@@ -97,9 +108,16 @@ def test_how_much_the_teacher_can_answer_for_is_judged_over_all_processes_and_sa
     assert others_said.startswith("ToldByFirst: ")
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
-def test_engines_of_several_processes_are_a_step_ahead_as_that_of_one(seen, sharding, tmp_path):
-    assert seen[f"ahead-{sharding}"] == pytest.approx(uneven_processes.ahead("none", tmp_path), rel=1e-5)
+@pytest.mark.parametrize("name", ["ahead-none", "ahead-full", "continued-full"])
+def test_engines_of_several_processes_are_a_step_ahead_as_that_of_one(seen, undisturbed, name):
+    assert seen[name]["losses"] == pytest.approx(undisturbed["losses"], rel=1e-5)
+    assert seen[name]["left"] == {}
+
+
+def test_what_two_processes_have_begun_is_used_by_one_that_continues(seen, undisturbed, places):
+    continued = uneven_processes.ahead("none", places / "on-one")
+    assert continued["losses"] == pytest.approx(undisturbed["losses"], rel=1e-5)
+    assert continued["left"] == {}
 
 
 def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, student):

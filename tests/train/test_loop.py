@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -290,6 +291,9 @@ def test_a_signal_does_not_wait_for_an_evaluation_to_begin_and_none_is_left_out(
                     signal.raise_signal(signal.SIGTERM)
                 yield batch
 
+    def killing(step, _values):
+        raise OSError("killed")
+
     start = copy.deepcopy(student.model.state_dict())
     train(SupervisedStage(student, None), Stream([examples]), settings, tmp_path / "whole", seed=3, evaluate=evaluate)
     student.model.load_state_dict(start)
@@ -305,7 +309,17 @@ def test_a_signal_does_not_wait_for_an_evaluation_to_begin_and_none_is_left_out(
             evaluate=lambda: evaluate(during),
         )
     assert len(evaluated) == (when == "during")
-    train(SupervisedStage(student, None), Stream([examples]), settings, tmp_path / "stopped", seed=3, evaluate=evaluate)
+    for killed in (True, False):
+        with pytest.raises(OSError, match="killed") if killed else nullcontext():
+            train(
+                SupervisedStage(student, None),
+                Stream([examples]),
+                settings,
+                tmp_path / "stopped",
+                seed=3,
+                evaluate=evaluate,
+                on_step=killing if killed else None,
+            )
     whole, stopped = (read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "stopped"))
     for name in ("step", "loss", "dev/error_rate"):
         assert [line.get(name) for line in stopped] == [line.get(name) for line in whole], name

@@ -40,7 +40,7 @@ def examples(student, teacher, hear, tmp_path):
 def distil(student, teacher, examples, tmp_path):
     start = copy.deepcopy(student.model.state_dict())
 
-    def run(name, *, staleness=0, temperature=0.0, with_engine=True, killed_behind=None, spy=None):
+    def run(name, *, staleness=0, temperature=0.0, with_engine=True, killed_behind=None):
         """Train, from the start or from what is in the folder; the losses of all steps and the final weights."""
         student.model.load_state_dict(start)
         engine = CopyEngine(student) if with_engine else None
@@ -57,8 +57,6 @@ def distil(student, teacher, examples, tmp_path):
         )
 
         def on_step(step, _values):
-            if spy:
-                spy(step, stage)
             if step == killed_behind:
                 raise KilledError
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -30,6 +31,10 @@ DEEP_STUDENT = SMALL_STUDENT | {
     "num_hidden_layers": 6,
     "whisper_config": SMALL_STUDENT["whisper_config"] | {"encoder_layers": 6},
 }
+
+
+class KilledError(Exception):
+    pass
 
 
 class Gathers(TorchDispatchMode):
@@ -133,12 +138,18 @@ def paired(folder, least):
     return [json.loads(text) for text in processes.exchange(json.dumps([came, error]))]
 
 
-def ahead(sharding, place):
-    """The losses of three steps whose rollouts an engine of each process writes a step ahead."""
+def ahead(sharding, place, *, killed_behind=None):
+    """The losses of four steps whose rollouts an engine of each process writes a step ahead, and what is left begun."""
     vocabulary = small_vocabulary()
     student, teacher = small_student(vocabulary), small_teacher(vocabulary)
     settings = OptimizationSettings(
-        steps=3, batch_seconds=2, accumulation=3, learning_rate=1e-2, schedule="constant", sharding=sharding
+        steps=4,
+        batch_seconds=2,
+        accumulation=3,
+        learning_rate=1e-2,
+        schedule="constant",
+        sharding=sharding,
+        checkpoint_every=1,
     )
     rollouts = RolloutSettings(engine="vllm", staleness=1)
     objective = ObjectiveSettings(top_k=8, max_new_tokens=12, rollouts=rollouts)
@@ -146,9 +157,24 @@ def ahead(sharding, place):
     examples = hear_noise(student, teacher)
     sampler = DurationBatchSampler([example.utterance.duration for example in examples], max_audio_seconds=2.0, seed=0)
     stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), processes=processes.count())
-    train(stage, stream, settings, place, seed=0)
+
+    def on_step(step, _values):
+        if step == killed_behind:
+            raise KilledError
+
+    with suppress(KilledError):
+        train(stage, stream, settings, place, seed=0, on_step=on_step)
     stage.close()
-    return [line["loss"] for line in read_metrics(place / "metrics.jsonl")]
+    processes.wait()
+    if killed_behind:
+        return None
+    return {"losses": [line["loss"] for line in read_metrics(place / "metrics.jsonl")], "left": stage.under_way()}
+
+
+def killed_and_continued(sharding, place):
+    """As `ahead`, in two sittings."""
+    ahead(sharding, place, killed_behind=3)
+    return ahead(sharding, place)
 
 
 def main():
@@ -168,6 +194,8 @@ def main():
         "half-is-too-little": paired(place / "too-little", 0.6),
         "ahead-full": ahead("full", place / "full"),
         "ahead-none": ahead("none", place / "none"),
+        "continued-full": killed_and_continued("full", place / "continued"),
+        "killed": ahead("none", place / "on-one", killed_behind=2),
     }
     if processes.is_first():
         path.write_text(json.dumps(seen))

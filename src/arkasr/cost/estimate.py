@@ -311,18 +311,23 @@ def _held(
         return held
     held["scores"] = memory.TILE_BYTES if tiles else 0.0
     if teacher is not None:
-        # Offloaded weights are back in main memory by the backward pass, which is the worst moment.
-        held["teacher"] = 0.0 if stage.offload_teacher else 4.0 * teacher.parameters
+        # Of offloaded weights the head stays for the comparison.
+        held["teacher"] = 4.0 * (teacher.vocabulary * teacher.width if stage.offload_teacher else teacher.parameters)
         held["scores"] += memory.passing(teacher, batch, mixed=mixed)
     held["cache"] = memory.cache(student, batch, mixed=mixed)
-    if shares == 1:
-        return held
-    # All weights are gathered while the student writes, when the decoder has kept nothing for the backward pass yet.
-    writing = held | memory.student_memory(student, shares=shares, mixed=mixed, whole=True) | {"scores": 0.0}
-    writing["activations"] = memory.kept_for_backward(
-        student, batch, mixed=mixed, checkpointing=settings.activation_checkpointing, decoder=False
-    )
-    return max(held, writing, key=lambda items: sum(items.values()))
+    moments = [held]
+    # Before the backward pass, when the decoder has kept nothing for it yet:
+    earlier = held | {
+        "activations": memory.kept_for_backward(
+            student, batch, mixed=mixed, checkpointing=settings.activation_checkpointing, decoder=False
+        )
+    }
+    if shares > 1:  # all weights are gathered while the student writes
+        gathered = memory.student_memory(student, shares=shares, mixed=mixed, whole=True)
+        moments.append(earlier | gathered | {"scores": 0.0})
+    if teacher is not None and stage.offload_teacher:  # all of the teacher is there while it reads
+        moments.append(earlier | {"teacher": 4.0 * teacher.parameters})
+    return max(moments, key=lambda items: sum(items.values()))
 
 
 def _links(student: Size, settings: OptimizationSettings, cluster: Cluster, kind: str) -> float:

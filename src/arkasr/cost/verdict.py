@@ -2,6 +2,7 @@
 
 from arkasr.cost.estimate import Plan, StageCost
 from arkasr.cost.trials import Trial, cut, fastest, on_more_devices, room, tried
+from arkasr.data.batches import POOL
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, TrainingStageSettings
 
 NOTICED_SHARE = 0.1  # of a step, below which waiting is not worth a word
@@ -38,7 +39,10 @@ def _held_up(plan: Plan, cost: StageCost) -> tuple[str, list[Trial]]:
         )
     if cost.data > NOTICED_SHARE * cost.seconds:
         workers = f"{key}.data_workers={cost.workers_needed}"
+        settings = plan.recipe.stages[cost.stage]
         by_itself = ", which it reads itself" if cost.kind == "label" else ""
+        if isinstance(settings, TrainingStageSettings) and settings.optimization.data_workers == 0:
+            by_itself = f", in the first epoch only if there are up to {POOL:,} utterances, which it then remembers"
         return (
             f"waits {cost.data / cost.seconds:.0%} of the time for features{by_itself}",
             tried(plan, stage, [workers], f"--set {workers}, a core each on every device"),
@@ -77,7 +81,8 @@ def _for_phase(plan: Plan, cost: StageCost, phase: str) -> list[Trial]:
     if phase == "backward":
         changes.append([f"{key}.optimization.activation_checkpointing=false"])
     if isinstance(stage, OpdStageSettings) and phase == "rollout":
-        changes += [cut(plan, name, 0.5), *([f"{key}.drafts={texts}"] for texts in _texts_for(plan, stage))]
+        texts = _texts_for(plan, stage) if stage.objective.rollouts.engine == "own" else []
+        changes += [cut(plan, name, 0.5), *([f"{key}.drafts={name_of_texts}"] for name_of_texts in texts)]
     if isinstance(stage, OpdStageSettings) and phase == "teacher":
         urls = [f"models.{stage.teacher}.served.urls=[http://host:8000]"]
         trials += tried(plan, name, urls, "the teacher on servers of its own (docs/teachers.md)")

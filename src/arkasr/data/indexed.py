@@ -193,7 +193,10 @@ def _why_unmeasured(utterance: Utterance) -> str:
         seconds_of(utterance)
     except InputError as error:
         return str(error)
-    return f"{utterance.audio}: could not be read when the manifest was indexed, and can now; index it again"
+    return (
+        f"{utterance.audio}: could not be read when the manifest was indexed, and can now; "
+        "run `arkasr data index` on the manifest"
+    )
 
 
 def _typecode(count: int) -> str:

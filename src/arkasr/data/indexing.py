@@ -7,9 +7,10 @@ import fcntl
 import json
 import math
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from errno import EACCES, EPERM, EROFS
+from errno import EACCES, ENOLCK, ENOSYS, EOPNOTSUPP, EPERM, EROFS
 from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
@@ -43,13 +44,14 @@ _NUMBERED = np.dtype([("digest", "<u8"), ("number", "<u8")])  # of every line's 
 _LOCK = ".lock"
 
 
-def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None) -> ManifestIndex:
+def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None, *, anew: bool = False) -> ManifestIndex:
     """Read a manifest from end to end and write its index, unless another process has just done so.
 
     Args:
         manifest: every line is checked, and that its audio file is there; where it does not say its duration, that is
             measured if it can be.
         on_bytes: told how much of the manifest has just been read.
+        anew: even if there is one: audio may have been mended since.
 
     Raises:
         ManifestError: some lines are bad; names the first and counts the others.
@@ -59,11 +61,12 @@ def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None) -
         raise InputError(f"{manifest}: no such manifest")
     folder = _folder_for(manifest)
     with _alone_in(folder):
-        if index := open_index(manifest):
+        if not anew and (index := open_index(manifest)):
             return index
         (folder / DESCRIPTION).unlink(missing_ok=True)
         fingerprint = fingerprint_of(manifest)
-        writing = {name: folder / f".{name}.writing" for name in (LINES, IDS, "numbered")}
+        # A lock may not be seen on other machines, which then make the same index beside this one.
+        writing = {name: folder / f".{name}.{platform.node()}.writing" for name in (LINES, IDS, "numbered")}
         try:
             with (
                 writing[LINES].open("wb+") as records,
@@ -215,7 +218,14 @@ def _folder_for(manifest: Path) -> Path:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for other processes that make the same index; the system lets go of the lock of one that is killed."""
+    """Wait for other processes that make the same index, where the file system has locks.
+
+    The system lets go of the lock of one that is killed.
+    """
     with errors_named(folder), (folder / _LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (ENOLCK, ENOSYS, EOPNOTSUPP):
+                raise
         yield

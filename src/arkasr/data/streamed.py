@@ -127,8 +127,9 @@ class StreamedBatches:
         The batches of other processes are empty, and their lanes are not read.
         """
         own = {place % self.lanes for place in range(self._rank, self._per_step, self._processes)}
-        reached = dict(position.lanes)
-        followed = {lane: self._follow_lane(lane, reached.get(lane, LanePosition())) for lane in own}
+        # Of its own lanes alone: where the others have come to is theirs to say.
+        reached = {lane: position.lanes.get(lane, LanePosition()) for lane in own}
+        followed = {lane: self._follow_lane(lane, reached[lane]) for lane in own}
         for place in itertools.cycle(range(self._per_step)):
             lane = place % self.lanes
             batch: list[Utterance] = []

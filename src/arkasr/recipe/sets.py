@@ -66,8 +66,8 @@ def open_with_progress(path: Path) -> Utterances:
     return open_manifest(path)
 
 
-def index_with_progress(path: Path) -> ManifestIndex:
-    """Make the index of a manifest, with a bar.
+def index_with_progress(path: Path, *, anew: bool = False) -> ManifestIndex:
+    """Make the index of a manifest, with a bar; `anew` even if there is one.
 
     Raises:
         InputError: the manifest is missing or wrong.
@@ -75,4 +75,4 @@ def index_with_progress(path: Path) -> ManifestIndex:
     if not path.is_file():
         raise InputError(f"{path}: no such manifest")
     with Progress().bytes(f"index {path.name}", path.stat().st_size) as advance:
-        return build_index(path, advance)
+        return build_index(path, advance, anew=anew)

@@ -51,8 +51,13 @@ def run_training_stage(
     """Train a stage and write its model; continues from the newest checkpoint."""
     folder = workshop.folder
     student = workshop.recognizer(settings.start, seed)
-    with closing(build_stage(workshop, student, settings, seed)) as stage:
-        stream = build_stream(workshop, stage, settings, seed, rank=processes.rank(), among=processes.count())
+    with ExitStack() as open_until_done:
+
+        def built() -> tuple[Stage, BatchStream]:
+            stage = open_until_done.enter_context(closing(build_stage(workshop, student, settings, seed)))
+            return stage, build_stream(workshop, stage, settings, seed, rank=processes.rank(), among=processes.count())
+
+        stage, stream = processes.agreed(built)
         dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
         if isinstance(settings, OpdStageSettings):
             opd = settings
@@ -159,14 +164,15 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     with ExitStack() as on_failure:
         teacher = teacher_of(workshop, settings, seed)
         on_failure.callback(teacher.close)
-        stage = DistillationStage(student, teacher, settings.objective, drafts)
-        # Last, since nothing may fail behind it that would leave it open.
-        stage.rollouts.engine = engine_for(
+        engine = engine_for(
             student,
             settings.objective.rollouts,
             settings.objective.max_new_tokens,
             dtype=COMPUTED_IN[settings.optimization.mixed_precision],
         )
+        if engine is not None:
+            on_failure.callback(engine.close)
+        stage = DistillationStage(student, teacher, settings.objective, drafts, engine)
         on_failure.pop_all()
     return stage
 

@@ -8,10 +8,11 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory, mkdtemp
 from threading import Thread
 from typing import Any
@@ -62,7 +63,6 @@ class VllmEngine:
         except ImportError as error:
             raise InputError("engine vllm: vLLM is not installed; pip install 'arkasr[vllm]'") from error
         self.recognizer = recognizer
-        self.pushes = 0
         self._updated = False
         self._folder = TemporaryDirectory(dir=scratch_folder())
         _write_but_weights(recognizer, Path(self._folder.name))
@@ -178,7 +178,6 @@ class VllmEngine:
         # The workers have forgotten their embeddings; the scheduler must not count on them.
         self._llm.llm_engine.reset_encoder_cache()
         shutil.rmtree(weights)
-        self.pushes += 1
 
     def updated(self) -> None:
         """Learn that the recogniser's weights have changed: what is asked from now on is written with them."""
@@ -186,8 +185,9 @@ class VllmEngine:
 
     def close(self) -> None:
         """End vLLM's processes, once what they are writing is written; what waits behind it is not begun."""
-        while not self._jobs.empty():
-            self._jobs.get()
+        with suppress(Empty):
+            while True:
+                self._jobs.get_nowait()
         self._jobs.put(None)
         while self._worker.is_alive() and self._lives():
             self._worker.join(LOOK_AFTER_SECONDS)

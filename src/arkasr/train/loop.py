@@ -77,7 +77,7 @@ def train(
         state, memory = restored
         stream.restore(state["data"])
         if memory:
-            stage.remember(memory, state.get("under_way", {}))
+            stage.remember(memory, _of_this_process(state.get("under_way", {}), state["step"], stage, settings, seed))
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
     quarantine = Quarantine(
@@ -86,7 +86,8 @@ def train(
         settings.max_quarantined_share,
         writes=processes.is_first(),
     )
-    log = MetricsLog(folder, resumed_step=state["step"]) if processes.is_first() else None
+    logged = state["step"] - ("not_evaluated" in state)
+    log = MetricsLog(folder, resumed_step=logged) if processes.is_first() else None
     resumed_at_evaluation = evaluate is not None and "not_evaluated" in state
     if settings.sharding == "full" and (resumed_at_evaluation or stage.steps_ahead):
         with torch.no_grad():  # shares know their place only behind a forward pass of the whole
@@ -129,6 +130,7 @@ def train(
                 stage.judge(merged)
             for process in told:
                 stage.learn_news(process["news"])
+            stage.step_done()
             skipped_in_a_row = 0 if outcome.finite else skipped_in_a_row + 1
             if accelerator.scaler is not None and accelerator.scaler.get_scale() > 1:
                 skipped_in_a_row = 0  # a gradient scaler finds its scale by steps over infinity
@@ -168,11 +170,24 @@ def _micro_batches(
     def announce(number: int, batches: list[list[Example]]) -> None:
         step = done + 1 + number
         if step <= settings.steps:
-            places = range(processes.rank(), processes.rank() + settings.accumulation, processes.count())
-            seeds = [micro_batch_seed(seed, step, place) for place in places]
-            stage.announce(list(zip(batches, seeds, strict=True)))
+            stage.announce(list(zip(batches, _seeds(seed, step, settings), strict=True)))
 
     return stream.ahead(stage.steps_ahead, announce)
+
+
+def _seeds(seed: int, step: int, settings: OptimizationSettings) -> list[int]:
+    """Of this process's micro-batches of a step."""
+    places = range(processes.rank(), processes.rank() + settings.accumulation, processes.count())
+    return [micro_batch_seed(seed, step, place) for place in places]
+
+
+def _of_this_process(
+    under_way: dict[str, Any], done: int, stage: Stage, settings: OptimizationSettings, seed: int
+) -> dict[str, Any]:
+    """What was begun, by any process, for micro-batches that are now this one's."""
+    steps = range(done + 1, done + 1 + stage.steps_ahead)
+    mine = {str(number) for step in steps for number in _seeds(seed, step, settings)}
+    return {number: begun for number, begun in under_way.items() if number in mine}
 
 
 def _of_all_processes(mine: dict[str, Any]) -> dict[str, Any]:

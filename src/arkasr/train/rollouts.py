@@ -116,7 +116,7 @@ class StudentRollouts:
         }
 
     def restore(self, under_way: Mapping[str, Any]) -> None:
-        """Have what `under_way` told of, of all processes, as if it had been begun here."""
+        """Have what `under_way` told of as if it had been begun here."""
         self._under_way = {
             int(seed): (document["utterances"], partial(_transcripts_of, document))
             for seed, document in under_way.items()

@@ -90,6 +90,9 @@ class Stage(nn.Module, ABC):
         """What has been begun of steps to come, JSON-able, of this process; waits for it."""
         return {}
 
+    def step_done(self) -> None:
+        """Learn that the step at hand is taken, and will not be taken again."""
+
     def memory(self) -> dict[str, Tensor]:
         """What a resumed run must know besides weights, optimizer and position in the data."""
         return {}
@@ -98,7 +101,7 @@ class Stage(nn.Module, ABC):
         """Give back what the stage holds outside this process; called once training is over."""
 
     def remember(self, memory: Mapping[str, Tensor], under_way: Mapping[str, Any]) -> None:
-        """Take back what `memory` gave, and what the processes gave as `under_way`, all in one."""
+        """Take back what `memory` gave, and what `under_way` gave of this process's micro-batches."""
 
     def updated(self) -> None:
         """Learn that an optimizer has changed the weights."""

@@ -53,19 +53,20 @@ def optimizer_step(
     metrics = Metrics()
     heard: list[str] = []
     total = 0.0
-    given_up = False
     count = torch.zeros((), device=accelerator.device, dtype=torch.long)
     firsts = range(0, settings.accumulation, accelerator.num_processes)
     for first in firsts:
         with stage.clock("data"):
-            # As many passes as on other processes, which may not have given up.
-            examples = [] if given_up else next(batches)
+            examples = next(batches)
         heard += [example.utterance.id for example in examples]
         with nullcontext() if first == firsts[-1] else accelerator.no_sync(module):
             loss: StageLoss = module(examples, micro_batch_seed(seed, step, first + accelerator.process_index))
             with stage.clock("backward"):
                 accelerator.backward(loss.total)
-        given_up |= loss.given_up
+        given_up = torch.tensor(loss.given_up, device=accelerator.device, dtype=torch.long)
+        if accelerator.reduce(given_up):
+            stage.zero_grad()
+            return StepOutcome(metrics, finite=True, heard=heard, given_up=True)
         total += loss.total.item()
         count += loss.count
         metrics.merge(loss.metrics)
@@ -73,11 +74,7 @@ def optimizer_step(
     metrics.mean("loss", total, count)
     with stage.clock("optimizer"):
         not_finite = torch.tensor(not math.isfinite(total), device=count.device)
-        told = torch.stack((count, not_finite.long(), torch.full_like(count, given_up)))
-        things, strange, stopped = accelerator.reduce(told)
-        if stopped:
-            stage.zero_grad()
-            return StepOutcome(metrics, finite=True, heard=heard, given_up=True)
+        things, strange = accelerator.reduce(torch.stack((count, not_finite.long())))
         # Wrapped modules average gradients over processes; the mean asked for is over things.
         scale = (accelerator.num_processes / things.clamp(min=1)).item()
         for parameter in stage.parameters():

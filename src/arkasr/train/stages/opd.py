@@ -183,6 +183,8 @@ class DistillationStage(Stage):
 
     def learn_news(self, news: Mapping[str, Any]) -> None:
         self.rollouts.remembered.learn(news)
+
+    def step_done(self) -> None:
         self.rollouts.step_done()
 
     def _align(self, transcript: Tensor) -> Alignment:
