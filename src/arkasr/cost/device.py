@@ -79,8 +79,8 @@ ASSUMED_LAYER_SECONDS = 1 / 50 / 24
 ASSUMED_UPDATE_SECONDS = 12 * 10e-6
 # Fused AdamW 28; scaling 8, the norm 4 and clipping 8 of the gradient.
 FUSED_OPTIMIZER_BYTES = 48
-# FLAC of 16 kHz, measured on one core of an AMD EPYC (benchmarks/plan.py), less half for what real files and a busy
-# machine cost; taken for a core of those machines, too.
+# Less than half of what one core of an AMD EPYC makes of FLAC of 16 kHz (benchmarks/plan.py), for what real files and a
+# busy machine cost; taken for a core of those machines, too.
 HEARING = 1000.0
 
 

@@ -97,7 +97,7 @@ def grounds(device: Device, assumed: Assumptions) -> Iterator[str]:
         f"assumed: utterances of {assumed.utterance_seconds:g} s with {assumed.tokens_per_second:g} tokens a second, "
         f"the slowest device {assumed.slowest - 1:.0%} behind the mean"
     )
-    heard = "measured" if device.shares_measured else "assumed, half of what was measured on a CPU"
+    heard = "measured" if device.shares_measured else "assumed, and less than half of what was measured on a CPU"
     yield f"features of one model: {device.hearing:,.0f} s of audio a second and core, {heard}"
     yield (
         f"measured on a CPU (docs/performance.md): padding {assumed.padding:.0%}, the longest transcript of a batch "
