@@ -29,7 +29,7 @@ STEPS = 24
 CHECKPOINT_EVERY = 2
 LABEL_TOKENS = 100  # so that labelling takes long enough to be met
 # What a kill waits for, and the longest that it then waits on; in the order in which a run comes to it.
-LATER_SECONDS = {"start": 9.0, "step": 0.3, "checkpoint": 0.02, "labelling": 0.4, "evaluation": 0.3}
+LATER_SECONDS = {"start": 9.0, "step": 0.3, "checkpoint": 0.02, "labelling": 0.4, "evaluation": 0.15}
 TRAINING = ("step", "checkpoint", "start")
 BEFORE_LABELS = "more-sft"
 SAME_LOSS = 1e-6
