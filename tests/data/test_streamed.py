@@ -176,10 +176,11 @@ def test_an_error_in_the_next_pool_is_raised_when_that_is_reached(folder):
 
 
 SLOW = """
-import itertools, sys, time
+import itertools, signal, sys, time
 from arkasr.data import streamed
 from arkasr.data.dataset_source import DatasetSource
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from background jobs
 streamed.POOL_EXAMPLES = 50
 read = itertools.count()
 original = streamed.StreamedBatches._audio_of
