@@ -17,15 +17,12 @@ from arkasr.recipe.workshop import Workshop
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.served import ServedTeacher
 from tests.teacher.asking import answer_of, questions_of
-from tests.teacher.scores_server import ScoresServer
+from tests.teacher.scores_server import serving
 
 
 @pytest.fixture
 def server(teacher):
-    teacher.model.eval()
-    serving = ScoresServer(teacher).start()
-    yield serving
-    serving.stop()
+    yield from serving(teacher)
 
 
 @pytest.fixture

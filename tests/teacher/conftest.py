@@ -5,7 +5,7 @@ import torch
 
 from arkasr.teacher.replicas import Replicas
 from arkasr.teacher.served import ServedTeacher
-from tests.teacher.scores_server import ScoresServer
+from tests.teacher.scores_server import serving
 
 
 @pytest.fixture
@@ -27,13 +27,6 @@ def other_server(teacher):
     with torch.no_grad():
         other.decoder.layers[0].mlp.down_proj.weight.mul_(1.1)
     yield from serving(other)
-
-
-def serving(recognizer):
-    recognizer.model.eval()
-    server = ScoresServer(recognizer).start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

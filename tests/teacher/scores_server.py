@@ -142,3 +142,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def serving(recognizer):
+    """Of a fixture: a server of a recogniser, stopped in the end."""
+    recognizer.model.eval()
+    server = ScoresServer(recognizer).start()
+    yield server
+    server.stop()

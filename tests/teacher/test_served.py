@@ -11,6 +11,14 @@ from tests.teacher.asking import OBJECTIVE, answer_of, questions_of, step
 from tests.teacher.scores_server import ScoresServer
 
 
+def assert_same_step(student, teacher, served, settings, examples):
+    expected, gradient = step(DistillationStage(student, teacher, settings), examples)
+    found, found_gradient = step(DistillationStage(student, served, settings), examples)
+    assert found.count == expected.count > 0
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
 @pytest.mark.parametrize("support", ["union", "teacher", "student", "intersection"])
 def test_a_served_teacher_gives_the_loss_and_gradient_of_one_in_process(
@@ -22,12 +30,7 @@ def test_a_served_teacher_gives_the_loss_and_gradient_of_one_in_process(
         update={"divergence": divergence, "support": support, "temperature": 1.5, "top_k": top_k}
     )
     served = serve(server)
-    examples = hear(student, teacher, served)
-    expected, gradient = step(DistillationStage(student, teacher, settings), examples)
-    found, found_gradient = step(DistillationStage(student, served, settings), examples)
-    assert found.count == expected.count > 0
-    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-5)
+    assert_same_step(student, teacher, served, settings, hear(student, teacher, served))
 
 
 def test_drawn_and_retokenised_transcripts_are_scored_alike(student, teacher, vocabulary, hear, serve):
@@ -156,9 +159,4 @@ def test_more_best_tokens_than_a_transcript_may_hold_are_those_it_may(student, t
     teacher.allowed_tokens = few
     served = serve(server)
     settings = OBJECTIVE.model_copy(update={"top_k": 32, "min_mapped_share": 0.0})
-    examples = hear(student, teacher, served)
-    expected, gradient = step(DistillationStage(student, teacher, settings), examples)
-    found, found_gradient = step(DistillationStage(student, served, settings), examples)
-    assert found.count == expected.count > 0
-    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-5)
+    assert_same_step(student, teacher, served, settings, hear(student, teacher, served))
