@@ -21,7 +21,6 @@ ARKASR = [sys.executable, "-m", "arkasr"]
 VARIANTS = ["teacher", "base", "base+sft", "base+opd", "base+td", "base+td+opd"]
 SETS = ["en-clean", "en-other", "zh-read", "zh-meeting", "zh-net"]
 ROOT = Path(__file__).resolve().parents[1]
-GOLDEN = ROOT / "tests" / "golden_losses.json"
 
 
 def arkasr(*arguments, cache):
@@ -98,18 +97,6 @@ def test_transcripts_keep_every_field_of_the_manifest(smoke):
     rows = read_rows(folder / "evaluations" / "base" / "en-clean.jsonl")
     assert len(rows) == 4
     assert {"audio", "text", "speaker", "condition", "pred_text", "pred_text_raw", "errors"} <= rows[0].keys()
-
-
-def test_the_losses_of_every_step_are_those_committed(smoke):
-    """A change of any of these figures is a change of what is trained, and is to be explained where it is committed.
-
-    They were made by `arkasr run recipes/smoke.yaml`; the tolerance covers other processors and library versions.
-    """
-    folder, _ = smoke
-    golden = json.loads(GOLDEN.read_text())
-    for stage, expected in golden.items():
-        losses = [line["loss"] for line in read_rows(folder / "stages" / stage / "metrics.jsonl")]
-        assert losses == pytest.approx(expected, rel=2e-2), stage
 
 
 def test_a_finished_run_is_not_redone_and_not_overwritten(smoke, cache):

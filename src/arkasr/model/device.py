@@ -1,6 +1,7 @@
 """Where models run when nobody says, and in which numbers."""
 
 import torch
+from torch import Tensor
 
 from arkasr.errors import InputError
 
@@ -15,6 +16,11 @@ def default_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 where it is that: what a loss is computed in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def device_named(name: str | None) -> torch.device:

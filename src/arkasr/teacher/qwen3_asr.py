@@ -97,8 +97,10 @@ class Qwen3Asr(Recognizer):
         return str(self.processor.apply_chat_template(conversation, tokenize=False, continue_final_message=True))
 
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        embeddings = self.model.get_audio_features(**audio, return_dict=True).pooler_output
-        frames = audio["input_features_mask"].sum(1)
+        # Its encoder takes features of its own dtype only; Ark-ASR's casts them itself.
+        features, mask = audio["input_features"].to(self.model.dtype), audio["input_features_mask"]
+        embeddings = self.model.get_audio_features(features, mask, return_dict=True).pooler_output
+        frames = mask.sum(1)
         counts = torch.as_tensor(self.processor._get_audio_token_length(frames), device=embeddings.device)
         return embeddings, counts
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arkasr.data.examples import Example
+from arkasr.model.device import at_least_float32
 from arkasr.model.recognizer import Recognizer
 from arkasr.train.augment import augment_features
 from arkasr.train.settings import AugmentationSettings
@@ -47,7 +48,7 @@ class CtcStage(Stage):
             audio = {name: tensor.to(device) for name, tensor in self.student.pad_features(features).items()}
             embeddings, counts = self.student.audio_embeddings(audio)
             padded = nn.utils.rnn.pad_sequence(list(embeddings.split(counts.tolist())))
-            log_probabilities = F.log_softmax(self._scores(padded).float(), dim=-1)
+            log_probabilities = F.log_softmax(at_least_float32(self._scores(padded)), dim=-1)
             lengths = torch.tensor([len(reference) for reference in references], device=device)
             losses = F.ctc_loss(
                 log_probabilities,
