@@ -13,7 +13,8 @@ OPTIONS = {"top_k": 5, "temperature": 1.3, "beta": 0.3}
 def many_tiles(monkeypatch):
     monkeypatch.setattr(output_head, "SMALLEST_TILE_TOKENS", 13)
     monkeypatch.setitem(output_head.TILE_SCORES, "cpu", 1)
-    monkeypatch.setattr(output_head, "CHUNK_POSITIONS", 7)
+    monkeypatch.setattr(output_head, "GROUP_TOKENS", 4)
+    monkeypatch.setitem(output_head.COPIED_ROWS, "cpu", 70)
     monkeypatch.setattr(fused, "DENSE_POSITIONS", 6)
 
 

@@ -207,3 +207,16 @@ def test_a_folder_without_a_known_model_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="is of type 'bert'; known are arkasr, qwen3_asr"):
         load_recognizer(tmp_path)
+
+
+def test_either_family_hears_in_bfloat16(recognizer, clips):
+    """As an accelerator loads models when nobody says in which numbers."""
+    prompts = recognizer.prompts([recognizer.features(clip) for clip in clips[:3]], ["English"] * 3)
+    transcripts = [recognizer.transcript_ids("red apples")] * 3
+    with torch.no_grad():
+        expected = forced_logits(recognizer, prompts, transcripts)
+        recognizer.model.bfloat16()
+        found = forced_logits(recognizer, prompts, transcripts)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).norm() < 0.05 * expected.norm()
+    assert len(decode(recognizer, prompts, max_new_tokens=5).tokens) == 3

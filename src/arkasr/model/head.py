@@ -17,10 +17,13 @@ from torch.nn import functional as F
 TILE_SCORES = {"cpu": 2**21}
 TILE_SCORES_ELSEWHERE = 2**26
 SMALLEST_TILE_TOKENS = 1024
+# Neighbouring tokens whose best score is looked at before their own: the k best tokens are in the k best groups.
+GROUP_TOKENS = 64
 # Multiplications from which the copies in and out of oneDNN's tensors pay.
 LARGE_PRODUCT = 2**21
-# Positions whose chosen tokens are scored together: many share their tokens, and a row of the head is read once.
-CHUNK_POSITIONS = 64
+# Rows of the head that are copied at once to score chosen tokens: on the CPU as many as stay in its caches.
+COPIED_ROWS = {"cpu": 2**10}
+COPIED_ROWS_ELSEWHERE = 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +61,19 @@ def top_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int
     best = torch.zeros(positions, dtype=torch.long, device=hidden.device)
     log_normaliser, mean_score = highest, torch.zeros_like(highest)
     for first, tile in _tiles(hidden, head, allowed, dtype):
-        tile_scores, places = tile.topk(min(top_k, tile.shape[1]), dim=1)
+        groups = _Groups(tile)
+        tile_scores, places = groups.candidates(top_k, scores)
         found = torch.cat((scores, tile_scores), dim=1)
         scores, kept = found.topk(min(top_k, found.shape[1]), dim=1)
         ids = torch.cat((ids, places + first), dim=1).gather(1, kept)
-        tile_highest, place = tile.max(dim=1)
+        tile_highest, place = groups.best()
         best = torch.where(tile_highest > highest, place + first, best)
         highest = torch.maximum(highest, tile_highest)
 
-        probabilities = (tile - tile_highest[:, None]).exp_()
-        total = probabilities.sum(dim=1)
-        tile_mean = probabilities.mul_(tile).sum(dim=1) / total
-        tile_normaliser = tile_highest + total.log()
+        probabilities = tile.softmax(dim=1)
+        # The best token has exp(0) / Σ of them.
+        tile_normaliser = tile_highest - probabilities.amax(dim=1).log()
+        tile_mean = torch.linalg.vecdot(probabilities, tile)
         together = torch.logaddexp(log_normaliser, tile_normaliser)
         mean_score = mean_score * (log_normaliser - together).exp() + tile_mean * (tile_normaliser - together).exp()
         log_normaliser = together
@@ -88,7 +92,7 @@ def best_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None) -> Tensor
     highest = hidden.new_full((len(hidden),), -torch.inf)
     best = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
     for first, tile in _tiles(hidden, head, allowed, hidden.dtype):
-        tile_highest, place = tile.max(dim=1)
+        tile_highest, place = _Groups(tile).best()
         best = torch.where(tile_highest > highest, place + first, best)
         highest = torch.maximum(highest, tile_highest)
     return best
@@ -153,42 +157,80 @@ class _ChosenScores(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype, sparse: bool) -> Tensor:
         ctx.save_for_backward(hidden, head, ids)
         ctx.sparse = sparse
+        positions, tokens = ids.shape
+        at_once = max(COPIED_ROWS.get(hidden.device.type, COPIED_ROWS_ELSEWHERE) // max(tokens, 1), 1)
         scores = hidden.new_empty(ids.shape, dtype=dtype)
-        for chunk in _chunks(len(ids)):
-            rows, places = ids[chunk].unique(return_inverse=True)
-            products = head.index_select(0, rows).to(dtype) @ hidden[chunk].to(dtype).T.contiguous()
-            scores[chunk] = products.T.gather(1, places)
+        for first in range(0, positions, at_once):
+            chunk = slice(first, first + at_once)
+            rows = head.index_select(0, ids[chunk].flatten()).to(dtype).unflatten(0, (-1, tokens))
+            scores[chunk] = torch.linalg.vecdot(rows, hidden[chunk, None].to(dtype))
         return scores
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, head, ids = ctx.saved_tensors
         (of_scores,) = gradients
-        dtype = of_scores.dtype
-        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        all_rows = ids.unique()
-        of_rows = head.new_zeros((len(all_rows), head.shape[1]), dtype=dtype) if ctx.needs_input_grad[1] else None
-        for chunk in _chunks(len(ids)):
-            rows, places = ids[chunk].unique(return_inverse=True)
-            of_tokens = of_scores.new_zeros(len(places), len(rows)).scatter_add_(1, places, of_scores[chunk])
-            if of_hidden is not None:
-                of_hidden[chunk] = (of_tokens @ head.index_select(0, rows).to(dtype)).to(hidden.dtype)
-            if of_rows is not None:
-                of_rows.index_add_(0, torch.searchsorted(all_rows, rows), of_tokens.T @ hidden[chunk].to(dtype))
-        of_head = None
-        if of_rows is not None and ctx.sparse:
-            of_head = torch.sparse_coo_tensor(
-                all_rows[None], of_rows.to(head.dtype), head.shape, is_coalesced=True, check_invariants=False
-            )
-        elif of_rows is not None:
-            of_head = torch.zeros_like(head).index_copy_(0, all_rows, of_rows.to(head.dtype))
+        tokens, order = ids.flatten().sort(stable=True)
+        rows, counts = tokens.unique_consecutive(return_counts=True)
+        of_hidden = of_head = None
+        if ctx.needs_input_grad[0]:
+            # Each position sums up the rows of its tokens.
+            used = head.index_select(0, rows).to(of_scores.dtype) if head.dtype != of_scores.dtype else head
+            places = torch.searchsorted(rows, ids) if used is not head else ids
+            of_hidden = F.embedding_bag(places, used, per_sample_weights=of_scores, mode="sum").to(hidden.dtype)
+        if ctx.needs_input_grad[1]:
+            # Each row sums up the states of the positions that named it.
+            of_rows = F.embedding_bag(
+                order // ids.shape[1],
+                hidden.to(of_scores.dtype),
+                counts.cumsum(0) - counts,
+                per_sample_weights=of_scores.flatten()[order],
+                mode="sum",
+            ).to(head.dtype)
+            if ctx.sparse:
+                of_head = torch.sparse_coo_tensor(
+                    rows[None], of_rows, head.shape, is_coalesced=True, check_invariants=False
+                )
+            else:
+                of_head = torch.zeros_like(head).index_copy_(0, rows, of_rows)
         return of_hidden, of_head, None, None, None
+
+
+class _Groups:
+    """A tile of scores `[N, T]` by groups of neighbouring tokens, so that few of them are sorted."""
+
+    def __init__(self, tile: Tensor) -> None:
+        missing = -tile.shape[1] % GROUP_TOKENS
+        whole = F.pad(tile, (0, missing), value=-torch.inf) if missing else tile
+        self.scores = whole.unflatten(1, (whole.shape[1] // GROUP_TOKENS, GROUP_TOKENS))
+        self.highest = self.scores.amax(dim=2)
+        self.tokens = tile.shape[1]
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """The best score `[N]` and its place `[N]` in the tile; of equals the first."""
+        group = self.highest.argmax(dim=1)
+        score, place = self._of(group[:, None])[:, 0].max(dim=1)
+        return score, group * GROUP_TOKENS + place
+
+    def candidates(self, top_k: int, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and places `[N, M]` of tokens among which are all that belong to the k best so far, `known` `[N, K]`."""
+        groups = min(top_k, self.highest.shape[1])
+        if known.shape[1] == top_k and known.device.type == "cpu":  # elsewhere the host would wait for the number
+            better = (self.highest > known[:, -1:]).sum(dim=1)
+            groups = min(groups, int(better.max())) if len(better) else 0
+        chosen = self.highest.topk(groups, dim=1).indices
+        places = chosen[:, :, None] * GROUP_TOKENS + torch.arange(GROUP_TOKENS, device=chosen.device)
+        return self._of(chosen).flatten(1), places.flatten(1)
+
+    def _of(self, groups: Tensor) -> Tensor:
+        return self.scores.gather(1, groups[:, :, None].expand(-1, -1, GROUP_TOKENS))
 
 
 def _tiles(hidden: Tensor, head: Tensor, allowed: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
     """First token and scores `[N, tokens]` of every tile that has an allowed token; others have the lowest score."""
     budget = TILE_SCORES.get(hidden.device.type, TILE_SCORES_ELSEWHERE)
     tokens = max(budget // max(len(hidden), 1), SMALLEST_TILE_TOKENS)
+    tokens -= tokens % GROUP_TOKENS if tokens > GROUP_TOKENS else 0
     for first in range(0, len(head), tokens):
         allowed_here = None if allowed is None else allowed[first : first + tokens]
         if allowed_here is not None and not bool(allowed_here.any()):
@@ -208,7 +250,3 @@ def _product(hidden: Tensor, rows: Tensor) -> Tensor:
         # oneDNN, which torch takes for float32 only when told so, is more than twice as fast as MKL on AMD's CPUs.
         return F.linear(hidden.to_mkldnn(), rows).to_dense()
     return F.linear(hidden, rows)
-
-
-def _chunks(positions: int) -> list[slice]:
-    return [slice(first, first + CHUNK_POSITIONS) for first in range(0, positions, CHUNK_POSITIONS)]
