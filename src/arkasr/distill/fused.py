@@ -31,6 +31,7 @@ def fused_union_topk_kl(
     top_k: int = 32,
     temperature: float = 1.0,
     teacher_to_student: Tensor | None = None,
+    student_to_teacher: Tensor | None = None,
     student_allowed: Tensor | None = None,
     teacher_allowed: Tensor | None = None,
     student_support: Tensor | None = None,
@@ -56,6 +57,8 @@ def fused_union_topk_kl(
         top_k: as in `union_topk_kl`, like all options not named here.
         temperature: τ.
         teacher_to_student: LongTensor [V_T].
+        student_to_teacher: LongTensor [V_S], its inverse where it is known already: making and checking it makes the
+            host wait for the device.
         student_allowed: BoolTensor [V_S].
         teacher_allowed: BoolTensor [V_T].
         student_support: LongTensor [N, k]; None = found here, in one pass over the student's vocabulary.
@@ -107,6 +110,7 @@ def fused_union_topk_kl(
         teacher_top,
         lambda ids: scores_of(teacher_hidden, teacher_head, ids, dtype),
         dtype,
+        student_to_teacher=student_to_teacher,
         student_support=student_support,
         student_top=student_top,
         generated=generated,
@@ -121,6 +125,7 @@ def named_union_topk_kl(
     teacher: NamedScores,
     *,
     teacher_to_student: Tensor,
+    student_to_teacher: Tensor | None = None,
     top_k: int = 32,
     temperature: float = 1.0,
     student_allowed: Tensor | None = None,
@@ -143,6 +148,7 @@ def named_union_topk_kl(
         student_head: [V_S, H_S], gradient flows into it.
         teacher: of the same N positions.
         teacher_to_student: LongTensor [V_T].
+        student_to_teacher: as in `fused_union_topk_kl`.
         top_k: as in `fused_union_topk_kl`, like all options not named here.
         temperature: τ.
         student_allowed: BoolTensor [V_S].
@@ -168,6 +174,7 @@ def named_union_topk_kl(
         teacher.of,
         working_dtype(student_hidden, teacher.log_probs),
         teacher_to_student=teacher_to_student,
+        student_to_teacher=student_to_teacher,
         top_k=top_k,
         temperature=temperature,
         student_allowed=student_allowed,
@@ -193,6 +200,7 @@ def _compared(
     top_k: int,
     temperature: float,
     teacher_to_student: Tensor,
+    student_to_teacher: Tensor | None,
     student_allowed: Tensor | None,
     teacher_allowed: Tensor | None,
     student_support: Tensor | None,
@@ -207,7 +215,8 @@ def _compared(
     """Steps 2 to 6 from the teacher's best tokens and its scores `[N, K]` of any ids `[N, K]`."""
     student_vocab, teacher_vocab = len(student_head), len(teacher_to_student)
     _check_tops(len(student_hidden), top_k, (student_top, student_vocab), (teacher_top, teacher_vocab))
-    student_to_teacher = invert_map(teacher_to_student, student_vocab)
+    if student_to_teacher is None:
+        student_to_teacher = invert_map(teacher_to_student, student_vocab)
 
     # Steps 2 and 3: K^T_t, K^S_t and U_t.
     if student_top is None:

@@ -1,5 +1,6 @@
 """Ark-ASR as a recogniser: the published prompt, features and stop token."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
+from arkasr.model.placeholders import check_total
 from arkasr.model.processor import ArkAsrProcessor, transcription_prompt
 from arkasr.model.recognizer import Recognizer
 
@@ -43,6 +45,13 @@ class ArkAsr(Recognizer):
 
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self.model.get_audio_features(**audio)
+
+    def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
+        """As for every family, without picking out the real ones, whose number the device would have to tell."""
+        features = audio["audios"].to(self.model.dtype)
+        embeddings, _ = self.model.audio_encoder(features, audio["audios_mask"].bool())
+        check_total(max(lengths), embeddings.shape[1])
+        return embeddings
 
     @property
     def decoder(self) -> nn.Module:

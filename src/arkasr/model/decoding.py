@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arkasr.model.device import to_device
 from arkasr.model.draft import Draft
 from arkasr.model.head import best_of_head, sample_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
@@ -76,8 +77,7 @@ def decode(
         drafts: B guesses at the transcripts, as token ids; an empty one where nothing is known.
         sampling: None = greedy.
     """
-    head, stop = recognizer.head, recognizer.stop_token_id
-    allowed = recognizer.allowed_tokens.to(head.device)
+    head, stop, allowed = recognizer.head, recognizer.stop_token_id, recognizer.allowed_tokens
     clips = len(prompts.input_ids)
     if drafts is None:
         drafts = [()] * clips
@@ -102,7 +102,7 @@ def decode(
                 sampling.uniforms[clip, min(len(written[clip]), max_new_tokens - 1) :][: len(guess) + 1]
                 for clip, guess in zip(row_states.clips, guesses, strict=True)
             ]
-            uniforms = torch.cat(drawn).to(head.device)
+            uniforms = to_device(torch.cat(drawn), head.device)
             said = sample_of_head(states[-1], head, allowed, sampling.temperature, uniforms).tolist()
         agreed, first = [], 0
         for clip, guess in zip(row_states.clips, guesses, strict=True):
@@ -122,7 +122,7 @@ def decode(
     return Transcripts(
         [torch.tensor(tokens) for tokens in written],
         torch.tensor([tokens[-1] == stop for tokens in written]),
-        torch.cat(states)[torch.tensor(list(chain.from_iterable(places)), device=head.device)],
+        torch.cat(states).index_select(0, to_device(torch.tensor(list(chain.from_iterable(places))), head.device)),
         passes,
     )
 
@@ -139,29 +139,33 @@ class _Rows:
     """What the decoder remembers of the rows of a batch.
 
     Guessed tokens that were wrong stay in the cache where another row's guess was right, hidden by the mask, until the
-    cache is packed.
+    cache is packed. What the host knows it tells the device, and asks it nothing.
     """
 
     def __init__(self, recognizer: Recognizer, prompts: Prompts) -> None:
+        prompts = recognizer.heard(prompts)
         self.clips = list(range(len(prompts.input_ids)))
         self._recognizer = recognizer
         self._unread = prompts.input_ids
         self._audio = prompts.audio
         self._attention_mask = prompts.attention_mask
+        self._in_cache = prompts.lengths
         self._cache: Any = None
         self._guessed = 0
 
     def read(self, guesses: Sequence[Sequence[int]]) -> Tensor:
         """Read what is unread and a guess behind it: states `[sum (m_r + 1), H]` that say the tokens of every guess."""
         device = self._unread.device
+        if self._cache is not None:  # the token that was unread goes into it
+            self._in_cache = [length + 1 for length in self._in_cache]
         lengths = torch.tensor([len(guess) for guess in guesses])
         self._guessed = int(lengths.max())
         in_guess = torch.arange(self._guessed) < lengths[:, None]
         if self._guessed:
             guessed = torch.zeros_like(in_guess, dtype=torch.long)
             guessed[in_guess] = torch.tensor(list(chain.from_iterable(guesses)))
-            self._unread = torch.cat((self._unread, guessed.to(device)), dim=1)
-            self._attention_mask = torch.cat((self._attention_mask, in_guess.long().to(device)), dim=1)
+            self._unread = torch.cat((self._unread, to_device(guessed, device)), dim=1)
+            self._attention_mask = torch.cat((self._attention_mask, to_device(in_guess.long(), device)), dim=1)
         states, self._cache = self._recognizer.decoder_states(
             self._unread,
             self._attention_mask,
@@ -172,8 +176,8 @@ class _Rows:
         )
         self._audio = {}
         saying = torch.cat((torch.ones(len(guesses), 1, dtype=torch.bool), in_guess), dim=1)
-        places = saying.flatten().nonzero().squeeze(1).to(device)
-        return states[:, -self._guessed - 1 :].flatten(0, 1)[places]
+        places = to_device(saying.flatten().nonzero().squeeze(1), device)
+        return states[:, -self._guessed - 1 :].flatten(0, 1).index_select(0, places)
 
     def keep(self, agreed: Sequence[int], written: Sequence[int]) -> None:
         """Forget what was guessed wrong; `written` `[R]` is each row's last token, read next."""
@@ -182,20 +186,22 @@ class _Rows:
             longest = max(agreed)
             right = torch.arange(longest) < torch.tensor(agreed)[:, None]
             before = self._attention_mask[:, : self._attention_mask.shape[1] - self._guessed]
-            self._attention_mask = torch.cat((before, right.long().to(device)), dim=1)
+            self._attention_mask = torch.cat((before, to_device(right.long(), device)), dim=1)
             if longest < self._guessed:
                 self._cache.crop(longest - self._guessed)
-        self._unread = torch.tensor(written, device=device)[:, None]
+        self._in_cache = [length + count for length, count in zip(self._in_cache, agreed, strict=True)]
+        self._unread = to_device(torch.tensor(written), device)[:, None]
         self._attention_mask = torch.cat((self._attention_mask, torch.ones_like(self._unread)), dim=1)
 
     def stay(self, rows: Sequence[int]) -> None:
         """Let all other rows go, and pack the cache: what is hidden goes, as far as the longest row allows."""
-        staying = torch.tensor(rows, device=self._unread.device)
-        self._unread, mask = self._unread[staying], self._attention_mask[staying]
+        staying = to_device(torch.tensor(rows), self._unread.device)
+        self._unread = self._unread.index_select(0, staying)
+        mask = self._attention_mask.index_select(0, staying)
         self.clips = [self.clips[row] for row in rows]
+        self._in_cache = [self._in_cache[row] for row in rows]
         in_cache = mask[:, :-1]
-        width = int(in_cache.sum(1).max())
-        columns = in_cache.argsort(dim=1, stable=True)[:, -width:]
+        columns = in_cache.argsort(dim=1, stable=True)[:, -max(self._in_cache) :]
         self._attention_mask = torch.cat((in_cache.gather(1, columns), mask[:, -1:]), dim=1)
         for layer in self._cache.layers:
             layer.keys = layer.keys[staying[:, None], :, columns].transpose(1, 2)

@@ -18,6 +18,13 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for what the device is at work on."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32, or in float64 where it is that: what a loss is computed in."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

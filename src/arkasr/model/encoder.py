@@ -53,8 +53,8 @@ def padding_mask(frame_mask: Tensor, implementation: str, dtype: torch.dtype) ->
         implementation: `sdpa`, `eager` or a flash attention.
         dtype: of the attention scores.
     """
-    # Looking at the values would break a compiled graph; there the mask is always applied.
-    if not torch.compiler.is_compiling() and bool(frame_mask.all()):
+    # Looking at the values breaks a compiled graph, and makes the host wait for an accelerator.
+    if frame_mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(frame_mask.all()):
         return None
     if "flash" in implementation:
         return frame_mask

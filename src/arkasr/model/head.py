@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from arkasr.model.device import to_device
+
 # Scores in a tile: on the CPU as many as stay in its caches, on an accelerator enough to keep it busy.
 TILE_SCORES = {"cpu": 2**21}
 TILE_SCORES_ELSEWHERE = 2**26
@@ -50,7 +52,7 @@ def top_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int
     Args:
         hidden: `[N, H]`.
         head: `[V, H]`.
-        allowed: BoolTensor `[V]`; None = all.
+        allowed: BoolTensor `[V]`, best on the host, where it is looked at; None = all.
         top_k: k; more than the vocabulary holds means all of it.
         dtype: of scores and sums, float32 or float64.
     """
@@ -213,7 +215,7 @@ class _Groups:
         return score, group * GROUP_TOKENS + place
 
     def candidates(self, top_k: int, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and places `[N, M]` of tokens among which are all that belong to the k best so far, `known` `[N, K]`."""
+        """Scores and places `[N, M]` of tokens, among them all that are better than the k best `known` `[N, K]`."""
         groups = min(top_k, self.highest.shape[1])
         if known.shape[1] == top_k and known.device.type == "cpu":  # elsewhere the host would wait for the number
             better = (self.highest > known[:, -1:]).sum(dim=1)
@@ -231,14 +233,17 @@ def _tiles(hidden: Tensor, head: Tensor, allowed: Tensor | None, dtype: torch.dt
     budget = TILE_SCORES.get(hidden.device.type, TILE_SCORES_ELSEWHERE)
     tokens = max(budget // max(len(hidden), 1), SMALLEST_TILE_TOKENS)
     tokens -= tokens % GROUP_TOKENS if tokens > GROUP_TOKENS else 0
+    # Looked at by the host, which would otherwise wait for the device at every tile.
+    on_host = torch.ones(len(head), dtype=torch.bool) if allowed is None else allowed.cpu()
+    on_device = to_device(on_host, hidden.device)
     for first in range(0, len(head), tokens):
-        allowed_here = None if allowed is None else allowed[first : first + tokens]
-        if allowed_here is not None and not bool(allowed_here.any()):
+        here = slice(first, first + tokens)
+        if not on_host[here].any():
             continue
-        tile = _product(hidden, head[first : first + tokens]).to(dtype)
-        if allowed_here is not None:
+        tile = _product(hidden, head[here]).to(dtype)
+        if not on_host[here].all():
             # Not −inf: 0 · −inf is no number.
-            tile.masked_fill_(~allowed_here, torch.finfo(dtype).min)
+            tile.masked_fill_(~on_device[here], torch.finfo(dtype).min)
         yield first, tile
 
 

@@ -19,6 +19,25 @@ def check_counts(placeholders: Tensor, counts: Tensor) -> None:
         raise ValueError(f"the prompts hold {held.tolist()} audio tokens, the audio needs {counts.tolist()}")
 
 
+def check_total(held: int, needed: int) -> None:
+    """See that the prompts of a batch have a placeholder for each of its embeddings.
+
+    Raises:
+        ValueError: they have more or fewer.
+    """
+    if held != needed:
+        raise ValueError(f"the prompts hold {held} audio tokens, the audio needs {needed}")
+
+
 def fill(embedded: Tensor, placeholders: Tensor, audio_embeddings: Tensor) -> Tensor:
     """`embedded` `[B, L, H]` with the real audio embeddings `[sum N, H]` at the placeholders, in order."""
     return embedded.masked_scatter(placeholders[..., None], audio_embeddings.to(embedded.dtype))
+
+
+def fill_padded(embedded: Tensor, placeholders: Tensor, audio_embeddings: Tensor) -> Tensor:
+    """As `fill`, with the embeddings of each row in a row of their own, `[B, N, H]`; the device is asked nothing."""
+    batch, tokens, width = audio_embeddings.shape
+    places = (placeholders.cumsum(1) - 1).clamp(0, tokens - 1)
+    rows = torch.arange(batch, device=places.device)[:, None] * tokens + places
+    chosen = audio_embeddings.reshape(-1, width).index_select(0, rows.flatten()).view_as(embedded)
+    return torch.where(placeholders[..., None], chosen.to(embedded.dtype), embedded)

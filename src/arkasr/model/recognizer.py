@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from arkasr.model.placeholders import check_counts, fill
+from arkasr.model.device import to_device
+from arkasr.model.placeholders import check_total, fill_padded
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,27 @@ class Prompts:
         attention_mask: int64 `[B, P]`, zero at padding.
         audio: the audio part of the model's keyword arguments, batch first; once heard, also `embeddings` `[B, N, H]`
             padded on the right.
+        lengths: tokens of each prompt, known to the host.
+        audio_lengths: audio tokens of each prompt, known to the host.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     audio: dict[str, Tensor]
+    lengths: list[int]
+    audio_lengths: list[int]
 
     def select(self, clips: Sequence[int]) -> "Prompts":
         """The prompts of some clips, in the order given."""
+        if list(clips) == list(range(len(self.lengths))):
+            return self
+        rows = to_device(torch.tensor(clips, dtype=torch.long), self.input_ids.device)
         return Prompts(
-            self.input_ids[clips],
-            self.attention_mask[clips],
-            {name: tensor[clips] for name, tensor in self.audio.items()},
+            self.input_ids.index_select(0, rows),
+            self.attention_mask.index_select(0, rows),
+            {name: tensor.index_select(0, rows) for name, tensor in self.audio.items()},
+            [self.lengths[clip] for clip in clips],
+            [self.audio_lengths[clip] for clip in clips],
         )
 
     def detach(self) -> "Prompts":
@@ -49,10 +59,11 @@ class Prompts:
 
     def to(self, device: torch.device) -> "Prompts":
         """The same prompts on another device."""
-        return Prompts(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            {name: tensor.to(device) for name, tensor in self.audio.items()},
+        return replace(
+            self,
+            input_ids=to_device(self.input_ids, device),
+            attention_mask=to_device(self.attention_mask, device),
+            audio={name: to_device(tensor, device) for name, tensor in self.audio.items()},
         )
 
 
@@ -90,6 +101,20 @@ class Recognizer(ABC):
     @abstractmethod
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The decoder's view of the audio: real embeddings in order `[sum N, H]`, and their number per clip `[B]`."""
+
+    def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
+        """`audio_embeddings` clip by clip, `[B, N, H]`; what stands behind a clip's own means nothing.
+
+        Args:
+            audio: as there.
+            lengths: audio tokens of each clip, so that nobody has to ask the device.
+
+        Raises:
+            ValueError: the audio needs other numbers of tokens.
+        """
+        embeddings, _ = self.audio_embeddings(audio)
+        check_total(sum(lengths), len(embeddings))
+        return pad_sequence(list(embeddings.split(list(lengths))), batch_first=True)
 
     @property
     @abstractmethod
@@ -138,10 +163,10 @@ class Recognizer(ABC):
         Raises:
             ValueError: a prompt's number of audio placeholders is not what its audio needs.
         """
-        embeddings, counts = self.audio_embeddings(prompts.audio)
-        check_counts(prompts.input_ids == self.processor.audio_token_id, counts)
-        padded = pad_sequence(list(embeddings.split(counts.tolist())), batch_first=True)
-        return replace(prompts, audio=prompts.audio | {"embeddings": padded})
+        if "embeddings" in prompts.audio:
+            return prompts
+        embeddings = self.padded_audio_embeddings(prompts.audio, prompts.audio_lengths)
+        return replace(prompts, audio=prompts.audio | {"embeddings": embeddings})
 
     def decoder_states(
         self,
@@ -159,26 +184,21 @@ class Recognizer(ABC):
             input_ids: int64 `[B, L]`, what is read now.
             attention_mask: int64 `[B, L']`, zero at what is hidden; L' counts what is in the cache, too.
             position_ids: int64 `[B, L]`.
-            audio: of the prompts, heard or not; empty once they are in the cache.
+            audio: of the prompts, heard; empty once they are in the cache.
             cache: of what was read before.
             use_cache: return the cache.
 
         Returns:
             States `[B, L, H]`, and the cache or None.
-
-        Raises:
-            ValueError: a prompt's number of audio placeholders is not what its audio needs.
         """
         embedded = self.model.get_input_embeddings()(input_ids)
         if audio:
             placeholders = input_ids == self.processor.audio_token_id
-            if "embeddings" in audio:
-                heard, wanted = audio["embeddings"], placeholders.sum(1)
-                embeddings = heard[torch.arange(heard.shape[1], device=wanted.device) < wanted[:, None]]
-            else:
-                embeddings, counts = self.audio_embeddings(audio)
-                check_counts(placeholders, counts)
-            embedded = fill(embedded, placeholders, embeddings)
+            embedded = fill_padded(embedded, placeholders, audio["embeddings"])
+        implementation = cast(Any, self.decoder).config._attn_implementation
+        if input_ids.device.type != "cpu" and implementation == "sdpa":
+            # Given a mask of two dimensions, Transformers asks the device whether it hides anything.
+            attention_mask = causal_mask(attention_mask, input_ids.shape[1])
         outputs = self.decoder(
             inputs_embeds=embedded,
             attention_mask=attention_mask,
@@ -214,7 +234,13 @@ class Recognizer(ABC):
         for place, row in enumerate(rows):
             input_ids[place, width - len(row) :] = torch.tensor(row)
             attention_mask[place, width - len(row) :] = 1
-        return Prompts(input_ids, attention_mask, self.pad_features(features))
+        return Prompts(
+            input_ids,
+            attention_mask,
+            self.pad_features(features),
+            [len(row) for row in rows],
+            [self.audio_token_count(clip.shape[1]) for clip in features],
+        )
 
     def transcript_ids(self, text: str) -> Tensor:
         """Token ids of a transcript with the stop token at its end, int64 `[n]`."""
@@ -239,3 +265,15 @@ class Recognizer(ABC):
         """
         self.model.save_pretrained(folder, state_dict=weights)
         self.processor.save_pretrained(folder)
+
+
+def causal_mask(attention_mask: Tensor, queries: int) -> Tensor:
+    """What each of the last tokens may look at: bool `[B, 1, L, L']`, True where it may.
+
+    Args:
+        attention_mask: int64 `[B, L']`, zero at what is hidden.
+        queries: L, the tokens that are read now.
+    """
+    keys = attention_mask.shape[1]
+    places = torch.arange(keys, device=attention_mask.device)
+    return (places <= places[keys - queries :, None]) & attention_mask[:, None, None].bool()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from arkasr.model.device import to_device
 from arkasr.model.recognizer import Prompts, Recognizer
 
 
@@ -32,7 +33,7 @@ def forced_states(
         Last states of all scored positions, transcript after transcript, `[sum n_b, H]`.
     """
     states, scored = _padded_states(recognizer, prompts, transcripts, read)
-    return states[scored]
+    return states.flatten(0, 1).index_select(0, scored)
 
 
 def forced_logits(
@@ -44,23 +45,23 @@ def forced_logits(
     """Score every token at the positions of `forced_states`, `[sum n_b, V]`; arguments as there."""
     states, scored = _padded_states(recognizer, prompts, transcripts, read)
     # Padding included: the committed results were computed in this order of sums.
-    return F.linear(states, recognizer.head)[scored]
+    return F.linear(states, recognizer.head).flatten(0, 1).index_select(0, scored)
 
 
 def _padded_states(
     recognizer: Recognizer, prompts: Prompts, transcripts: Sequence[Tensor], read: Sequence[Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """States at the places of the transcripts `[B, n, H]`, and which of them are scored, bool `[B, n]`."""
+    """States at the places of the transcripts `[B, n, H]`, and the places that are scored, of all B · n."""
     device = prompts.input_ids.device
-    lengths = torch.tensor([len(transcript) for transcript in transcripts], device=device)
-    shown = pad_sequence(list(read or transcripts), True, recognizer.tokenizer.pad_token_id).to(device)
-    width = shown.shape[1]
-    scored = torch.arange(width, device=device) < lengths[:, None]
+    prompts = recognizer.heard(prompts)
+    width = max(map(len, transcripts))
+    real = torch.arange(width) < torch.tensor([len(transcript) for transcript in transcripts])[:, None]
+    shown = pad_sequence([tokens.cpu() for tokens in read or transcripts], True, recognizer.tokenizer.pad_token_id)
     # The last token is never an input: nothing is predicted from it.
-    input_ids = torch.cat((prompts.input_ids, shown[:, :-1]), dim=1)
-    attention_mask = torch.cat((prompts.attention_mask, scored[:, :-1].long()), dim=1)
+    input_ids = torch.cat((prompts.input_ids, to_device(shown[:, :-1], device)), dim=1)
+    attention_mask = torch.cat((prompts.attention_mask, to_device(real[:, :-1].long(), device)), dim=1)
     states, _ = recognizer.decoder_states(input_ids, attention_mask, positions(attention_mask), prompts.audio)
-    return states[:, -width:], scored
+    return states[:, -width:], to_device(real.flatten().nonzero().squeeze(1), device)
 
 
 def positions(attention_mask: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arkasr.model.device import to_device
 from arkasr.model.head import top_of_head
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.scoring import forced_states
@@ -57,11 +58,9 @@ class InProcessTeacher(Teacher):
         for question in questions:
             rows.append(question.positions.clamp(min=0) + first)
             first += len(question.transcript)
-        states = states[torch.cat(rows).to(device)]
+        states = states.index_select(0, to_device(torch.cat(rows), device))
         # Detached, the head stays where it is when the weights leave.
         head = self.recognizer.head.detach()
         if top_k is None:
             return TeacherStates(states, head, None)
-        return TeacherStates(
-            states, head, top_of_head(states, head, self.allowed_tokens.to(device), top_k, torch.float32)
-        )
+        return TeacherStates(states, head, top_of_head(states, head, self.allowed_tokens, top_k, torch.float32))

@@ -4,9 +4,10 @@ Names are `group/metric`. Knows nothing of what is measured.
 """
 
 import json
+import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,28 +18,32 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Metrics:
-    """Weighted means, minima and maxima that can be merged in any order."""
+    """Weighted means, minima and maxima that can be merged in any order.
+
+    What is counted on a device stays there until it is asked for, and then comes in one piece.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self._weights: dict[str, float] = defaultdict(float)
         self._extremes: dict[str, float] = {}
+        self._counted: list[tuple[Callable[..., None], str, tuple[float | Tensor, ...]]] = []
 
     def mean(self, name: str, total: float | Tensor, weight: float | Tensor) -> None:
         """Count `total`, a sum over `weight` things, towards the mean called `name`."""
-        self._sums[name] += float(total)
-        self._weights[name] += float(weight)
+        self._counted.append((self._add, name, (total, weight)))
 
     def minimum(self, name: str, value: float | Tensor) -> None:
-        """Lower the minimum called `name`, whose name ends in `_min`."""
-        self._extremes[name] = min(self._extremes.get(name, float("inf")), float(value))
+        """Lower the minimum called `name`, whose name ends in `_min`; infinity is no value."""
+        self._counted.append((self._lower, name, (value,)))
 
     def maximum(self, name: str, value: float | Tensor) -> None:
-        """Raise the maximum called `name`, whose name ends in `_max`."""
-        self._extremes[name] = max(self._extremes.get(name, float("-inf")), float(value))
+        """Raise the maximum called `name`, whose name ends in `_max`; infinity is no value."""
+        self._counted.append((self._raise, name, (value,)))
 
     def merge(self, other: "Metrics") -> None:
         """Take in what another micro-batch or process has counted."""
+        self._counted += [(getattr(self, function.__name__), *rest) for function, *rest in other._counted]
         for name, total in other._sums.items():
             self.mean(name, total, other._weights[name])
         for name, value in other._extremes.items():
@@ -46,10 +51,12 @@ class Metrics:
 
     def counted(self, name: str) -> tuple[float, float]:
         """The sum behind the mean called `name` and what it is divided by, both 0 where nothing was counted."""
+        self._settle()
         return self._sums.get(name, 0.0), self._weights.get(name, 0.0)
 
     def document(self) -> dict[str, Any]:
         """All that was counted, JSON-able, for another process."""
+        self._settle()
         return {"sums": self._sums, "weights": self._weights, "extremes": self._extremes}
 
     @classmethod
@@ -63,20 +70,53 @@ class Metrics:
 
     def values(self) -> dict[str, float]:
         """Every figure that was counted at least once."""
+        self._settle()
         means = {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]}
         return means | self._extremes
 
+    def _settle(self) -> None:
+        counted, self._counted = self._counted, []
+        known = iter(numbers_of([value for _, _, values in counted for value in values]))
+        for count, name, values in counted:
+            count(name, *(next(known) for _ in values))
+
+    def _add(self, name: str, total: float, weight: float) -> None:
+        self._sums[name] += total
+        self._weights[name] += weight
+
+    def _lower(self, name: str, value: float) -> None:
+        if math.isfinite(value):
+            self._extremes[name] = min(self._extremes.get(name, value), value)
+
+    def _raise(self, name: str, value: float) -> None:
+        if math.isfinite(value):
+            self._extremes[name] = max(self._extremes.get(name, value), value)
+
+
+def numbers_of(values: Sequence[float | Tensor]) -> list[float]:
+    """The values as numbers of the host, for which it waits for every device once."""
+    numbers = [0.0 if isinstance(value, Tensor) else float(value) for value in values]
+    on_device: dict[torch.device, list[int]] = defaultdict(list)
+    for place, value in enumerate(values):
+        if isinstance(value, Tensor):
+            on_device[value.device].append(place)
+    for places in on_device.values():
+        together = torch.stack([torch.as_tensor(values[place]).detach().double() for place in places])
+        for place, number in zip(places, together.tolist(), strict=True):
+            numbers[place] = number
+    return numbers
+
 
 class PhaseClock:
-    """Adds up wall-clock seconds per phase of a step; on an accelerator it waits for the device at each boundary.
+    """Adds up seconds per phase of a step: wall-clock time, or the time of the GPU, whose queue is not waited for.
 
     A phase inside another stops the outer one's clock, so that the phases of a step add up to its time.
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
         self._open: list[str] = []
-        self._since = 0.0
+        self._since: float | torch.cuda.Event = 0.0
+        self._laps: list[tuple[str, float | torch.cuda.Event, float | torch.cuda.Event]] = []
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -94,10 +134,13 @@ class PhaseClock:
             module.register_forward_hook(lambda *_: self._leave() if len(self._open) > 1 else None)
 
     def reset(self) -> dict[str, float]:
-        """Hand over the seconds since the last reset."""
-        seconds, self.seconds = dict(self.seconds), defaultdict(float)
+        """Hand over the seconds since the last reset; waits for the GPU."""
+        seconds: dict[str, float] = defaultdict(float)
+        for phase, begin, end in self._laps:
+            seconds[phase] += _seconds_between(begin, end)
+        self._laps.clear()
         self._open.clear()
-        return seconds
+        return dict(seconds)
 
     def _enter(self, phase: str) -> None:
         self._count()
@@ -108,12 +151,27 @@ class PhaseClock:
         self._open.pop()
 
     def _count(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
+        now = _now()
         if self._open:
-            self.seconds[self._open[-1]] += now - self._since
+            self._laps.append((self._open[-1], self._since, now))
         self._since = now
+
+
+def _now() -> "float | torch.cuda.Event":
+    if not torch.cuda.is_initialized():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds_between(begin: "float | torch.cuda.Event", end: "float | torch.cuda.Event") -> float:
+    if isinstance(end, float):
+        return end - begin if isinstance(begin, float) else 0.0
+    if isinstance(begin, float):  # the GPU was first used in between
+        return 0.0
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
 
 
 class MetricsLog:

@@ -52,7 +52,7 @@ def optimizer_step(
     stage.train()
     metrics = Metrics()
     heard: list[str] = []
-    total = 0.0
+    total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     count = torch.zeros((), device=accelerator.device, dtype=torch.long)
     firsts = range(0, settings.accumulation, accelerator.num_processes)
     for first in firsts:
@@ -63,20 +63,18 @@ def optimizer_step(
             loss: StageLoss = module(examples, micro_batch_seed(seed, step, first + accelerator.process_index))
             with stage.clock("backward"):
                 accelerator.backward(loss.total)
-        given_up = torch.tensor(loss.given_up, device=accelerator.device, dtype=torch.long)
-        if accelerator.reduce(given_up):
+        if _any_process(accelerator, loss.given_up):
             stage.zero_grad()
             return StepOutcome(metrics, finite=True, heard=heard, given_up=True)
-        total += loss.total.item()
+        total += loss.total.detach()
         count += loss.count
         metrics.merge(loss.metrics)
         _count_padding(metrics, examples)
     metrics.mean("loss", total, count)
     with stage.clock("optimizer"):
-        not_finite = torch.tensor(not math.isfinite(total), device=count.device)
-        things, strange = accelerator.reduce(torch.stack((count, not_finite.long())))
+        things, strange = accelerator.reduce(torch.stack((count, (~total.isfinite()).long())))
         # Wrapped modules average gradients over processes; the mean asked for is over things.
-        scale = (accelerator.num_processes / things.clamp(min=1)).item()
+        scale = accelerator.num_processes / things.clamp(min=1)
         for parameter in stage.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
@@ -98,6 +96,12 @@ def optimizer_step(
     for phase, seconds in stage.clock.reset().items():
         metrics.mean(f"time/{phase}", seconds, 1)
     return StepOutcome(metrics, finite, heard)
+
+
+def _any_process(accelerator: Accelerator, flag: bool) -> bool:
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(flag, device=accelerator.device, dtype=torch.long)))
 
 
 def micro_batch_seed(seed: int, step: int, place: int) -> int:

@@ -18,6 +18,7 @@ from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import Rollout, Rollouts, keep_rollouts
 from arkasr.distill.support import look_up
 from arkasr.errors import InputError
+from arkasr.model.device import to_device
 from arkasr.model.engine import Engine
 from arkasr.model.head import Top, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
@@ -73,6 +74,7 @@ class DistillationStage(Stage):
         drafts = {} if drafts is None else drafts  # asking how many there are may read them all
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
         self._paired = self._written = 0
+        self._moved: dict[str, Tensor] | None = None
         self.vocabulary = map_vocabularies(
             student.tokenizer,
             self.teacher.tokenizer,
@@ -121,9 +123,9 @@ class DistillationStage(Stage):
             nothing = (student_states.sum() + self.student.head.sum()) * 0.0
             return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics, given_up=True)
         with self.clock("student"):
-            paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments]).to(device)
-            generated = torch.cat(written).to(device).masked_fill(~paired, -1)
-            result = self._compare(student_states, student_top, teacher_scores, generated)
+            paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments])
+            generated = torch.cat(written).masked_fill(~paired, -1)
+            result = self._compare(student_states, student_top, teacher_scores, to_device(generated, device))
             self._count_positions(metrics, result)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
 
@@ -203,7 +205,9 @@ class DistillationStage(Stage):
         self, heard: Sequence[Example], transcripts: Sequence[Tensor], alignments: Sequence[Alignment], student_top: Top
     ) -> list[Question]:
         """What the teacher is asked about every utterance: its scores, those of K^S_t and of y_t among them."""
-        proposed = student_top.ids.cpu().split([len(transcript) for transcript in transcripts])
+        # A teacher that gives every score is not told which, and the device is not asked for them.
+        ids = student_top.ids[:, :0] if self.teacher.every_score else student_top.ids
+        proposed = ids.cpu().split([len(transcript) for transcript in transcripts])
         return [
             Question(
                 example.features[self.teacher.listener],
@@ -218,13 +222,10 @@ class DistillationStage(Stage):
     def _compare(
         self, student_states: Tensor, student_top: Top, teacher: TeacherScores, generated: Tensor
     ) -> UnionTopkKL:
-        device = student_states.device
         options: dict[str, Any] = {
             "top_k": self.settings.top_k,
             "temperature": self.settings.temperature,
-            "teacher_to_student": self.vocabulary.teacher_to_student.to(device),
-            "student_allowed": self.student.allowed_tokens.to(device),
-            "teacher_allowed": self.teacher.allowed_tokens.to(device),
+            **self._vocabularies_on(student_states.device),
             "student_top": student_top,
             "generated": generated,
             "divergence": self.settings.divergence,
@@ -245,6 +246,17 @@ class DistillationStage(Stage):
             **options,
         )
 
+    def _vocabularies_on(self, device: torch.device) -> dict[str, Tensor]:
+        """The map between the vocabularies both ways, and what either side may say; moved once."""
+        if self._moved is None or self._moved["student_allowed"].device != device:
+            self._moved = {
+                "teacher_to_student": self.vocabulary.teacher_to_student.to(device),
+                "student_to_teacher": self.vocabulary.student_to_teacher.to(device),
+                "student_allowed": self.student.allowed_tokens.to(device),
+                "teacher_allowed": self.teacher.allowed_tokens.to(device),
+            }
+        return self._moved
+
     @torch.no_grad()
     def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> Top:
         """What the student found best as it wrote; for references, which it did not write, as it reads them now."""
@@ -257,8 +269,8 @@ class DistillationStage(Stage):
             for place, states in zip(given, parts, strict=True):
                 written[place] = states
         states = torch.cat([states for states in written if states is not None])
-        allowed = self.student.allowed_tokens.to(states.device)
-        return top_of_head(states, self.student.head.detach(), allowed, self.settings.top_k, torch.float32)
+        allowed, head = self.student.allowed_tokens, self.student.head.detach()
+        return top_of_head(states, head, allowed, self.settings.top_k, torch.float32)
 
     def _rollout_metrics(self, rollouts: Rollouts) -> Metrics:
         metrics = Metrics()
@@ -286,15 +298,16 @@ class DistillationStage(Stage):
 
     def _count_positions(self, metrics: Metrics, result: UnionTopkKL) -> None:
         valid = result.valid
-        metrics.mean("support/valid_share", valid.sum(), len(valid))
+        count = valid.sum()
+        metrics.mean("support/valid_share", count, len(valid))
         diagnostics = support_diagnostics(result, top_k=self.settings.top_k)
-        sizes = diagnostics.pop("vuss")[valid]
-        metrics.mean("support/vuss_mean", sizes.sum(), len(sizes))
+        sizes = diagnostics.pop("vuss")
+        metrics.mean("support/vuss_mean", sizes.sum(), count)
         if len(sizes):
-            metrics.minimum("support/vuss_min", sizes.min())
-            metrics.maximum("support/vuss_max", sizes.max())
+            metrics.minimum("support/vuss_min", sizes.masked_fill(~valid, torch.inf).min())
+            metrics.maximum("support/vuss_max", sizes.masked_fill(~valid, -torch.inf).max())
         shared = valid & (diagnostics.pop("overlap") > 0)
         for name, values in diagnostics.items():
             # A served teacher's entropy is not known.
             defined = (shared if name == "overlap_advantage" else valid) & ~values.isnan()
-            metrics.mean(f"support/{name}", values[defined].sum(), defined.sum())
+            metrics.mean(f"support/{name}", torch.where(defined, values, 0.0).sum(), defined.sum())
