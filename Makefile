@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test test-vllm lint bench-opd
+.PHONY: install quickstart test test-vllm lint bench-opd gpu
 
 install: $(STAMP)
 
@@ -50,3 +50,8 @@ bench-opd: install
 	  --manifest data/recordings/long.jsonl --device $(DEVICE)
 	$(BIN)/python -m benchmarks.opd_step --device $(DEVICE)
 	$(BIN)/python -m benchmarks.opd_step --device $(DEVICE) --student ark-asr-0.6b $(FULL_SIZE)
+
+# Correctness first, then speed, on a machine with a GPU; goes on where it stopped. GPU='--device cpu --tiny' tries the code.
+gpu: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.gpu $(GPU)

@@ -14,9 +14,11 @@ import argparse
 import itertools
 import random
 import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +56,19 @@ def base_vocabulary(rows: int) -> BaseVocabulary:
     size = min(rows - ROWS_OF_ADDED_TOKENS, QWEN_BASE_TOKENS)
     others = {f"w{token_id}": token_id for token_id in range(len(learned.token_to_id), size)}
     return replace(learned, token_to_id=learned.token_to_id | others)
+
+
+def built_on(
+    device: str,
+    build: Callable[[Mapping[str, Any], BaseVocabulary], Recognizer],
+    sizes: Mapping[str, Any],
+    vocabulary: BaseVocabulary,
+) -> Recognizer:
+    """A recogniser whose random weights are drawn on the device: a billion of them take a minute on the CPU."""
+    with torch.device(device):
+        recognizer = build(sizes, vocabulary)
+    recognizer.allowed_tokens = recognizer.allowed_tokens.cpu()
+    return recognizer
 
 
 def noise_examples(recognizers: list[Recognizer], options: argparse.Namespace) -> list[Example]:
@@ -134,12 +149,12 @@ def measure(options: argparse.Namespace) -> Measured:
     torch.manual_seed(0)
     vocabulary = base_vocabulary(options.vocabulary or 0)
     width = {"vocab_size": options.vocabulary} if options.vocabulary else {}
-    student = build_ark_asr((options.sizes or STUDENT_PRESETS[options.student]) | width, vocabulary)
+    student = built_on(
+        options.device, build_ark_asr, (options.sizes or STUDENT_PRESETS[options.student]) | width, vocabulary
+    )
     sizes = TEACHER_PRESETS[options.teacher]
     sizes = sizes | {"text_config": sizes["text_config"] | width}
-    teacher = build_qwen3_asr(sizes, vocabulary)
-    for recognizer in (student, teacher):
-        recognizer.model.to(options.device)
+    teacher = built_on(options.device, build_qwen3_asr, sizes, vocabulary)
     if options.precision == "bf16":
         teacher.model.bfloat16()
     examples = noise_examples([student, teacher], options)

@@ -44,9 +44,9 @@ def rolled_out(student: Recognizer, heard: list[Prompts], drafts: Drafts | None 
     ]
 
 
-def generated(student: Recognizer, prompts: Prompts) -> torch.Tensor:
+def generated(student: Recognizer, prompts: Prompts, max_new_tokens: int = MAX_NEW_TOKENS) -> torch.Tensor:
     asked = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **prompts.audio}
-    return student.model.generate(**asked, max_new_tokens=MAX_NEW_TOKENS)[:, prompts.input_ids.shape[1] :]
+    return student.model.generate(**asked, max_new_tokens=max_new_tokens)[:, prompts.input_ids.shape[1] :]
 
 
 def generated_deaf(student: Recognizer, prompts: Prompts, heard: Prompts) -> torch.Tensor:

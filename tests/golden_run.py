@@ -38,10 +38,10 @@ class RolloutsHandedIn(StudentRollouts):
         return Transcripts(tokens, stopped, None, passes=1)
 
 
-def losses_of_smoke(folder: Path) -> dict[str, list[float]]:
+def losses_of_smoke(folder: Path, device: str = "cpu") -> dict[str, list[float]]:
     """Losses of every step, by training stage."""
     recipe = load_settings(Recipe, SMOKE)
-    workshop = Workshop(recipe, RunFolder(folder, recipe.seeds[0]), torch.device("cpu"))
+    workshop = Workshop(recipe, RunFolder(folder, recipe.seeds[0]), torch.device(device))
     losses = {}
     for name, settings in recipe.stages.items():
         if isinstance(settings, LabelStageSettings):
