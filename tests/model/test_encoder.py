@@ -94,3 +94,16 @@ def test_a_prompt_that_does_not_fit_its_audio_is_refused(student):
     ids = torch.tensor([student.prompt_ids(90, None)])
     with pytest.raises(ValueError, match="audio tokens"):
         student.model(input_ids=ids, audios=torch.randn(1, 40, 200))
+
+
+def test_the_teachers_windows_are_counted_on_the_host_as_its_encoder_counts_them(teacher):
+    """Windows of 8 seconds: a clip of several, one that fills them exactly, one of less than a chunk."""
+    generator = torch.Generator().manual_seed(0)
+    for frames in ([2030, 1600, 90, 801], [40, 90]):
+        audio = teacher.pad_features([torch.randn(80, count, generator=generator) for count in frames])
+        lengths = [teacher.audio_token_count(count) for count in frames]
+        expected, counts = teacher.audio_embeddings(audio)
+        assert counts.tolist() == lengths
+        padded = teacher.padded_audio_embeddings(audio, lengths)
+        found = torch.cat([row[:length] for row, length in zip(padded, lengths, strict=True)])
+        assert torch.equal(found, expected)

@@ -15,10 +15,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from arkasr.model.device import to_device
-from arkasr.model.placeholders import check_total, fill_padded
+from arkasr.model.placeholders import fill_padded
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ class Recognizer(ABC):
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The decoder's view of the audio: real embeddings in order `[sum N, H]`, and their number per clip `[B]`."""
 
+    @abstractmethod
     def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
         """`audio_embeddings` clip by clip, `[B, N, H]`; what stands behind a clip's own means nothing.
 
@@ -112,9 +112,6 @@ class Recognizer(ABC):
         Raises:
             ValueError: the audio needs other numbers of tokens.
         """
-        embeddings, _ = self.audio_embeddings(audio)
-        check_total(sum(lengths), len(embeddings))
-        return pad_sequence(list(embeddings.split(list(lengths))), batch_first=True)
 
     @property
     @abstractmethod

@@ -4,18 +4,21 @@ Facts: specification ark-asr-checkpoint, section 7. The language is always force
 the prompt.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import clip_of
+from arkasr.model.placeholders import check_total
 from arkasr.model.recognizer import Recognizer
 
 STOP_TOKEN = "<|im_end|>"
@@ -97,12 +100,33 @@ class Qwen3Asr(Recognizer):
         return str(self.processor.apply_chat_template(conversation, tokenize=False, continue_final_message=True))
 
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        # Its encoder takes features of its own dtype only; Ark-ASR's casts them itself.
-        features, mask = audio["input_features"].to(self.model.dtype), audio["input_features_mask"]
-        embeddings = self.model.get_audio_features(features, mask, return_dict=True).pooler_output
-        frames = mask.sum(1)
+        embeddings = self._real_embeddings(audio)
+        frames = audio["input_features_mask"].sum(1)
         counts = torch.as_tensor(self.processor._get_audio_token_length(frames), device=embeddings.device)
         return embeddings, counts
+
+    def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
+        """As for every family. The encoder's windows are counted here: it would ask the device for each of them."""
+        flash = "flash" in self.model.config.audio_config._attn_implementation
+        embeddings = self._real_embeddings(audio, **({} if flash else {"cu_seqlens": self._window_bounds(lengths)}))
+        check_total(sum(lengths), len(embeddings))
+        return pad_sequence(list(embeddings.split(list(lengths))), batch_first=True)
+
+    def _window_bounds(self, lengths: Sequence[int]) -> Tensor:
+        """Where the encoder's attention windows begin and end among all clips' tokens, int32, on the host."""
+        sizes = self.model.config.audio_config
+        window = self.audio_token_count(2 * sizes.n_window) * (sizes.n_window_infer // (2 * sizes.n_window))
+        bounds = [0]
+        for length in lengths:
+            first = bounds[-1]
+            bounds += [*range(first + window, first + length, window), first + length]
+        return torch.tensor(bounds, dtype=torch.int32)
+
+    def _real_embeddings(self, audio: dict[str, Tensor], **windows: Tensor) -> Tensor:
+        # Its encoder takes features of its own dtype only; Ark-ASR's casts them itself.
+        features, mask = audio["input_features"].to(self.model.dtype), audio["input_features_mask"]
+        embeddings: Tensor = self.model.get_audio_features(features, mask, return_dict=True, **windows).pooler_output
+        return embeddings
 
     @property
     def decoder(self) -> nn.Module:

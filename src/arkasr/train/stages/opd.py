@@ -206,8 +206,9 @@ class DistillationStage(Stage):
     ) -> list[Question]:
         """What the teacher is asked about every utterance: its scores, those of K^S_t and of y_t among them."""
         # A teacher that gives every score is not told which, and the device is not asked for them.
-        ids = student_top.ids[:, :0] if self.teacher.every_score else student_top.ids
-        proposed = ids.cpu().split([len(transcript) for transcript in transcripts])
+        nothing = torch.empty((len(student_top.ids), 0), dtype=torch.long)
+        ids = nothing if self.teacher.every_score else student_top.ids.cpu()
+        proposed = ids.split([len(transcript) for transcript in transcripts])
         return [
             Question(
                 example.features[self.teacher.listener],

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from arkasr.data.examples import Example
 from arkasr.errors import InputError
-from arkasr.model.device import at_least_float32
+from arkasr.model.device import at_least_float32, to_device
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.scoring import forced_logits
 from arkasr.train.augment import augment_features, join_utterances, replace_tokens
@@ -46,9 +46,9 @@ class SupervisedStage(Stage):
         with self.clock("student"):
             shown = replace_tokens(transcripts, self.augmentation, seed)
             logits = forced_logits(self.student, prompts.to(device), transcripts, shown)
-            targets = torch.cat(transcripts).to(device)
+            targets = to_device(torch.cat(transcripts), device)
             total = F.cross_entropy(at_least_float32(logits), targets, reduction="sum")
-        loss = StageLoss(total, torch.tensor(len(targets), device=device))
+        loss = StageLoss(total, torch.full((), len(targets), device=device))
         loss.metrics.mean("train/token_accuracy", (logits.argmax(-1) == targets).sum(), len(targets))
         return loss
 

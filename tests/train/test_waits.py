@@ -1,0 +1,60 @@
+"""How often the host waits for a GPU, counted on one that is pretended: docs/performance.md lists what is left."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from arkasr.model.decoding import Sampling, decode
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.opd import DistillationStage
+from arkasr.train.stages.sft import SupervisedStage
+from tests.pretended_device import OnDevice, pretended_device, put_on_device
+
+LANGUAGES = ["English"] * 5
+
+
+def prompts_of(recognizer, examples):
+    features = [example.features[recognizer.listener] for example in examples]
+    return recognizer.prompts(features, LANGUAGES).to(recognizer.device)
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_rollout_waits_once_a_pass(student, hear, monkeypatch, drafted, drawn):
+    examples = hear(student)
+    sampling = Sampling(1.0, torch.rand(5, 10, dtype=torch.float64)) if drawn else None
+    expected = decode(student, student.heard(prompts_of(student, examples)), max_new_tokens=10, sampling=sampling)
+    drafts = [[*tokens.tolist()[:4], 7, *tokens.tolist()[5:]] for tokens in expected.tokens] if drafted else None
+    put_on_device(student.model)
+    with pretended_device(monkeypatch) as waits:
+        prompts = student.heard(prompts_of(student, examples))
+        assert waits.asked == [], waits.where
+        written = decode(student, prompts, max_new_tokens=10, drafts=drafts, sampling=sampling)
+    assert all(torch.equal(a, b) for a, b in zip(written.tokens, expected.tokens, strict=True))
+    assert isinstance(written.states, OnDevice)
+    assert waits.asked == ["tolist"] * written.passes, waits.where
+    assert waits.mixed == []
+
+
+def test_a_micro_batch_waits_as_often_as_the_documents_say(student, teacher, hear, monkeypatch):
+    examples = hear(student, teacher)
+    sft = SupervisedStage(student, None)
+    opd = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
+    expected = {stage: stage(examples, seed=0).total.item() for stage in (sft, opd)}
+    put_on_device(student.model, teacher.model)
+    with pretended_device(monkeypatch) as waits:
+        loss = sft(examples, seed=0)
+        assert waits.asked == [], waits.where
+        opd(examples, seed=0)  # moves the vocabularies, once
+        waits.asked.clear()
+        waits.where.clear()
+        distilled = opd(examples, seed=0)
+        asked = Counter(waits.asked)
+        passes = distilled.metrics.values()["rollout/passes"]
+    assert waits.asked[sum(asked.values()) :] == ["tolist"]  # all figures of the micro-batch come in one piece
+    in_the_teachers_encoder = {"nonzero": 1}
+    assert asked == {"tolist": passes} | in_the_teachers_encoder, "\n".join(waits.where)
+    assert waits.mixed == []
+    for stage, found in ((sft, loss), (opd, distilled)):
+        assert found.total.item() == pytest.approx(expected[stage], rel=1e-5)
