@@ -1,5 +1,6 @@
 """How often the host waits for a GPU, counted on one that is pretended: docs/performance.md lists what is left."""
 
+import copy
 from collections import Counter
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from arkasr.model.decoding import Sampling, decode
 from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.pretended_device import OnDevice, pretended_device, put_on_device
@@ -39,12 +41,14 @@ def test_a_rollout_waits_once_a_pass(student, hear, monkeypatch, drafted, drawn)
 
 def test_a_micro_batch_waits_as_often_as_the_documents_say(student, teacher, hear, monkeypatch):
     examples = hear(student, teacher)
+    ctc = CtcStage(copy.deepcopy(student), None)  # it holds still all but the audio modules
     sft = SupervisedStage(student, None)
     opd = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
-    expected = {stage: stage(examples, seed=0).total.item() for stage in (sft, opd)}
-    put_on_device(student.model, teacher.model)
+    expected = {stage: stage(examples, seed=0).total.item() for stage in (ctc, sft, opd)}
+    put_on_device(ctc, student.model, teacher.model)
     with pretended_device(monkeypatch) as waits:
         loss = sft(examples, seed=0)
+        aligned = ctc(examples, seed=0)
         assert waits.asked == [], waits.where
         opd(examples, seed=0)  # moves the vocabularies, once
         waits.asked.clear()
@@ -56,5 +60,5 @@ def test_a_micro_batch_waits_as_often_as_the_documents_say(student, teacher, hea
     in_the_teachers_encoder = {"nonzero": 1}
     assert asked == {"tolist": passes} | in_the_teachers_encoder, "\n".join(waits.where)
     assert waits.mixed == []
-    for stage, found in ((sft, loss), (opd, distilled)):
+    for stage, found in ((ctc, aligned), (sft, loss), (opd, distilled)):
         assert found.total.item() == pytest.approx(expected[stage], rel=1e-5)

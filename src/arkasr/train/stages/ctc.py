@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arkasr.data.examples import Example
-from arkasr.model.device import at_least_float32
+from arkasr.model.device import at_least_float32, to_device
 from arkasr.model.recognizer import Recognizer
 from arkasr.train.augment import augment_features
 from arkasr.train.settings import AugmentationSettings
@@ -44,22 +44,24 @@ class CtcStage(Stage):
             [example.features[self.student.listener] for example in examples], self.augmentation, seed
         )
         references = [self.student.transcript_ids(reference_of(example))[:-1] for example in examples]
+        # Numbers that the host knows: ctc_loss would ask the device for them.
+        audio_lengths = [self.student.audio_token_count(clip.shape[1]) for clip in features]
+        text_lengths = [len(reference) for reference in references]
         with self.clock("student"):
-            audio = {name: tensor.to(device) for name, tensor in self.student.pad_features(features).items()}
-            embeddings, counts = self.student.audio_embeddings(audio)
-            padded = nn.utils.rnn.pad_sequence(list(embeddings.split(counts.tolist())))
+            audio = {name: to_device(tensor, device) for name, tensor in self.student.pad_features(features).items()}
+            padded = self.student.padded_audio_embeddings(audio, audio_lengths).transpose(0, 1)
             log_probabilities = F.log_softmax(at_least_float32(self._scores(padded)), dim=-1)
-            lengths = torch.tensor([len(reference) for reference in references], device=device)
             losses = F.ctc_loss(
                 log_probabilities,
-                torch.cat(references).to(device),
-                counts,
-                lengths,
+                to_device(torch.cat(references), device),
+                tuple(audio_lengths),  # type: ignore[arg-type]  # torch's stubs know tensors only
+                tuple(text_lengths),  # type: ignore[arg-type]
                 blank=self.blank,
                 reduction="none",
                 zero_infinity=True,
             )
         alignable = losses > 0
+        lengths = to_device(torch.tensor(text_lengths), device)
         loss = StageLoss(losses.sum(), (lengths * alignable).sum())
         loss.metrics.mean("train/too_short_for_ctc", (~alignable).sum(), len(examples))
         return loss
