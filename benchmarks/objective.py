@@ -30,6 +30,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from arkasr.distill import fused_union_topk_kl, union_topk_kl
+from arkasr.model import head as output_head
 from arkasr.model.head import Top, top_of_head
 
 
@@ -145,8 +146,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--tied", action="store_true", help="the head embeds the tokens, too, as Ark-ASR's does")
+    parser.add_argument(
+        "--mkl", action="store_true", help="MKL for the teacher's head, too, as if oneDNN were no faster (CPU)"
+    )
     parser.add_argument("--way", choices=list(WAYS), help="run this way once and print the peak memory")
     options = parser.parse_args()
+    if options.mkl:
+        output_head.LARGE_PRODUCT = sys.maxsize
     x = problem(options)
     if options.way:
         start_watching_memory(options.device)

@@ -123,7 +123,8 @@ def pretended_device(monkeypatch):
     def upload(tensor, device):
         return tensor.as_subclass(OnDevice) if device.type == "cuda" else real(tensor, device)
 
-    for module in [module for module in sys.modules.values() if getattr(module, "to_device", None) is real]:
-        monkeypatch.setattr(module, "to_device", upload)
+    for module in [module for name, module in sys.modules.items() if name.startswith("arkasr.")]:
+        if getattr(module, "to_device", None) is real:
+            monkeypatch.setattr(module, "to_device", upload)
     with Waits() as waits:
         yield waits
