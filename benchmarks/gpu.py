@@ -10,6 +10,8 @@ the published shapes (Ark-ASR 0.6B, Qwen3-ASR 1.7B); audio is real speech where 
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmarks.gpu_setting import Finding, Setting
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.in_process:
         return _run_part(options.in_process, setting, options.output)
     for name in options.only or PARTS:
-        if _done(options.output, name) and not options.again:
+        if _done(options.output, name, setting) and not options.again:
             print(f"{name}: done before", flush=True)
             continue
         print(f"{name}: ", end="", flush=True)
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = _page(options.output)
     write_whole(options.output / "gpu.md", [page])
     print(page)
-    return int(any(not _good(options.output, name) for name in options.only or PARTS))
+    return int(any(not _good(options.output, name, setting) for name in options.only or PARTS))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -77,20 +80,28 @@ def _start_part(name: str, options: argparse.Namespace) -> None:
     command += ["--tiny"] if options.tiny else []
     command += ["--speech", str(options.speech)] if options.speech else []
     log = options.output / f"{name}.log"
+    _place(options.output, name).unlink(missing_ok=True)
     with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=options.seconds, check=False)
+            status = process.wait(options.seconds)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started itself
+            process.wait()
             _append(options.output, name, {"error": f"stopped after {options.seconds:.0f} s"})
-    if not _lines(options.output, name) or not _ended(options.output, name):
+            return
+    if status:
         said = log.read_text().strip().splitlines()
-        _append(options.output, name, {"error": said[-1] if said else "ended without a word"})
+        _append(options.output, name, {"error": said[-1] if said else f"ended with status {status}"})
 
 
 def _run_part(name: str, setting: Setting, output: Path) -> int:
     """A part in this process; every finding is on the disk as soon as it is made."""
     started = time.perf_counter()
-    _place(output, name).write_text(json.dumps({"environment": describe_environment(), "date": _today()}) + "\n")
+    if name in gpu_correctness.PARTS:
+        torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as they are called
+    first = {"environment": describe_environment(), "date": _today(), "ran_on": _ran_on(setting)}
+    _place(output, name).write_text(json.dumps(first) + "\n")
     for finding in PARTS[name](setting):
         _append(output, name, {"finding": asdict(finding)})
     _append(output, name, {"seconds": round(time.perf_counter() - started, 1)})
@@ -123,17 +134,20 @@ def _verdict(output: Path, name: str) -> str:
     return f"{end['seconds']} s, " + (f"{wrong} WRONG" if wrong else "nothing wrong")
 
 
-def _good(output: Path, name: str) -> bool:
-    return _done(output, name) and all(finding.passed is not False for finding in _findings(output, name))
+def _good(output: Path, name: str, setting: Setting) -> bool:
+    return _done(output, name, setting) and all(finding.passed is not False for finding in _findings(output, name))
 
 
-def _done(output: Path, name: str) -> bool:
+def _done(output: Path, name: str, setting: Setting) -> bool:
+    """Whether a part has come to its end, with this code, on such a device and at this size."""
     lines = _lines(output, name)
-    return bool(lines) and "seconds" in lines[-1]
+    if not lines or "seconds" not in lines[-1]:
+        return False
+    return lines[0]["ran_on"] == _ran_on(setting) and lines[0]["environment"] == describe_environment()
 
 
-def _ended(output: Path, name: str) -> bool:
-    return any(key in _lines(output, name)[-1] for key in ("seconds", "error"))
+def _ran_on(setting: Setting) -> dict[str, Any]:
+    return asdict(setting) | {"speech": str(setting.speech)}
 
 
 def _findings(output: Path, name: str) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -37,7 +38,8 @@ from arkasr.train.stages.sft import SupervisedStage
 
 SECONDS = [3.1, 12.0, 0.7, 8.4, 15.9, 5.5]
 SENTENCES = ["one two three", "red green blue book", "ten", "train to paris", "london bus seven eight nine", "four"]
-ATTENTIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
+NEEDED = ("sdpa", "eager")
+ATTENTIONS = (*NEEDED, "flex_attention", "flash_attention_2")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -54,7 +56,14 @@ def objective(setting: Setting) -> Findings:
         read = torch.randint(vocabulary, (positions,), device=setting.device)
         allowed = torch.rand(vocabulary) < 0.9
         best = top_of_head(made[0], made[1], allowed, 32, torch.float32).ids
-        options = {"top_k": 32, "student_support": best, "student_allowed": allowed.to(setting.device)}
+        single = dtype == torch.float32
+        options = {"top_k": 32, "student_allowed": allowed.to(setting.device)}
+        if single:
+            options["student_support"] = best
+        else:
+            # Scores rounded to bf16 tie at the k-th place, so that both sides are given the same tokens.
+            theirs = top_of_head(made[2], made[3], allowed, 32, torch.float32).ids
+            options |= {"support": "student", "student_support": torch.cat((best, theirs), dim=1)}
 
         def gradients(tensors, loss_of, tied=tied, read=read):
             states, head = (tensor.detach().requires_grad_() for tensor in tensors[:2])
@@ -66,7 +75,6 @@ def objective(setting: Setting) -> Findings:
             [tensor.double() for tensor in made],
             lambda a, b, c, d, options=options: union_topk_kl(a @ b.T, c @ d.T, **options).loss,
         )
-        single = dtype == torch.float32
         for sparse in (False, True):
             found = gradients(
                 made,
@@ -84,14 +92,16 @@ def objective(setting: Setting) -> Findings:
 
 def batch(setting: Setting) -> Findings:
     """A clip among others against the same clip alone: logits and transcripts, by every attention there is."""
-    for build, attention in itertools.product((setting.student, setting.teacher), ATTENTIONS):
+    for attention, build in itertools.product(ATTENTIONS, (setting.student, setting.teacher)):
         flash = attention == "flash_attention_2"
         recognizer = build(torch.bfloat16 if flash else torch.float32)
         name = f"{type(recognizer).__name__}, {attention}, {'bf16' if flash else 'float32'}"
         try:
             recognizer.model.set_attn_implementation(attention)
             together, apart = _in_batch_and_alone(recognizer, setting)
-        except (ImportError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            if attention in NEEDED:
+                raise
             yield Finding(name, f"cannot run here: {first_line_of(error)}")
             continue
         worst = max(relative_difference(a, b) for a, b in zip(together[0], apart[0], strict=True))
@@ -197,9 +207,9 @@ def half(setting: Setting) -> Findings:
         return
     settings = OptimizationSettings(steps=20, batch_seconds=1e9, learning_rate=1e-5, mixed_precision="fp16")
     losses = _train(SupervisedStage(exact, None), _examples(setting, exact), settings)
-    yield Finding(
-        "fp16 mixed precision: loss of 20 SFT steps", f"{losses[0]:.3f} to {losses[-1]:.3f}", losses[-1] < losses[0]
-    )
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    what = f"fp16 mixed precision: loss of {len(finite)} finite steps of {len(losses)}"
+    yield Finding(what, f"{finite[0]:.3f} to {finite[-1]:.3f}" if finite else "none", finite[-1:] < finite[:1])
 
 
 def resume(setting: Setting) -> Findings:
@@ -340,7 +350,7 @@ def _train(stage, examples, settings: OptimizationSettings) -> list[float]:
             settings,
             Path(folder),
             seed=0,
-            on_step=lambda _, values: losses.append(values["loss"]),
+            on_step=lambda _, values: losses.append(values.get("loss", float("nan"))),
         )
     return losses
 

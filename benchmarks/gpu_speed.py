@@ -3,6 +3,7 @@
 import random
 import statistics
 from argparse import Namespace
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -27,15 +28,21 @@ from benchmarks import objective as objectives
 
 GIB = 2**30
 MEMORIES = (24, 80)  # GB, of the cards that people have
+MOST_UTTERANCES = 512
 TRANSCRIPT_TOKENS = 64  # about 20 seconds of English
 
 
 def steps(setting: Setting) -> Findings:
     """A whole OPD step against an SFT step, phase by phase, at several batch sizes."""
-    sizes = (2, 4) if setting.tiny else (8, 32, 96)
+    sizes = (2, 4) if setting.tiny else (8, 16, 32, 64)
     for utterances in sizes:
         options = options_of(_step_options(setting, utterances))
-        found = measure(options)
+        found = None  # the models of the size before make room
+        with suppress(torch.OutOfMemoryError):
+            found = measure(options)
+        if found is None:
+            yield Finding(f"{utterances} utterances of {options.seconds:g} s", "do not fit")
+            continue
         sft, opd = found.seconds["sft"], found.seconds["opd"]
         name = f"{utterances} utterances of {options.seconds:g} s"
         yield Finding(f"{name}: OPD without the teacher / SFT", spread(found.ratios))
@@ -56,7 +63,10 @@ def steps(setting: Setting) -> Findings:
                 f"{name}: {stage}, FLOPs utilisation", f"{share:.0%} of {operations / 1e12:.3g} TFLOP/s reached here"
             )
             if setting.device == "cuda":
-                yield Finding(f"{name}: {stage}, peak memory", f"{found.peaks[stage] / GIB:.1f} GiB")
+                yield Finding(
+                    f"{name}: {stage}, peak memory, the teacher's weights included",
+                    f"{found.peaks[stage] / GIB:.1f} GiB",
+                )
 
 
 def _step_options(setting: Setting, utterances: int) -> list[str]:
@@ -135,7 +145,7 @@ def cost_of_rollouts(setting: Setting) -> Findings:
 
 
 def transcription(setting: Setting) -> Findings:
-    """Clips of 5 to 30 s by length, features computed ahead, against plain `generate` in file order."""
+    """Clips of 5 to 30 s by length, features computed ahead, against `generate` in file order, features in between."""
     count, batch, cap = (6, 3, 8) if setting.tiny else (1000, 64, TRANSCRIPT_TOKENS)
     draw = random.Random(0)
     seconds = [draw.uniform(1, 3) if setting.tiny else draw.triangular(5, 30, 12) for _ in range(count)]
@@ -201,7 +211,9 @@ def largest_batch(setting: Setting) -> Findings:
         torch.cuda.set_per_process_memory_fraction(min(memory / total, 1.0))
         for name in ("sft", "opd"):
             most = _most_utterances(setting, name, settings)
-            yield Finding(f"{name}, {memory} GB", f"{most} utterances" if most else "not even one utterance fits")
+            least = "at least " if most == MOST_UTTERANCES else ""
+            found = f"{least}{most} utterances" if most else "not even one utterance fits"
+            yield Finding(f"{name}, {memory} GB of tensors", found)
 
 
 def _most_utterances(setting: Setting, name: str, settings: OptimizationSettings) -> int:
@@ -224,16 +236,19 @@ def _most_utterances(setting: Setting, name: str, settings: OptimizationSettings
         try:
             for step in (1, 2):  # the optimizer's moments are there from the second on
                 optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, step, 0)
+            return True
         except torch.OutOfMemoryError:
             stage.zero_grad()
-            torch.cuda.empty_cache()
-            return False
-        return True
+        # Behind the handler, whose error still holds what did not fit.
+        torch.cuda.empty_cache()
+        return False
 
     below, above = 0, 1
-    while above <= 512 and fits(above):
+    while above <= MOST_UTTERANCES and fits(above):
         below, above = above, 2 * above
     while above - below > max(below // 8, 1):
+        if below == MOST_UTTERANCES:
+            break
         middle = (below + above) // 2
         below, above = (middle, above) if fits(middle) else (below, middle)
     return below

@@ -16,6 +16,7 @@ from arkasr.model import device as devices
 
 GPU, HOST = torch.device("cuda"), torch.device("cpu")
 ASKS_FOR_VALUES = {
+    *("copy_", "new_tensor"),
     *("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "equal", "is_nonzero"),
     *(
         "nonzero",
@@ -62,8 +63,13 @@ class Waits(TorchFunctionMode):
         tensors = _tensors_in((arguments, tuple(keywords.values())))
         on_device = any(isinstance(tensor, OnDevice) for tensor in tensors)
         target = keywords.get("device", next((item for item in arguments if isinstance(item, torch.device)), None))
-        if on_device and (name in ASKS_FOR_VALUES or (name in ("__getitem__", "__setitem__") and _by_mask(arguments))):
+        by_mask = name in ("__getitem__", "__setitem__") and _by_mask(arguments)
+        places = name == "where" and len(arguments) == 1
+        if on_device and (name in ASKS_FOR_VALUES or by_mask or places):
             self._ask(name)
+        to_host = arguments[1:] == ("cpu",) or (target is not None and torch.device(target).type == "cpu")
+        if on_device and name == "to" and to_host:
+            self._ask("to the host")
         if (
             on_device
             and name not in ("__get__", "to", "__setitem__")
@@ -71,7 +77,11 @@ class Waits(TorchFunctionMode):
         ):
             self.mixed.append(name)
         if target is not None and torch.device(target).type == "cuda":
-            copied = name == "tensor" and not (isinstance(arguments[0], list) and not arguments[0])
+            copied = (
+                name in ("tensor", "as_tensor")
+                and not on_device
+                and not (isinstance(arguments[0], list) and not arguments[0])
+            )
             if copied or (name == "to" and not on_device):
                 self._ask(f"{name} from memory that is not pinned")
             if "device" in keywords:

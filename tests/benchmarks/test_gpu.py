@@ -60,7 +60,7 @@ def test_what_is_wrong_is_counted_and_ends_with_1(tmp_path, monkeypatch, capsys)
     assert "| difference | nan (limit 1e+00) | **no** |" in printed
 
 
-@pytest.mark.parametrize("part", ["rollouts", "half", "synchronisations", "largest_batch", "cost_of_rollouts"])
+@pytest.mark.parametrize("part", ["rollouts", "half", "cost_of_rollouts", "steps"])
 def test_other_parts_find_nothing_wrong_here(part):
     found = list(gpu.PARTS[part](Setting("cpu", tiny=True)))
     assert found

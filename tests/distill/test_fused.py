@@ -196,3 +196,29 @@ def test_a_sparse_gradient_of_the_head_is_the_dense_one_and_adds_up_with_an_embe
     torch.testing.assert_close(of_head.to_dense(), expected)
     assert tied.layout == torch.strided
     torch.testing.assert_close(tied, expected_tied)
+
+
+@pytest.mark.parametrize(("vocabulary", "top_k"), [(100, 120), (100, 99), (131, 400), (64, 64)])
+@pytest.mark.parametrize("tile_tokens", [70, 1024])
+def test_more_best_tokens_than_there_are_means_all_of_them(monkeypatch, vocabulary, top_k, tile_tokens):
+    monkeypatch.setattr(output_head, "GROUP_TOKENS", 64)
+    monkeypatch.setattr(output_head, "SMALLEST_TILE_TOKENS", tile_tokens)
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(rows, 8, generator=generator, dtype=torch.float64) for rows in (3, vocabulary))
+    allowed = torch.arange(vocabulary) >= vocabulary // 2
+    for mask in (None, allowed):
+        scores = hidden @ head.T if mask is None else (hidden @ head.T).masked_fill(~mask, -torch.inf)
+        expected = scores.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+        found = output_head.top_of_head(hidden, head, mask, top_k, torch.float64)
+        counted = expected.shape[1] if mask is None else min(int(mask.sum()), top_k)
+        assert torch.equal(found.ids[:, :counted], expected[:, :counted])
+        assert found.ids.max() < vocabulary
+
+
+def test_entropy_is_as_exact_under_autocast_as_without():
+    hidden, head = torch.randn(6, 16) * 3, torch.randn(500, 16)
+    expected = output_head.top_of_head(hidden.bfloat16(), head.bfloat16(), None, 8, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = output_head.top_of_head(hidden, head, None, 8, torch.float32)
+    torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.log_normaliser, expected.log_normaliser)

@@ -234,8 +234,8 @@ def test_a_draft_is_cut_where_it_says_what_may_not_be_written(recognizer, prompt
         assert [tokens.tolist() for tokens in found.tokens] == drafts
 
 
-def test_audio_that_needs_another_number_of_tokens_is_refused(recognizer):
+def test_audio_of_fewer_tokens_than_the_prompt_holds_is_refused(recognizer):
     clip = torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
     asked = recognizer.prompts([recognizer.features(clip)], ["English"])
-    with pytest.raises((ValueError, RuntimeError), match=r"the audio needs \d+|expects split_sizes to sum exactly"):
-        recognizer.heard(replace(asked, audio_lengths=[asked.audio_lengths[0] - 1]))
+    with pytest.raises((ValueError, RuntimeError), match=r"the audio has \d+|expects split_sizes to sum exactly"):
+        recognizer.heard(replace(asked, audio_lengths=[asked.audio_lengths[0] + 1]))

@@ -51,7 +51,8 @@ def test_workers_and_memory_change_nothing_that_is_heard(student, utterances, ot
     assert ids(again) == ids(plain)
     for left, right in zip(plain, again, strict=True):
         for a, b in zip(left, right, strict=True):
-            assert torch.equal(a.features[student.listener], b.features[student.listener])
+            # A worker computes with one thread, which on some processors rounds otherwise.
+            torch.testing.assert_close(a.features[student.listener], b.features[student.listener], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

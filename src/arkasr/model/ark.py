@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
-from arkasr.model.placeholders import check_total
 from arkasr.model.processor import ArkAsrProcessor, transcription_prompt
 from arkasr.model.recognizer import Recognizer
 
@@ -50,8 +49,10 @@ class ArkAsr(Recognizer):
         """As for every family, without picking out the real ones, whose number the device would have to tell."""
         features = audio["audios"].to(self.model.dtype)
         embeddings, _ = self.model.audio_encoder(features, audio["audios_mask"].bool())
-        check_total(max(lengths), embeddings.shape[1])
-        return embeddings
+        longest = max(lengths)
+        if longest > embeddings.shape[1]:
+            raise ValueError(f"a prompt holds {longest} audio tokens, the audio has {embeddings.shape[1]}")
+        return embeddings[:, :longest]
 
     @property
     def decoder(self) -> nn.Module:

@@ -25,6 +25,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """What sums are kept in: float64, or float32 on a device that has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32, or in float64 where it is that: what a loss is computed in."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -66,7 +66,8 @@ def top_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int
         groups = _Groups(tile)
         tile_scores, places = groups.candidates(top_k, scores)
         found = torch.cat((scores, tile_scores), dim=1)
-        scores, kept = found.topk(min(top_k, found.shape[1]), dim=1)
+        # What fills the last group is no token.
+        scores, kept = found.topk(min(top_k, scores.shape[1] + tile.shape[1]), dim=1)
         ids = torch.cat((ids, places + first), dim=1).gather(1, kept)
         tile_highest, place = groups.best()
         best = torch.where(tile_highest > highest, place + first, best)
@@ -75,7 +76,7 @@ def top_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int
         probabilities = tile.softmax(dim=1)
         # The best token has exp(0) / Σ of them.
         tile_normaliser = tile_highest - probabilities.amax(dim=1).log()
-        tile_mean = torch.linalg.vecdot(probabilities, tile)
+        tile_mean = probabilities.mul_(tile).sum(dim=1)
         together = torch.logaddexp(log_normaliser, tile_normaliser)
         mean_score = mean_score * (log_normaliser - together).exp() + tile_mean * (tile_normaliser - together).exp()
         log_normaliser = together
@@ -170,7 +171,7 @@ class _ChosenScores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        hidden, head, ids = ctx.saved_tensors
+        hidden, head, ids = (tensor.detach() for tensor in ctx.saved_tensors)
         (of_scores,) = gradients
         tokens, order = ids.flatten().sort(stable=True)
         rows, counts = tokens.unique_consecutive(return_counts=True)

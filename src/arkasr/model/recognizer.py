@@ -110,7 +110,7 @@ class Recognizer(ABC):
             lengths: audio tokens of each clip, so that nobody has to ask the device.
 
         Raises:
-            ValueError: the audio needs other numbers of tokens.
+            ValueError: the audio has fewer tokens.
         """
 
     @property
@@ -158,7 +158,7 @@ class Recognizer(ABC):
         """The same prompts with their audio embedded, so that several passes over them hear it once.
 
         Raises:
-            ValueError: a prompt's number of audio placeholders is not what its audio needs.
+            ValueError: the audio has fewer tokens than its prompts.
         """
         if "embeddings" in prompts.audio:
             return prompts
@@ -192,8 +192,9 @@ class Recognizer(ABC):
         if audio:
             placeholders = input_ids == self.processor.audio_token_id
             embedded = fill_padded(embedded, placeholders, audio["embeddings"])
-        implementation = cast(Any, self.decoder).config._attn_implementation
-        if input_ids.device.type != "cpu" and implementation == "sdpa":
+        config = cast(Any, self.decoder).config
+        windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        if input_ids.device.type != "cpu" and config._attn_implementation == "sdpa" and not windows:
             # Given a mask of two dimensions, Transformers asks the device whether it hides anything.
             attention_mask = causal_mask(attention_mask, input_ids.shape[1])
         outputs = self.decoder(

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from arkasr.model.device import widest_float
+
 
 class Metrics:
     """Weighted means, minima and maxima that can be merged in any order.
@@ -100,8 +102,9 @@ def numbers_of(values: Sequence[float | Tensor]) -> list[float]:
     for place, value in enumerate(values):
         if isinstance(value, Tensor):
             on_device[value.device].append(place)
-    for places in on_device.values():
-        together = torch.stack([torch.as_tensor(values[place]).detach().double() for place in places])
+    for device, places in on_device.items():
+        dtype = widest_float(device)
+        together = torch.stack([torch.as_tensor(values[place]).detach().to(dtype) for place in places])
         for place, number in zip(places, together.tolist(), strict=True):
             numbers[place] = number
     return numbers

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from arkasr.data.examples import Example
+from arkasr.model.device import widest_float
 from arkasr.train.metrics import Metrics
 from arkasr.train.schedule import rate_factor
 from arkasr.train.settings import OptimizationSettings
@@ -52,7 +53,7 @@ def optimizer_step(
     stage.train()
     metrics = Metrics()
     heard: list[str] = []
-    total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    total = torch.zeros((), device=accelerator.device, dtype=widest_float(accelerator.device))
     count = torch.zeros((), device=accelerator.device, dtype=torch.long)
     firsts = range(0, settings.accumulation, accelerator.num_processes)
     for first in firsts:
