@@ -143,10 +143,10 @@ def check_size(carried: int, project: int) -> None:
 
 def call_of(folder: Path) -> str:
     """The shell command for the machine, in the project's root there; what it writes goes into the folder `$OUT`."""
-    install = "python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site"
+    install = "python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade"
     speech = f" --speech {folder / 'speech'}" if (folder / "speech").exists() else ""
-    run = f"export PYTHONPATH=/tmp/site:src:. && python3 -m benchmarks.gpu --output $OUT{speech}"
-    return f"{install} {folder / 'wheels'}/*.whl && {run}"
+    run = f"export PYTHONPATH={folder / 'site'}:src:. && python3 -m benchmarks.gpu --output $OUT{speech}"
+    return f"{install} --target {folder / 'site'} {folder / 'wheels'}/*.whl && {run}"
 
 
 def main() -> None:
