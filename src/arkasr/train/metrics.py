@@ -33,19 +33,19 @@ class Metrics:
 
     def mean(self, name: str, total: float | Tensor, weight: float | Tensor) -> None:
         """Count `total`, a sum over `weight` things, towards the mean called `name`."""
-        self._counted.append((self._add, name, (total, weight)))
+        self._counted.append((Metrics._add, name, (total, weight)))
 
     def minimum(self, name: str, value: float | Tensor) -> None:
         """Lower the minimum called `name`, whose name ends in `_min`; infinity is no value."""
-        self._counted.append((self._lower, name, (value,)))
+        self._counted.append((Metrics._lower, name, (value,)))
 
     def maximum(self, name: str, value: float | Tensor) -> None:
         """Raise the maximum called `name`, whose name ends in `_max`; infinity is no value."""
-        self._counted.append((self._raise, name, (value,)))
+        self._counted.append((Metrics._raise, name, (value,)))
 
     def merge(self, other: "Metrics") -> None:
         """Take in what another micro-batch or process has counted."""
-        self._counted += [(getattr(self, function.__name__), *rest) for function, *rest in other._counted]
+        self._counted = [*self._counted, *other._counted]
         for name, total in other._sums.items():
             self.mean(name, total, other._weights[name])
         for name, value in other._extremes.items():
@@ -80,7 +80,7 @@ class Metrics:
         counted, self._counted = self._counted, []
         known = iter(numbers_of([value for _, _, values in counted for value in values]))
         for count, name, values in counted:
-            count(name, *(next(known) for _ in values))
+            count(self, name, *(next(known) for _ in values))
 
     def _add(self, name: str, total: float, weight: float) -> None:
         self._sums[name] += total
