@@ -16,31 +16,34 @@ from arkasr.recipe.workshop import Workshop
 def development_error_rate(
     workshop: Workshop, recognizer: Recognizer, utterances: Sequence[Utterance]
 ) -> dict[str, float]:
-    """Pooled error rate of a recogniser, the share of utterances without an error, and of those that failed.
+    """Pooled error and insertion rates of a recogniser, the share of utterances without an error, and how many failed.
 
-    Every process transcribes its share of the utterances, and all are told the same figures.
+    Utterances without a text are in none of the rates. Every process transcribes its share of the utterances, and all
+    are told the same figures.
     """
     settings = workshop.recipe.evaluation
     shared = utterances[processes.rank() :: processes.count()]
     recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
     written = recognize(recognizer, shared, recognition, memory=workshop.memory)
-    errors = tokens = perfect = failed = 0
+    errors = insertions = tokens = perfect = scored = failed = 0
     for utterance, recognized in zip(shared, written, strict=True):
         if recognized.text is None or utterance.text is None:
             failed += recognized.text is None
             continue
         profile = get_profile(profile_name(settings, utterance.language))
         count = count_errors(profile(utterance.text), profile(recognized.text), unit_for(utterance.language))
-        errors, tokens, perfect = (
-            errors + count.errors,
-            tokens + count.reference_tokens,
-            perfect + (count.errors == 0),
-        )
-    counted = [json.loads(text) for text in processes.exchange(json.dumps([errors, tokens, perfect, failed]))]
-    errors, tokens, perfect, failed = map(sum, zip(*counted, strict=True))
+        errors += count.errors
+        insertions += count.insertions
+        tokens += count.reference_tokens
+        perfect += count.errors == 0
+        scored += 1
+    mine = json.dumps([errors, insertions, tokens, perfect, scored, failed])
+    counted = [json.loads(text) for text in processes.exchange(mine)]
+    errors, insertions, tokens, perfect, scored, failed = map(sum, zip(*counted, strict=True))
     return {
         "dev/error_rate": errors / max(tokens, 1),
-        "dev/perfect_share": perfect / max(len(utterances) - failed, 1),
+        "dev/insertion_rate": insertions / max(tokens, 1),
+        "dev/perfect_share": perfect / max(scored, 1),
         "dev/failed": float(failed),
     }
 
