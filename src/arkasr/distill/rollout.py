@@ -6,8 +6,10 @@ Source: arXiv 2605.28139, section 3.2; docs/objective.md, "When the rollout is e
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from arkasr.distill.looping import loop_start
 from arkasr.model.decoding import Transcripts
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
@@ -20,6 +22,8 @@ class Rollout:
     Attributes:
         clip: place of the utterance in the batch.
         tokens: int64 `[n]`, the stop token included when it was written.
+        stopped: whether it ends in the stop token.
+        loop: place where it starts to repeat itself over and over; None = nowhere, or the student did not write it.
         states: what the student's decoder held as it wrote each token, `[n, H]` on the model's device; None for a
             reference, and where an engine wrote that does not tell.
     """
@@ -27,6 +31,19 @@ class Rollout:
     clip: int
     tokens: Tensor
     states: Tensor | None
+    stopped: bool = True
+    loop: int | None = None
+
+    def outside_loop(self) -> Tensor:
+        """Bool `[n]`: the positions whose prefix repeats nothing, and the stop token.
+
+        The token that starts the loop over is among them: the teacher does not yet read a repetition there, and may
+        say what should have come instead.
+        """
+        outside = torch.ones(len(self.tokens), dtype=torch.bool)
+        if self.loop is not None:
+            outside[self.loop + 1 : len(self.tokens) - int(self.stopped)] = False
+        return outside
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,7 @@ class Rollouts:
     Attributes:
         kept: one rollout for every utterance that is not skipped.
         written: what the student wrote for every utterance, empty ones included.
+        loops: for every utterance, the place where its transcript starts to repeat itself over and over; or None.
         stopped: bool `[B]`, whether it came to a stop before the cap.
         fallbacks: empty rollouts replaced by the reference.
         skipped: empty rollouts without a reference.
@@ -44,6 +62,7 @@ class Rollouts:
 
     kept: list[Rollout]
     written: list[Tensor]
+    loops: list[int | None]
     stopped: Tensor
     fallbacks: int
     skipped: int
@@ -61,13 +80,17 @@ def keep_rollouts(student: Recognizer, transcripts: Transcripts, references: Seq
     states: Sequence[Tensor | None] = [None] * len(transcripts.tokens)
     if transcripts.states is not None:
         states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])
+    stopped = transcripts.stopped.tolist()
+    loops = [
+        loop_start(tokens.tolist(), stopped=ended) for tokens, ended in zip(transcripts.tokens, stopped, strict=True)
+    ]
     kept, fallbacks, skipped = [], 0, 0
     for clip, (tokens, reference) in enumerate(zip(transcripts.tokens, references, strict=True)):
         if clean_transcript(student.transcript_text(tokens)):
-            kept.append(Rollout(clip, tokens, states[clip]))
+            kept.append(Rollout(clip, tokens, states[clip], stopped[clip], loops[clip]))
         elif reference:
             kept.append(Rollout(clip, student.transcript_ids(reference), None))
             fallbacks += 1
         else:
             skipped += 1
-    return Rollouts(kept, transcripts.tokens, transcripts.stopped, fallbacks, skipped, transcripts.passes)
+    return Rollouts(kept, transcripts.tokens, loops, transcripts.stopped, fallbacks, skipped, transcripts.passes)

@@ -1,0 +1,35 @@
+from arkasr.train.loop_watch import WINDOW_STEPS, LoopWatch
+
+
+def remarks(watch, shares, rollouts=50):
+    return [watch.step(round(share * rollouts), rollouts) for share in shares]
+
+
+def test_a_run_whose_loops_grow_says_so_once_and_again_when_they_have_doubled():
+    watch = LoopWatch()
+    said = remarks(watch, [0.0] * WINDOW_STEPS + [0.1] * 2 * WINDOW_STEPS + [0.5] * WINDOW_STEPS)
+    found = [remark for remark in said if remark]
+    assert "where it was 0.0%" in found[0]
+    assert said.index(found[0]) < WINDOW_STEPS + 10
+    assert "50.0%" not in found[-1]  # said as soon as it has doubled, not when it is too late
+    assert 2 <= len(found) <= 5
+
+
+def test_a_run_that_loops_as_much_as_ever_says_nothing():
+    watch = LoopWatch()
+    assert not any(remarks(watch, [0.30, 0.36, 0.24] * 3 * WINDOW_STEPS))
+
+
+def test_one_loop_in_a_small_batch_is_no_trend():
+    watch = LoopWatch()
+    assert not any(remarks(watch, [0.0] * 30 + [0.25] + [0.0] * 30, rollouts=4))
+
+
+def test_a_resumed_watch_says_what_an_undisturbed_one_says():
+    shares = [0.0] * WINDOW_STEPS + [0.1] * WINDOW_STEPS
+    undisturbed = remarks(LoopWatch(), shares)
+    for cut in (0, 5, WINDOW_STEPS + 3):
+        first, resumed = LoopWatch(), LoopWatch()
+        said = remarks(first, shares[:cut])
+        resumed.restore(first.tensor())
+        assert said + remarks(resumed, shares[cut:]) == undisturbed
