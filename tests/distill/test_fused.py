@@ -215,10 +215,38 @@ def test_more_best_tokens_than_there_are_means_all_of_them(monkeypatch, vocabula
         assert found.ids.max() < vocabulary
 
 
-def test_entropy_is_as_exact_under_autocast_as_without():
-    hidden, head = torch.randn(6, 16) * 3, torch.randn(500, 16)
-    expected = output_head.top_of_head(hidden.bfloat16(), head.bfloat16(), None, 8, torch.float32)
+@pytest.mark.parametrize("given_in", [torch.float32, torch.bfloat16])
+def test_half_precision_rounds_states_and_head_and_nothing_else(given_in):
+    """Best tokens, normaliser, entropy and chosen scores are those of the rounded numbers, summed up in float64."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(rows, 64, generator=generator).to(given_in) for rows in (50, 3_000))
+    exact = hidden.bfloat16().double() @ head.bfloat16().double().T
+    with torch.autocast("cpu", torch.bfloat16, enabled=given_in == torch.float32):
+        top = output_head.top_of_head(hidden, head, None, 16, torch.float32)
+        best = output_head.best_of_head(hidden, head, None)
+        scores = output_head.scores_of(hidden, head, top.ids, torch.float32)
+    assert torch.equal(top.ids, exact.topk(16).indices)
+    assert torch.equal(best, exact.argmax(dim=1))
+    probabilities = exact.softmax(dim=1)
+    entropy = torch.special.entr(probabilities).sum(dim=1)
+    torch.testing.assert_close(top.log_normaliser.double(), exact.logsumexp(dim=1), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(top.entropy.double(), entropy, rtol=1e-4, atol=1e-3)
+    masses = (scores - top.log_normaliser[:, None]).exp().sum(dim=1)
+    torch.testing.assert_close(masses.double(), probabilities.gather(1, top.ids).sum(dim=1), rtol=1e-4, atol=1e-5)
+    assert masses.max() <= 1 + 1e-6
+
+
+def test_the_gradient_under_autocast_is_that_of_the_rounded_numbers():
+    tensors, arguments = problem(5, torch.float32)
+    rounded = [tensor.detach().bfloat16().double() for tensor in tensors]
+    for tensor in rounded[:2]:
+        tensor.requires_grad_()
+    expected = dense(rounded, **OPTIONS, **arguments)
     with torch.autocast("cpu", torch.bfloat16):
-        found = output_head.top_of_head(hidden, head, None, 8, torch.float32)
-    torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.log_normaliser, expected.log_normaliser)
+        found = fused_union_topk_kl(*tensors, **OPTIONS, **arguments)
+    torch.testing.assert_close(found.per_position.double(), expected.per_position, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.teacher_tail_mass.double(), expected.teacher_tail_mass, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.student_tail_mass.double(), expected.student_tail_mass, rtol=1e-3, atol=1e-5)
+    assert torch.equal(found.support_size, expected.support_size)
+    for ours, theirs in zip(gradients(found, tensors), gradients(expected, rounded), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=2**-7, atol=1e-4)

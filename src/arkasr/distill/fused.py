@@ -1,7 +1,8 @@
 """The objective from hidden states: the same result as `union_topk_kl`, without logits of the whole vocabulary.
 
 The student is scored on the support only, the teacher's best tokens are found tile by tile, and nothing larger than a
-tile is kept. Exact: docs/objective.md holds to the letter, and every option has a test against the dense reference.
+tile is kept. In float32 docs/objective.md holds to the letter, and every option has a test against the dense reference;
+what bfloat16 changes is said there.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ def fused_union_topk_kl(
     beta: float = 0.5,
     upstream_scores: bool = False,
     student_top: Top | None = None,
+    student_top_hidden: Tensor | None = None,
     teacher_top: Top | None = None,
     sparse_head_gradient: bool = False,
 ) -> UnionTopkKL:
@@ -70,6 +72,8 @@ def fused_union_topk_kl(
         upstream_scores: for comparison only.
         student_top: what `top_of_head` finds for the student, where the rollout has it already; takes the place of
             `student_support`, and spares the pass over the student's vocabulary.
+        student_top_hidden: [N, H_S], the states that `student_top` was found from, where they may differ from
+            `student_hidden`, as they do in half precision; the student's probabilities are then those of that moment.
         teacher_top: what `top_of_head` finds for the teacher, where it is known already.
         sparse_head_gradient: give the student's head a sparse gradient, of the rows in U_t. For a head that is tied to
             the embeddings, whose dense gradient it is added to; most optimizers refuse it alone. Without effect where
@@ -113,6 +117,7 @@ def fused_union_topk_kl(
         student_to_teacher=student_to_teacher,
         student_support=student_support,
         student_top=student_top,
+        student_top_hidden=student_top_hidden,
         generated=generated,
         sparse_head_gradient=sparse_head_gradient,
         **options,
@@ -135,6 +140,7 @@ def named_union_topk_kl(
     support: str = "union",
     beta: float = 0.5,
     student_top: Top | None = None,
+    student_top_hidden: Tensor | None = None,
     sparse_head_gradient: bool = False,
 ) -> UnionTopkKL:
     """τ² KL(p_t ‖ q_t) of `union_topk_kl` from the teacher's scores of the tokens in U_t, as a server gives them.
@@ -158,6 +164,7 @@ def named_union_topk_kl(
         support: any but "full".
         beta: of "jsd" only.
         student_top: as in `fused_union_topk_kl`.
+        student_top_hidden: as in `fused_union_topk_kl`.
         sparse_head_gradient: as in `fused_union_topk_kl`.
 
     Raises:
@@ -181,6 +188,7 @@ def named_union_topk_kl(
         teacher_allowed=teacher_allowed,
         student_support=None if student_top is None else student_top.ids,
         student_top=student_top,
+        student_top_hidden=student_top_hidden,
         generated=generated,
         divergence=divergence,
         support=support,
@@ -205,6 +213,7 @@ def _compared(
     teacher_allowed: Tensor | None,
     student_support: Tensor | None,
     student_top: Top | None,
+    student_top_hidden: Tensor | None,
     generated: Tensor | None,
     divergence: str,
     support: str,
@@ -252,7 +261,10 @@ def _compared(
         p_scores.masked_fill(~u.mask, NO_PROBABILITY) / temperature, in_support / temperature, valid, divergence, beta
     )
     with torch.no_grad():
-        student_log_probs = q_scores.detach() - student_top.log_normaliser.to(dtype)[:, None]
+        scores = q_scores.detach()
+        if student_top_hidden is not None:
+            scores = scores_of(student_top_hidden, student_head.detach(), u.student_ids, dtype)
+        student_log_probs = scores - student_top.log_normaliser.to(dtype)[:, None]
         teacher_mass = teacher_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
         student_mass = student_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
     return UnionTopkKL(

@@ -1,5 +1,9 @@
 """The output head tile by tile, so that the scores of the whole vocabulary never stand in memory at once.
 
+Every score is a product of states and rows in the precision that the model computes in (under autocast rounded to
+it), summed up in float32 or float64. Best tokens, normalisers and chosen scores thus belong together in half precision,
+too.
+
 In: hidden states and the rows of an output head. Out: the best tokens, what is known of their whole distribution, a
 sample of it, and the scores of chosen tokens, with gradient where asked for. Knows nothing of teachers, students or
 supports.
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arkasr.model.device import to_device
+from arkasr.model.device import at_least_float32, to_device
 
 # Scores in a tile: on the CPU as many as stay in its caches, on an accelerator enough to keep it busy.
 TILE_SCORES = {"cpu": 2**21}
@@ -92,9 +96,10 @@ def best_of_head(hidden: Tensor, head: Tensor, allowed: Tensor | None) -> Tensor
         head: `[V, H]`.
         allowed: BoolTensor `[V]`; None = all.
     """
-    highest = hidden.new_full((len(hidden),), -torch.inf)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    highest = hidden.new_full((len(hidden),), -torch.inf, dtype=dtype)
     best = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
-    for first, tile in _tiles(hidden, head, allowed, hidden.dtype):
+    for first, tile in _tiles(hidden, head, allowed, dtype):
         tile_highest, place = _Groups(tile).best()
         best = torch.where(tile_highest > highest, place + first, best)
         highest = torch.maximum(highest, tile_highest)
@@ -145,32 +150,53 @@ def scores_of(
 ) -> Tensor:
     """Scores `[N, K]` of chosen tokens `ids` `[N, K]`, with gradient into `hidden` `[N, H]` and `head` `[V, H]`.
 
-    Computed in `dtype` whatever the operands are, also under autocast: there are few of them. A sparse gradient of the
-    head spares a tensor of its size where something else gives it a dense gradient, to which autograd adds it.
+    Summed up in `dtype`, from operands in the precision that the model computes in. A sparse gradient of the head
+    spares a tensor of its size where something else gives it a dense gradient, to which autograd adds it.
     """
+    hidden, computed_in = as_computed(hidden), _computed_in(head)
     with torch.autocast(hidden.device.type, enabled=False):
-        scores: Tensor = _ChosenScores.apply(hidden, head, ids, dtype, sparse_head_gradient)
+        scores: Tensor = _ChosenScores.apply(hidden, head, ids, computed_in, dtype, sparse_head_gradient)
     return scores
+
+
+def as_computed(tensor: Tensor) -> Tensor:
+    """The tensor in the precision that a product with it has here: under autocast rounded, else as it is."""
+    return tensor.to(_computed_in(tensor))
+
+
+def _computed_in(tensor: Tensor) -> torch.dtype:
+    device = tensor.device.type
+    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return tensor.dtype
+    return torch.get_autocast_dtype(device)
 
 
 class _ChosenScores(torch.autograd.Function):
     """hidden · head[ids], reading and writing the rows of the head that are asked for and no others."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor, dtype: torch.dtype, sparse: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        ids: Tensor,
+        computed_in: torch.dtype,
+        dtype: torch.dtype,
+        sparse: bool,
+    ) -> Tensor:
         ctx.save_for_backward(hidden, head, ids)
-        ctx.sparse = sparse
+        ctx.computed_in, ctx.sparse = computed_in, sparse
         positions, tokens = ids.shape
         at_once = max(COPIED_ROWS.get(hidden.device.type, COPIED_ROWS_ELSEWHERE) // max(tokens, 1), 1)
         scores = hidden.new_empty(ids.shape, dtype=dtype)
         for first in range(0, positions, at_once):
             chunk = slice(first, first + at_once)
-            rows = head.index_select(0, ids[chunk].flatten()).to(dtype).unflatten(0, (-1, tokens))
+            rows = head.index_select(0, ids[chunk].flatten()).to(computed_in).to(dtype).unflatten(0, (-1, tokens))
             scores[chunk] = torch.linalg.vecdot(rows, hidden[chunk, None].to(dtype))
         return scores
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         hidden, head, ids = (tensor.detach() for tensor in ctx.saved_tensors)
         (of_scores,) = gradients
         tokens, order = ids.flatten().sort(stable=True)
@@ -178,7 +204,8 @@ class _ChosenScores(torch.autograd.Function):
         of_hidden = of_head = None
         if ctx.needs_input_grad[0]:
             # Each position sums up the rows of its tokens.
-            used = head.index_select(0, rows).to(of_scores.dtype) if head.dtype != of_scores.dtype else head
+            as_it_is = head.dtype == ctx.computed_in == of_scores.dtype
+            used = head if as_it_is else head.index_select(0, rows).to(ctx.computed_in).to(of_scores.dtype)
             places = torch.searchsorted(rows, ids) if used is not head else ids
             of_hidden = F.embedding_bag(places, used, per_sample_weights=of_scores, mode="sum").to(hidden.dtype)
         if ctx.needs_input_grad[1]:
@@ -196,7 +223,7 @@ class _ChosenScores(torch.autograd.Function):
                 )
             else:
                 of_head = torch.zeros_like(head).index_copy_(0, rows, of_rows)
-        return of_hidden, of_head, None, None, None
+        return of_hidden, of_head, None, None, None, None
 
 
 class _Groups:
@@ -237,11 +264,14 @@ def _tiles(hidden: Tensor, head: Tensor, allowed: Tensor | None, dtype: torch.dt
     # Looked at by the host, which would otherwise wait for the device at every tile.
     on_host = torch.ones(len(head), dtype=torch.bool) if allowed is None else allowed.cpu()
     on_device = to_device(on_host, hidden.device)
+    hidden = as_computed(hidden)
     for first in range(0, len(head), tokens):
         here = slice(first, first + tokens)
         if not on_host[here].any():
             continue
-        tile = _product(hidden, head[here]).to(dtype)
+        rows = as_computed(head[here])
+        with torch.autocast(hidden.device.type, enabled=False):
+            tile = _product(hidden, rows).to(dtype)
         if not on_host[here].all():
             # Not −inf: 0 · −inf is no number.
             tile.masked_fill_(~on_device[here], torch.finfo(dtype).min)
@@ -249,10 +279,14 @@ def _tiles(hidden: Tensor, head: Tensor, allowed: Tensor | None, dtype: torch.dt
 
 
 def _product(hidden: Tensor, rows: Tensor) -> Tensor:
-    """Hidden · rowsᵀ, without a gradient."""
-    plain = hidden.dtype == rows.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    """Hidden · rowsᵀ in float32 or float64, without a gradient."""
+    half = hidden.dtype == rows.dtype and hidden.dtype in (torch.bfloat16, torch.float16)
+    if half and hidden.device.type == "cuda":
+        return torch.mm(hidden, rows.T, out_dtype=torch.float32)
+    hidden, rows = at_least_float32(hidden), at_least_float32(rows)
     large = len(hidden) * rows.numel() >= LARGE_PRODUCT
-    if hidden.device.type == "cpu" and plain and large and torch.backends.mkldnn.is_available():
+    single = hidden.dtype == rows.dtype == torch.float32
+    if hidden.device.type == "cpu" and single and large and torch.backends.mkldnn.is_available():
         # oneDNN, which torch takes for float32 only when told so, is more than twice as fast as MKL on AMD's CPUs.
         return F.linear(hidden.to_mkldnn(), rows).to_dense()
     return F.linear(hidden, rows)
