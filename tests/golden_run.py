@@ -12,10 +12,11 @@ import torch
 
 from arkasr.data.manifest import read_rows, write_manifest
 from arkasr.model.decoding import Transcripts
+from arkasr.recipe.continuation import schedule_steps, seed_of_order
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import LabelStageSettings, Recipe, TrainingStageSettings
-from arkasr.recipe.stages import build_stage, build_stream
+from arkasr.recipe.stages import build_stage, build_stream, continuation_of
 from arkasr.recipe.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.rollouts import StudentRollouts
@@ -40,7 +41,7 @@ class RolloutsHandedIn(StudentRollouts):
 
 def losses_of_smoke(folder: Path, device: str = "cpu") -> dict[str, list[float]]:
     """Losses of every step, by training stage."""
-    recipe = load_settings(Recipe, SMOKE)
+    recipe = at_pace(load_settings(Recipe, SMOKE))
     workshop = Workshop(recipe, RunFolder(folder, recipe.seeds[0]), torch.device(device))
     losses = {}
     for name, settings in recipe.stages.items():
@@ -49,6 +50,17 @@ def losses_of_smoke(folder: Path, device: str = "cpu") -> dict[str, list[float]]
         else:
             losses[name] = _losses_of_stage(workshop, name, settings)
     return losses
+
+
+def at_pace(recipe: Recipe) -> Recipe:
+    """The recipe with every training stage optimised as said above."""
+    stages = {
+        name: settings.model_copy(update={"optimization": settings.optimization.model_copy(update=PACE)})
+        if isinstance(settings, TrainingStageSettings)
+        else settings
+        for name, settings in recipe.stages.items()
+    }
+    return recipe.model_copy(update={"stages": stages})
 
 
 def _hand_in_labels(workshop: Workshop, name: str, settings: LabelStageSettings) -> None:
@@ -62,15 +74,21 @@ def _hand_in_labels(workshop: Workshop, name: str, settings: LabelStageSettings)
 
 
 def _losses_of_stage(workshop: Workshop, name: str, settings: TrainingStageSettings) -> list[float]:
-    seed = workshop.recipe.seeds[0]
-    settings = settings.model_copy(update={"optimization": settings.optimization.model_copy(update=PACE)})
+    recipe, seed = workshop.recipe, workshop.recipe.seeds[0]
     student = workshop.recognizer(settings.start, seed)
     stage = build_stage(workshop, student, settings, seed).double()
     if isinstance(stage, DistillationStage):
         stage.teacher.recognizer.model.double()
         stage.settings = stage.settings.model_copy(update={"top_k": WHOLE_VOCABULARY})
         stage.rollouts = RolloutsHandedIn(student, stage.settings, stage.rollouts.drafts, None)
-    stream = build_stream(workshop, stage, settings, seed, rank=0, among=1)
-    train(stage, stream, settings.optimization, workshop.folder.stage(name, seed), seed=seed)
+    train(
+        stage,
+        build_stream(workshop, stage, name, seed, rank=0, among=1),
+        settings.optimization,
+        workshop.folder.stage(name, seed),
+        seed=seed_of_order(recipe, name, seed),
+        continues=continuation_of(workshop, name, seed),
+        schedule_steps=schedule_steps(recipe, name),
+    )
     workshop.folder.save_model(student, name, seed)
     return [line["loss"] for line in read_rows(workshop.folder.stage(name, seed) / "metrics.jsonl")]

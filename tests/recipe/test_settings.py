@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from arkasr.errors import InputError
+from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe, TrainingStageSettings
@@ -19,6 +20,36 @@ def test_every_recipe_is_valid_and_gives_its_variants_the_same_number_of_updates
     assert len(recipe.variants) == 6
     updates = {name: recipe.updates(stage) for name, stage in recipe.variants.items() if name.startswith("base+")}
     assert len(set(updates.values())) == 1, updates
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_updates_that_are_compared_share_what_they_hear_and_their_schedule(path):
+    """Arms differ in the objective: the same order, the same augmentation, one schedule over a stage that is split."""
+    recipe = load_settings(Recipe, path)
+    updates = [name for stage in recipe.variants.values() for name in recipe.chain(stage)]
+    updates = {name for name in updates if "base" in recipe.chain(name) and name != "base"}
+    assert len(updates) == 5
+    assert len({seed_of_order(recipe, name, 0) for name in updates}) == 1
+    assert len({schedule_steps(recipe, name) for name in updates}) == 1
+    assert len({str(recipe.stages[name].augmentation) for name in updates}) == 1
+    rates = [recipe.stages[name].optimization.model_dump(exclude={"steps", "evaluate_every"}) for name in updates]
+    assert all(rate == rates[0] for rate in rates)
+    others = [name for name in recipe.stages if recipe.stages[name].kind != "label" and name not in updates]
+    assert len({seed_of_order(recipe, name, 0) for name in [*others, "opd"]}) == len(others) + 1
+    assert len({seed_of_order(recipe, "opd", seed) for seed in range(3)}) == 3
+
+
+def test_the_parts_of_a_schedule_know_their_place_in_it():
+    recipe = load_settings(Recipe, SMOKE)
+    assert {name: steps_before(recipe, name) for name in ("base", "td", "more-td", "opd-after-td")} == {
+        "base": 0,
+        "td": 0,
+        "more-td": 2,
+        "opd-after-td": 2,
+    }
+    assert {name: schedule_steps(recipe, name) for name in ("td", "more-td", "opd", "base")} == dict.fromkeys(
+        ("td", "more-td", "opd", "base"), 6
+    )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -47,6 +78,16 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
             "stages.base.optimization.learning_rate: Input should be greater",
         ),
         ("variants.extra=none", "variants.extra: there is no stage 'none'"),
+        ("stages.base.continues=true", "stages.base.continues: only a stage of kind sft or opd goes on, and where one"),
+        ("stages.more-td.data_order=other", "stages.more-td.data_order: the order of 'td' goes on; leave it out"),
+        (
+            "stages.more-td.optimization.learning_rate=0.1",
+            "stages.more-td.optimization.learning_rate: 'td' and 'more-td' share one schedule, and it differs",
+        ),
+        (
+            "stages.more-td.optimization.steps=5",
+            "stages.more-td.continues: 'opd-after-td' continues 'td', too, and ends at step 6 where this",
+        ),
         ("evaluation.comparisons=[[a, b]]", "evaluation.comparisons: there is no variant 'a'"),
         ("models.untrained-student.pretrained=x", "models.untrained-student: give either `preset` or `pretrained`"),
         (

@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from arkasr.data.examples import Example
+from arkasr.data.manifest import Utterance
 from arkasr.train.augment import augment_features, join_utterances, replace_tokens, stretch_time, warp_frequency
 from arkasr.train.settings import AugmentationSettings
 
@@ -9,19 +13,53 @@ def clip(mels=40, frames=200):
     return torch.randn(mels, frames, generator=torch.Generator().manual_seed(0))
 
 
+def spoken(features, text="yes", language="English", name="a"):
+    """An utterance as two listeners hear it, the second one at half the volume."""
+    utterance = Utterance(Path(f"{name}.wav"), text, None, None, language, name, None, None, "asr", {})
+    return Example(utterance, {"student": features, "teacher": features / 2})
+
+
+def of_student(examples):
+    return [example.features["student"] for example in examples]
+
+
 def test_a_seed_decides_everything_and_no_settings_change_nothing():
     settings = AugmentationSettings(time_stretch=0.1, frequency_warp=0.1)
     clips = [clip(), clip(frames=90)]
-    once, again, other = (augment_features(clips, settings, seed) for seed in (1, 1, 2))
+    examples = [spoken(features) for features in clips]
+    once, again, other = (of_student(augment_features(examples, settings, seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
     assert not torch.equal(once[0][:, :50], other[0][:, :50])
-    assert all(torch.equal(a, b) for a, b in zip(augment_features(clips, None, 1), clips, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(of_student(augment_features(examples, None, 1)), clips, strict=True))
+
+
+def test_all_listeners_hear_the_same_change():
+    settings = AugmentationSettings(time_stretch=0.2, frequency_warp=0.1, time_masks=5, join_share=0.5)
+    examples = [spoken(clip(frames=frames)) for frames in (200, 90, 1_500)]
+    for seed in range(5):
+        for changed in augment_features(join_utterances(examples, settings, seed), settings, seed):
+            torch.testing.assert_close(changed.features["student"], 2 * changed.features["teacher"])
+
+
+def test_joining_stretching_and_noise_do_not_decide_one_another():
+    """Seeded alike, of 400 clips none that was joined was slowed down."""
+    settings = AugmentationSettings(time_stretch=0.1, time_masks=0, frequency_masks=0, join_share=0.5, token_noise=0.5)
+    seen = []
+    for seed in range(400):
+        examples = [spoken(clip(frames=100), name="a"), spoken(clip(frames=100), name="b")]
+        [joined, _] = join_utterances(examples, settings, seed)
+        [changed] = augment_features([joined], settings, seed)
+        noisy = replace_tokens([torch.arange(2)], settings, seed)
+        slower = changed.features["student"].shape[1] > joined.features["student"].shape[1]
+        seen.append([float(len(joined.joined_from) > 0), float(slower), float(noisy[0][0] != 0)])
+    correlations = torch.tensor(seen).T.corrcoef()
+    assert (correlations - torch.eye(3)).abs().max() < 0.15
 
 
 def test_masks_take_the_mean_of_the_clip_and_leave_the_rest():
     settings = AugmentationSettings(time_masks=30, time_width=10, frequency_masks=2, frequency_width=8)
     before = clip()
-    [after] = augment_features([before], settings, 5)
+    [after] = of_student(augment_features([spoken(before)], settings, 5))
     changed = after != before
     assert 0 < changed.float().mean() < 1
     torch.testing.assert_close(after[changed], before.mean().expand(int(changed.sum())))
@@ -57,19 +95,30 @@ def test_an_utterance_may_be_followed_by_another_of_its_language():
     texts = ["yes", "no", "是", "不", "long"]
     languages = ["English", "English", "Chinese", "Chinese", "English"]
     settings = AugmentationSettings(join_share=1.0)
+    examples = [spoken(*item) for item in zip(clips, texts, languages, "abcde", strict=True)]
     seen = set()
     for seed in range(20):
-        joined, written = join_utterances(clips, texts, languages, settings, seed)
-        for place, (features, text) in enumerate(zip(joined, written, strict=True)):
+        joined = join_utterances(examples, settings, seed)
+        for place, example in enumerate(joined):
+            features, text = example.features["student"], example.utterance.text
             between = "" if languages[place] == "Chinese" else " "
             partners = [other for other in range(5) if text == between.join((texts[place], texts[other]))]
             if text == texts[place]:
                 assert torch.equal(features, clips[place])
                 continue
             [partner] = partners
+            assert [part.text for part in example.joined_from] == [texts[place], texts[partner]]
             assert languages[partner] == languages[place]
             assert torch.equal(features, torch.cat((clips[place], clips[partner]), dim=1))
             seen.add((place, partner))
     assert {(0, 1), (1, 0), (2, 3)} <= seen
     assert not any(4 in pair for pair in seen)
-    assert join_utterances(clips, texts, languages, AugmentationSettings(), 0)[1] == texts
+    assert join_utterances(examples, AugmentationSettings(), 0) == examples
+
+
+def test_what_is_joined_with_an_utterance_without_text_has_none():
+    examples = [spoken(clip(), text=None, name="a"), spoken(clip(), name="b")]
+    settings = AugmentationSettings(join_share=1.0)
+    joined = [join_utterances(examples, settings, seed)[0] for seed in range(10)]
+    assert any(example.joined_from for example in joined)
+    assert all(example.utterance.text is None for example in joined)

@@ -35,7 +35,7 @@ def weights_after_one_step(student, batches, accumulation):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["highest_lr"] = group["lr"]
-    outcome = optimizer_step(accelerator, stage, module, optimizers, iter(batches), settings, 1, 0)
+    outcome = optimizer_step(accelerator, stage, module, optimizers, iter(batches), settings, 1, 0, 1.0)
     return {name: value.clone() for name, value in student.model.state_dict().items()}, outcome.metrics.values()
 
 

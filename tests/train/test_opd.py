@@ -4,20 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from arkasr.distill import fused_union_topk_kl
 from arkasr.errors import InputError
 from arkasr.model.ark import ArkAsr
 from arkasr.model.build import build_ark_asr
-from arkasr.model.decoding import decode
+from arkasr.model.decoding import Transcripts, decode
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.teacher.in_process import InProcessTeacher
+from arkasr.train.augment import join_utterances
 from arkasr.train.calibrate import calibrate, verdict
+from arkasr.train.distribution import computing_in
 from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.rollout_memory import RolloutMemory
-from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.settings import AugmentationSettings, ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from tests.models import SMALL_STUDENT, TEXTS
 from tests.train.stream import Stream
@@ -374,3 +377,136 @@ def test_an_engine_is_told_of_every_update_and_of_no_skipped_one(student, teache
     again = DistillationStage(student, teacher, OBJECTIVE, engine=resumed)
     train(again, Stream([examples]), settings.model_copy(update={"steps": 4}), tmp_path, seed=0)
     assert resumed.told == ["updated", "asked", "updated"]
+
+
+def writing(stage, phrases):
+    """Have the student of a stage write these tokens, whatever it hears."""
+    stop = stage.student.stop_token_id
+    tokens = [torch.tensor([*phrase, stop]) for phrase in phrases]
+    transcripts = Transcripts(tokens, torch.ones(len(tokens), dtype=torch.bool), None, passes=1)
+    stage.rollouts.write = lambda *arguments: transcripts
+
+
+@pytest.mark.parametrize("looping", ["mask", "keep"])
+def test_a_loop_is_counted_and_masked_from_where_its_prefix_repeats(student, teacher, hear, looping):
+    examples = hear(student, teacher)[:2]
+    words = student.transcript_ids("red book in")[:-1].tolist()
+    stage = DistillationStage(student, teacher, OBJECTIVE.model_copy(update={"looping": looping}))
+    writing(stage, [words, words * 9])
+    loss = stage(examples, seed=0)
+    values = loss.metrics.values()
+    assert values["rollout/looping"] == 0.5
+    assert values["teacher/paired_share"] == 1  # a loop says nothing of the vocabularies
+    all_positions = 10 * len(words) + 2
+    in_loop = 8 * len(words) - 1
+    assert loss.count == all_positions - (in_loop if looping == "mask" else 0)
+
+
+def test_what_a_loop_says_does_not_reach_the_gradient(student, teacher, hear):
+    """A loop of eight rounds and one of nine differ in nothing that is compared but their length and their stop."""
+    examples = hear(student, teacher)[:1]
+    words = student.transcript_ids("red book in")[:-1].tolist()
+    stage = DistillationStage(student, teacher, OBJECTIVE)
+    seen = []
+    stage._compare, compare = lambda *given: seen.append(compare(*given)) or seen[-1], stage._compare
+    for rounds in (8, 9):
+        writing(stage, [words * rounds])
+        stage(examples, seed=0)
+    shorter, longer = seen
+    compared = len(words) + 1
+    for result in seen:
+        assert result.valid.nonzero().flatten().tolist() == [*range(compared), len(result.valid) - 1]
+        assert result.per_position[compared:-1].eq(0).all()
+    torch.testing.assert_close(shorter.per_position[:compared], longer.per_position[:compared])
+
+
+def test_student_and_teacher_hear_the_same_augmented_audio_joined_utterances_included(student, hear):
+    """A teacher with the student's weights agrees with it only if it hears what the student hears."""
+    teacher = copy.deepcopy(student)
+    settings = AugmentationSettings(time_stretch=0.2, time_masks=5, join_share=1.0)
+    stage = DistillationStage(student, teacher, OBJECTIVE, augmentation=settings)
+    plain = DistillationStage(student, teacher, OBJECTIVE)
+    examples, heard = hear(student), []
+    stage.rollouts.write, write = (
+        lambda prompts, some, *more: heard.extend(some) or write(prompts, some, *more),
+        (stage.rollouts.write),
+    )
+    for seed in range(3):
+        loss = stage(examples, seed)
+        assert loss.count > 0
+        assert loss.total.item() == pytest.approx(0, abs=1e-5)
+    assert any(example.joined_from for example in heard)
+    frames = [example.features[student.listener].shape[1] for example in heard]
+    assert frames != [example.features[student.listener].shape[1] for example in examples] * 3
+    assert plain(examples, 0).count > 0
+
+
+def test_joined_utterances_are_drafted_by_the_texts_of_both_and_measured_against_them(student, teacher, hear):
+    examples = [example for example in hear(student, teacher) if example.utterance.language == "English"]
+    drafts = {example.utterance.id: example.utterance.text for example in examples}
+    settings = AugmentationSettings(join_share=1.0, time_masks=0, frequency_masks=0)
+    stage = DistillationStage(student, teacher, OBJECTIVE, drafts, augmentation=settings)
+    joined = next(example for example in join_utterances(examples, settings, 1) if example.joined_from)
+    both = " ".join(drafts[part.id] for part in joined.joined_from)
+    [draft] = stage.rollouts.drafts_of([joined])
+    assert draft == student.transcript_ids(both).tolist()
+    assert stage.rollouts.given_lengths([joined]) == [len(draft)]
+
+    part = joined.joined_from[0]
+    stage.learn_news({part.id: student.transcript_ids("red").tolist()})
+    [draft] = stage.rollouts.drafts_of([joined])
+    assert draft == student.transcript_ids(f"red {drafts[joined.joined_from[1].id]}").tolist()
+
+
+def test_the_length_of_rollouts_is_measured_against_the_drafts(student, teacher, hear):
+    examples = hear(student, teacher)[:1]
+    text = examples[0].utterance.text
+    stage = DistillationStage(student, teacher, OBJECTIVE, {examples[0].utterance.id: text})
+    expected = len(student.transcript_ids(text))
+    writing(stage, [student.transcript_ids("red book").tolist()[:-1] * 3])
+    values = stage(examples, seed=0).metrics.values()
+    written = 3 * (len(student.transcript_ids("red book")) - 1) + 1
+    assert values["rollout/length_ratio"] == pytest.approx(written / expected)
+
+
+def test_a_run_whose_loops_grow_says_so_while_it_runs(student, teacher, hear, tmp_path):
+    examples = hear(student, teacher)[:2]
+    words = student.transcript_ids("red book in")[:-1].tolist()
+    stage = DistillationStage(student, teacher, OBJECTIVE)
+    writing(stage, [words, words])
+    said = []
+
+    def on_step(step, _values):
+        if step == 20:
+            writing(stage, [words, words * 9])
+
+    settings = SETTINGS.model_copy(update={"steps": 40, "learning_rate": 1e-5})
+    train(stage, Stream([examples]), settings, tmp_path, seed=0, on_step=on_step, on_trouble=said.append)
+    assert said
+    assert "of the rollouts of the last 20 steps loop or hit max_new_tokens, where it was 0.0%" in said[0]
+
+
+def test_masses_of_half_precision_are_masses_and_calibration_measures_what_training_does(
+    student, teacher, hear, tmp_path
+):
+    """Top-k probabilities summed up to 1.099 when the normaliser came from rounded scores and the scores did not."""
+    examples = hear(student, teacher)
+    learned_to_write(teacher, examples, tmp_path / "teacher")
+    learned_to_write(student, examples, tmp_path / "student")
+    vocabulary = min(student.vocab_size, teacher.vocab_size)
+    objective = OBJECTIVE.model_copy(update={"top_k": vocabulary})
+    stage = DistillationStage(student, teacher, objective)
+    settings = SETTINGS.model_copy(update={"steps": 1, "mixed_precision": "bf16"})
+    with computing_in(stage, settings):
+        measured = calibrate(stage, iter([examples]), 1).metrics
+    for side in ("teacher", "student"):
+        assert measured[f"support/overlap_mass_{side}"] + measured[f"support/tail_mass_{side}"] == pytest.approx(
+            1, abs=1e-4
+        )
+        assert measured[f"support/overlap_mass_{side}"] <= 1 + 1e-5
+    AcceleratorState._reset_state(True)
+    train(stage, Stream([examples]), settings, tmp_path / "opd", seed=0)
+    AcceleratorState._reset_state(True)
+    [line] = read_metrics(tmp_path / "opd" / "metrics.jsonl")
+    for name in ("loss", "support/tail_mass_teacher", "support/entropy_student"):
+        assert line[name] == pytest.approx(measured[name], rel=1e-5)

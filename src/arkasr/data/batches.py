@@ -100,6 +100,16 @@ class DurationBatchSampler:
                 position = DataPosition(position.epoch, 0, number + 1)
             position = DataPosition(position.epoch + 1)
 
+    def behind(self, batches: int) -> DataPosition:
+        """The position behind the first so many batches, as `follow` counts them; forms all of them."""
+        for epoch in itertools.count():
+            for number, pool in enumerate(self._pools(epoch)):
+                formed = len(self._batches_of(pool))
+                if batches <= formed:
+                    return DataPosition(epoch, batches, number)
+                batches -= formed
+        raise AssertionError
+
     def position_of(self, state: Mapping[str, Any]) -> DataPosition:
         """The position that `state_of` described; without a description, the beginning.
 

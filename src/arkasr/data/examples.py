@@ -25,10 +25,12 @@ class Example:
     Attributes:
         utterance: the manifest line.
         features: log-mel float32 `[mels, T]` for each listener, by its name.
+        joined_from: the utterances that follow one another in it; empty = `utterance` alone.
     """
 
     utterance: Utterance
     features: Mapping[str, Tensor]
+    joined_from: tuple[Utterance, ...] = ()
 
 
 class FeatureMemory:

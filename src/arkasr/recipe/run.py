@@ -102,4 +102,4 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     workshop = Workshop(recipe, RunFolder(path, recipe.seeds[0]), default_device())
     seed = recipe.seeds[0]
     with closing(build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)) as stage:
-        return run_calibration(workshop, stage, settings, seed)
+        return run_calibration(workshop, stage, name, seed)

@@ -10,6 +10,7 @@ from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
 from arkasr.data.dataset_source import DatasetSource
 from arkasr.data.languages import canonical_language
 from arkasr.evaluate.normalize import get_profile
+from arkasr.recipe.continuation import check_continuation
 from arkasr.recipe.presets import check_preset
 from arkasr.settings import Settings
 from arkasr.train.settings import (
@@ -167,11 +168,17 @@ class TrainingStageSettings(StageSettings):
     Attributes:
         train: the set, or the label stage, that is heard.
         dev: the set that is looked at during training.
+        continues: go on where the stage called `start` has ended, as if the two were one: one warm-up and one decay
+            over the steps of both, the same optimizer state, the next batches. Else both begin anew.
+        data_order: name of the shuffle and of the augmentation. Stages that give the same name hear a set in the same
+            order, changed alike; None = the stage's own name, and so an order of its own.
         optimization: how.
     """
 
     train: str
     dev: str | None = None
+    continues: bool = False
+    data_order: str | None = None
     optimization: OptimizationSettings
 
 
@@ -195,6 +202,7 @@ class OpdStageSettings(TrainingStageSettings):
     Attributes:
         teacher: the stage or model that scores.
         objective: the loss.
+        augmentation: of what student and teacher hear; both hear the same.
         drafts: the set, or the label stage, whose texts are tried first when the student writes; they spare time and
             change nothing else. None = the texts of `train`, where it has any.
         calibration_batches: micro-batches whose support is measured before the first step.
@@ -205,6 +213,7 @@ class OpdStageSettings(TrainingStageSettings):
     teacher: str
     offload_teacher: bool = False
     objective: ObjectiveSettings = ObjectiveSettings()
+    augmentation: AugmentationSettings | None = None
     drafts: str | None = None
     calibration_batches: int = Field(default=8, ge=1)
 
@@ -315,6 +324,8 @@ class Recipe(Settings):
                     )
                 if key != "train" and value in self.sets:
                     self._refuse_streamed(f"stages.{name}.{key}", value)
+            if isinstance(stage, TrainingStageSettings):
+                check_continuation(self, name)
             if isinstance(stage, OpdStageSettings):
                 self._check_served(f"stages.{name}", stage)
             heard = self.sets.get(stage.train) if isinstance(stage, CtcStageSettings | SftStageSettings) else None
@@ -362,11 +373,12 @@ class Recipe(Settings):
             "objective.tail": objective.tail == "bucket",
             "objective.upstream_scores": objective.upstream_scores,
             "offload_teacher": stage.offload_teacher,
+            "augmentation": stage.augmentation is not None,
         }
         for key in (key for key, is_wanted in wanted.items() if is_wanted):
             raise ValueError(
-                f"{place}.{key}: a served teacher gives the scores of some tokens and has no weights here; leave it "
-                f"out, or take `served` out of models.{stage.teacher}"
+                f"{place}.{key}: a served teacher hears the recording as it is, gives the scores of some tokens, and "
+                f"has no weights here; leave it out, or take `served` out of models.{stage.teacher}"
             )
 
     def chain(self, name: str) -> list[str]:

@@ -16,6 +16,7 @@ from arkasr.errors import InputError
 from arkasr.model.recognize import RecognitionSettings
 from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.checks import check_heard
+from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.development import development_error_rate
 from arkasr.recipe.engines import engine_for, engine_while_needed
 from arkasr.recipe.folder import write_json
@@ -33,7 +34,8 @@ from arkasr.recipe.teachers import teacher_of
 from arkasr.recipe.workshop import Workshop
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
-from arkasr.train.distribution import gathered_weights
+from arkasr.train.continuation import Continuation
+from arkasr.train.distribution import computing_in, gathered_weights
 from arkasr.train.loop import train
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stage import Stage
@@ -55,20 +57,21 @@ def run_training_stage(
 
         def built() -> tuple[Stage, BatchStream]:
             stage = open_until_done.enter_context(closing(build_stage(workshop, student, settings, seed)))
-            return stage, build_stream(workshop, stage, settings, seed, rank=processes.rank(), among=processes.count())
+            return stage, build_stream(workshop, stage, name, seed, rank=processes.rank(), among=processes.count())
 
         stage, stream = processes.agreed(built)
         dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
         if isinstance(settings, OpdStageSettings):
-            opd = settings
-            processes.decided(lambda: calibrate_once(workshop, stage, name, seed, opd, progress))
+            processes.decided(lambda: calibrate_once(workshop, stage, name, seed, progress))
         with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
             train(
                 stage,
                 stream,
                 settings.optimization,
                 folder.stage(name, seed),
-                seed=seed,
+                seed=seed_of_order(workshop.recipe, name, seed),
+                continues=continuation_of(workshop, name, seed),
+                schedule_steps=schedule_steps(workshop.recipe, name),
                 evaluate=(lambda: development_error_rate(workshop, student, dev)) if dev else None,
                 on_step=on_step,
                 on_trouble=lambda message: progress.say(f"{name}: {message}"),
@@ -78,26 +81,41 @@ def run_training_stage(
         folder.save_model(student, name, seed, weights)
 
 
-def calibrate_once(
-    workshop: Workshop, stage: Stage, name: str, seed: int, settings: OpdStageSettings, progress: Progress
-) -> None:
+def calibrate_once(workshop: Workshop, stage: Stage, name: str, seed: int, progress: Progress) -> None:
     """Measure what an OPD stage starts from, unless an earlier sitting has done so."""
     path = workshop.folder.stage(name, seed) / "calibration.json"
     if path.exists():
         return
-    calibration = run_calibration(workshop, stage, settings, seed)
+    calibration = run_calibration(workshop, stage, name, seed)
     write_json(path, calibration.support_row() | {"warnings": calibration.warnings})
     for warning in calibration.warnings:
         progress.say(f"{name}: doubtful: {warning}")
 
 
-def run_calibration(workshop: Workshop, stage: Stage, settings: OpdStageSettings, seed: int) -> Calibration:
+def run_calibration(workshop: Workshop, stage: Stage, name: str, seed: int) -> Calibration:
     """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
+    settings = workshop.recipe.stages[name]
+    assert isinstance(settings, OpdStageSettings)
     # In steps of one batch a streamed dataset is one lane, and not one for each batch of a step that is never made.
-    optimization = settings.optimization.model_copy(update={"accumulation": 1})
-    alone = settings.model_copy(update={"optimization": optimization})
-    stream = build_stream(workshop, stage, alone, seed, rank=0, among=1)
-    return calibrate(stage, iter(stream), settings.calibration_batches)
+    stream = build_stream(workshop, stage, name, seed, rank=0, among=1, accumulation=1)
+    with computing_in(stage, settings.optimization):
+        return calibrate(stage, iter(stream), settings.calibration_batches)
+
+
+def continuation_of(workshop: Workshop, name: str, seed: int) -> Continuation | None:
+    """What a stage goes on from; None where it begins anew."""
+    recipe = workshop.recipe
+    settings, ended = recipe.stages[name], recipe.stages.get(recipe.stages[name].start)
+    assert isinstance(settings, TrainingStageSettings)
+    if not settings.continues:
+        return None
+    assert isinstance(ended, TrainingStageSettings)
+    return Continuation(
+        folder=workshop.folder.stage(settings.start, workshop.seed_of(settings.start, seed)),
+        steps=ended.optimization.steps,
+        steps_before=steps_before(recipe, name),
+        same_set=settings.train == ended.train,
+    )
 
 
 def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelStageSettings, progress: Progress) -> None:
@@ -172,7 +190,7 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
         )
         if engine is not None:
             on_failure.callback(engine.close)
-        stage = DistillationStage(student, teacher, settings.objective, drafts, engine)
+        stage = DistillationStage(student, teacher, settings.objective, drafts, engine, settings.augmentation)
         on_failure.pop_all()
     return stage
 
@@ -196,12 +214,33 @@ def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Mapp
 
 
 def build_stream(
-    workshop: Workshop, stage: Stage, settings: TrainingStageSettings, seed: int, *, rank: int, among: int
+    workshop: Workshop,
+    stage: Stage,
+    name: str,
+    seed: int,
+    *,
+    rank: int,
+    among: int,
+    accumulation: int | None = None,
 ) -> BatchStream:
-    """The batches that a training stage hears in one process among several."""
+    """The batches that a training stage hears in one process among several.
+
+    Args:
+        workshop: of the run.
+        stage: hears them.
+        name: of the stage in the recipe.
+        seed: of the run.
+        rank: this process.
+        among: how many there are.
+        accumulation: batches in a step; None = as the recipe says.
+    """
+    settings = workshop.recipe.stages[name]
+    assert isinstance(settings, TrainingStageSettings)
+    per_step = accumulation or settings.optimization.accumulation
+    order = seed_of_order(workshop.recipe, name, seed)
     dataset_set = workshop.recipe.sets.get(settings.train)
     if dataset_set is not None and dataset_set.dataset is not None:
-        return build_dataset_stream(f"set {settings.train}", dataset_set, stage, settings, seed, rank, among)
+        return build_dataset_stream(f"set {settings.train}", dataset_set, stage, settings, per_step, order, rank, among)
     utterances, durations, unmeasured = workshop.heard(settings.train, seed).measured()
     if not len(utterances):
         raise InputError(f"set {settings.train}: none of its utterances can be heard; the first: {unmeasured[0][1]}")
@@ -211,11 +250,11 @@ def build_stream(
     # What does not fit into one pool is not heard again before its features would have to make room.
     memory = workshop.memory if workers == 0 and len(utterances) <= POOL else None
     dataset = ExampleDataset(utterances, listeners, memory)
-    sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, seed)
+    sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, order)
     return BatchStream(
         dataset,
         sampler,
-        per_step=settings.optimization.accumulation,
+        per_step=per_step,
         rank=rank,
         processes=among,
         workers=workers,

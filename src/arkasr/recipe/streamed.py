@@ -13,9 +13,16 @@ from arkasr.train.stream import BatchStream
 
 
 def build_dataset_stream(
-    name: str, chosen: SetSettings, stage: Stage, settings: TrainingStageSettings, seed: int, rank: int, among: int
+    name: str,
+    chosen: SetSettings,
+    stage: Stage,
+    settings: TrainingStageSettings,
+    per_step: int,
+    seed: int,
+    rank: int,
+    among: int,
 ) -> BatchStream:
-    """The batches that a stage hears of a dataset in one process among several.
+    """The batches that a stage hears of a dataset in one process among several, `per_step` of them a step.
 
     Raises:
         InputError: the dataset cannot be read.
@@ -28,7 +35,7 @@ def build_dataset_stream(
 
     batches = StreamedBatches(
         chosen.dataset,
-        per_step=optimization.accumulation,
+        per_step=per_step,
         rank=rank,
         processes=among,
         check=check_of_each(name, stage, settings),
@@ -49,7 +56,7 @@ def build_dataset_stream(
     return BatchStream(
         ExampleDataset(AsGiven(batches.examples), listeners),
         batches,
-        per_step=optimization.accumulation,
+        per_step=per_step,
         rank=rank,
         processes=among,
         workers=optimization.data_workers,

@@ -1,62 +1,68 @@
-"""Augmentation of what is heard and of what the decoder reads, a function of its seed alone."""
+"""Augmentation of what is heard and of what the decoder reads, a function of its seed alone.
 
+All listeners of an utterance hear the same change. Each kind of change draws from a seed of its own, and each
+utterance, too, so that none of them decides another.
+"""
+
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from arkasr.data.examples import Example
 from arkasr.data.languages import UNSPACED_LANGUAGES
+from arkasr.data.manifest import Utterance
 from arkasr.train.settings import AugmentationSettings
 
 FRAMES_IN_TEN_SECONDS = 1_000
 LONGEST_FRAMES = 3_000
 
 
-def augment_features(features: Sequence[Tensor], settings: AugmentationSettings | None, seed: int) -> list[Tensor]:
-    """Stretch, warp and mask each clip `[mels, T]` at random; None = leave all as they are."""
+def augment_features(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
+    """Stretch, warp and mask each utterance at random; None = leave all as they are.
+
+    A mask of frequencies is drawn in mel bins, and so covers another band where listeners have other bins.
+    """
     if settings is None:
-        return list(features)
-    generator = torch.Generator().manual_seed(seed)
-    augmented = []
-    for clip in features:
-        if settings.time_stretch:
-            clip = stretch_time(clip, _factor(settings.time_stretch, generator))
-        if settings.frequency_warp:
-            clip = warp_frequency(clip, _factor(settings.frequency_warp, generator))
-        augmented.append(_mask(clip, settings, generator))
-    return augmented
+        return list(examples)
+    return [
+        replace(
+            example,
+            features={
+                listener: _changed(clip, settings, generator_for("features", seed, place))
+                for listener, clip in example.features.items()
+            },
+        )
+        for place, example in enumerate(examples)
+    ]
 
 
-def join_utterances(
-    features: Sequence[Tensor],
-    texts: Sequence[str],
-    languages: Sequence[str | None],
-    settings: AugmentationSettings | None,
-    seed: int,
-) -> tuple[list[Tensor], list[str]]:
+def join_utterances(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
     """Let a share of the utterances of a batch be followed by another one of the same language, audio and text.
 
     Args:
-        features: log-mel of each utterance, `[mels, T]`.
-        texts: their transcripts.
-        languages: by name.
+        examples: of a batch.
         settings: None = leave all as they are.
         seed: decides who is followed by whom.
     """
-    joined, written = list(features), list(texts)
     if settings is None or settings.join_share == 0:
-        return joined, written
-    generator = torch.Generator().manual_seed(seed)
-    followed = torch.rand(len(joined), generator=generator) < settings.join_share
-    partners = torch.randint(0, len(joined), (len(joined),), generator=generator).tolist()
-    for place, partner in enumerate(partners):
-        frames = features[place].shape[1] + features[partner].shape[1]
-        if followed[place] and languages[place] == languages[partner] and frames <= LONGEST_FRAMES:
-            joined[place] = torch.cat((features[place], features[partner]), dim=1)
-            between = "" if languages[place] in UNSPACED_LANGUAGES else " "
-            written[place] = between.join(filter(None, (texts[place], texts[partner])))
-    return joined, written
+        return list(examples)
+    generator = generator_for("join", seed)
+    followed = torch.rand(len(examples), generator=generator) < settings.join_share
+    partners = torch.randint(0, len(examples), (len(examples),), generator=generator).tolist()
+    return [
+        _joined(example, examples[partner]) if follows and _may_follow(example, examples[partner]) else example
+        for example, partner, follows in zip(examples, partners, followed.tolist(), strict=True)
+    ]
+
+
+def join_texts(utterances: Sequence[Utterance], texts: Sequence[str]) -> str:
+    """Texts of utterances that follow one another, with blanks between them where their language has any."""
+    between = "" if utterances[0].language in UNSPACED_LANGUAGES else " "
+    return between.join(filter(None, texts))
 
 
 def stretch_time(clip: Tensor, factor: float) -> Tensor:
@@ -79,7 +85,7 @@ def replace_tokens(transcripts: Sequence[Tensor], settings: AugmentationSettings
     """Put a random token of the batch in place of a share of the tokens of each transcript `[n]`."""
     if settings is None or settings.token_noise == 0:
         return transcripts
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for("tokens", seed)
     pool = torch.cat(list(transcripts))
     noisy = []
     for transcript in transcripts:
@@ -87,6 +93,39 @@ def replace_tokens(transcripts: Sequence[Tensor], settings: AugmentationSettings
         replaced = torch.rand(transcript.shape, generator=generator) < settings.token_noise
         noisy.append(torch.where(replaced, drawn, transcript))
     return noisy
+
+
+def generator_for(purpose: str, seed: int, place: int = 0) -> torch.Generator:
+    """A generator whose numbers have nothing to do with those of another purpose, seed or place."""
+    digest = hashlib.sha256(f"{purpose}:{seed}:{place}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+def _may_follow(example: Example, partner: Example) -> bool:
+    if example.utterance.language != partner.utterance.language:
+        return False
+    frames = (example.features[name].shape[1] + partner.features[name].shape[1] for name in example.features)
+    return max(frames) <= LONGEST_FRAMES
+
+
+def _joined(example: Example, partner: Example) -> Example:
+    parts = (example.utterance, partner.utterance)
+    texts = [part.text for part in parts if part.text is not None]
+    utterance = replace(
+        example.utterance,
+        id="+".join(part.id for part in parts),
+        text=join_texts(parts, texts) if len(texts) == len(parts) else None,
+    )
+    features = {name: torch.cat((clip, partner.features[name]), dim=1) for name, clip in example.features.items()}
+    return Example(utterance, features, joined_from=parts)
+
+
+def _changed(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
+    if settings.time_stretch:
+        clip = stretch_time(clip, _factor(settings.time_stretch, generator))
+    if settings.frequency_warp:
+        clip = warp_frequency(clip, _factor(settings.frequency_warp, generator))
+    return _mask(clip, settings, generator)
 
 
 def _mask(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ Sources: Accelerate for copies; `torch.distributed.fsdp.fully_shard` for shares.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +37,12 @@ def accelerator_for(stage: Stage, settings: OptimizationSettings) -> Accelerator
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
+
+
+def computing_in(stage: Stage, settings: OptimizationSettings) -> AbstractContextManager[Any]:
+    """Autocast as training has it, for what measures a stage outside of training."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision)
+    return torch.autocast(stage.student.device.type, dtype) if dtype is not None else nullcontext()
 
 
 def spread(accelerator: Accelerator, stage: Stage, settings: OptimizationSettings) -> tuple[Any, list[Any]]:

@@ -17,9 +17,11 @@ from arkasr import processes
 from arkasr.data.examples import Example
 from arkasr.errors import InputError, Interrupted
 from arkasr.train.checkpoint import Checkpoints, random_state, restore_random_state
+from arkasr.train.continuation import Continuation
 from arkasr.train.distribution import accelerator_for, spread, whole_weights
 from arkasr.train.metrics import Metrics, MetricsLog
 from arkasr.train.quarantine import Quarantine
+from arkasr.train.schedule import rate_factor
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.signals import StopSignals
 from arkasr.train.stage import Stage
@@ -37,6 +39,8 @@ def train(
     folder: Path,
     *,
     seed: int,
+    continues: Continuation | None = None,
+    schedule_steps: int | None = None,
     evaluate: Evaluation | None = None,
     on_step: StepListener | None = None,
     on_trouble: Callable[[str], None] = lambda message: None,
@@ -52,6 +56,9 @@ def train(
         settings: how to optimise.
         folder: the stage's folder in the run.
         seed: of augmentation and of anything else that is drawn.
+        continues: where another stage has ended that this one goes on from; None = begin.
+        schedule_steps: optimizer steps that the schedule spans, those of the stages before and after included; None =
+            it ends with this stage.
         evaluate: figures on a development set, by metric name; called by every process.
         on_step: told of every step's figures.
         on_trouble: told in a line of what went wrong and was got over.
@@ -72,14 +79,22 @@ def train(
     checkpoints = Checkpoints(
         folder / "checkpoints", stage, [optimizer.optimizer for optimizer in optimizers], settings.keep_checkpoints
     )
+    before = continues.steps_before if continues else 0
+    schedule_steps = schedule_steps or before + settings.steps
     state: dict[str, Any] = {"step": 0, "skipped_in_a_row": 0}
-    if restored := checkpoints.restore(on_trouble):
+    restored = checkpoints.restore(on_trouble)
+    if restored:
         state, memory = restored
         stream.restore(state["data"])
         if memory:
-            stage.remember(memory, _of_this_process(state.get("under_way", {}), state["step"], stage, settings, seed))
+            begun = state.get("under_way", {})
+            stage.remember(memory, _of_this_process(begun, before + state["step"], stage, settings, seed))
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
+    elif continues:
+        ended = continues.begin(stage, [optimizer.optimizer for optimizer in optimizers], stream, on_trouble)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(ended["scaler"])
     quarantine = Quarantine(
         folder / "quarantine.jsonl",
         len(stream.dataset),
@@ -97,7 +112,7 @@ def train(
         if log:
             log.write(state["step"], values)
     skipped_in_a_row = state["skipped_in_a_row"]
-    batches = _micro_batches(stage, stream, settings, state["step"], seed)
+    batches = _micro_batches(stage, stream, settings, range(before + state["step"], before + settings.steps), seed)
     saved = state["step"] if restored and "not_evaluated" not in state else None
 
     def save(step: int, state: dict[str, Any]) -> None:
@@ -113,7 +128,10 @@ def train(
         stage.stop_asked = signals.asked
         for step in range(state["step"] + 1, settings.steps + 1):
             position, drawn = stream.position, random_state()
-            outcome = optimizer_step(accelerator, stage, module, optimizers, batches, settings, step, seed)
+            factor = rate_factor(before + step, schedule_steps, settings)
+            outcome = optimizer_step(
+                accelerator, stage, module, optimizers, batches, settings, before + step, seed, factor
+            )
             told = _exchanged(outcome, stream, stage, signals)
             stopped_by = _first_signal(process["signal"] for process in told)
             if outcome.given_up:  # all is as before the step
@@ -127,7 +145,8 @@ def train(
             values = {name: value for name, value in merged.values().items() if math.isfinite(value)}
             with processes.said_once():
                 quarantine.add([Unheard(**item) for process in told for item in process["unheard"]])
-                stage.judge(merged)
+                if remark := stage.judge(merged):
+                    on_trouble(f"step {step}: {remark}")
             for process in told:
                 stage.learn_news(process["news"])
             stage.step_done()
@@ -161,15 +180,23 @@ def train(
 
 
 def _micro_batches(
-    stage: Stage, stream: BatchStream, settings: OptimizationSettings, done: int, seed: int
+    stage: Stage, stream: BatchStream, settings: OptimizationSettings, steps: range, seed: int
 ) -> Iterator[list[Example]]:
-    """This process's batches behind so many steps, of which the stage is told as early as it wants to be."""
+    """This process's batches of the steps to come, of which the stage is told as early as it wants to be.
+
+    Args:
+        stage: is told.
+        stream: gives them.
+        settings: say how many a step has.
+        steps: done so far, and at the end of the stage, since the beginning of the schedule.
+        seed: of the stage.
+    """
     if not stage.steps_ahead:
         return iter(stream)
 
     def announce(number: int, batches: list[list[Example]]) -> None:
-        step = done + 1 + number
-        if step <= settings.steps:
+        step = steps.start + 1 + number
+        if step <= steps.stop:
             stage.announce(list(zip(batches, _seeds(seed, step, settings), strict=True)))
 
     return stream.ahead(stage.steps_ahead, announce)

@@ -16,6 +16,8 @@ from arkasr.data.manifest import Utterance
 from arkasr.model.decoding import Sampling, Transcripts, decode
 from arkasr.model.engine import Engine
 from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.model.text import clean_transcript
+from arkasr.train.augment import join_texts
 from arkasr.train.rollout_memory import RolloutMemory
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stage import SILENCE
@@ -94,7 +96,17 @@ class StudentRollouts:
 
     def drafts_of(self, examples: Sequence[Example]) -> list[list[int]]:
         """Guesses at what will be written, as token ids; empty ones for an engine."""
-        return [self._draft(example.utterance) if self.engine is None else [] for example in examples]
+        return [self._draft(example) if self.engine is None else [] for example in examples]
+
+    def given_lengths(self, examples: Sequence[Example]) -> list[int | None]:
+        """Tokens of the texts that `drafts` has for utterances, the stop token included; None where it has none."""
+        lengths: list[int | None] = []
+        for example in examples:
+            parts = example.joined_from or (example.utterance,)
+            texts = [text for part in parts if (text := self.drafts.get(part.id)) is not None]
+            whole = len(texts) == len(parts)
+            lengths.append(len(self.student.transcript_ids(join_texts(parts, texts))) if whole else None)
+        return lengths
 
     def step_done(self) -> None:
         """Forget what the step at hand has used; one that is given up will want it again."""
@@ -136,17 +148,23 @@ class StudentRollouts:
         uniforms = torch.rand((count, self.settings.max_new_tokens), dtype=torch.float64, generator=generator)
         return Sampling(self.settings.rollout_temperature, uniforms)
 
-    def _draft(self, utterance: Utterance) -> list[int]:
+    def _draft(self, example: Example) -> list[int]:
+        if not example.joined_from and (written := self.remembered.get(example.utterance.id)) is not None:
+            return written
+        parts = example.joined_from or (example.utterance,)
+        texts = [self._draft_text(part) for part in parts]
+        return self.student.transcript_ids(join_texts(parts, texts)).tolist() if any(texts) else []
+
+    def _draft_text(self, utterance: Utterance) -> str:
         written = self.remembered.get(utterance.id)
         if written is not None:
-            return written
-        text = self.drafts.get(utterance.id, utterance.text)
-        return self.student.transcript_ids(text).tolist() if text else []
+            return clean_transcript(self.student.transcript_text(torch.tensor(written)))
+        return self.drafts.get(utterance.id, utterance.text) or ""
 
     def _remember(self, examples: Sequence[Example], transcripts: Transcripts) -> None:
         for example, written, stopped in zip(examples, transcripts.tokens, transcripts.stopped.tolist(), strict=True):
-            # A loop or nothing at all is no draft of what comes next.
-            if stopped and len(written) > 1 and example.utterance.id != SILENCE:
+            # A loop or nothing at all is no draft of what comes next, and the same two are not joined again.
+            if stopped and len(written) > 1 and example.utterance.id != SILENCE and not example.joined_from:
                 self.remembered.add(example.utterance.id, written.tolist())
 
 

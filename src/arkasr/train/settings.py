@@ -23,7 +23,7 @@ class OptimizationSettings(Settings):
         matrix_learning_rate: Muon's highest one; follows the same schedule.
         warmup_steps: linear rise from zero.
         schedule: what follows the rise: `constant`, or `linear`/`cosine` decay to `final_rate` of the highest.
-        final_rate: share of `learning_rate` that a decay ends at.
+        final_rate: share of `learning_rate` that a decay would reach one step after the last.
         betas: AdamW.
         weight_decay: AdamW, on all parameters.
         max_grad_norm: gradients are scaled down to this norm.
@@ -90,9 +90,9 @@ class AugmentationSettings(Settings):
         time_width: longest stretch, in mel frames (10 ms).
         frequency_masks: masked bands per clip.
         frequency_width: widest band, in mel bins.
-        join_share: share of the utterances that are followed by another one of the batch, so that what comes next must
-            be heard and cannot be known by heart.
-        token_noise: share of the transcript's tokens that SFT shows the decoder replaced by random ones of the batch.
+        join_share: SFT and OPD: share of the utterances that are followed by another one of the batch, so that what
+            comes next must be heard and cannot be known by heart.
+        token_noise: SFT: share of the transcript's tokens that are shown to the decoder as random ones of the batch.
     """
 
     time_stretch: float = Field(default=0.0, ge=0, lt=0.5)
@@ -153,6 +153,8 @@ class ObjectiveSettings(Settings):
         rollouts: what writes them.
         rollout_temperature: 0 = greedy rollouts (the paper); above, tokens are drawn at this temperature.
         min_mapped_share: below this share of rollout tokens that the teacher can score, the run stops.
+        looping: what becomes of a rollout that repeats itself over and over: `mask` leaves the repetition out of the
+            loss, `keep` compares it like everything else (the paper).
     """
 
     top_k: int = Field(default=32, ge=1)
@@ -166,3 +168,4 @@ class ObjectiveSettings(Settings):
     rollouts: RolloutSettings = RolloutSettings()
     rollout_temperature: float = Field(default=0.0, ge=0)
     min_mapped_share: float = Field(default=0.5, ge=0, le=1)
+    looping: Literal["mask", "keep"] = "mask"

@@ -106,8 +106,11 @@ class Stage(nn.Module, ABC):
     def updated(self) -> None:
         """Learn that an optimizer has changed the weights."""
 
-    def judge(self, step: Metrics) -> None:
+    def judge(self, step: Metrics) -> str | None:
         """Look at the figures of a step, those of all processes together, and so with the same verdict on each.
+
+        Returns:
+            What the user should know now, in a line.
 
         Raises:
             InputError: the stage is not to go on like this.

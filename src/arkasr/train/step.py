@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from arkasr.data.examples import Example
 from arkasr.model.device import widest_float
 from arkasr.train.metrics import Metrics
-from arkasr.train.schedule import rate_factor
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stage import Stage, StageLoss
 
@@ -48,8 +47,21 @@ def optimizer_step(
     settings: OptimizationSettings,
     step: int,
     seed: int,
+    rate_factor: float,
 ) -> StepOutcome:
-    """One step down the mean over all valid things of `settings.accumulation` micro-batches, wherever they are."""
+    """One step down the mean over all valid things of `settings.accumulation` micro-batches, wherever they are.
+
+    Args:
+        accelerator: of the devices and the precision.
+        stage: gives the loss.
+        module: the stage as it lies on the processes.
+        optimizers: of its weights.
+        batches: this process's.
+        settings: how to optimise.
+        step: since the beginning of the schedule, counted from 1.
+        seed: with the step, decides what is drawn.
+        rate_factor: share of the highest learning rate.
+    """
     stage.train()
     metrics = Metrics()
     heard: list[str] = []
@@ -81,10 +93,9 @@ def optimizer_step(
                 parameter.grad.mul_(scale)
         norm = accelerator.clip_grad_norm_(stage.parameters(), settings.max_grad_norm).item()
         finite = math.isfinite(norm) and not strange
-        factor = rate_factor(step, settings)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["highest_lr"] * factor
+                group["lr"] = group["highest_lr"] * rate_factor
             # A gradient scaler looks for itself, and must see the step to lower its scale.
             if finite or accelerator.scaler is not None:
                 optimizer.step()
@@ -92,7 +103,7 @@ def optimizer_step(
         if finite:
             stage.updated()
     metrics.mean("train/gradient_norm", norm, 1)
-    metrics.mean("train/learning_rate", settings.learning_rate * factor, 1)
+    metrics.mean("train/learning_rate", settings.learning_rate * rate_factor, 1)
     metrics.mean("train/skipped", not finite, 1)
     for phase, seconds in stage.clock.reset().items():
         metrics.mean(f"time/{phase}", seconds, 1)

@@ -197,6 +197,19 @@ class BatchStream:
         """Continue where `state` said."""
         self.position = self.sampler.position_of(state)
 
+    def skip(self, steps: int) -> None:
+        """Go to where the stream stands behind so many steps from its beginning.
+
+        Raises:
+            InputError: the dataset is streamed, and what lies before would have to be read.
+        """
+        if not isinstance(self.sampler, DurationBatchSampler):
+            raise InputError(
+                "a streamed dataset cannot be begun in its middle: a stage that continues another one on it must train "
+                "on the same dataset; or leave out `continues`"
+            )
+        self.position = self.sampler.behind(steps * self._per_step)
+
     def take_unheard(self) -> list[Unheard]:
         """The utterances that could not be heard since this was last asked."""
         taken, self._unheard = self._unheard, []

@@ -40,9 +40,9 @@ class CtcStage(Stage):
             InputError: an utterance has no text.
         """
         device = self.student.device
-        features = augment_features(
-            [example.features[self.student.listener] for example in examples], self.augmentation, seed
-        )
+        features = [
+            example.features[self.student.listener] for example in augment_features(examples, self.augmentation, seed)
+        ]
         references = [self.student.transcript_ids(reference_of(example))[:-1] for example in examples]
         # Numbers that the host knows: ctc_loss would ask the device for them.
         audio_lengths = [self.student.audio_token_count(clip.shape[1]) for clip in features]

@@ -20,16 +20,18 @@ from arkasr.distill.support import look_up
 from arkasr.errors import InputError
 from arkasr.model.device import to_device
 from arkasr.model.engine import Engine
-from arkasr.model.head import Top, top_of_head
+from arkasr.model.head import Top, as_computed, top_of_head
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.scoring import forced_logits, forced_states
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.teacher import NamedScores, Question, Teacher, TeacherScores
 from arkasr.teacher.vocabulary import map_vocabularies
+from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import whole_weights
+from arkasr.train.loop_watch import LoopWatch
 from arkasr.train.metrics import Metrics
 from arkasr.train.rollouts import MicroBatch, StudentRollouts
-from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.settings import AugmentationSettings, ObjectiveSettings
 from arkasr.train.stage import Stage, StageLoss
 
 # A few odd rollouts say nothing about two vocabularies.
@@ -48,6 +50,7 @@ class DistillationStage(Stage):
         drafts: by utterance, a text that the student probably writes, such as the teacher's label; they spare time and
             change nothing else.
         engine: writes the rollouts; None = the student itself, along the drafts.
+        augmentation: of what both models hear; None = the recordings as they are.
 
     Raises:
         InputError: the objective looks at scores that the teacher does not give.
@@ -60,11 +63,14 @@ class DistillationStage(Stage):
         settings: ObjectiveSettings,
         drafts: Mapping[str, str] | None = None,
         engine: Engine | None = None,
+        augmentation: AugmentationSettings | None = None,
     ) -> None:
         super().__init__(student)
         # A plain attribute of a non-module keeps the teacher out of parameters() and of checkpoints.
         self.teacher: Teacher = InProcessTeacher(teacher) if isinstance(teacher, Recognizer) else teacher
         self.settings = settings
+        self.augmentation = augmentation
+        self.loop_watch = LoopWatch()
         self.dense = needs_every_score(settings.support, settings.tail)
         if (self.dense or settings.upstream_scores) and not self.teacher.every_score:
             raise InputError(
@@ -87,6 +93,7 @@ class DistillationStage(Stage):
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
         """Compare student and teacher on what the student writes for a micro-batch."""
         device = self.student.device
+        examples = self._augmented(examples, seed)
         features = [example.features[self.student.listener] for example in examples]
         prompts = self.student.prompts(features, [example.utterance.language for example in examples]).to(device)
         # The weights stand still from here to the loss: the encoder runs once, for the rollout and for the gradient.
@@ -97,9 +104,12 @@ class DistillationStage(Stage):
             transcripts = self.rollouts.write(prompts.detach(), examples, drafts, seed)
             references = [example.utterance.text for example in examples]
             rollouts = keep_rollouts(self.student, transcripts, references)
-            student_top = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
+            student_top, top_states = (
+                self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else (None, None)
+            )
         metrics = self._rollout_metrics(rollouts)
         metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), len(drafts))
+        self._count_length(metrics, rollouts, self.rollouts.given_lengths(examples))
         if student_top is None:
             # Through the model all the same, as on other processes.
             stop = torch.tensor([self.student.stop_token_id])
@@ -124,8 +134,13 @@ class DistillationStage(Stage):
             return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics, given_up=True)
         with self.clock("student"):
             paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments])
-            generated = torch.cat(written).masked_fill(~paired, -1)
-            result = self._compare(student_states, student_top, teacher_scores, to_device(generated, device))
+            compared = paired
+            if self.settings.looping == "mask":
+                compared = paired & torch.cat([rollout.outside_loop() for rollout in rollouts.kept])
+            generated = torch.cat(written).masked_fill(~compared, -1)
+            result = self._compare(
+                student_states, student_top, top_states, teacher_scores, to_device(generated, device)
+            )
             self._count_positions(metrics, result)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
 
@@ -139,18 +154,25 @@ class DistillationStage(Stage):
 
     def announce(self, micro_batches: Sequence[MicroBatch]) -> None:
         with self.clock("rollout"), whole_weights(self):
-            self.rollouts.begin([(self.filled(examples), seed) for examples, seed in micro_batches])
+            self.rollouts.begin(
+                [(self._augmented(self.filled(examples), seed), seed) for examples, seed in micro_batches]
+            )
 
     def under_way(self) -> dict[str, Any]:
         return self.rollouts.under_way()
 
     def memory(self) -> dict[str, Tensor]:
-        return self.rollouts.remembered.tensors() | {"pairing": torch.tensor([self._paired, self._written])}
+        return self.rollouts.remembered.tensors() | {
+            "pairing": torch.tensor([self._paired, self._written]),
+            "loops": self.loop_watch.tensor(),
+        }
 
     def remember(self, memory: Mapping[str, Tensor], under_way: Mapping[str, Any]) -> None:
         self.rollouts.remembered.restore(memory)
         self.rollouts.restore(under_way)
         self._paired, self._written = memory["pairing"].tolist()
+        if "loops" in memory:  # a checkpoint of before has none
+            self.loop_watch.restore(memory["loops"])
         self.updated()
 
     def close(self) -> None:
@@ -162,12 +184,17 @@ class DistillationStage(Stage):
         if self.rollouts.engine is not None:
             self.rollouts.engine.updated()
 
-    def judge(self, step: Metrics) -> None:
-        """Count how many of all tokens so far the teacher can answer for.
+    def judge(self, step: Metrics) -> str | None:
+        """Count how many of all tokens so far the teacher can answer for, and see whether more and more rollouts loop.
 
         Raises:
             InputError: fewer than `min_mapped_share`.
         """
+        self._judge_pairing(step)
+        runaway, rollouts = step.counted("rollout/runaway")
+        return self.loop_watch.step(int(runaway), int(rollouts))
+
+    def _judge_pairing(self, step: Metrics) -> None:
         paired, written = step.counted("teacher/paired_share")
         self._paired += int(paired)
         self._written += int(written)
@@ -188,6 +215,10 @@ class DistillationStage(Stage):
 
     def step_done(self) -> None:
         self.rollouts.step_done()
+
+    def _augmented(self, examples: Sequence[Example], seed: int) -> list[Example]:
+        """What both models hear of a micro-batch."""
+        return augment_features(join_utterances(examples, self.augmentation, seed), self.augmentation, seed)
 
     def _align(self, transcript: Tensor) -> Alignment:
         teacher_ids = map_transcript(transcript, self.vocabulary)
@@ -221,13 +252,19 @@ class DistillationStage(Stage):
         ]
 
     def _compare(
-        self, student_states: Tensor, student_top: Top, teacher: TeacherScores, generated: Tensor
+        self,
+        student_states: Tensor,
+        student_top: Top,
+        top_states: Tensor | None,
+        teacher: TeacherScores,
+        generated: Tensor,
     ) -> UnionTopkKL:
         options: dict[str, Any] = {
             "top_k": self.settings.top_k,
             "temperature": self.settings.temperature,
             **self._vocabularies_on(student_states.device),
             "student_top": student_top,
+            "student_top_hidden": top_states,
             "generated": generated,
             "divergence": self.settings.divergence,
             "support": self.settings.support,
@@ -259,8 +296,13 @@ class DistillationStage(Stage):
         return self._moved
 
     @torch.no_grad()
-    def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> Top:
-        """What the student found best as it wrote; for references, which it did not write, as it reads them now."""
+    def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> tuple[Top, Tensor | None]:
+        """What the student found best as it wrote; for references, which it did not write, as it reads them now.
+
+        Returns:
+            The best tokens, and the states that they were found from where these are not to rounding of float32 those
+            of teacher forcing.
+        """
         written = [rollout.states for rollout in kept]
         given = [place for place, states in enumerate(written) if states is None]
         if given:
@@ -271,7 +313,8 @@ class DistillationStage(Stage):
                 written[place] = states
         states = torch.cat([states for states in written if states is not None])
         allowed, head = self.student.allowed_tokens, self.student.head.detach()
-        return top_of_head(states, head, allowed, self.settings.top_k, torch.float32)
+        top = top_of_head(states, head, allowed, self.settings.top_k, torch.float32)
+        return top, states if as_computed(states).dtype in (torch.bfloat16, torch.float16) else None
 
     def _rollout_metrics(self, rollouts: Rollouts) -> Metrics:
         metrics = Metrics()
@@ -279,10 +322,23 @@ class DistillationStage(Stage):
         batch = len(rollouts.written)
         for name, values in statistics.items():
             metrics.mean(f"rollout/{name}", values.float().sum(), batch)
+        looping = [loop is not None for loop in rollouts.loops]
+        metrics.mean("rollout/looping", sum(looping), batch)
+        runaway = torch.tensor(looping, device=rollouts.stopped.device) | statistics["truncated"]
+        metrics.mean("rollout/runaway", runaway.sum(), batch)
         metrics.mean("rollout/fallback_rate", rollouts.fallbacks, batch)
         metrics.mean("rollout/skipped_rate", rollouts.skipped, batch)
         metrics.mean("rollout/passes", rollouts.passes, 1)
         return metrics
+
+    def _count_length(self, metrics: Metrics, rollouts: Rollouts, given: Sequence[int | None]) -> None:
+        """Log the length of the rollouts against the texts of `drafts`, which are the teacher's if it labelled them."""
+        written = [
+            (len(tokens), length) for tokens, length in zip(rollouts.written, given, strict=True) if length is not None
+        ]
+        if written:
+            tokens, expected = map(sum, zip(*written, strict=True))
+            metrics.mean("rollout/length_ratio", tokens, expected)
 
     def _count_pairing(self, metrics: Metrics, transcripts: Sequence[Tensor], alignments: Sequence[Alignment]) -> None:
         """Log how well the teacher can answer."""

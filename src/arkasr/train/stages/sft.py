@@ -31,17 +31,12 @@ class SupervisedStage(Stage):
         Raises:
             InputError: an utterance has no text.
         """
-        languages = [example.utterance.language for example in examples]
-        features, texts = join_utterances(
-            [example.features[self.student.listener] for example in examples],
-            [reference_of(example) for example in examples],
-            languages,
-            self.augmentation,
-            seed,
-        )
-        features = augment_features(features, self.augmentation, seed)
-        transcripts = [self.student.transcript_ids(text) for text in texts]
-        prompts = self.student.prompts(features, languages)
+        joined = join_utterances(examples, self.augmentation, seed)
+        transcripts = [self.student.transcript_ids(reference_of(example)) for example in joined]
+        features = [
+            example.features[self.student.listener] for example in augment_features(joined, self.augmentation, seed)
+        ]
+        prompts = self.student.prompts(features, [example.utterance.language for example in examples])
         device = self.student.device
         with self.clock("student"):
             shown = replace_tokens(transcripts, self.augmentation, seed)
