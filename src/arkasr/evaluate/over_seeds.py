@@ -7,7 +7,7 @@ Communications in Statistics - Simulation 24:285; Hillis 2007, Statistics in Med
     variance over seeds / S  +  covariance between seeds, which the shared utterances bring.
 
 Degrees of freedom are the components' own, averaged as their inverses in proportion to the variances.
-Satterthwaite's weights, the squared variances, find 2 equal recipes unequal too often where S is 3
+Satterthwaite's weights, the squared variances, find about 8% of equal recipes unequal where S is 3; these at most 6%
 (`benchmarks/significance.py`).
 """
 
