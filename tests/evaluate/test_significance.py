@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from arkasr.evaluate.significance import bootstrap_interval, paired_comparison
+from arkasr.evaluate.significance import bootstrap_interval, mean_over_seeds, paired_comparison
 
 
 def utterances(generator, rate, count=150):
@@ -51,10 +51,12 @@ def test_the_same_utterances_under_more_seeds_are_no_more_utterances():
     generator = np.random.default_rng(4)
     a, tokens = utterances(generator, 0.2, 60)
     b = generator.binomial(tokens, 0.25)
-    once = paired_comparison(a, b, tokens, samples=1_000)
-    thrice = paired_comparison([a, a, a], [b, b, b], tokens, samples=1_000)
-    assert thrice == once
-    assert bootstrap_interval([a, a, a], tokens, samples=500) == bootstrap_interval(a, tokens, samples=500)
+    once = paired_comparison(a, b, tokens)
+    thrice = paired_comparison([a, a, a], [b, b, b], tokens)
+    assert thrice.difference == pytest.approx(once.difference)
+    assert thrice.p == pytest.approx(once.p, abs=0.005)
+    assert thrice.ci95 == pytest.approx(once.ci95, rel=0.15)
+    assert mean_over_seeds([a, a, a], tokens).ci95 == pytest.approx(bootstrap_interval(a, tokens), rel=0.1)
 
 
 def test_utterances_of_one_speaker_count_as_one_draw():
@@ -79,3 +81,42 @@ def test_figures_are_the_same_again():
     errors, tokens = utterances(np.random.default_rng(6), 0.2)
     assert bootstrap_interval(errors, tokens, seed=1) == bootstrap_interval(errors, tokens, seed=1)
     assert bootstrap_interval(errors, tokens, seed=1) != bootstrap_interval(errors, tokens, seed=2)
+
+
+def test_empty_references_have_no_rate_and_give_no_endless_interval():
+    """Half of the samples of two utterances draw the empty one alone, or twice."""
+    low, high = bootstrap_interval([2, 1], [0, 5], samples=500)
+    assert (low, high) == pytest.approx((0.2, 0.6))
+    comparison = paired_comparison([2, 1], [0, 1], [0, 5], samples=500)
+    assert 0 <= comparison.ci95[0] <= comparison.ci95[1] <= 0.4
+    assert bootstrap_interval([2, 1], [0, 0], samples=500) is None
+
+
+def test_a_speaker_in_two_sets_is_one_voice():
+    """Four signs can be drawn in 16 ways, 2 of them as extreme; as eight speakers, 2 in 256."""
+    sets = ["a"] * 4 + ["b"] * 4
+    comparison = paired_comparison([2] * 8, [3] * 8, [10] * 8, groups=[1, 2, 3, 4] * 2, strata=sets)
+    assert comparison.p == pytest.approx(2 / 16, abs=0.02)
+    errors = [0, 10, 0, 10]
+    two_voices = bootstrap_interval(errors, [10] * 4, groups=["x", "y"] * 2, strata=["a", "a", "b", "b"])
+    assert two_voices == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("seeds_a", "seeds_b", "speaks_of"),
+    [
+        (1, 1, "these two models, not the recipes that made them (one training seed)"),
+        (3, 3, "the two recipes (3 training seeds)"),
+        (3, 2, "the two recipes (3 and 2 training seeds)"),
+        (3, 1, "the recipe of opd (3 training seeds) and the one model teacher"),
+        (1, 3, "the recipe of teacher (3 training seeds) and the one model opd"),
+    ],
+)
+def test_a_comparison_says_what_it_speaks_of(seeds_a, seeds_b, speaks_of):
+    generator = np.random.default_rng(7)
+    tokens = generator.integers(3, 12, 40)
+    comparison = paired_comparison(
+        generator.binomial(tokens, 0.2, (seeds_a, 40)), generator.binomial(tokens, 0.2, (seeds_b, 40)), tokens
+    )
+    assert comparison.speaks_of("opd", "teacher") == speaks_of
+    assert ("permutation" in comparison.test) == (seeds_a == seeds_b == 1)

@@ -65,6 +65,7 @@ def build_run(
         "recipe": "example",
         "seeds": list(seeds),
         "rows": rows,
+        "over_seeds": _over_seeds(rows) if len(seeds) > 1 else [],
         "comparisons": [
             _compare(rows, "base+td+opd", other, name) for name in ("pooled", *sets) for other in ("base", "base+sft")
         ],
@@ -163,6 +164,7 @@ def _evaluate(path: Path, variant: str, seed: int, name: str, count: int, second
         "rate": rate,
         "ci95": [max(rate - 0.02, 0), rate + 0.02],
         "utterances": count,
+        "speakers": min(count, 3),
         "failed": 0,
         "normalizer": "basic@1",
     }
@@ -199,7 +201,19 @@ def _compare(rows: Sequence[dict[str, Any]], a: str, b: str, name: str) -> dict[
         "ci95": [difference - 0.03, difference + 0.03],
         "p": 0.0004 if abs(difference) > 0.03 else 0.41,
         "test": "paired permutation test over utterances, 10000 permutations; bootstrap interval",
+        "speaks_of": "these two models, not the recipes that made them (one training seed)",
     }
+
+
+def _over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    means = []
+    for variant, name in dict.fromkeys((row["variant"], row["set"]) for row in rows):
+        rates = [row["rate"] for row in rows if (row["variant"], row["set"]) == (variant, name)]
+        if len(rates) > 1:
+            rate, deviation = float(np.mean(rates)), float(np.std(rates, ddof=1))
+            interval = [max(rate - 0.05, 0), rate + 0.05]
+            means.append({"variant": variant, "set": name, "rate": rate, "deviation": deviation, "ci95": interval})
+    return means
 
 
 def _train(path: Path, seed: int, steps: int, *, once: bool) -> None:

@@ -168,3 +168,11 @@ def test_a_damaged_run_leaves_the_old_page_alone(run_path: Path) -> None:
 def test_the_quickstarts_size_stays_small(tmp_path: Path) -> None:
     path = build_run(tmp_path / "run", sets=list(SETS), utterances=100, steps=600, seconds=2.0)
     assert write_report(path).stat().st_size < 15e6
+
+
+def test_beside_every_p_stands_what_it_speaks_of_and_beside_every_set_its_voices(run_path: Path) -> None:
+    text = words(read_page(run_path))
+    comparisons = 2 * (len(("en-clean", "zh-read")) + 1)
+    scope = "these two models, not the recipes that made them (one training seed)"
+    assert text.count(scope) == comparisons + 2
+    assert "4 utterances, 3 speakers" in text

@@ -38,6 +38,12 @@ def test_the_teacher_is_who_scores_or_labels_whatever_its_name(run_path: Path) -
         ("results.json", "[]", "results.json: expected one object"),
         ("results.json", "{}", "results.json: no key 'rows'"),
         ("results.json", '{"rows": [{"variant": "base"}]}', "results.json: no key 'set'"),
+        (
+            "results.json",
+            '{"rows": [], "comparisons": [{"a": "x", "b": "y", "set": "s", "difference": 0, "ci95": [0, 0], "p": 1, '
+            '"test": "of before"}]}',
+            "results.json: no key 'speaks_of'; delete the file and let `arkasr run --resume` write it again",
+        ),
         ("results.json", '{"rows": 3}', "results.json: a value is of the wrong kind"),
         ("results.json", '{"rows": []}', "results.json: no row is of a variant of recipe.yaml"),
         ("environment.json", "{", "environment.json: damaged"),

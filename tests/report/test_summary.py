@@ -10,9 +10,11 @@ from tests.report.test_tables import edit_results
 
 def compare(run_path: Path, a: str, b: str, difference: float, p: float) -> None:
     """Let the results hold this one comparison over all sets."""
-    row = {"a": a, "b": b, "set": "pooled", "difference": difference, "p": p, "test": "permutation"}
+    row: dict[str, Any] = {"a": a, "b": b, "set": "pooled", "difference": difference, "p": p, "test": "t"}
     ci95 = [difference - 0.01, difference + 0.02]
-    edit_results(run_path, lambda results: results.update(comparisons=[row | {"ci95": ci95}]))
+    edit_results(
+        run_path, lambda results: results.update(comparisons=[row | {"ci95": ci95, "speaks_of": "two models"}])
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,14 +39,15 @@ def test_the_headline_has_rates_difference_interval_and_p(run_path: Path) -> Non
     edit_results(run_path, change)
     compare(run_path, "base+td+opd", "base", -0.05, 0.0312)
     headline = summarise(read_run(run_path)).headline
-    assert headline.endswith("20.0% → 15.0% (−5.0 points, 95% interval −6.0 to −3.0, p = 0.031).")
+    figures = "20.0% → 15.0% (−5.0 points, 95% interval −6.0 to −3.0, p = 0.031)"
+    assert headline.endswith(f"{figures}. This speaks of two models.")
 
 
 def test_a_pair_given_the_other_way_round_reads_the_same(run_path: Path) -> None:
     compare(run_path, "base", "base+td+opd", 0.05, 0.0001)
     headline = summarise(read_run(run_path)).headline
     assert headline.startswith("base+td+opd makes fewer errors than base: ")
-    assert headline.endswith("(−5.0 points, 95% interval −7.0 to −4.0, p < 0.001).")
+    assert headline.endswith("(−5.0 points, 95% interval −7.0 to −4.0, p < 0.001). This speaks of two models.")
 
 
 def test_without_a_comparison_nothing_is_claimed(run_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_several_seeds_show_mean_and_sample_deviation(tmp_path: Path) -> None:
     assert len(rates) == 3
     assert cell.mean == pytest.approx(np.mean(rates))
     assert cell.deviation == pytest.approx(np.std(rates, ddof=1))
-    assert cell.ci95 is None
+    assert cell.ci95 == pytest.approx((np.mean(rates) - 0.05, np.mean(rates) + 0.05))
     taught_once = line_of(table, "teacher").cells[0]
     assert taught_once is not None
     assert taught_once.deviation is None

@@ -5,12 +5,14 @@ An utterance that failed is counted apart: it is neither scored as silence nor d
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import ErrorCount, count_errors
 from arkasr.evaluate.normalize import Profile, Unit
 from arkasr.evaluate.significance import Comparison, bootstrap_interval
+
+OF_ONE_MODEL = "this one model, over {}s"  # what an interval speaks of, by what was drawn
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Score:
         unscored: utterances without a reference.
         unit: what is counted.
         normalizer: label of the profile.
-        ci95: of the rate; None when there is nothing to divide by.
+        ci95: of the rate, for this one model; None when there is nothing to divide by.
+        drawn: what the interval draws.
     """
 
     counts: list[ErrorCount]
@@ -51,6 +54,7 @@ class Score:
     unit: Unit
     normalizer: str
     ci95: tuple[float, float] | None
+    drawn: Literal["utterance", "speaker"] = "utterance"
 
     @property
     def errors(self) -> int:
@@ -94,14 +98,12 @@ def score(
     judged = [item for item in predictions if item.reference is not None]
     scored = [item for item in judged if item.hypothesis is not None]
     counts = [count_errors(profile(item.reference or ""), profile(item.hypothesis or ""), unit) for item in scored]
-    ci95 = None
-    if any(count.reference_tokens for count in counts):
-        ci95 = bootstrap_interval(
-            [count.errors for count in counts],
-            [count.reference_tokens for count in counts],
-            groups=[item.speaker for item in scored] if by_speaker else None,
-            samples=samples,
-        )
+    ci95 = bootstrap_interval(
+        [count.errors for count in counts],
+        [count.reference_tokens for count in counts],
+        groups=[item.speaker for item in scored] if by_speaker else None,
+        samples=samples,
+    )
     return Score(
         counts=counts,
         scored=scored,
@@ -110,7 +112,14 @@ def score(
         unit=unit,
         normalizer=profile.label,
         ci95=ci95,
+        drawn="speaker" if by_speaker else "utterance",
     )
+
+
+def number_of_speakers(predictions: Sequence[Prediction]) -> int | None:
+    """How many voices; None where an utterance does not name its speaker, or there is no utterance."""
+    speakers = {item.speaker for item in predictions}
+    return len(speakers) if speakers and None not in speakers else None
 
 
 def metric_name(unit: Unit) -> str:
@@ -129,7 +138,9 @@ def results_row(variant: str, seed: int, set_name: str, score: Score) -> dict[st
         "reference_tokens": score.reference_tokens,
         "rate": score.rate,
         "ci95": list(score.ci95) if score.ci95 else None,
+        "ci95_of": OF_ONE_MODEL.format(score.drawn),
         "utterances": len(score.scored),
+        "speakers": number_of_speakers(score.scored),
         "failed": score.failed,
         "unscored": score.unscored,
         "normalizer": score.normalizer,
@@ -146,4 +157,6 @@ def comparison_row(a: str, b: str, set_name: str, comparison: Comparison) -> dic
         "ci95": list(comparison.ci95),
         "p": comparison.p,
         "test": comparison.test,
+        "degrees_of_freedom": comparison.df,
+        "speaks_of": comparison.speaks_of(a, b),
     }

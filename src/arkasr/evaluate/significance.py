@@ -1,7 +1,7 @@
-"""How sure a rate or a difference is: bootstrap intervals and a paired permutation test over utterances or speakers.
+"""How sure a rate or a difference is: of one model by resampling, over several training seeds by a t interval.
 
-Takes counts, knows no text. What it does not cover is in docs/evaluation.md: the luck of a training run, and many
-comparisons at once.
+Takes counts, knows no text. What it does not cover is in docs/evaluation.md: many comparisons at once, and the luck of
+training where there is one seed.
 """
 
 from collections.abc import Hashable, Sequence
@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from arkasr.evaluate.grouping import sums_by_group
+from arkasr.evaluate.over_seeds import Estimate, estimate_over_seeds
 
 CONFIDENCE = 0.95
 # Samples drawn at once: bounds memory at a few megabytes for thousands of utterances.
@@ -22,15 +25,49 @@ class Comparison:
 
     Attributes:
         difference: rate of a minus rate of b; below zero, a is better.
-        ci95: bootstrap interval of the difference.
+        ci95: interval of the difference.
         p: two-sided.
         test: how `p` and `ci95` were found.
+        seeds: training seeds of a and of b.
+        df: degrees of freedom of a t test; None = `p` is of a permutation test.
     """
 
     difference: float
     ci95: tuple[float, float]
     p: float
     test: str
+    seeds: tuple[int, int]
+    df: float | None = None
+
+    def speaks_of(self, a: str, b: str) -> str:
+        """What `p` and `ci95` are valid for: the two models, or the recipes that the seeds are a sample of.
+
+        Args:
+            a: name of the first system.
+            b: name of the second one.
+        """
+        if self.seeds == (1, 1):
+            return "these two models, not the recipes that made them (one training seed)"
+        if 1 in self.seeds:
+            many, one = (a, b) if self.seeds[1] == 1 else (b, a)
+            return f"the recipe of {many} ({max(self.seeds)} training seeds) and the one model {one}"
+        ways = " and ".join(str(seeds) for seeds in dict.fromkeys(self.seeds))
+        return f"the two recipes ({ways} training seeds)"
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """A system's rate over its training seeds.
+
+    Attributes:
+        rate: mean of the pooled rates of the seeds.
+        deviation: sample standard deviation of the rates over the seeds.
+        ci95: of the recipe's rate, over seeds and utterances.
+    """
+
+    rate: float
+    deviation: float
+    ci95: tuple[float, float]
 
 
 def bootstrap_interval(
@@ -41,21 +78,46 @@ def bootstrap_interval(
     strata: Sequence[Hashable] | None = None,
     samples: int = 10_000,
     seed: int = 0,
-) -> tuple[float, float]:
-    """95% percentile interval of the pooled rate, `sum(errors) / sum(reference_tokens)`.
+) -> tuple[float, float] | None:
+    """95% percentile interval of one model's pooled rate, `sum(errors) / sum(reference_tokens)`.
+
+    A sample that drew empty references only has no rate and is left out; None where there is no reference token.
 
     Args:
-        errors: `[U]`, or `[seeds, U]`: the same utterances under several training seeds, drawn together.
+        errors: `[U]`.
         reference_tokens: `[U]`.
         groups: `[U]`, what is drawn as a whole, such as speakers; None = each utterance by itself.
-        strata: `[U]`, parts that keep their size in every sample, such as test sets; None = one part.
+        strata: `[U]`, parts that keep their size in every sample, such as test sets; None = one part. Groups cut
+            across strata: where they are given, strata are not kept.
         samples: bootstrap samples.
         seed: of the draws.
     """
-    mean_errors = np.atleast_2d(np.asarray(errors, float)).mean(0)
-    sums = _group_sums([mean_errors, np.asarray(reference_tokens, float)], groups, strata)
-    rates = [drawn[:, 0] / np.maximum(drawn[:, 1], 1e-12) for drawn in _resample(sums, samples, seed)]
-    return _interval(np.concatenate(rates))
+    counts = np.stack([np.asarray(errors, float), np.asarray(reference_tokens, float)])
+    if not counts[1].any():
+        return None
+    return _percentile_interval(sums_by_group(counts, groups, strata), samples, seed)
+
+
+def mean_over_seeds(
+    errors: ArrayLike,
+    reference_tokens: ArrayLike,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
+) -> SeedMean:
+    """A system's mean rate over its training seeds, with a t interval over seeds and utterances.
+
+    Args:
+        errors: `[seeds, U]`, two seeds or more.
+        reference_tokens: `[U]`, not all 0.
+        groups: as for `bootstrap_interval`.
+        strata: as for `bootstrap_interval`.
+    """
+    by_seed, tokens = np.asarray(errors, float), np.asarray(reference_tokens, float)
+    estimate = estimate_over_seeds([by_seed], tokens, groups, strata)
+    low, high = estimate.interval(CONFIDENCE)
+    deviation = float((by_seed.sum(1) / tokens.sum()).std(ddof=1))
+    return SeedMean(estimate.value, deviation, (max(low, 0.0), high))
 
 
 def paired_comparison(
@@ -70,52 +132,58 @@ def paired_comparison(
 ) -> Comparison:
     """Compare two systems on the same utterances.
 
-    `p` is of the paired permutation test: under the null hypothesis the two outputs of an utterance (or of a speaker)
-    could as well be exchanged, so the signs of the differences are drawn at random; `(k + 1) / (samples + 1)`.
+    Two single models: `p` is of the paired permutation test. Under the null hypothesis the two outputs of an utterance
+    (or of a speaker) could as well be exchanged, so the signs of the differences are drawn at random;
+    `(k + 1) / (samples + 1)`. Several seeds of one system or both: the t test of `over_seeds.py`.
 
     Args:
-        errors_a: `[U]` or `[seeds, U]`; seeds are averaged per utterance first, so that the same utterance decoded by
-            several seeds is not taken for several independent ones.
-        errors_b: the same for the other system; may have another number of seeds.
-        reference_tokens: `[U]`.
+        errors_a: `[U]`, or `[seeds, U]` of several training seeds.
+        errors_b: the same for the other system. Equal numbers of seeds are paired: a row of both is one seed.
+        reference_tokens: `[U]`, not all 0.
         groups: as for `bootstrap_interval`.
         strata: as for `bootstrap_interval`.
         samples: permutations, and bootstrap samples.
         seed: of the draws.
     """
-    difference = np.atleast_2d(np.asarray(errors_a, float)).mean(0) - np.atleast_2d(np.asarray(errors_b, float)).mean(0)
+    a, b = np.atleast_2d(np.asarray(errors_a, float)), np.atleast_2d(np.asarray(errors_b, float))
     tokens = np.asarray(reference_tokens, float)
-    sums = _group_sums([difference, tokens], groups, strata)
-    ci95 = _interval(np.concatenate([d[:, 0] / np.maximum(d[:, 1], 1e-12) for d in _resample(sums, samples, seed)]))
-    differences = np.concatenate([part[:, 0] for part in sums])
+    seeds = len(a), len(b)
+    over = "utterances" if groups is None else "speakers"
+    if seeds == (1, 1):
+        sums = sums_by_group(np.stack([(a - b)[0], tokens]), groups, strata)
+        return Comparison(
+            difference=float((a - b).sum() / tokens.sum()),
+            ci95=_percentile_interval(sums, samples, seed),
+            p=_permutation_p(np.concatenate([part[:, 0] for part in sums]), samples, seed),
+            test=f"paired permutation test over {over}, {samples} permutations; bootstrap interval",
+            seeds=seeds,
+        )
+    is_paired = len(a) == len(b) or 1 in seeds
+    estimate = estimate_over_seeds([a - b] if is_paired else [a, -b], tokens, groups, strata)
+    return _of_recipes(estimate, f"t test and t interval over training seeds and {over}", seeds)
+
+
+def _of_recipes(estimate: Estimate, test: str, seeds: tuple[int, int]) -> Comparison:
+    return Comparison(estimate.value, estimate.interval(CONFIDENCE), estimate.p, test, seeds, estimate.df)
+
+
+def _permutation_p(differences: NDArray[Any], samples: int, seed: int) -> float:
     observed = abs(differences.sum())
     generator = np.random.default_rng(seed)
     extreme = 0
     for count in _chunks(samples):
         signs = generator.integers(0, 2, (count, len(differences))) * 2 - 1
         extreme += int((np.abs(signs @ differences) >= observed - 1e-9).sum())
-    over = "utterances" if groups is None else "speakers"
-    return Comparison(
-        difference=float(difference.sum() / max(tokens.sum(), 1e-12)),
-        ci95=ci95,
-        p=(extreme + 1) / (samples + 1),
-        test=f"paired permutation test over {over}, {samples} permutations; bootstrap interval",
-    )
+    return (extreme + 1) / (samples + 1)
 
 
-def _group_sums(
-    values: list[NDArray[Any]], groups: Sequence[Hashable] | None, strata: Sequence[Hashable] | None
-) -> list[NDArray[Any]]:
-    """For each stratum the sums of `values` within each group, `[G, len(values)]`."""
-    count = len(values[0])
-    stratum_of = strata if strata is not None else [None] * count
-    group_of = groups if groups is not None else range(count)
-    sums: dict[Hashable, dict[Hashable, NDArray[Any]]] = {}
-    for place in range(count):
-        within = sums.setdefault(stratum_of[place], {})
-        row = within.setdefault(group_of[place], np.zeros(len(values)))
-        row += [value[place] for value in values]
-    return [np.stack(list(within.values())) for within in sums.values()]
+def _percentile_interval(sums: list[NDArray[Any]], samples: int, seed: int) -> tuple[float, float]:
+    """Of the ratio of the first column to the second; `sums` is `[G, 2]` for each stratum."""
+    drawn = np.concatenate(_resample(sums, samples, seed))
+    drawn = drawn[drawn[:, 1] > 0]  # what drew no reference token has no rate
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _resample(sums: list[NDArray[Any]], samples: int, seed: int) -> list[NDArray[Any]]:
@@ -132,9 +200,3 @@ def _resample(sums: list[NDArray[Any]], samples: int, seed: int) -> list[NDArray
 
 def _chunks(samples: int) -> list[int]:
     return [CHUNK] * (samples // CHUNK) + ([samples % CHUNK] if samples % CHUNK else [])
-
-
-def _interval(values: NDArray[Any]) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)

@@ -3,26 +3,22 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from arkasr import processes
 from arkasr.data.manifest import Utterance, read_rows, write_manifest
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
-from arkasr.evaluate.scoring import Prediction, Score, comparison_row, metric_name, results_row, score
-from arkasr.evaluate.significance import bootstrap_interval, paired_comparison
+from arkasr.evaluate.scoring import OF_ONE_MODEL, Prediction, Score, metric_name, number_of_speakers, results_row, score
+from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
+from arkasr.recipe.counted import POOLED, comparison_rows, seed_means
 from arkasr.recipe.development import profile_name
 from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings
 from arkasr.recipe.workshop import Workshop
-
-POOLED = "pooled"
 
 
 def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Progress) -> None:
@@ -95,7 +91,7 @@ def prediction_row(utterance: Utterance, recognized: Recognition, profile: Profi
 
 
 def collect_results(workshop: Workshop) -> dict[str, Any]:
-    """`results.json`: every variant, seed and set; the recipe's comparisons; the support before each OPD stage."""
+    """`results.json`: every variant, seed and set; means over seeds; comparisons; the support before each OPD stage."""
     recipe = workshop.recipe
     scores = {
         (variant, seed, name): _score(workshop, variant, seed, name)
@@ -109,7 +105,8 @@ def collect_results(workshop: Workshop) -> dict[str, Any]:
         "seeds": recipe.seeds,
         "rows": [results_row(variant, seed, name, result) for (variant, seed, name), result in scores.items()],
         "pooled": _pooled_rows(workshop, scores),
-        "comparisons": _comparisons(workshop, scores),
+        "over_seeds": seed_means(recipe.evaluation, scores),
+        "comparisons": comparison_rows(recipe.evaluation, scores),
         "support": _support_rows(workshop),
     }
 
@@ -135,69 +132,22 @@ def _pooled_rows(workshop: Workshop, scores: dict[tuple[str, int, str], Score]) 
         tokens = sum(part.reference_tokens for part in parts.values())
         errors = sum(part.errors for part in parts.values())
         row: dict[str, Any] = {"variant": variant, "seed": seed, "set": POOLED, "errors": errors}
-        row |= {"reference_tokens": tokens, "rate": errors / tokens if tokens else None, "ci95": None}
-        if tokens:
-            interval = bootstrap_interval(
-                [count.errors for count in counts],
-                [count.reference_tokens for count in counts],
-                groups=[item.speaker for _, item in scored] if settings.resample == "speaker" else None,
-                strata=[name for name, _ in scored],
-                samples=settings.samples,
-            )
-            row["ci95"] = list(interval)
+        row |= {"reference_tokens": tokens, "rate": errors / tokens if tokens else None}
+        interval = bootstrap_interval(
+            [count.errors for count in counts],
+            [count.reference_tokens for count in counts],
+            groups=[item.speaker for _, item in scored] if settings.resample == "speaker" else None,
+            strata=[name for name, _ in scored],
+            samples=settings.samples,
+        )
+        row |= {"ci95": list(interval) if interval else None, "ci95_of": OF_ONE_MODEL.format(settings.resample)}
         row["metric"] = " + ".join(sorted({metric_name(part.unit) for part in parts.values()}, reverse=True))
         row["utterances"] = len(scored)
+        row["speakers"] = number_of_speakers([item for _, item in scored])
         row["failed"] = sum(part.failed for part in parts.values())
         row["normalizer"] = ", ".join(dict.fromkeys(part.normalizer for part in parts.values()))
         rows.append(row)
     return rows
-
-
-@dataclass(frozen=True)
-class _Utterance:
-    set_name: str
-    id: str
-    speaker: str | None
-
-
-def _comparisons(workshop: Workshop, scores: dict[tuple[str, int, str], Score]) -> list[dict[str, Any]]:
-    settings = workshop.recipe.evaluation
-    rows = []
-    for a, b in settings.comparisons:
-        for name in [POOLED, *settings.sets]:
-            sets = settings.sets if name == POOLED else [name]
-            errors_a, tokens = _errors(scores, a, sets)
-            errors_b, _ = _errors(scores, b, sets)
-            shared = [key for key in errors_a if key in errors_b]
-            if not shared:
-                continue
-            comparison = paired_comparison(
-                np.array([errors_a[key] for key in shared]).T,
-                np.array([errors_b[key] for key in shared]).T,
-                [tokens[key] for key in shared],
-                groups=[key.speaker for key in shared] if settings.resample == "speaker" else None,
-                strata=[key.set_name for key in shared],
-                samples=settings.samples,
-            )
-            rows.append(comparison_row(a, b, name, comparison))
-    return rows
-
-
-def _errors(
-    scores: dict[tuple[str, int, str], Score], variant: str, sets: Sequence[str]
-) -> tuple[dict[_Utterance, list[int]], dict[_Utterance, int]]:
-    """Errors of every utterance under each seed of a variant, and its reference tokens; failed utterances are out."""
-    seeds = sorted({seed for name, seed, _ in scores if name == variant})
-    errors: dict[_Utterance, list[int]] = {}
-    tokens: dict[_Utterance, int] = {}
-    for name in sets:
-        for seed in seeds:
-            result = scores[variant, seed, name]
-            for item, count in zip(result.scored, result.counts, strict=True):
-                key = _Utterance(name, item.id, item.speaker)
-                errors.setdefault(key, []).append(count.errors)
-                tokens[key] = count.reference_tokens
-    return {key: values for key, values in errors.items() if len(values) == len(seeds)}, tokens
 
 
 def _support_rows(workshop: Workshop) -> list[dict[str, Any]]:

@@ -252,7 +252,7 @@ class EvaluationSettings(Settings):
         batch_seconds: audio seconds decoded at once.
         comparisons: pairs of variants that are tested against each other, pooled over all sets and set by set.
         samples: bootstrap and permutation samples.
-        resample: what is drawn: `utterance` or `speaker`.
+        resample: what intervals and tests draw: `utterance`, within each set, or `speaker`, across all sets.
     """
 
     sets: list[str] = Field(default_factory=list)

@@ -10,11 +10,12 @@ from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import read_manifest, read_rows, write_manifest
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import Profile, get_profile, unit_for
-from arkasr.evaluate.scoring import Prediction, Score, metric_name, score
+from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
 from arkasr.evaluate.significance import paired_comparison
 from arkasr.model.recognize import RecognitionSettings, recognize
 from arkasr.recipe.evaluation import prediction_row
 from arkasr.recipe.progress import Progress
+from arkasr.report.wording import count
 from arkasr.teacher.load import load_recognizer
 
 
@@ -50,11 +51,14 @@ def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]
     """Test the first system against each of the others on the utterances that both have transcribed, by language.
 
     Raises:
-        InputError: fewer than two files, a file is not an output of `evaluate`, or nothing is shared.
+        InputError: fewer than two files, a file is not an output of `evaluate`, nothing is shared, or an utterance has
+            another reference or language in another file.
     """
     if len(paths) < 2:
         raise InputError("compare: give two or more files written by `arkasr evaluate -o`")
     systems = {path: _read_rows(path) for path in paths}
+    for path in paths[1:]:
+        _refuse_other_references(paths[0], systems[paths[0]], path, systems[path])
     profile = get_profile(normalizer)
     scores = {path: _scores(rows, profile) for path, rows in systems.items()}
     for path, by_language in scores.items():
@@ -75,16 +79,41 @@ def _comparison(a: Path, b: Path, language: str, score_a: Score, score_b: Score)
     shared = [name for name in counts_a if name in counts_b]
     if not shared:
         return None
+    tokens = [counts_a[name].reference_tokens for name in shared]
+    if not any(tokens):
+        return f"{a} - {b}: {language}: no reference tokens in {len(shared)} shared utterances, so no rates to compare"
     comparison = paired_comparison(
-        [counts_a[name].errors for name in shared],
-        [counts_b[name].errors for name in shared],
-        [counts_a[name].reference_tokens for name in shared],
+        [counts_a[name].errors for name in shared], [counts_b[name].errors for name in shared], tokens
     )
     low, high = comparison.ci95
     return (
         f"{a} - {b}: {language}: {comparison.difference:+.2%} (95% {low:+.2%} to {high:+.2%}), "
-        f"p = {comparison.p:.4f}, {len(shared)} utterances; {comparison.test}"
+        f"p = {comparison.p:.4f}, speaks of {comparison.speaks_of(str(a), str(b))}; "
+        f"{_size([item for item in score_a.scored if item.id in counts_b])}; {comparison.test}"
     )
+
+
+def _size(predictions: Sequence[Prediction]) -> str:
+    """How many utterances, and of how many speakers, where all are named."""
+    speakers = number_of_speakers(predictions)
+    named = "" if speakers is None else f", {count(speakers, 'speaker')}"
+    return count(len(predictions), "utterance") + named
+
+
+def _refuse_other_references(
+    a: Path, rows_a: Mapping[str, dict[str, Any]], b: Path, rows_b: Mapping[str, dict[str, Any]]
+) -> None:
+    for name, row in rows_a.items():
+        for key in ("text", "language") if name in rows_b else ():
+            if _said(row, key) != _said(rows_b[name], key):
+                raise InputError(
+                    f"{b}: id {name!r} has another `{key}` than in {a}; compare outputs of the same manifest"
+                )
+
+
+def _said(row: Mapping[str, Any], key: str) -> str | None:
+    value = row.get(key)
+    return canonical_language(value) if key == "language" and value else value
 
 
 def describe(result: Score) -> str:
@@ -93,7 +122,7 @@ def describe(result: Score) -> str:
     interval = f" (95% {result.ci95[0]:.2%} to {result.ci95[1]:.2%})" if result.ci95 else ""
     return (
         f"{metric_name(result.unit)} {rate}{interval}, {result.errors} errors / {result.reference_tokens} tokens, "
-        f"{len(result.scored)} utterances, {result.failed} failed, {result.unscored} without reference, "
+        f"{_size(result.scored)}, {result.failed} failed, {result.unscored} without reference, "
         f"normalizer {result.normalizer}"
     )
 
@@ -117,8 +146,15 @@ def _scores(rows: Mapping[str, dict[str, Any]], profile: Profile) -> dict[str, S
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give files written by `arkasr evaluate -o`")
+    rows: dict[str, dict[str, Any]] = {}
+    lines: dict[str, int] = {}
     try:
-        rows = {row["id"]: row for row in read_rows(path)}
+        for number, row in enumerate(read_rows(path), start=1):
+            if row["id"] in rows:
+                raise InputError(
+                    f"{path}:{number}: id {row['id']!r} stands in line {lines[row['id']]} too; make it unique"
+                )
+            rows[row["id"]], lines[row["id"]] = row, number
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: a line has no `id`; give files written by `arkasr evaluate -o`") from error
     if not rows:

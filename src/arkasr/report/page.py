@@ -15,7 +15,7 @@ from arkasr.report import wording
 from arkasr.report.charts import diagnostic_charts, learning_charts
 from arkasr.report.run_folder import Run, read_run
 from arkasr.report.summary import overall_set, summarise, verdict
-from arkasr.report.tables import rate_table, support_table
+from arkasr.report.tables import intervals_in_words, rate_table, support_table
 from arkasr.report.utterances import Limits, load_shown_set
 
 DEFAULT_LIMITS = Limits()
@@ -37,7 +37,7 @@ def write_report(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Path:
 
 def render_page(run: Run, limits: Limits = DEFAULT_LIMITS) -> str:
     """The page as text."""
-    overall = overall_set(run)
+    overall, rates = overall_set(run), rate_table(run)
     learning, diagnostics = learning_charts(run), diagnostic_charts(run)
     return (
         _templates()
@@ -45,7 +45,8 @@ def render_page(run: Run, limits: Limits = DEFAULT_LIMITS) -> str:
         .render(
             run=run,
             summary=summarise(run),
-            rates=rate_table(run),
+            rates=rates,
+            intervals_in_words=intervals_in_words(run, rates),
             support=support_table(run),
             comparisons=[row for row in run.comparisons if row.set == overall],
             comparisons_by_set=[row for row in run.comparisons if row.set != overall],

@@ -27,10 +27,11 @@ class Score:
         errors: substitutions, deletions and insertions.
         reference_tokens: words or characters of the references.
         rate: errors over reference tokens, a share; None where there are no reference tokens.
-        ci95: interval of the rate, shares; None where there is none.
+        ci95: interval of the rate of this one model, shares; None where there is none.
         utterances: how many were scored.
         failed: how many could not be transcribed and are in no count of errors.
         normalizer: profile and version, such as `basic@1`.
+        speakers: how many voices; None where not every utterance names its speaker.
     """
 
     variant: str
@@ -44,6 +45,26 @@ class Score:
     utterances: int
     failed: int
     normalizer: str
+    speakers: int | None = None
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """A variant on a test set over all its training seeds.
+
+    Attributes:
+        variant: name in the recipe.
+        set: test set, or `pooled`.
+        rate: mean over seeds, a share.
+        deviation: sample standard deviation over seeds.
+        ci95: interval of the recipe's rate, over seeds and what was drawn.
+    """
+
+    variant: str
+    set: str
+    rate: float
+    deviation: float
+    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -58,6 +79,7 @@ class Comparison:
         ci95: interval of the difference.
         p: two-sided probability of such a difference if a and b were equally good.
         test: name of the test.
+        speaks_of: what `p` and `ci95` are valid for: the two models or the recipes that made them.
     """
 
     a: str
@@ -67,6 +89,7 @@ class Comparison:
     ci95: tuple[float, float]
     p: float
     test: str
+    speaks_of: str
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,7 @@ class Results:
     """All rows, in the order of the file."""
 
     scores: list[Score]
+    over_seeds: list[SeedMean]
     comparisons: list[Comparison]
     support: list[Support]
 
@@ -104,6 +128,7 @@ def read_results(path: Path) -> Results:
     try:
         return Results(
             scores=[_score(row) for row in [*document["rows"], *document.get("pooled", [])]],
+            over_seeds=[_seed_mean(row) for row in document.get("over_seeds", [])],
             comparisons=[_comparison(row) for row in document.get("comparisons", [])],
             support=[_support(row) for row in document.get("support", [])],
         )
@@ -143,14 +168,21 @@ def _score(row: Mapping[str, Any]) -> Score:
         utterances=row["utterances"],
         failed=row.get("failed", 0),
         normalizer=row["normalizer"],
+        speakers=row.get("speakers"),
     )
+
+
+def _seed_mean(row: Mapping[str, Any]) -> SeedMean:
+    low, high = row["ci95"]
+    return SeedMean(row["variant"], row["set"], float(row["rate"]), float(row["deviation"]), (float(low), float(high)))
 
 
 def _comparison(row: Mapping[str, Any]) -> Comparison:
     ci95 = _pair(row["ci95"])
     if ci95 is None:
         raise ValueError("ci95 of a comparison is null")
-    return Comparison(row["a"], row["b"], row["set"], float(row["difference"]), ci95, float(row["p"]), row["test"])
+    difference, p = float(row["difference"]), float(row["p"])
+    return Comparison(row["a"], row["b"], row["set"], difference, ci95, p, row["test"], row["speaks_of"])
 
 
 def _support(row: Mapping[str, Any]) -> Support:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from arkasr.errors import InputError
-from arkasr.report.results import POOLED, REMEDY, Comparison, Score, Support, read_json, read_results
+from arkasr.report.results import POOLED, REMEDY, Comparison, Score, SeedMean, Support, read_json, read_results
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Run:
         recipe_text: `recipe.yaml` as it is.
         recipe: `recipe.yaml`, parsed.
         environment: `environment.json`; empty where there is none.
-        scores: rows of the results.
+        scores: rows of the results, each of one model.
+        over_seeds: means over seeds, of the variants that have several.
         comparisons: in the order of the results.
         support: rows of the support table.
     """
@@ -45,6 +46,7 @@ class Run:
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
     scores: list[Score]
+    over_seeds: list[SeedMean]
     comparisons: list[Comparison]
     support: list[Support]
 
@@ -125,6 +127,7 @@ def read_run(path: Path) -> Run:
         recipe=_parse_recipe(recipe_text, recipe_at),
         environment=read_json(environment_at) if environment_at.is_file() else {},
         scores=results.scores,
+        over_seeds=results.over_seeds,
         comparisons=results.comparisons,
         support=results.support,
     )

@@ -80,11 +80,12 @@ def _sentence(run: Run, final: str, other: str, row: Comparison) -> str:
     rates = f"{_pooled(run, other)} → {_pooled(run, final)}"
     interval = f"95% interval {points_range((low, high))}"
     figures = f"{points(difference)} points, {interval}, p {_equal(probability(row.p))}"
+    scope = f"This speaks of {row.speaks_of}."
     if row.p >= SIGNIFICANT:
-        return f"{final} is not significantly different from {other}: {rates} ({figures})."
+        return f"{final} is not significantly different from {other}: {rates} ({figures}). {scope}"
     if difference < 0:
-        return f"{final} makes fewer errors than {other}: {rates} ({figures})."
-    return f"{final} makes more errors than {other}, the wrong way: {rates} ({figures})."
+        return f"{final} makes fewer errors than {other}: {rates} ({figures}). {scope}"
+    return f"{final} makes more errors than {other}, the wrong way: {rates} ({figures}). {scope}"
 
 
 def overall_set(run: Run) -> str:
@@ -93,6 +94,9 @@ def overall_set(run: Run) -> str:
 
 
 def _pooled(run: Run, variant: str) -> str:
+    for mean in run.over_seeds:
+        if (mean.variant, mean.set) == (variant, overall_set(run)):
+            return f"{percent(mean.rate)}%"
     rates = [score.rate for score in pooled_scores(run, variant) if score.rate is not None]
     return f"{percent(sum(rates) / len(rates))}%" if rates else "no rate"
 

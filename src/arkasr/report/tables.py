@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 from arkasr.report.results import POOLED, Score
 from arkasr.report.run_folder import Run
+from arkasr.report.wording import count
+
+FEW_SPEAKERS = 20  # below that, what an interval over utterances leaves out is worth a sentence
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Rate:
 
     Attributes:
         mean: over seeds, a share; None where there are no reference tokens.
-        ci95: over utterances, where there is one seed only.
+        ci95: of the recipe where there are several seeds, of the one model otherwise; None where there is none.
         deviation: sample standard deviation over seeds, where there are several.
         failed: utterances that could not be transcribed, summed over seeds; they are in no rate.
         best: whether no student has a lower mean on this set.
@@ -33,11 +36,21 @@ class Rate:
 
 @dataclass(frozen=True)
 class Column:
-    """One test set of table 1: the `metric` (`wer`, `cer`, or both when pooled), and its utterances."""
+    """One test set of table 1: the `metric` (`wer`, `cer`, or both when pooled), its utterances and its speakers.
+
+    `speakers` is None where not every utterance names one.
+    """
 
     set: str
     metric: str
     utterances: int
+    speakers: int | None
+
+    @property
+    def size(self) -> str:
+        """`400 utterances, 8 speakers`."""
+        voices = "" if self.speakers is None else f", {count(self.speakers, 'speaker')}"
+        return count(self.utterances, "utterance") + voices
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,11 @@ class RateTable:
     seeds: int
 
     @property
+    def has_few_speakers(self) -> bool:
+        """Whether few speakers said all utterances of a set."""
+        return any(column.speakers is not None and column.speakers < FEW_SPEAKERS for column in self.columns)
+
+    @property
     def decimals(self) -> int:
         """Digits after the point that the largest percentage deserves: three significant ones."""
         means = [cell.mean for line in self.lines for cell in line.cells if cell and cell.mean is not None]
@@ -90,16 +108,29 @@ def rate_table(run: Run) -> RateTable:
     sets = run.test_sets
     lines = []
     for variant in run.variants:
-        cells = [_rate(_of(run.scores, variant, name)) for name in sets]
-        if len(sets) > 1:
-            cells.append(_rate(pooled_scores(run, variant)))
+        cells = [_rate(run, variant, name) for name in [*sets, *([POOLED] if len(sets) > 1 else [])]]
         lines.append(Line(variant, variant in run.teachers, cells))
     columns = [_column(run, name) for name in sets]
     if len(sets) > 1:
         metrics = sorted({column.metric for column in columns}, reverse=True)
-        columns.append(Column(POOLED, " + ".join(metrics), sum(column.utterances for column in columns)))
+        utterances = sum(column.utterances for column in columns)
+        speakers = next((score.speakers for score in run.scores if score.set == POOLED), None)
+        columns.append(Column(POOLED, " + ".join(metrics), utterances, speakers))
     normalizers = list(dict.fromkeys(label for score in run.scores for label in score.normalizer.split(", ")))
     return RateTable(columns, _mark_best(lines), normalizers, len(run.seeds))
+
+
+def intervals_in_words(run: Run, table: RateTable) -> str:
+    """What the spreads and intervals of the table speak of, and what they leave out."""
+    text = f"95% interval over {run.resampled}, of this one model"
+    if table.seeds > 1:
+        text = (
+            f"± standard deviation over seeds, 95% interval of the recipe, over seeds and {run.resampled} "
+            f"(of one seed: of that one model, over {run.resampled})"
+        )
+    if table.has_few_speakers and run.resampled == "utterances":
+        text += f"; it leaves out the luck of the speakers, who are fewer than {FEW_SPEAKERS}"
+    return text
 
 
 def pooled_scores(run: Run, variant: str) -> list[Score]:
@@ -146,7 +177,7 @@ def _of(scores: Sequence[Score], variant: str, name: str) -> list[Score]:
 
 def _column(run: Run, name: str) -> Column:
     score = next(score for score in run.scores if score.set == name)
-    return Column(name, score.metric, score.utterances + score.failed)
+    return Column(name, score.metric, score.utterances + score.failed, score.speakers)
 
 
 def _sum(parts: Sequence[Score]) -> Score:
@@ -167,15 +198,20 @@ def _sum(parts: Sequence[Score]) -> Score:
     )
 
 
-def _rate(scores: Sequence[Score]) -> Rate | None:
+def _rate(run: Run, variant: str, name: str) -> Rate | None:
+    scores = pooled_scores(run, variant) if name == POOLED else _of(run.scores, variant, name)
     if not scores:
         return None
+    failed = sum(score.failed for score in scores)
+    for mean in run.over_seeds:
+        if (mean.variant, mean.set) == (variant, name):
+            return Rate(mean.rate, mean.ci95, mean.deviation, failed)
     rates = [score.rate for score in scores if score.rate is not None]
     return Rate(
         mean=statistics.fmean(rates) if rates else None,
         ci95=scores[0].ci95 if len(scores) == 1 else None,
         deviation=statistics.stdev(rates) if len(rates) > 1 else None,
-        failed=sum(score.failed for score in scores),
+        failed=failed,
     )
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from arkasr.report.run_folder import Run, read_run
 from arkasr.report.summary import overall_set, summarise, verdict
-from arkasr.report.tables import Column, Rate, RateTable, rate_table, support_table
+from arkasr.report.tables import Column, Rate, RateTable, intervals_in_words, rate_table, support_table
 from arkasr.report.wording import count, percent, percent_range, points, points_range, probability
 
 GAP = 2  # blanks between two columns
@@ -86,14 +86,15 @@ def _cell(rate: Rate | None, decimals: int) -> Text:
     text = Text(percent(rate.mean, decimals), style="bold" if rate.best else "")
     if rate.deviation is not None:
         text.append(f"\n±{percent(rate.deviation, decimals)}", style="not bold dim")
-    elif rate.ci95 is not None:
+    if rate.ci95 is not None:
         text.append(f"\n{percent_range(rate.ci95, decimals)}", style="not bold dim")
     return text
 
 
 def _rates_note(run: Run, table: RateTable) -> str:
-    spread = "± standard deviation over seeds, " if table.seeds > 1 else ""
-    note = f"{spread}95% interval over {run.resampled}; bold: best student; normaliser {', '.join(table.normalizers)}"
+    """How to read the table; one line each for the intervals and for the sizes of the sets."""
+    sizes = "; ".join(f"{column.set}: {column.size}" for column in table.columns)
+    note = f"{intervals_in_words(run, table)}; bold: best student; normaliser {', '.join(table.normalizers)}\n{sizes}"
     failed = sum(cell.failed for line in table.lines for cell in line.cells[: len(table.columns)] if cell)
     return f"{note}; {count(failed, 'failed transcription')} not counted" if failed else note
 
@@ -116,10 +117,11 @@ def _comparisons(run: Run) -> Table:
     for header in ("a − b", "95% interval", "p"):
         rendered.add_column(header, justify="right", no_wrap=True)
     rendered.add_column("verdict", overflow="fold")
+    rendered.add_column("speaks of", overflow="fold", ratio=1)
     for row in run.comparisons:
         if row.set == overall_set(run):
             figures = points(row.difference), points_range(row.ci95), probability(row.p)
-            rendered.add_row(row.a, row.b, *figures, verdict(row))
+            rendered.add_row(row.a, row.b, *figures, verdict(row), row.speaks_of)
     return rendered
 
 

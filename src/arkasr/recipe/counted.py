@@ -1,0 +1,115 @@
+"""Errors of a variant as arrays: every utterance under every seed, for intervals and comparisons.
+
+In: scores by variant, seed and test set. Knows nothing of files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from arkasr.evaluate.scoring import Prediction, Score, comparison_row, metric_name, number_of_speakers
+from arkasr.evaluate.significance import Comparison, mean_over_seeds, paired_comparison
+from arkasr.recipe.settings import EvaluationSettings
+
+POOLED = "pooled"
+Scores = Mapping[tuple[str, int, str], Score]  # by variant, seed and test set
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    set_name: str
+    id: str
+    speaker: str | None
+
+
+def seeds_of(scores: Scores, variant: str) -> list[int]:
+    """The seeds under which a variant was scored."""
+    return sorted({seed for name, seed, _ in scores if name == variant})
+
+
+def seed_means(settings: EvaluationSettings, scores: Scores) -> list[dict[str, Any]]:
+    """Every variant of several seeds on each test set and over all of them, on what every seed has transcribed."""
+    rows = []
+    for variant in dict.fromkeys(variant for variant, _, _ in scores):
+        seeds = seeds_of(scores, variant)
+        for name in [*settings.sets, POOLED] if len(seeds) > 1 else []:
+            sets = settings.sets if name == POOLED else [name]
+            errors, tokens = _errors(scores, variant, sets)
+            if any(tokens[key] for key in errors):
+                parts = [scores[variant, seeds[0], part] for part in sets]
+                rows.append({"variant": variant, "set": name} | _seed_mean(settings, parts, errors, tokens))
+    return rows
+
+
+def comparison_rows(settings: EvaluationSettings, scores: Scores) -> list[dict[str, Any]]:
+    """The recipe's comparisons, over all test sets and set by set, on what every seed of both has transcribed."""
+    rows = []
+    for a, b in settings.comparisons:
+        for name in [POOLED, *settings.sets]:
+            comparison = _comparison(settings, scores, a, b, settings.sets if name == POOLED else [name])
+            if comparison is not None:
+                rows.append(comparison_row(a, b, name, comparison))
+    return rows
+
+
+def _seed_mean(
+    settings: EvaluationSettings,
+    parts: Sequence[Score],
+    errors: Mapping[_Utterance, list[int]],
+    tokens: Mapping[_Utterance, int],
+) -> dict[str, Any]:
+    counts = np.array(list(errors.values())).T
+    mean = mean_over_seeds(counts, [tokens[key] for key in errors], **_drawn(settings, list(errors)))
+    return {
+        "metric": " + ".join(sorted({metric_name(part.unit) for part in parts}, reverse=True)),
+        "seeds": len(counts),
+        "rate": mean.rate,
+        "deviation": mean.deviation,
+        "ci95": list(mean.ci95),
+        "ci95_of": f"the recipe, over {len(counts)} training seeds and {settings.resample}s",
+        "utterances": len(errors),
+        "speakers": number_of_speakers([Prediction(key.id, None, None, key.speaker) for key in errors]),
+        "normalizer": ", ".join(dict.fromkeys(part.normalizer for part in parts)),
+    }
+
+
+def _comparison(settings: EvaluationSettings, scores: Scores, a: str, b: str, sets: Sequence[str]) -> Comparison | None:
+    """None where nothing was transcribed by both that has a reference token."""
+    errors_a, tokens = _errors(scores, a, sets)
+    errors_b, _ = _errors(scores, b, sets)
+    shared = [key for key in errors_a if key in errors_b]
+    if not any(tokens[key] for key in shared):
+        return None
+    return paired_comparison(
+        np.array([errors_a[key] for key in shared]).T,
+        np.array([errors_b[key] for key in shared]).T,
+        [tokens[key] for key in shared],
+        samples=settings.samples,
+        **_drawn(settings, shared),
+    )
+
+
+def _drawn(settings: EvaluationSettings, keys: Sequence[_Utterance]) -> dict[str, Any]:
+    """What is drawn as a whole: speakers over all sets, or utterances, of which each set keeps its number."""
+    if settings.resample == "speaker":
+        return {"groups": [key.speaker for key in keys]}
+    return {"strata": [key.set_name for key in keys]}
+
+
+def _errors(
+    scores: Scores, variant: str, sets: Sequence[str]
+) -> tuple[dict[_Utterance, list[int]], dict[_Utterance, int]]:
+    """Errors of every utterance under each seed of a variant, and its reference tokens; failed utterances are out."""
+    seeds = seeds_of(scores, variant)
+    errors: dict[_Utterance, list[int]] = {}
+    tokens: dict[_Utterance, int] = {}
+    for name in sets:
+        for seed in seeds:
+            result = scores[variant, seed, name]
+            for item, count in zip(result.scored, result.counts, strict=True):
+                key = _Utterance(name, item.id, item.speaker)
+                errors.setdefault(key, []).append(count.errors)
+                tokens[key] = count.reference_tokens
+    return {key: values for key, values in errors.items() if len(values) == len(seeds)}, tokens

@@ -1,0 +1,85 @@
+"""Rows of `results.json` over several seeds, from scores of real transcripts."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from arkasr.evaluate.normalize import get_profile
+from arkasr.evaluate.scoring import Prediction, Score, results_row, score
+from arkasr.recipe.counted import comparison_rows, seed_means
+from arkasr.recipe.settings import EvaluationSettings
+
+WORDS = ["one", "two", "three", "four", "five", "six"]
+Scores = dict[tuple[str, int, str], Score]
+
+
+def scored(variant: str, seed: int, name: str, wrong: float, failed: Sequence[int] = ()) -> Score:
+    """Thirty utterances, said by the same five speakers in every set."""
+    chance = random.Random(f"{variant} {seed} {name}")
+    predictions = []
+    for place in range(30):
+        written = " ".join("oh" if chance.random() < wrong else word for word in WORDS)
+        hypothesis = None if place in failed else written
+        predictions.append(Prediction(str(place), " ".join(WORDS), hypothesis, f"s{place % 5}"))
+    return score(predictions, profile=get_profile("basic"), unit="word", samples=200)
+
+
+@pytest.fixture
+def scores() -> Scores:
+    found = {
+        (variant, seed, name): scored(variant, seed, name, wrong, failed=[3] if seed == 2 else [])
+        for variant, wrong in (("base", 0.3), ("opd", 0.2))
+        for seed in (0, 1, 2)
+        for name in ("first", "second")
+    }
+    return found | {("teacher", 0, name): scored("teacher", 0, name, 0.1) for name in ("first", "second")}
+
+
+def settings(**more: Any) -> EvaluationSettings:
+    pairs = [("opd", "base"), ("opd", "teacher")]
+    return EvaluationSettings(sets=["first", "second"], comparisons=pairs, samples=200, **more)
+
+
+def test_variants_of_several_seeds_have_a_row_a_set_and_one_over_all(scores: Scores) -> None:
+    rows = seed_means(settings(), scores)
+    assert [(row["variant"], row["set"]) for row in rows] == [
+        (variant, name) for variant in ("base", "opd") for name in ("first", "second", "pooled")
+    ]
+    pooled = rows[2]
+    assert (pooled["utterances"], pooled["speakers"], pooled["seeds"]) == (58, 5, 3)
+    assert pooled["ci95"][0] < pooled["rate"] < pooled["ci95"][1]
+    assert pooled["ci95_of"] == "the recipe, over 3 training seeds and utterances"
+    assert pooled["deviation"] > 0
+
+
+def test_a_set_of_empty_references_has_no_row_and_no_comparison() -> None:
+    silent = score([Prediction("x", "", "oh")], profile=get_profile("basic"), unit="word", samples=200)
+    scores = {(variant, seed, "silent"): silent for variant in ("opd", "base") for seed in (0, 1)}
+    asked = EvaluationSettings(sets=["silent"], comparisons=[("opd", "base")], samples=200)
+    assert silent.ci95 is None
+    assert seed_means(asked, scores) == comparison_rows(asked, scores) == []
+
+
+def test_comparisons_count_seeds_and_say_so_by_name(scores: Scores) -> None:
+    rows = comparison_rows(settings(), scores)
+    assert [row["set"] for row in rows] == ["pooled", "first", "second"] * 2
+    assert rows[0]["speaks_of"] == "the two recipes (3 training seeds)"
+    assert rows[0]["test"] == "t test and t interval over training seeds and utterances"
+    assert rows[0]["degrees_of_freedom"] >= 2
+    assert rows[3]["speaks_of"] == "the recipe of opd (3 training seeds) and the one model teacher"
+
+
+def test_speakers_are_drawn_across_the_sets(scores: Scores) -> None:
+    """Five speakers in two sets are five: their signs can be drawn in 32 ways, so no p is below 2/32."""
+    one_seed = {key: result for key, result in scores.items() if key[1] == 0}
+    rows = comparison_rows(settings(resample="speaker"), one_seed)
+    assert rows[0]["test"].startswith("paired permutation test over speakers")
+    assert rows[0]["p"] > 0.03
+    assert rows[0]["speaks_of"] == "these two models, not the recipes that made them (one training seed)"
+
+
+def test_a_models_row_says_that_its_interval_is_of_one_model(scores: Scores) -> None:
+    row = results_row("base", 0, "first", scores["base", 0, "first"])
+    assert (row["ci95_of"], row["utterances"], row["speakers"]) == ("this one model, over utterances", 30, 5)
