@@ -235,7 +235,7 @@ def _most_utterances(setting: Setting, name: str, settings: OptimizationSettings
         )
         try:
             for step in (1, 2):  # the optimizer's moments are there from the second on
-                optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, step, 0)
+                optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, step, 0, 1.0)
             return True
         except torch.OutOfMemoryError:
             stage.zero_grad()

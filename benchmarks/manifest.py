@@ -105,7 +105,7 @@ def hear(path: Path, way: str, workers: int) -> dict[str, float]:
     started = time.perf_counter()
     workshop.set("D")
     found["open"] = time.perf_counter() - started
-    stream = build_stream(workshop, SupervisedStage(student, None), recipe.stages["sft"], 0, rank=0, among=1)
+    stream = build_stream(workshop, SupervisedStage(student, None), "sft", 0, rank=0, among=1)
     assert stream.fingerprint  # as `train` has it compared between the processes
     stream.position = position
     batches = iter(stream)

@@ -258,7 +258,7 @@ def stepped(point: Point, kind: str) -> int:
     before = resident_bytes("VmRSS")
     start_watching_memory("cpu")
     for step in (1, 2):
-        optimizer_step(accelerator, stage, module, optimizers, itertools.repeat(examples), settings, step, 0)
+        optimizer_step(accelerator, stage, module, optimizers, itertools.repeat(examples), settings, step, 0, 1.0)
     return peak_bytes("cpu") - before
 
 

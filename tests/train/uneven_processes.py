@@ -76,7 +76,7 @@ def step(sharding, *, longest=12, silent=False):
     texts = [None] if silent and processes.is_first() else ["the red book", "two green", "mary met john"]
     examples = hear_noise(student, teacher, texts=texts)
     with Gathers() as gathers:
-        outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0)
+        outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
     seen = {"gathers": gathers.count, **outcome.metrics.values()}
     return [json.loads(text) for text in processes.exchange(json.dumps(seen))]
 
@@ -94,7 +94,7 @@ def whole_at_once(kind):
     module, optimizers = spread(accelerator, stage, settings)
     with Whole(stage) as whole:
         examples = hear_noise(*stage.recognizers)
-        optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0)
+        optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
     return [json.loads(text) for text in processes.exchange(json.dumps(whole.most))]
 
 
@@ -105,7 +105,7 @@ def copied(sharding):
     stage = SupervisedStage(student, None)
     accelerator = accelerator_for(stage, settings)
     module, optimizers = spread(accelerator, stage, settings)
-    optimizer_step(accelerator, stage, module, optimizers, iter([hear_noise(student)]), settings, 1, 0)
+    optimizer_step(accelerator, stage, module, optimizers, iter([hear_noise(student)]), settings, 1, 0, 1.0)
     tensors = copies_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
     lying_here = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
     held = {name: value.nbytes for name, value in lying_here.items()}

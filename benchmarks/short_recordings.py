@@ -1,0 +1,57 @@
+"""Short recordings that are taken for silence, and noise that is taken for speech.
+
+    python -m benchmarks.short_recordings MANIFEST ...
+
+Every utterance of the manifests holds speech. Prints how many of them voice activity finds none in, names them, and
+says what it finds in a minute of silence, of noise of each colour, of hum, tone and clicks.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from arkasr.data.audio import SAMPLE_RATE, decode
+from arkasr.data.corpora.degrade import coloured_noise
+from arkasr.data.manifest import Utterance, read_manifest
+from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
+
+MINUTE = 60 * SAMPLE_RATE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifests", nargs="+", type=Path)
+    total, silent = 0, list[Utterance]()
+    for manifest in parser.parse_args().manifests:
+        utterances = read_manifest(manifest)
+        found = [item for item in utterances if not spans_of(decode(item.audio, item.begin_time, item.end_time))]
+        print(f"{manifest}: {len(found)} of {len(utterances)} taken for silence", flush=True)
+        total, silent = total + len(utterances), silent + found
+    print(f"together: {len(silent)} of {total}: {', '.join(item.id for item in silent) or 'none'}")
+    for name, noise in noises():
+        seconds = sum(span.samples for span in spans_of(noise)) / SAMPLE_RATE
+        print(f"a minute of {name}: {seconds:.1f} s taken for speech")
+
+
+def spans_of(waveform: np.ndarray) -> list[Span]:
+    probabilities = speech_probabilities(lambda begin, end: waveform[begin:end], len(waveform))
+    return speech_spans(probabilities, len(waveform))
+
+
+def noises() -> Iterator[tuple[str, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    seconds = np.arange(MINUTE) / SAMPLE_RATE
+    yield "silence", np.zeros(MINUTE, dtype=np.float32)
+    for colour, slope in {"white": 0.0, "pink": 1.0, "brown": 2.0}.items():
+        yield f"{colour} noise", 0.1 * coloured_noise(MINUTE, generator, slope)
+    yield "hum", sum(0.1 / n * np.sin(2 * np.pi * 50 * n * seconds) for n in (1, 2, 3)).astype(np.float32)
+    yield "a tone", (0.1 * np.sin(2 * np.pi * 440 * seconds)).astype(np.float32)
+    clicks = np.zeros(MINUTE, dtype=np.float32)
+    clicks[generator.integers(0, MINUTE, 200)] = 0.8
+    yield "clicks", clicks
+
+
+if __name__ == "__main__":
+    main()
