@@ -85,12 +85,14 @@ def optimizer_step(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["highest_lr"] * factor
-            # A gradient scaler looks for itself, and must see the step to lower its scale.
-            if finite or accelerator.scaler is not None:
+            if finite:
                 optimizer.step()
             optimizer.zero_grad()
         if finite:
             stage.updated()
+        elif accelerator.scaler is not None:
+            # Clipping has shown it the gradients. Left to step by itself, it would look at these and not at the loss.
+            accelerator.scaler.update()
     metrics.mean("train/gradient_norm", norm, 1)
     metrics.mean("train/learning_rate", settings.learning_rate * factor, 1)
     metrics.mean("train/skipped", not finite, 1)
