@@ -10,6 +10,7 @@ import numpy as np
 
 from arkasr import processes
 from arkasr.data.manifest import Utterance, read_rows, write_manifest
+from arkasr.data.own_fields import SCORED_TRANSCRIPT, without
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
@@ -84,7 +85,7 @@ def scoring_of(workshop: Workshop, set_name: str) -> tuple[Profile, Unit]:
 
 def prediction_row(utterance: Utterance, recognized: Recognition, profile: Profile, unit: Unit) -> dict[str, Any]:
     """The manifest line with what was written for it, or why nothing was."""
-    row = dict(utterance.fields) | {"id": utterance.id, "audio_path": str(utterance.audio)}
+    row = without(utterance.fields, SCORED_TRANSCRIPT) | {"id": utterance.id, "audio_path": str(utterance.audio)}
     if recognized.text is None:
         return row | {"error": recognized.error}
     row |= {"pred_text": recognized.text, "pred_text_raw": recognized.raw}
