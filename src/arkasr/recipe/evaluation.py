@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,10 @@ from arkasr.recipe.workshop import Workshop
 POOLED = "pooled"
 
 
-def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Progress) -> None:
-    """Transcribe every test set with a variant, sets that are done excepted."""
+def evaluate_variant(
+    workshop: Workshop, variant: str, seed: int, progress: Progress, on_begin: Callable[[], None]
+) -> None:
+    """Transcribe every test set with a variant, sets that are done excepted; `on_begin` is called if any is left."""
     recipe, folder = workshop.recipe, workshop.folder
     names = processes.decided(
         lambda: [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
@@ -37,6 +39,7 @@ def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Prog
             shutil.rmtree(folder.prediction_parts(variant, seed, name), ignore_errors=True)
     if not names:
         return
+    on_begin()
     settings = RecognitionSettings(recipe.evaluation.batch_seconds, recipe.evaluation.max_new_tokens)
     sets = {name: Parts(folder.prediction_parts(variant, seed, name), workshop.set(name)) for name in names}
     missing = {name: parts.missing() for name, parts in sets.items()}
