@@ -26,11 +26,7 @@ MAX_FRAMES = 2**40
 
 
 def decode(
-    path: str | Path,
-    begin_time: float | None = None,
-    end_time: float | None = None,
-    *,
-    longest: float | None = None,
+    path: str | Path, begin_time: float | None = None, end_time: float | None = None, *, longest: float = math.inf
 ) -> np.ndarray:
     """Read a file, or a piece of it, as float32 `[samples]`, 16 kHz mono; channels are averaged.
 
@@ -52,7 +48,7 @@ def decode(
         end = seconds if end_time is None else min(end_time, seconds)
         if round(end * rate) <= round(begin * rate):
             raise InputError(f"{path}: no audio from {begin:g} s on; the file is {seconds:g} s long")
-        if longest is not None and end - begin > longest + MISSING_SECONDS:
+        if end - begin > longest + MISSING_SECONDS:
             raise InputError(f"{path}: {over_long(end - begin)}")
         margin = 0.0 if rate == SAMPLE_RATE else MARGIN_SECONDS
         # Samples before and after resampling coincide every `step` frames of the file; reading starts at such a place.
