@@ -187,6 +187,7 @@ def label(
 ) -> None:
     """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
     from arkasr.data.manifest import read_manifest, write_manifest
+    from arkasr.data.replacing import refuse_to_replace
     from arkasr.model.device import default_device
     from arkasr.model.recognize import RecognitionSettings
     from arkasr.recipe.engines import engine_while_needed
@@ -198,6 +199,9 @@ def label(
 
     decoding = parse(EngineSettings, {"engine": engine, "cache_gib": cache_gib}, "label")
     utterances = read_manifest(manifest)
+    dropped = output.with_suffix(".dropped.jsonl")
+    audio = (utterance.audio for utterance in utterances)
+    refuse_to_replace([manifest, *Path(teacher).glob("*"), *audio], [output, dropped])
     # The accelerator is vLLM's, where vLLM writes.
     recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
@@ -207,7 +211,7 @@ def label(
     ):
         labels = label_utterances(recognizer, utterances, settings, engine=writer, on_batch=advance)
     write_manifest(output, labels.rows)
-    write_manifest(output.with_suffix(".dropped.jsonl"), labels.dropped)
+    write_manifest(dropped, labels.dropped)
     print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))
 
 
@@ -256,7 +260,8 @@ def transcribe(
     from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 
     with opened(sources, find_speech=vad) as inputs:
-        target = command.target_of(output, format_name, inputs)
+        models = [path for name in (model, word_times) if name for path in Path(name).glob("*")]
+        target = command.target_of(output, format_name, inputs, [*map(Path, sources), *models])
         seconds = piece_seconds or (10.0 if target.format_name in ("srt", "vtt") else 30.0)
         transcriber = Transcriber(
             model,
@@ -369,10 +374,12 @@ def data_shards(
 ) -> None:
     """Write the manifest of tar shards (WebDataset); the audio stays in them."""
     from arkasr.data.manifest import write_manifest
+    from arkasr.data.replacing import refuse_to_replace
     from arkasr.data.shards import find_shards, rows_of_shards
     from arkasr.recipe.progress import Progress
 
     shards = find_shards(sources)
+    refuse_to_replace(shards, [output])
     unheard: list[str] = []
     with Progress().count("shards", len(shards)) as advance:
         write_manifest(output, rows_of_shards(shards, output.parent, advance, unheard.append))

@@ -181,7 +181,7 @@ def test_standard_input_holds_audio_or_a_manifest(tmp_path, spoken, model, trans
         (["a/x.wav", "b/x.wav", "-o", "out/"], "would both be written to out/x.txt; rename one"),
         (["a/x.wav", "b/x.wav", "-o", "out.srt"], "format srt holds one recording, there are 2; give a folder"),
         (["a/x.wav", "--format", "str"], "format str: did you mean 'srt'?"),
-        (["a/x.wav", "-o", "a/x.wav", "--format", "txt"], "a/x.wav: is one of the recordings; name another output"),
+        (["a/x.wav", "-o", "a/x.wav", "--format", "txt"], "a/x.wav: is an input of this command; name another output"),
         (["a/x.wav", "-o", "plain"], "plain: is a file without a suffix"),
         (["-", "-"], "standard input can be read once"),
         (["a/x.wav", "--device", "bogus"], "device bogus: there is no such kind"),

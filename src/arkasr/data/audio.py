@@ -3,7 +3,6 @@
 A file may be a part of another one, such as a member of a tar (`slices.py`). Knows nothing of manifests or features.
 """
 
-import io
 import math
 import os
 from pathlib import Path
@@ -26,7 +25,9 @@ MISSING_SECONDS = 0.1
 MAX_FRAMES = 2**40
 
 
-def decode(path: str | Path, begin_time: float | None = None, end_time: float | None = None) -> np.ndarray:
+def decode(
+    path: str | Path, begin_time: float | None = None, end_time: float | None = None, *, longest: float = math.inf
+) -> np.ndarray:
     """Read a file, or a piece of it, as float32 `[samples]`, 16 kHz mono; channels are averaged.
 
     A piece is what the whole file resampled would hold in that place.
@@ -35,9 +36,10 @@ def decode(path: str | Path, begin_time: float | None = None, end_time: float | 
         path: anything that libsndfile reads: wav, flac, mp3, ogg and others, any rate and number of channels.
         begin_time: seconds; None = from the start.
         end_time: seconds; None, or past the end = to the end.
+        longest: seconds; more than that, and what a header may be wrong by, is refused before it is decoded.
 
     Raises:
-        InputError: the file is missing, cannot be read, is empty there, ends before its header says, or
+        InputError: the file is missing, cannot be read, is empty or too long there, ends before its header says, or
             holds values that are not finite.
     """
     with _open(path) as file:
@@ -46,6 +48,8 @@ def decode(path: str | Path, begin_time: float | None = None, end_time: float | 
         end = seconds if end_time is None else min(end_time, seconds)
         if round(end * rate) <= round(begin * rate):
             raise InputError(f"{path}: no audio from {begin:g} s on; the file is {seconds:g} s long")
+        if end - begin > longest + MISSING_SECONDS:
+            raise InputError(f"{path}: {over_long(end - begin)}")
         margin = 0.0 if rate == SAMPLE_RATE else MARGIN_SECONDS
         # Samples before and after resampling coincide every `step` frames of the file; reading starts at such a place.
         step = rate // math.gcd(rate, SAMPLE_RATE)
@@ -72,6 +76,14 @@ def decode(path: str | Path, begin_time: float | None = None, end_time: float | 
     return np.ascontiguousarray(piece)
 
 
+def over_long(seconds: float) -> str:
+    """What is wrong with a clip that no model hears at once, with the remedy."""
+    return (
+        f"the audio is {seconds:.1f} s long and the model hears {LONGEST_CLIP_SECONDS:g} s; "
+        "cut it into pieces with `begin_time` and `end_time`"
+    )
+
+
 def duration_of(path: str | Path) -> float:
     """Seconds of a file, from its header.
 
@@ -87,7 +99,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         raise InputError(f"{path}: no such audio file")
     part = slice_of(path)
     try:
-        file = soundfile.SoundFile(io.BytesIO(part.read()) if part else os.fsencode(path))
+        file = soundfile.SoundFile(part.open() if part else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
         reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
         raise InputError(f"{path}: not audio that can be read ({reason}); convert or leave out the file") from error

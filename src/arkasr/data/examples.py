@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from arkasr.data.audio import decode, duration_of
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of
 from arkasr.data.manifest import Utterance
 from arkasr.errors import InputError
 
@@ -107,7 +107,8 @@ class ExampleDataset(Dataset[Example]):
         def compute(listener: str) -> Tensor:
             nonlocal waveform
             if waveform is None:
-                waveform = decode(utterance.audio, utterance.begin_time, utterance.end_time)
+                times = (utterance.begin_time, utterance.end_time)
+                waveform = decode(utterance.audio, *times, longest=LONGEST_CLIP_SECONDS)
             try:
                 return self.listeners[listener](waveform)
             except InputError as error:

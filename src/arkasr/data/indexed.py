@@ -2,8 +2,9 @@
 
 import random
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
+from zlib import crc32
 
 import numpy as np
 
@@ -101,6 +102,26 @@ class IndexedUtterances(Utterances):
         if self._lines is None:
             return self._index.records(first, last)
         return self._index.records_of(self._lines[first:last])
+
+    def checksums(self, parts: Iterable[range]) -> Iterator[bytes]:
+        """Of the lines in each part of the set, were it in the order of the manifest; 4 bytes a line."""
+        lines = self._lines
+        if lines is not None and self.order():
+            lines = np.sort(lines)
+        for part in parts:
+            if lines is None:
+                records = self._index.records(part.start, part.stop)
+            else:
+                records = self._index.records_of(lines[part.start : part.stop])
+            yield records["crc32"].tobytes()
+
+    def order(self) -> int:
+        """A checksum of the order of the lines; 0 where it is that of the manifest."""
+        lines = self._lines
+        if lines is None:
+            return 0
+        pieces = (lines[first : first + SCANNED + 1].astype(np.int64) for first in range(0, len(lines), SCANNED))
+        return 0 if all((np.diff(piece) > 0).all() for piece in pieces) else crc32(lines.tobytes())
 
     def _chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         for first in range(0, len(self), SCANNED):

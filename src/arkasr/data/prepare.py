@@ -14,6 +14,7 @@ from arkasr.data.audio import duration_of
 from arkasr.data.examples import segment_duration
 from arkasr.data.manifest import read_manifest, write_manifest
 from arkasr.data.prepare_corpora import CORPORA, Recording
+from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError
 
 SPLITS = ("train", "dev", "test")
@@ -53,7 +54,8 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
         output: folder of the new manifests; not the source.
 
     Raises:
-        InputError: the corpus is not known, or the folder is not of it; says what was expected.
+        InputError: the corpus is not known, or the folder is not of it; says what was expected. Or a manifest to be
+            written is a file of the source, be it by a link.
     """
     if name not in CORPORA:
         raise InputError(f"data prepare: there is no corpus {name!r}; known are {', '.join(CORPORA)}")
@@ -61,8 +63,11 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
         raise InputError(f"{source}: no such folder; give the folder of {name} with --from")
     if output.resolve() == source.resolve():
         raise InputError(f"{output}: is the source itself; choose another --output")
+    licences = {path: output / path.name for path in source.glob("LICEN[SC]E*")}
     corpus = CORPORA[name]
     manifests = {split: source / f"{split}.jsonl" for split in SPLITS if (source / f"{split}.jsonl").is_file()}
+    written = [*(output / f"{split}.jsonl" for split in SPLITS), *licences.values()]
+    refuse_to_replace([*manifests.values(), *licences], written)
     if manifests:
         rows = {split: _rows_of_manifest(path, name) for split, path in manifests.items()}
     else:
@@ -74,8 +79,8 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
     for split, normalised in rows.items():
         write_manifest(output / f"{split}.jsonl", normalised)
         splits[split] = (len(normalised), sum(row["duration"] for row in normalised))
-    for licence in source.glob("LICEN[SC]E*"):
-        shutil.copyfile(licence, output / licence.name)
+    for licence, copy in licences.items():
+        shutil.copyfile(licence, copy)
     return PreparedCorpus(name, output, splits, corpus.licence)
 
 

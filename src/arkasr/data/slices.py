@@ -4,11 +4,16 @@ The notation is that of fairseq's manifests. A member of an uncompressed tar lie
 read without the others. Knows nothing of what the bytes mean.
 """
 
+import os
 import re
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
+from typing import Any, BinaryIO
 
 _SLICE = re.compile(r"(?P<file>.+\.tar):(?P<offset>\d+):(?P<size>\d+)", re.DOTALL)
+# As much as a clip that a model hears at once takes up in the widest format; what is larger is read where it lies.
+IN_MEMORY_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +30,48 @@ class Slice:
     offset: int
     size: int
 
-    def read(self) -> bytes:
-        """The bytes; fewer where the file ends before them.
+    def open(self) -> BinaryIO:
+        """A file of the bytes; fewer where the file ends before them. In memory, unless there are very many.
 
         Raises:
             OSError: the file cannot be read.
         """
+        if self.size > IN_MEMORY_BYTES:
+            return BufferedReader(_Window(self))
         with self.file.open("rb") as file:
             file.seek(self.offset)
-            return file.read(self.size)
+            return BytesIO(file.read(self.size))
+
+
+class _Window(RawIOBase):
+    """A slice as a file of its own."""
+
+    def __init__(self, part: Slice) -> None:
+        self._part = part
+        self._file = part.file.open("rb", buffering=0)
+        self._size = min(part.size, max(os.fstat(self._file.fileno()).st_size - part.offset, 0))
+        self.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size}[whence]
+        return self._file.seek(self._part.offset + base + offset) - self._part.offset
+
+    def tell(self) -> int:
+        return self._file.tell() - self._part.offset
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = max(self._size - self.tell(), 0)
+        return self._file.readinto(memoryview(buffer)[:left])
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def slice_of(path: str | Path) -> Slice | None:

@@ -6,7 +6,7 @@ The only place where these rates are written down. Knows nothing of tensors or o
 import numpy as np
 from numpy.typing import NDArray
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE, over_long
 from arkasr.errors import InputError
 
 HOP_LENGTH = 160  # samples between two mel frames: 10 ms
@@ -24,10 +24,7 @@ def clip_of(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
         InputError: it is longer than 30 s.
     """
     if len(waveform) >= MAX_SAMPLES + HOP_LENGTH:
-        raise InputError(
-            f"the audio is {len(waveform) / SAMPLE_RATE:.1f} s long and the model hears {LONGEST_CLIP_SECONDS:g} s; "
-            "cut it into pieces with `begin_time` and `end_time`"
-        )
+        raise InputError(over_long(len(waveform) / SAMPLE_RATE))
     clip = np.asarray(waveform, dtype=np.float32)[:MAX_SAMPLES]
     return np.pad(clip, (0, max(WINDOW_LENGTH - len(clip), 0)))
 

@@ -3,6 +3,7 @@
 The prompt is written down once, in the chat template; training and inference both render it.
 """
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from arkasr.data.audio import SAMPLE_RATE, decode
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE, decode
 from arkasr.model.frames import audio_tokens, clip_of
 
 AUDIO_TOKEN = "<|audio|>"
@@ -224,7 +225,9 @@ def _waveform_part(part: dict[str, Any], max_samples: int | None) -> dict[str, A
         raise ValueError("an audio part needs `array`, `audio` or `path`")
     begin, end = (None if part.get(key, -1) in (None, -1) else part[key] for key in ("begin_time", "end_time"))
     if isinstance(source, str | Path):
-        waveform = decode(source, begin, end)
+        if max_samples is not None:
+            end = min(math.inf if end is None else end, (begin or 0.0) + max_samples / SAMPLE_RATE)
+        waveform = decode(source, begin, end, longest=LONGEST_CLIP_SECONDS)
     else:
         last = None if end is None else round(end * SAMPLE_RATE)
         waveform = np.asarray(source, dtype=np.float32)[round((begin or 0.0) * SAMPLE_RATE) : last]

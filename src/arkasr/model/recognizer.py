@@ -5,6 +5,8 @@ how it hears and how it is asked; how tokens are forced or generated is the same
 `decoding.py`.
 """
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +20,9 @@ from torch import Tensor, nn
 
 from arkasr.model.device import to_device
 from arkasr.model.placeholders import fill_padded
+
+# What an extractor's file may say besides how it computes.
+UNHEARD_SETTINGS = ("processor_class", "feature_extractor_type", "auto_map")
 
 
 @dataclass(frozen=True)
@@ -123,10 +128,14 @@ class Recognizer(ABC):
     def audio_modules(self) -> list[nn.Module]:
         """Encoder and projector: what a CTC warm start trains."""
 
-    @property
+    @cached_property
     def listener(self) -> str:
-        """Names this family's features: two recognisers with the same name hear the same."""
-        return f"{self.model.config.model_type}-{self.processor.feature_extractor.feature_size}"
+        """Names the features: recognisers of one family whose extractors are set alike have one name, others do not."""
+        extractor = self.processor.feature_extractor
+        settings = {key: value for key, value in extractor.to_dict().items() if key not in UNHEARD_SETTINGS}
+        filters = np.ascontiguousarray(extractor.mel_filters)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode() + filters.tobytes())
+        return f"{self.model.config.model_type}-{type(extractor).__name__}-{digest.hexdigest()[:16]}"
 
     @property
     def tokenizer(self) -> Any:

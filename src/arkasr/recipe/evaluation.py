@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arkasr import processes
 from arkasr.data.manifest import Utterance, read_rows, write_manifest
+from arkasr.data.own_fields import SCORED_TRANSCRIPT, without
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
@@ -21,8 +22,10 @@ from arkasr.recipe.settings import OpdStageSettings
 from arkasr.recipe.workshop import Workshop
 
 
-def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Progress) -> None:
-    """Transcribe every test set with a variant, sets that are done excepted."""
+def evaluate_variant(
+    workshop: Workshop, variant: str, seed: int, progress: Progress, on_begin: Callable[[], None]
+) -> None:
+    """Transcribe every test set with a variant, sets that are done excepted; `on_begin` is called if any is left."""
     recipe, folder = workshop.recipe, workshop.folder
     names = processes.decided(
         lambda: [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
@@ -32,6 +35,7 @@ def evaluate_variant(workshop: Workshop, variant: str, seed: int, progress: Prog
             shutil.rmtree(folder.prediction_parts(variant, seed, name), ignore_errors=True)
     if not names:
         return
+    on_begin()
     settings = RecognitionSettings(recipe.evaluation.batch_seconds, recipe.evaluation.max_new_tokens)
     sets = {name: Parts(folder.prediction_parts(variant, seed, name), workshop.set(name)) for name in names}
     missing = {name: parts.missing() for name, parts in sets.items()}
@@ -80,7 +84,7 @@ def scoring_of(workshop: Workshop, set_name: str) -> tuple[Profile, Unit]:
 
 def prediction_row(utterance: Utterance, recognized: Recognition, profile: Profile, unit: Unit) -> dict[str, Any]:
     """The manifest line with what was written for it, or why nothing was."""
-    row = dict(utterance.fields) | {"id": utterance.id, "audio_path": str(utterance.audio)}
+    row = without(utterance.fields, SCORED_TRANSCRIPT) | {"id": utterance.id, "audio_path": str(utterance.audio)}
     if recognized.text is None:
         return row | {"error": recognized.error}
     row |= {"pred_text": recognized.text, "pred_text_raw": recognized.raw}

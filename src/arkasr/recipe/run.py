@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from arkasr import processes
@@ -11,6 +12,7 @@ from arkasr.recipe.checks import check_test_sets
 from arkasr.recipe.environment import Sitting
 from arkasr.recipe.evaluation import collect_results, evaluate_variant
 from arkasr.recipe.folder import RunFolder, write_json
+from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.lock import sole_use
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
@@ -32,16 +34,19 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     Raises:
         InputError: the folder or the data is not as the recipe needs it, or another run is at work in the folder.
     """
-    with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, sitting):
+    with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, inputs, sitting):
         check_test_sets(workshop)
+        inputs.check_tests()
+        inputs.record()
         for seed in recipe.seeds:
             for name in recipe.stages:
                 if workshop.seed_of(name, seed) == seed:
-                    run_stage(workshop, name, seed, progress)
+                    run_stage(workshop, inputs, name, seed, progress)
                     sitting.save()
             for variant, name in recipe.variants.items():
                 if workshop.seed_of(name, seed) == seed:
-                    evaluate_variant(workshop, variant, seed, progress)
+                    evaluate_variant(workshop, variant, seed, progress, partial(inputs.check_variant, variant))
+                    inputs.record()
                     sitting.save()
         if processes.is_first():
             if recipe.evaluation.sets:
@@ -53,7 +58,9 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
 
 
 @contextmanager
-def _at_work(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) -> Iterator[tuple[Workshop, Sitting]]:
+def _at_work(
+    recipe: Recipe, path: Path, *, resume: bool, progress: Progress
+) -> Iterator[tuple[Workshop, Inputs, Sitting]]:
     """The run's folder, for this run alone, and the recipe's corpus: the first process makes what is not there yet."""
     with ExitStack() as stack:
 
@@ -64,11 +71,16 @@ def _at_work(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) ->
 
         workshop = Workshop(recipe, processes.first_before_others(opened), default_device())
         processes.first_before_others(lambda: workshop.corpus)
-        yield workshop, Sitting(path / "environment.json", writes=processes.is_first())
+        inputs = processes.agreed(lambda: Inputs(workshop))
+        yield workshop, inputs, Sitting(path / "environment.json", writes=processes.is_first())
 
 
-def run_stage(workshop: Workshop, name: str, seed: int, progress: Progress) -> None:
-    """Run one stage, unless it is finished."""
+def run_stage(workshop: Workshop, inputs: Inputs, name: str, seed: int, progress: Progress) -> None:
+    """Run one stage, unless it is finished.
+
+    Raises:
+        InputError: what it uses is not as the recipe needs it, or not what this run has used before.
+    """
     settings = workshop.recipe.stages[name]
     labels = isinstance(settings, LabelStageSettings)
     result = workshop.folder.labels(name, seed) if labels else workshop.folder.model(name, seed)
@@ -76,10 +88,12 @@ def run_stage(workshop: Workshop, name: str, seed: int, progress: Progress) -> N
         if labels and processes.is_first():  # what a kill between the labels and this has left
             shutil.rmtree(workshop.folder.stage(name, seed) / "parts", ignore_errors=True)
         return
+    inputs.check_stage(name)
     if isinstance(settings, LabelStageSettings):
+        inputs.record()
         run_label_stage(workshop, name, seed, settings, progress)
     else:
-        run_training_stage(workshop, name, seed, settings, progress)
+        run_training_stage(workshop, name, seed, settings, progress, inputs.record)
     processes.wait()
 
 
@@ -89,8 +103,8 @@ def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progre
     Returns:
         The folder of the trained model.
     """
-    with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, sitting):
-        run_stage(workshop, name, recipe.seeds[0], progress)
+    with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, inputs, sitting):
+        run_stage(workshop, inputs, name, recipe.seeds[0], progress)
         sitting.save()
         return workshop.folder.model(name, recipe.seeds[0])
 
@@ -100,6 +114,7 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     settings = recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
     workshop = Workshop(recipe, RunFolder(path, recipe.seeds[0]), default_device())
+    Inputs(workshop).check_stage(name)
     seed = recipe.seeds[0]
     with closing(build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)) as stage:
         return run_calibration(workshop, stage, name, seed)

@@ -8,6 +8,7 @@ import torch
 
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import read_manifest, read_rows, write_manifest
+from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
@@ -30,10 +31,13 @@ def evaluate_manifest(
     """Transcribe a manifest, write the transcripts if asked to, and say the error rate in each of its languages.
 
     Raises:
-        InputError: manifest, model or profile are not there.
+        InputError: manifest, model or profile are not there, or the output is one of them or of the recordings.
     """
     profile = get_profile(normalizer)
     utterances = read_manifest(manifest)
+    if output is not None:
+        audio = (utterance.audio for utterance in utterances)
+        refuse_to_replace([manifest, *Path(model).glob("*"), *audio], [output])
     recognizer = load_recognizer(model, device=str(device))
     with Progress().count("evaluate", len(utterances)) as advance:
         written = recognize(recognizer, utterances, settings, on_batch=advance)

@@ -1,7 +1,7 @@
 """One stage of a recipe, from the names in the file to a finished model or manifest in the run's folder."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -48,9 +48,17 @@ COMPUTED_IN = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def run_training_stage(
-    workshop: Workshop, name: str, seed: int, settings: TrainingStageSettings, progress: Progress
+    workshop: Workshop,
+    name: str,
+    seed: int,
+    settings: TrainingStageSettings,
+    progress: Progress,
+    on_begin: Callable[[], None],
 ) -> None:
-    """Train a stage and write its model; continues from the newest checkpoint."""
+    """Train a stage and write its model; continues from the newest checkpoint.
+
+    `on_begin` is called when the stage has found its models and data in order, and is about to use them.
+    """
     folder = workshop.folder
     student = workshop.recognizer(settings.start, seed)
     with ExitStack() as open_until_done:
@@ -60,6 +68,7 @@ def run_training_stage(
             return stage, build_stream(workshop, stage, name, seed, rank=processes.rank(), among=processes.count())
 
         stage, stream = processes.agreed(built)
+        on_begin()
         dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
         if isinstance(settings, OpdStageSettings):
             processes.decided(lambda: calibrate_once(workshop, stage, name, seed, progress))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arkasr import processes
-from arkasr.data.audio import decode
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode
 from arkasr.data.examples import seconds_of
 from arkasr.data.manifest import Utterance
 from arkasr.errors import InputError
@@ -89,5 +89,6 @@ def _measured(utterances: Iterable[Utterance]) -> Iterator[Utterance]:
 def _first_heard(utterances: Iterable[Utterance]) -> tuple[Utterance, NDArray[np.float32]]:
     for utterance in utterances:
         with suppress(InputError):
-            return utterance, decode(utterance.audio, utterance.begin_time, utterance.end_time)
+            times = (utterance.begin_time, utterance.end_time)
+            return utterance, decode(utterance.audio, *times, longest=LONGEST_CLIP_SECONDS)
     raise InputError(f"none of the first {LOOKED_AT} utterances can be heard, so the teacher's servers cannot be tried")

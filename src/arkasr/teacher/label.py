@@ -11,6 +11,7 @@ from typing import Any
 
 from arkasr.data.examples import FeatureMemory, segment_duration
 from arkasr.data.manifest import Utterance
+from arkasr.data.own_fields import LABEL, without
 from arkasr.model.engine import Engine
 from arkasr.model.loops import is_looping
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
@@ -59,7 +60,8 @@ def label(
     rows, dropped = [], []
     recognitions = recognize(teacher, utterances, settings, engine=engine, memory=memory, on_batch=on_batch)
     for utterance, recognition in zip(utterances, recognitions, strict=True):
-        row = dict(utterance.fields) | {"audio": str(utterance.audio), "id": utterance.id, "text": recognition.text}
+        row = without(utterance.fields, LABEL) | {"audio": str(utterance.audio), "id": utterance.id}
+        row["text"] = recognition.text
         failure = failure_of(recognition, segment_duration(utterance) if recognition.error is None else 0.0)
         if failure is None or (not drop_failures and recognition.text is not None):
             rows.append(row)

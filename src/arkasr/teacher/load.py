@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.errors import InputError, first_line_of, nearest_of
@@ -76,6 +77,16 @@ def load_without_weights(name: str | Path, *, revision: str | None = None) -> Re
             model = AutoModelForMultimodalLM.from_config(config)
     recognizer: Recognizer = FAMILIES[config.model_type](model, processor)
     return recognizer
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """The commit of a hub repository that is loaded under a name; None where the hub's library does not say.
+
+    Raises:
+        InputError: there is no model under that name.
+    """
+    with _input_errors(name):
+        return extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
 
 
 def _described(name: str | Path, source: dict[str, Any]) -> tuple[Any, Any]:

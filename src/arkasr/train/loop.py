@@ -151,7 +151,7 @@ def train(
                 stage.learn_news(process["news"])
             stage.step_done()
             skipped_in_a_row = 0 if outcome.finite else skipped_in_a_row + 1
-            if accelerator.scaler is not None and accelerator.scaler.get_scale() > 1:
+            if outcome.overflowed and accelerator.scaler is not None and accelerator.scaler.get_scale() > 1:
                 skipped_in_a_row = 0  # a gradient scaler finds its scale by steps over infinity
             if skipped_in_a_row:
                 on_trouble(f"step {step} skipped: its loss or gradient is not finite")

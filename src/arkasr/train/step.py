@@ -28,6 +28,7 @@ class StepOutcome:
         metrics: of this process.
         finite: whether loss and gradient were; if not, the weights are as before the step. The same on every process.
         heard: ids of the utterances of this process.
+        overflowed: whether it was the gradient that was not finite.
         given_up: whether a process gave the step up, asked to stop; the weights are as before. The same on every
             process.
     """
@@ -35,6 +36,7 @@ class StepOutcome:
     metrics: Metrics
     finite: bool
     heard: list[str]
+    overflowed: bool = False
     given_up: bool = False
 
 
@@ -96,18 +98,20 @@ def optimizer_step(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["highest_lr"] * rate_factor
-            # A gradient scaler looks for itself, and must see the step to lower its scale.
-            if finite or accelerator.scaler is not None:
+            if finite:
                 optimizer.step()
             optimizer.zero_grad()
         if finite:
             stage.updated()
+        elif accelerator.scaler is not None:
+            # Clipping has shown it the gradients. Left to step by itself, it would look at these and not at the loss.
+            accelerator.scaler.update()
     metrics.mean("train/gradient_norm", norm, 1)
     metrics.mean("train/learning_rate", settings.learning_rate * rate_factor, 1)
     metrics.mean("train/skipped", not finite, 1)
     for phase, seconds in stage.clock.reset().items():
         metrics.mean(f"time/{phase}", seconds, 1)
-    return StepOutcome(metrics, finite, heard)
+    return StepOutcome(metrics, finite, heard, overflowed=not math.isfinite(norm))
 
 
 def _any_process(accelerator: Accelerator, flag: bool) -> bool:

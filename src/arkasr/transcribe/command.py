@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError, nearest_of
 from arkasr.files import write_whole
 from arkasr.model.fingerprint import fingerprint
@@ -42,7 +43,9 @@ class Target:
         return self.path / ".transcribe.partial" if self.files else self.path.with_name(f".{self.path.name}.partial")
 
 
-def target_of(output: str | None, format_name: str | None, inputs: Sequence[Input]) -> Target:
+def target_of(
+    output: str | None, format_name: str | None, inputs: Sequence[Input], also_read: Sequence[Path] = ()
+) -> Target:
     """Decide on format and files, before a model is loaded.
 
     Args:
@@ -50,6 +53,7 @@ def target_of(output: str | None, format_name: str | None, inputs: Sequence[Inpu
             standard output.
         format_name: None = that of the file's suffix, else JSON Lines for manifests and text for files.
         inputs: what is transcribed.
+        also_read: the manifests that name it, and the files of the models.
 
     Raises:
         InputError: there is no such format, a format for one recording is to hold several, two outputs would have one
@@ -73,10 +77,8 @@ def target_of(output: str | None, format_name: str | None, inputs: Sequence[Inpu
         raise InputError(f"format {format_name} holds one recording, there are {len(inputs)}; give a folder: -o DIR/")
     else:
         target = Target(format_name, path)
-    heard = {item.recording.audio.absolute() for item in inputs if isinstance(item.recording.audio, Path)}
-    for written in target.files or filter(None, [path]):
-        if written.absolute() in heard:
-            raise InputError(f"{written}: is one of the recordings; name another output")
+    heard = [item.recording.audio for item in inputs if isinstance(item.recording.audio, Path)]
+    refuse_to_replace([*also_read, *heard], filter(None, [*(target.files or [path]), target.journal]))
     return target
 
 

@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from arkasr.data.own_fields import SCORED_TRANSCRIPT, without
 from arkasr.model.loops import is_unspaced
 from arkasr.transcribe.transcript import Segment, Transcript, Word
 
-# What an earlier run of ours has written of a recording is not an input.
-OWN_FIELDS = ("pred_text", "pred_text_raw", "pred_segments", "pred_flags", "error")
 LINE_WIDTH = 42  # a subtitle line that is read at a glance; a character of a script without blanks is two wide
 CUE_LINES = 2
 CUE_SECONDS = 7.0
@@ -28,7 +27,7 @@ def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[st
     `error` where the recording, or a piece of it, could not be heard; `pred_text` is then what could, or null.
     """
     unheard = transcript.error is not None and not transcript.segments
-    row = {name: value for name, value in fields.items() if name not in OWN_FIELDS} | {
+    row = without(fields, SCORED_TRANSCRIPT) | {
         "pred_text": None if unheard else transcript.text,
         "pred_text_raw": None if unheard else transcript.raw,
     }

@@ -1,0 +1,62 @@
+"""What it costs to compare a set with what a run has recorded of it, in processor time.
+
+    python -m benchmarks.inputs
+    python -m benchmarks.inputs --utterances 10000000
+
+Every utterance has a file of its own up to `--files`, and shares one beyond; the files hold a byte, since nobody hears
+them. A set of over 131,072 utterances is looked at through the index of its manifest.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from arkasr.data.identity import MOST_LOOKED_AT, difference, identity_of
+from arkasr.data.indexed import IndexedUtterances
+from arkasr.data.indexing import build_index
+from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.data.utterances import ListedUtterances, Utterances
+
+
+def write_set(folder: Path, utterances: int, files: int) -> Path:
+    for number in range(min(files, utterances)):
+        (folder / f"{number}.wav").write_bytes(b"-")
+    rows = (
+        {
+            "audio": f"{number % files}.wav",
+            "text": "so many words as are said in a few seconds",
+            "language": "en",
+            "id": f"utterance-{number}",
+            "duration": 3.2,
+        }
+        for number in range(utterances)
+    )
+    write_manifest(folder / "train.jsonl", rows)
+    return folder / "train.jsonl"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--utterances", type=int, nargs="+", default=[8_000, 100_000, 1_000_000])
+    parser.add_argument("--files", type=int, default=100_000)
+    options = parser.parse_args()
+    for count in options.utterances:
+        with TemporaryDirectory() as folder:
+            manifest = write_set(Path(folder), count, options.files)
+            large = count > MOST_LOOKED_AT
+            utterances: Utterances = (
+                IndexedUtterances(build_index(manifest)) if large else ListedUtterances(read_manifest(manifest))
+            )
+            recorded = identity_of(utterances, by_lines=large, times=True)
+            begun = time.process_time()
+            found = difference(recorded, identity_of(utterances, by_lines=large, times=True), utterances)
+            seconds = time.process_time() - begun
+            assert found is None
+            size = len(json.dumps(recorded))
+            print(f"{count:>10,} utterances: {1000 * seconds:,.0f} ms of a processor, {size:,} bytes recorded")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A clip that no model hears at once is refused before it is decoded."""
+
+import json
+import tarfile
+import tracemalloc
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soundfile
+
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of
+from arkasr.data.examples import ExampleDataset
+from arkasr.data.manifest import read_manifest
+from arkasr.data.slices import IN_MEMORY_BYTES
+from arkasr.errors import InputError
+from arkasr.model.recognize import RecognitionSettings, recognize
+from arkasr.recipe.teachers import _first_heard
+from arkasr.teacher.label import label
+
+MINUTES = 20
+DECODED = MINUTES * 60 * 16_000 * 4  # bytes, as float32
+SETTINGS = RecognitionSettings(60.0, 4)
+
+
+@contextmanager
+def little_memory():
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < DECODED / 4
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty minutes of audio in each of several formats, and in a tar."""
+    folder = tmp_path_factory.mktemp("long")
+    for suffix in ("wav", "flac", "ogg", "mp3"):
+        with soundfile.SoundFile(folder / f"long.{suffix}", "w", 16_000, 1) as file:
+            for _ in range(MINUTES):
+                file.write(np.zeros(60 * 16_000, dtype=np.float32))
+    with tarfile.open(folder / "shard.tar", "w") as tar:
+        tar.add(folder / "long.wav", "long.wav")
+    with tarfile.open(folder / "shard.tar") as tar:
+        member = tar.getmember("long.wav")
+    assert member.size > IN_MEMORY_BYTES
+    (folder / "part").write_text(f"shard.tar:{member.offset_data}:{member.size}")
+    return folder
+
+
+def manifest_of(folder, audio, tmp_path, **fields):
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps({"audio": str(folder / audio), "id": "long", "language": "English"} | fields))
+    return read_manifest(path)
+
+
+@pytest.fixture(params=["wav", "flac", "ogg", "mp3", "tar"])
+def long(request, folder, tmp_path):
+    audio = (folder / "part").read_text() if request.param == "tar" else f"long.{request.param}"
+    return manifest_of(folder, audio, tmp_path)
+
+
+def test_a_long_clip_is_refused_at_no_cost(student, long):
+    with little_memory():
+        (found,) = recognize(student, long, SETTINGS)
+    assert "the audio is 1200.0 s long and the model hears 30 s; cut it into pieces" in found.error
+    assert str(long[0].audio) in found.error
+
+
+def test_a_length_that_a_manifest_says_wrong_costs_no_more(student, folder, tmp_path):
+    utterances = manifest_of(folder, "long.wav", tmp_path, duration=5.0)
+    dataset = ExampleDataset(utterances, {student.listener: student.features})
+    with little_memory(), pytest.raises(InputError, match=r"long\.wav: the audio is 1200\.0 s long"):
+        dataset[0]
+
+
+def test_a_long_piece_is_refused_and_a_short_one_is_read_where_it_lies(folder, tmp_path):
+    part = str(folder / (folder / "part").read_text())
+    for audio in (folder / "long.wav", part):
+        with little_memory():
+            assert duration_of(audio) == MINUTES * 60
+            assert len(decode(audio, 600.0, 629.0, longest=LONGEST_CLIP_SECONDS)) == 29 * 16_000
+            with pytest.raises(InputError, match=r"the audio is 300\.0 s long"):
+                decode(audio, 600.0, 900.0, longest=LONGEST_CLIP_SECONDS)
+
+
+def test_labels_trials_of_servers_and_the_processor_decode_no_long_clip(student, teacher, long, tmp_path):
+    with little_memory():
+        assert label(teacher, long, SETTINGS).counts == {"kept": 0, "unreadable": 1}
+        with pytest.raises(InputError, match="none of the first"):
+            _first_heard(long)
+        asked = [
+            {"role": "user", "content": [{"type": "audio", "path": str(long[0].audio)}, {"type": "text", "text": "?"}]}
+        ]
+        with pytest.raises(InputError, match="the model hears 30 s"):
+            student.processor.apply_chat_template(asked, add_generation_prompt=True)
+        heard = student.processor.apply_chat_template(asked, add_generation_prompt=True, audio_max_length=16_000)
+    assert heard["audios"].shape[2] == 100

@@ -1,0 +1,111 @@
+"""No command replaces what it reads."""
+
+import json
+import os
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from arkasr.cli import main
+from arkasr.data.prepare import prepare_corpus
+from arkasr.data.replacing import refuse_to_replace
+from arkasr.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A manifest, its audio, a tar, links of both kinds to the manifest, and a model that cannot be loaded."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(1_600), 16_000)
+    (tmp_path / "set.jsonl").write_text(json.dumps({"audio": "a.wav", "text": "words", "language": "en"}) + "\n")
+    (tmp_path / "soft.jsonl").symlink_to("set.jsonl")
+    os.link(tmp_path / "set.jsonl", tmp_path / "hard.jsonl")
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(tmp_path / "a.wav", "a.wav")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+COMMANDS = {
+    "evaluate": ["evaluate", "--model", "model"],
+    "label": ["label", "--teacher", "model"],
+    "transcribe": ["transcribe", "--model", "model", "--format", "jsonl"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("read", "output"),
+    [
+        ("set.jsonl", "set.jsonl"),
+        ("set.jsonl", "./model/../set.jsonl"),
+        ("set.jsonl", "soft.jsonl"),
+        ("set.jsonl", "hard.jsonl"),
+        ("soft.jsonl", "set.jsonl"),
+        ("set.jsonl", "a.wav"),
+        ("set.jsonl", "model/config.json"),
+    ],
+)
+def test_an_input_is_refused_as_output_before_a_model_is_loaded(folder, monkeypatch, capsys, command, read, output):
+    before = contents(folder)
+    name, *options = COMMANDS[command]
+    monkeypatch.setattr(sys, "argv", ["arkasr", name, read, *options, "-o", output])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"arkasr: {output.removeprefix('./')}: is an input of this command")
+    assert printed.endswith("; name another output\n")
+    assert contents(folder) == before
+
+
+def test_what_a_teacher_dropped_does_not_replace_the_manifest_either(folder, monkeypatch, capsys):
+    (folder / "set.jsonl").rename(folder / "new.dropped.jsonl")
+    monkeypatch.setattr(sys, "argv", ["arkasr", "label", "new.dropped.jsonl", "--teacher", "model", "-o", "new.jsonl"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "new.dropped.jsonl: is an input of this command; name another output" in capsys.readouterr().err
+
+
+def test_a_folder_of_transcripts_does_not_take_the_manifest_in(folder, monkeypatch, capsys):
+    (folder / "x.jsonl").write_text(json.dumps({"audio": "a.wav", "id": "x"}) + "\n")
+    monkeypatch.setattr(sys, "argv", ["arkasr", "transcribe", "x.jsonl", "--model", "model", "-o", "./"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "x.jsonl: is an input of this command; name another output" in capsys.readouterr().err
+
+
+def test_a_manifest_does_not_replace_its_tar(folder, monkeypatch, capsys):
+    before = contents(folder)
+    monkeypatch.setattr(sys, "argv", ["arkasr", "data", "shards", "shard.tar", "-o", "shard.tar"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "shard.tar: is an input of this command; name another output" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+def test_prepared_manifests_do_not_replace_their_source_through_a_link(folder, tmp_path):
+    (folder / "set.jsonl").rename(folder / "train.jsonl")
+    output = folder / "prepared"
+    output.mkdir()
+    (output / "train.jsonl").symlink_to(folder / "train.jsonl")
+    with pytest.raises(InputError, match=r"prepared/train\.jsonl: is an input of this command \(.*train\.jsonl\)"):
+        prepare_corpus("an4", folder, output)
+    (output / "train.jsonl").unlink()
+    for _ in range(2):  # what it has written itself may be written again
+        assert prepare_corpus("an4", folder, output).splits == {"train": (1, 0.1)}
+
+
+def test_a_part_of_a_tar_is_the_tar(tmp_path):
+    (tmp_path / "shard.tar").write_bytes(b"0" * 1_000)
+    with pytest.raises(InputError, match=r"shard\.tar: is an input"):
+        refuse_to_replace([tmp_path / "shard.tar:0:10"], [tmp_path / "shard.tar"])
+    refuse_to_replace([tmp_path / "shard.tar:0:10", tmp_path / "gone"], [tmp_path / "new"])

@@ -1,0 +1,54 @@
+"""Whose features are the same, and may be computed once."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from arkasr.data.examples import ExampleDataset, FeatureMemory
+from arkasr.data.manifest import read_manifest
+from arkasr.teacher.load import load_recognizer
+
+
+def saved(recognizer, folder, **changes):
+    """The recogniser read back from a folder whose extractor is set otherwise."""
+    recognizer.save(folder)
+    path = folder / "processor_config.json"
+    document = json.loads(path.read_text())
+    document["feature_extractor"] |= changes
+    path.write_text(json.dumps(document))
+    return load_recognizer(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_fft": 512}, {"hop_length": 80}, {"dither": 0.1}, {"chunk_length": 20}, {"feature_size": 80}]
+)
+def test_an_extractor_that_is_set_otherwise_has_another_name(student, tmp_path, changes):
+    assert saved(student, tmp_path, **changes).listener != student.listener
+
+
+def test_extractors_that_are_set_alike_share_a_name(student, tmp_path):
+    assert saved(student, tmp_path / "same").listener == student.listener
+    assert saved(student, tmp_path / "other", processor_class="AnotherProcessor").listener == student.listener
+
+
+def test_families_and_filters_have_names_of_their_own(student, teacher, tmp_path):
+    assert student.listener != teacher.listener
+    twin = saved(student, tmp_path)
+    twin.processor.feature_extractor.mel_filters = student.processor.feature_extractor.mel_filters * 2
+    assert twin.listener != student.listener
+
+
+def test_a_teacher_with_another_extractor_hears_its_own_features(student, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(size=16_000) * 0.1, 16_000)
+    (tmp_path / "set.jsonl").write_text(json.dumps({"audio": "a.wav"}))
+    teacher = saved(student, tmp_path / "teacher", n_fft=512)
+    dataset = ExampleDataset(
+        read_manifest(tmp_path / "set.jsonl"),
+        {recognizer.listener: recognizer.features for recognizer in (student, teacher)},
+        FeatureMemory(),
+    )
+    features = dataset[0].features
+    assert not torch.equal(features[student.listener], features[teacher.listener])
