@@ -146,6 +146,7 @@ def test_a_mistake_is_one_line_that_names_the_key(override, message):
         ("objective.tail", "bucket"),
         ("objective.upstream_scores", "true"),
         ("offload_teacher", "true"),
+        ("augmentation", "{time_stretch: 0.1}"),
     ],
 )
 def test_what_a_served_teacher_cannot_give_is_refused_before_any_stage(key, value):
@@ -205,6 +206,16 @@ def test_a_shrunk_recipe_keeps_stages_and_variants_and_needs_no_download():
     assert small.models["teacher"].preset == "qwen3-asr-tiny"
     assert small.models["student"].preset == "ark-asr-tiny"
     assert Recipe.model_validate(small.model_dump()) == small
+
+
+def test_a_finished_run_may_be_compared_otherwise_and_its_report_says_how(tmp_path):
+    RunFolder.create(tmp_path, load_settings(Recipe, SMOKE), resume=False)
+    by_speaker = load_settings(Recipe, SMOKE, ["evaluation.resample=speaker", "evaluation.comparisons=[]"])
+    RunFolder.create(tmp_path, by_speaker, resume=True)
+    stored = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert Recipe.model_validate(stored) == by_speaker
+    with pytest.raises(InputError, match=r"evaluation\.max_new_tokens differs from the recipe given"):
+        RunFolder.create(tmp_path, load_settings(Recipe, SMOKE, ["evaluation.max_new_tokens=9"]), resume=True)
 
 
 def test_a_resumed_run_may_find_its_teacher_elsewhere_and_not_otherwise_scored(tmp_path):

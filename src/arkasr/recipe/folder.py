@@ -34,9 +34,9 @@ class RunFolder:
         """
         folder = cls(path, recipe.seeds[0])
         stored_at = path / "recipe.yaml"
+        document = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         if not stored_at.exists():
-            document = recipe.model_dump(mode="json")
-            write_text(stored_at, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+            write_text(stored_at, document)
             return folder
         if not resume:
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --output")
@@ -46,6 +46,8 @@ class RunFolder:
             raise InputError(
                 f"{stored_at}: {difference} differs from the recipe given; choose another --output for a changed recipe"
             )
+        if stored != recipe:
+            write_text(stored_at, document)
         return folder
 
     def stage(self, name: str, seed: int) -> Path:
@@ -100,9 +102,19 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def _binding(recipe: Recipe) -> Any:
-    """The recipe without what may change while a run lasts: where a teacher is served, how patiently it is asked."""
-    passing = set(ServedSettings.model_fields) - {"scores", "best_tokens"}
-    return recipe.model_dump(mode="json", exclude={"models": {name: {"served": passing} for name in recipe.models}})
+    """The recipe without what may change while a run lasts.
+
+    That is where a teacher is served and how patiently it is asked, and what is computed anew from the transcripts:
+    which variants are compared, and what is drawn for intervals.
+    """
+    served = set(ServedSettings.model_fields) - {"scores", "best_tokens"}
+    return recipe.model_dump(
+        mode="json",
+        exclude={
+            "models": {name: {"served": served} for name in recipe.models},
+            "evaluation": {"comparisons", "resample", "samples"},
+        },
+    )
 
 
 def _first_difference(stored: Any, given: Any, key: str = "") -> str | None:
