@@ -236,8 +236,10 @@ def test_half_precision_rounds_states_and_head_and_nothing_else(given_in):
     assert masses.max() <= 1 + 1e-6
 
 
-def test_the_gradient_under_autocast_is_that_of_the_rounded_numbers():
+@pytest.mark.parametrize("options", [{}, {"tail": "bucket"}, {"support": "full"}], ids=str)
+def test_loss_masses_and_gradient_under_autocast_are_those_of_the_rounded_numbers(options):
     tensors, arguments = problem(5, torch.float32)
+    arguments |= options
     rounded = [tensor.detach().bfloat16().double() for tensor in tensors]
     for tensor in rounded[:2]:
         tensor.requires_grad_()

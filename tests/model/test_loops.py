@@ -1,6 +1,6 @@
 import pytest
 
-from arkasr.model.loops import is_looping
+from arkasr.model.loops import is_looping, loop_start
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,46 @@ def test_loops_are_seen_in_any_script(text):
 )
 def test_speech_repeats_itself_a_little(text):
     assert not is_looping(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "second"),
+    [
+        ("", None),
+        ("no no no", None),
+        ("no no no no", "no no no"),
+        ("one two two two", None),
+        ("well i see i see i see i see and so on", "i see i see i see and so on"),
+        # The shortest phrase that explains the words, and the first of two loops.
+        ("a b a b a b a b a b", "a b a b a b a b"),
+        ("yes yes yes yes no no no no", "yes yes yes no no no no"),
+        ("我说我说我说我说", "我说我说我说"),
+        ("haaaaaaaaaa", "aaaaaaaaa"),
+        # A sentence of twelve words is a phrase, too.
+        (
+            " ".join([" ".join(f"w{place}" for place in range(12))] * 4),
+            " ".join(["w0 w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11"] * 3),
+        ),
+        # Said again, but not in direct succession.
+        ("a b x a b y a b z a b", None),
+    ],
+)
+def test_a_loop_starts_where_its_words_are_said_for_the_second_time(text, second):
+    start = loop_start(text)
+    assert (None if start is None else text[start:]) == second
+    assert is_looping(text) == (second is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "second"),
+    [
+        ("see you there see you there see yo", None),
+        ("see you there see you there see you there se", "see you there see you there se"),
+        ("five five five", None),
+        ("five five five five fi", "five five five fi"),
+        ("see you there see you there see you there and th", None),
+    ],
+)
+def test_a_text_that_is_cut_off_in_a_loop_needs_a_saying_less(text, second):
+    start = loop_start(text, cut_off=True)
+    assert (None if start is None else text[start:]) == second

@@ -79,6 +79,11 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ),
         ("variants.extra=none", "variants.extra: there is no stage 'none'"),
         ("stages.base.continues=true", "stages.base.continues: only a stage of kind sft or opd goes on, and where one"),
+        ("stages.td.once=true", "stages.more-td.continues: 'td' and 'more-td' must both have `once`, or neither"),
+        (
+            "stages.opd.data_order=base",
+            "stages.opd.data_order: the stage 'base' has that name and so that order already",
+        ),
         ("stages.more-td.data_order=other", "stages.more-td.data_order: the order of 'td' goes on; leave it out"),
         (
             "stages.more-td.optimization.learning_rate=0.1",
@@ -154,6 +159,13 @@ def test_what_a_served_teacher_cannot_give_is_refused_before_any_stage(key, valu
     load_settings(Recipe, SMOKE, served)
     with pytest.raises(InputError, match=rf"stages.opd-after-td.{key}: a served teacher .*take `served` out of models"):
         load_settings(Recipe, SMOKE, [*served, f"stages.opd-after-td.{key}={value}"])
+
+
+def test_a_stage_cannot_go_on_in_the_middle_of_a_streamed_set_that_it_has_not_begun():
+    streamed = ["sets.D={dataset: {path: x}}", "stages.opd-after-td.train=D"]
+    with pytest.raises(InputError, match=r"stages.opd-after-td.train: 'D' is streamed, and what goes on with it must"):
+        load_settings(Recipe, SMOKE, streamed)
+    load_settings(Recipe, SMOKE, [*streamed, "stages.opd-after-td.continues=false"])
 
 
 def test_a_normaliser_may_be_named_for_a_language_code():

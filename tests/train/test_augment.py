@@ -103,6 +103,7 @@ def test_an_utterance_may_be_followed_by_another_of_its_language():
             features, text = example.features["student"], example.utterance.text
             between = "" if languages[place] == "Chinese" else " "
             partners = [other for other in range(5) if text == between.join((texts[place], texts[other]))]
+            assert place not in partners
             if text == texts[place]:
                 assert torch.equal(features, clips[place])
                 continue
@@ -114,6 +115,7 @@ def test_an_utterance_may_be_followed_by_another_of_its_language():
     assert {(0, 1), (1, 0), (2, 3)} <= seen
     assert not any(4 in pair for pair in seen)
     assert join_utterances(examples, AugmentationSettings(), 0) == examples
+    assert join_utterances(examples[:1], settings, 0) == examples[:1]
 
 
 def test_what_is_joined_with_an_utterance_without_text_has_none():

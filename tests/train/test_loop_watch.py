@@ -1,3 +1,5 @@
+import pytest
+
 from arkasr.train.loop_watch import WINDOW_STEPS, LoopWatch
 
 
@@ -11,8 +13,24 @@ def test_a_run_whose_loops_grow_says_so_once_and_again_when_they_have_doubled():
     found = [remark for remark in said if remark]
     assert "where it was 0.0%" in found[0]
     assert said.index(found[0]) < WINDOW_STEPS + 10
-    assert "50.0%" not in found[-1]  # said as soon as it has doubled, not when it is too late
     assert 2 <= len(found) <= 5
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        pytest.param([0.4] * 30 + [0.01] * 200 + [0.7] * 30, id="what was lost at first and then learned"),
+        pytest.param([0.5] * 30 + [0.98] * 30, id="more than half at first"),
+        pytest.param([0.3] * 30 + [0.66] * 30, id="a third at first"),
+    ],
+)
+def test_a_run_is_measured_against_its_best_steps(shares):
+    assert any(remarks(LoopWatch(), shares))
+
+
+def test_loops_that_went_and_come_again_are_said_again():
+    course = [0.0] * 30 + [0.3] * 30
+    assert sum(map(bool, remarks(LoopWatch(), course + course))) >= 2 * sum(map(bool, remarks(LoopWatch(), course)))
 
 
 def test_a_run_that_loops_as_much_as_ever_says_nothing():

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from arkasr.distill.divergence import divergence_of
 from arkasr.distill.objective import Side, UnionTopkKL, check_options, union_topk_kl
 from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids, working_dtype
-from arkasr.model.head import Top, scores_of, top_of_head
+from arkasr.model.head import Top, every_score, scores_of, top_of_head
 from arkasr.teacher.teacher import NamedScores
 
 # Options that need every token's score are computed for so many positions at a time.
@@ -307,8 +307,8 @@ def _dense_by_chunks(
     def compare(first: int, hidden: Tensor, head: Tensor) -> UnionTopkKL:
         rows = slice(first, first + DENSE_POSITIONS)
         return union_topk_kl(
-            hidden @ head.T,
-            teacher_hidden[rows] @ teacher_head.T,
+            every_score(hidden, head),
+            every_score(teacher_hidden[rows], teacher_head),
             student_support=None if student_support is None else student_support[rows],
             generated=None if generated is None else generated[rows],
             **options,

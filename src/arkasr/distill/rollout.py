@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arkasr.distill.looping import loop_start
 from arkasr.model.decoding import Transcripts
+from arkasr.model.loops import loop_start
 from arkasr.model.recognizer import Recognizer
 from arkasr.model.text import clean_transcript
 
@@ -23,7 +23,7 @@ class Rollout:
         clip: place of the utterance in the batch.
         tokens: int64 `[n]`, the stop token included when it was written.
         stopped: whether it ends in the stop token.
-        loop: place where it starts to repeat itself over and over; None = nowhere, or the student did not write it.
+        loop: place of the token that starts a loop over (`loops.py`); None = no loop, or the student did not write it.
         states: what the student's decoder held as it wrote each token, `[n, H]` on the model's device; None for a
             reference, and where an engine wrote that does not tell.
     """
@@ -53,7 +53,7 @@ class Rollouts:
     Attributes:
         kept: one rollout for every utterance that is not skipped.
         written: what the student wrote for every utterance, empty ones included.
-        loops: for every utterance, the place where its transcript starts to repeat itself over and over; or None.
+        loops: for every utterance, the place of the token that starts a loop over; None = no loop.
         stopped: bool `[B]`, whether it came to a stop before the cap.
         fallbacks: empty rollouts replaced by the reference.
         skipped: empty rollouts without a reference.
@@ -81,9 +81,7 @@ def keep_rollouts(student: Recognizer, transcripts: Transcripts, references: Seq
     if transcripts.states is not None:
         states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])
     stopped = transcripts.stopped.tolist()
-    loops = [
-        loop_start(tokens.tolist(), stopped=ended) for tokens, ended in zip(transcripts.tokens, stopped, strict=True)
-    ]
+    loops = [_loop_in(student, tokens, ended) for tokens, ended in zip(transcripts.tokens, stopped, strict=True)]
     kept, fallbacks, skipped = [], 0, 0
     for clip, (tokens, reference) in enumerate(zip(transcripts.tokens, references, strict=True)):
         if clean_transcript(student.transcript_text(tokens)):
@@ -94,3 +92,11 @@ def keep_rollouts(student: Recognizer, transcripts: Transcripts, references: Seq
         else:
             skipped += 1
     return Rollouts(kept, transcripts.tokens, loops, transcripts.stopped, fallbacks, skipped, transcripts.passes)
+
+
+def _loop_in(student: Recognizer, tokens: Tensor, stopped: bool) -> int | None:
+    """The place of the token that starts the first loop of a transcript over."""
+    start = loop_start(student.transcript_text(tokens), cut_off=not stopped)
+    if start is None:
+        return None
+    return next(place for place in range(len(tokens)) if len(student.transcript_text(tokens[: place + 1])) > start)

@@ -159,6 +159,18 @@ def scores_of(
     return scores
 
 
+def every_score(hidden: Tensor, head: Tensor) -> Tensor:
+    """Scores `[N, V]` of all tokens in float32 or float64, with gradient into `hidden` `[N, H]` and `head` `[V, H]`."""
+    hidden, head = (at_least_float32(_with_its_own_gradient(tensor)) for tensor in (hidden, head))
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden, head)
+
+
+def _with_its_own_gradient(tensor: Tensor) -> Tensor:
+    """The tensor as computed, whose gradient is not rounded as it is."""
+    return tensor + (as_computed(tensor).to(tensor.dtype) - tensor).detach()
+
+
 def as_computed(tensor: Tensor) -> Tensor:
     """The tensor in the precision that a product with it has here: under autocast rounded, else as it is."""
     return tensor.to(_computed_in(tensor))

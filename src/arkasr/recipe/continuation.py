@@ -49,6 +49,16 @@ def check_continuation(recipe: "Recipe", name: str) -> None:
     place, ended = f"stages.{name}.continues", recipe.stages.get(stage.start)
     if stage.kind not in ("sft", "opd") or ended is None or ended.kind not in ("sft", "opd"):
         raise ValueError(f"{place}: only a stage of kind sft or opd goes on, and where one of them has ended")
+    if stage.once != ended.once:
+        raise ValueError(
+            f"{place}: {stage.start!r} and {name!r} must both have `once`, or neither: a seed has one order"
+        )
+    heard = recipe.sets.get(stage.train)
+    if heard is not None and heard.dataset is not None and stage.train != ended.train:
+        raise ValueError(
+            f"stages.{name}.train: {stage.train!r} is streamed, and what goes on with it must have begun with it; "
+            f"train {stage.start!r} on it, take a manifest, or leave out `continues`"
+        )
     if stage.data_order is not None:
         raise ValueError(f"stages.{name}.data_order: the order of {stage.start!r} goes on; leave it out")
     for key, value in stage.optimization:

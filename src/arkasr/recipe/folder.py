@@ -40,8 +40,8 @@ class RunFolder:
             return folder
         if not resume:
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --output")
-        # A run that was begun before a key existed has that key's default.
-        stored = parse(Recipe, read_yaml(stored_at), str(stored_at))
+        # A run that was begun before a key existed has that key's default, or what was done then.
+        stored = parse(Recipe, _as_it_was(read_yaml(stored_at)), str(stored_at))
         if difference := _first_difference(_binding(stored), _binding(recipe)):
             raise InputError(
                 f"{stored_at}: {difference} differs from the recipe given; choose another --output for a changed recipe"
@@ -99,6 +99,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON file as `write_text` does; floats that are not finite are an error, not `NaN`."""
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _as_it_was(stored: Any) -> Any:
+    """The stored recipe with what was done before there was a key for it, where the default is something else."""
+    for stage in stored.get("stages", {}).values():
+        if stage.get("kind") == "opd":
+            stage.setdefault("objective", {}).setdefault("looping", "keep")
+    return stored
 
 
 def _binding(recipe: Recipe) -> Any:

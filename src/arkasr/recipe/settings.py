@@ -178,7 +178,7 @@ class TrainingStageSettings(StageSettings):
     train: str
     dev: str | None = None
     continues: bool = False
-    data_order: str | None = None
+    data_order: str | None = Field(default=None, min_length=1)
     optimization: OptimizationSettings
 
 
@@ -326,6 +326,11 @@ class Recipe(Settings):
                     self._refuse_streamed(f"stages.{name}.{key}", value)
             if isinstance(stage, TrainingStageSettings):
                 check_continuation(self, name)
+                if stage.data_order in self.stages and stage.data_order != name:
+                    raise ValueError(
+                        f"stages.{name}.data_order: the stage {stage.data_order!r} has that name and so that order "
+                        "already; give the order a name that is no stage's"
+                    )
             if isinstance(stage, OpdStageSettings):
                 self._check_served(f"stages.{name}", stage)
             heard = self.sets.get(stage.train) if isinstance(stage, CtcStageSettings | SftStageSettings) else None

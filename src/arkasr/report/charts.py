@@ -142,7 +142,7 @@ def _development(run: Run, logs: Sequence[History]) -> Iterator[Chart]:
     if traces:
         figure = _figure(traces, "optimizer steps since random weights", "error rate")
         figure["layout"]["yaxis"] |= {"tickformat": ".0%", "hoverformat": ".1%"}
-        note = "A stage that continues another begins where that one ended, so equal places had equal updates."
+        note = "A stage that starts from another begins where that one ended, so equal places had equal updates."
         yield Chart("Error rate on the development set", note, figure)
 
 

@@ -18,7 +18,7 @@ from arkasr.report.results import POOLED, REMEDY, Comparison, Score, SeedMean, S
 
 @dataclass(frozen=True)
 class Stage:
-    """A training stage; `start` is the stage or model that it continues, `steps` its own optimizer steps."""
+    """A training stage; `start` is the stage or model whose weights it starts from, `steps` its own optimizer steps."""
 
     name: str
     kind: str

@@ -52,7 +52,9 @@ def join_utterances(examples: Sequence[Example], settings: AugmentationSettings 
         return list(examples)
     generator = generator_for("join", seed)
     followed = torch.rand(len(examples), generator=generator) < settings.join_share
-    partners = torch.randint(0, len(examples), (len(examples),), generator=generator).tolist()
+    # Never by itself: that would teach it to say everything twice.
+    ahead = torch.randint(1, max(len(examples), 2), (len(examples),), generator=generator)
+    partners = ((torch.arange(len(examples)) + ahead) % len(examples)).tolist()
     return [
         _joined(example, examples[partner]) if follows and _may_follow(example, examples[partner]) else example
         for example, partner, follows in zip(examples, partners, followed.tolist(), strict=True)
@@ -96,13 +98,13 @@ def replace_tokens(transcripts: Sequence[Tensor], settings: AugmentationSettings
 
 
 def generator_for(purpose: str, seed: int, place: int = 0) -> torch.Generator:
-    """A generator whose numbers have nothing to do with those of another purpose, seed or place."""
+    """A generator of its own for every purpose, seed and place."""
     digest = hashlib.sha256(f"{purpose}:{seed}:{place}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def _may_follow(example: Example, partner: Example) -> bool:
-    if example.utterance.language != partner.utterance.language:
+    if partner is example or example.utterance.language != partner.utterance.language:
         return False
     frames = (example.features[name].shape[1] + partner.features[name].shape[1] for name in example.features)
     return max(frames) <= LONGEST_FRAMES

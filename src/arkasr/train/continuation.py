@@ -46,8 +46,8 @@ class Continuation:
         restored = ended.restore(on_trouble)
         if restored is None or restored[0]["step"] != self.steps:
             raise InputError(
-                f"{self.folder}: its last checkpoint, step-{self.steps}, is gone, and the next stage goes on from it; "
-                "remove the folder to train the stage anew, or leave out `continues`"
+                f"{self.folder}: its last checkpoint, step-{self.steps}, is gone or damaged, and the next stage goes "
+                "on from it; remove the folder to train the stage anew, or leave out `continues`"
             )
         state, memory = restored
         if memory and stage.memory():

@@ -85,6 +85,11 @@ def train(
     restored = checkpoints.restore(on_trouble)
     if restored:
         state, memory = restored
+        if state.get("order") != seed:
+            raise InputError(
+                f"{folder}: its checkpoint is of another order of the data, as an older version drew it; finish the "
+                "stage with that version, or remove the folder to train it anew"
+            )
         stream.restore(state["data"])
         if memory:
             begun = state.get("under_way", {})
@@ -122,7 +127,7 @@ def train(
             state["scaler"] = accelerator.scaler.state_dict()
         if stage.steps_ahead:
             state["under_way"] = _of_all_processes(stage.under_way())
-        checkpoints.save(step, state | {"data": stream.state()}, stage.memory())
+        checkpoints.save(step, state | {"order": seed, "data": stream.state()}, stage.memory())
 
     with StopSignals() as signals, checkpoints:
         stage.stop_asked = signals.asked

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 WINDOW_STEPS = 20
-# Growth that is no chance: twice the share of before, two points more, and so many rollouts.
+# Growth that is no chance: twice the share of before (or half of the rest), two points more, and so many rollouts.
 GROWTH = 2.0
 GROWTH_POINTS = 0.02
 FEWEST_RUNAWAYS = 5
 
 
 class LoopWatch:
-    """Compares the last steps with the first ones, and after a warning with those that it warned of."""
+    """Compares the last steps with the best ones so far, and after a warning with those that it warned of."""
 
     def __init__(self) -> None:
         self._counts: deque[tuple[int, int]] = deque(maxlen=WINDOW_STEPS)
@@ -35,7 +35,10 @@ class LoopWatch:
             self._usual = share
             return None
         before = self._usual
-        if found < FEWEST_RUNAWAYS or share < max(GROWTH * before, before + GROWTH_POINTS):
+        # From 60 to 80% as much is lost as from 0 to 50%: half of what did not run away.
+        grown = share >= GROWTH * before or 1 - share <= (1 - before) / GROWTH
+        if found < FEWEST_RUNAWAYS or share < before + GROWTH_POINTS or not grown:
+            self._usual = min(before, share)
             return None
         self._usual = share
         return (

@@ -91,7 +91,8 @@ class AugmentationSettings(Settings):
         frequency_masks: masked bands per clip.
         frequency_width: widest band, in mel bins.
         join_share: SFT and OPD: share of the utterances that are followed by another one of the batch, so that what
-            comes next must be heard and cannot be known by heart.
+            comes next must be heard and cannot be known by heart. Batches then hold more than `batch_seconds`, and
+            OPD needs a cap for two transcripts (`objective.max_new_tokens`).
         token_noise: SFT: share of the transcript's tokens that are shown to the decoder as random ones of the batch.
     """
 

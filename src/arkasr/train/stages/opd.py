@@ -77,6 +77,8 @@ class DistillationStage(Stage):
                 "objective: `support: full`, `tail: bucket` and `upstream_scores` look at scores that a served teacher "
                 "does not give; leave them out, or take the teacher into the training process"
             )
+        if augmentation is not None and not self.teacher.every_score:
+            raise InputError("augmentation: a served teacher hears the recording as it is; leave it out")
         drafts = {} if drafts is None else drafts  # asking how many there are may read them all
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
         self._paired = self._written = 0
