@@ -220,6 +220,19 @@ def test_a_shrunk_recipe_keeps_stages_and_variants_and_needs_no_download():
     assert Recipe.model_validate(small.model_dump()) == small
 
 
+def test_a_run_begun_before_loops_were_masked_goes_on_without(tmp_path):
+    recipe = load_settings(Recipe, SMOKE)
+    RunFolder.create(tmp_path, recipe, resume=False)
+    stored = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    for stage in ("opd", "opd-after-td"):
+        del stored["stages"][stage]["objective"]["looping"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+    with pytest.raises(InputError, match=r"stages\.opd\.objective\.looping differs from the recipe given"):
+        RunFolder.create(tmp_path, recipe, resume=True)
+    keep = [f"stages.{stage}.objective.looping=keep" for stage in ("opd", "opd-after-td")]
+    RunFolder.create(tmp_path, load_settings(Recipe, SMOKE, keep), resume=True)
+
+
 def test_a_finished_run_may_be_compared_otherwise_and_its_report_says_how(tmp_path):
     RunFolder.create(tmp_path, load_settings(Recipe, SMOKE), resume=False)
     by_speaker = load_settings(Recipe, SMOKE, ["evaluation.resample=speaker", "evaluation.comparisons=[]"])

@@ -108,3 +108,44 @@ def test_no_step_of_a_schedule_is_void_and_the_rate_rises_once_and_falls_once(sc
     assert rates[highest:] == sorted(rates[highest:], reverse=True)
     if steps >= max(warmup_steps, 1):
         assert max(rates) == 1
+
+
+def test_a_stage_that_goes_on_and_is_killed_in_its_middle_ends_with_the_bits_of_an_undisturbed_one(
+    student, teacher, hear, tmp_path
+):
+    examples = hear(student, teacher)
+    batches = [examples[:2], examples[2:], examples[1:4], examples[:1], examples[3:]]
+    train(SupervisedStage(student, None), Stream(batches), FIRST, tmp_path / "td", seed=3, schedule_steps=7)
+    ended = Continuation(tmp_path / "td", steps=3, steps_before=3, same_set=True)
+    settings = SECOND.model_copy(update={"checkpoint_every": 1})
+
+    class KilledError(Exception):
+        pass
+
+    def kill(step, _values):
+        if step == 2:
+            raise KilledError
+
+    def go_on(recognizer, folder, on_step=None):
+        objective = ObjectiveSettings(top_k=8, max_new_tokens=6)
+        stage = DistillationStage(recognizer, teacher, objective, augmentation=AUGMENTATION)
+        train(stage, Stream(batches), settings, tmp_path / folder, seed=3, continues=ended, on_step=on_step)
+
+    victim, twin = copy.deepcopy(student), copy.deepcopy(student)
+    go_on(student, "undisturbed")
+    with pytest.raises(KilledError):
+        go_on(victim, "killed", kill)
+    go_on(twin, "killed")
+    for name, value in student.model.state_dict().items():
+        assert torch.equal(twin.model.state_dict()[name], value), name
+    for key in ("loss", "train/learning_rate"):
+        assert [line[key] for line in lines(tmp_path / "killed")] == [
+            line[key] for line in lines(tmp_path / "undisturbed")
+        ]
+
+
+def test_a_checkpoint_of_another_order_is_refused(student, hear, tmp_path):
+    shorter = FIRST.model_copy(update={"steps": 2})
+    train(SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=3)
+    with pytest.raises(InputError, match="its checkpoint is of another order of the data, as an older version drew it"):
+        train(SupervisedStage(student, None), Stream([hear(student)]), FIRST, tmp_path, seed=4)
