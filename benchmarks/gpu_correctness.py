@@ -80,7 +80,9 @@ def objective(setting: Setting) -> Findings:
             for what, ours, theirs in zip(
                 ("loss", "gradient of states", "gradient of head"), found, exact, strict=True
             ):
-                limit = 1e-5 if what == "loss" else (1e-3 if single else 5e-2)
+                # A tied bf16 sum of states and embeddings is rounded before it is compared.
+                of_loss = 1e-2 if tied and not single else 1e-5
+                limit = of_loss if what == "loss" else (1e-3 if single else 5e-2)
                 yield within(f"{name}: {what}", relative_difference(ours.to_dense(), theirs), limit)
 
 

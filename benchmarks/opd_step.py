@@ -195,7 +195,7 @@ def measure(options: argparse.Namespace) -> Measured:
                 if options.no_drafts:
                     opd.rollouts.remembered = type(opd.rollouts.remembered)()
             start_watching_memory(options.device)
-            step = (accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0)
+            step = (accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0, 1.0)
             outcome, taken = timed(partial(optimizer_step, *step), options.device)
             values[name] = outcome.metrics.values()
             if repeat:
