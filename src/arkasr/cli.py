@@ -187,7 +187,7 @@ def label(
 ) -> None:
     """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
     from arkasr.data.manifest import read_manifest, write_manifest
-    from arkasr.data.replacing import refuse_to_replace
+    from arkasr.data.replacing import files_of_model, refuse_to_replace
     from arkasr.model.device import default_device
     from arkasr.model.recognize import RecognitionSettings
     from arkasr.recipe.engines import engine_while_needed
@@ -201,7 +201,7 @@ def label(
     utterances = read_manifest(manifest)
     dropped = output.with_suffix(".dropped.jsonl")
     audio = (utterance.audio for utterance in utterances)
-    refuse_to_replace([manifest, *Path(teacher).glob("*"), *audio], [output, dropped])
+    refuse_to_replace([manifest, *files_of_model(teacher), *audio], [output, dropped])
     # The accelerator is vLLM's, where vLLM writes.
     recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
@@ -253,15 +253,16 @@ def transcribe(
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub name.")] = None,
 ) -> None:
     """Write down what is said in recordings of any length."""
+    from arkasr.data.replacing import files_of_model
     from arkasr.recipe.progress import Progress
     from arkasr.teacher.load import dtype_named
     from arkasr.transcribe import command
-    from arkasr.transcribe.inputs import opened
+    from arkasr.transcribe.inputs import opened, read_at
     from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 
     with opened(sources, find_speech=vad) as inputs:
-        models = [path for name in (model, word_times) if name for path in Path(name).glob("*")]
-        target = command.target_of(output, format_name, inputs, [*map(Path, sources), *models])
+        models = [path for name in (model, word_times) if name for path in files_of_model(name)]
+        target = command.target_of(output, format_name, inputs, [*map(read_at, sources), *models])
         seconds = piece_seconds or (10.0 if target.format_name in ("srt", "vtt") else 30.0)
         transcriber = Transcriber(
             model,

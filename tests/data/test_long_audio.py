@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of, is_silent
+from arkasr.data.check import check_manifest
 from arkasr.data.examples import ExampleDataset
 from arkasr.data.manifest import read_manifest
 from arkasr.data.slices import IN_MEMORY_BYTES
@@ -98,3 +99,26 @@ def test_labels_trials_of_servers_and_the_processor_decode_no_long_clip(student,
             student.processor.apply_chat_template(asked, add_generation_prompt=True)
         heard = student.processor.apply_chat_template(asked, add_generation_prompt=True, audio_max_length=16_000)
     assert heard["audios"].shape[2] == 100
+
+
+def test_a_long_recording_is_looked_through_in_little_memory(long, tmp_path):
+    with little_memory():
+        (problem,) = check_manifest(tmp_path / "set.jsonl", decode_audio=True).problems
+    assert "every sample is zero" in problem.message
+
+
+def test_all_of_a_long_recording_is_looked_through(tmp_path):
+    samples = np.zeros(150 * 8_000, dtype=np.float32)
+    samples[149 * 8_000] = 0.5
+    soundfile.write(tmp_path / "a.wav", samples, 8_000, subtype="FLOAT")
+    assert not is_silent(tmp_path / "a.wav")
+    assert is_silent(tmp_path / "a.wav", 10.0, 148.9)
+    samples[148 * 8_000] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 8_000, subtype="FLOAT")
+    with pytest.raises(InputError, match="holds samples that are not finite"):
+        is_silent(tmp_path / "nan.wav")
+    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(size=150 * 8_000) * 0.1, 8_000)
+    whole = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(InputError, match=r"a\.flac: "):
+        is_silent(tmp_path / "a.flac")

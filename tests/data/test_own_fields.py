@@ -9,6 +9,7 @@ import torch
 
 from arkasr.data.manifest import read_manifest, read_rows
 from arkasr.data.own_fields import LABEL, SCORED_TRANSCRIPT
+from arkasr.data.prepare import prepare_corpus
 from arkasr.model.recognize import RecognitionSettings
 from arkasr.recipe.single import compare_transcripts, evaluate_manifest
 from arkasr.teacher.label import label
@@ -26,7 +27,9 @@ def manifest(tmp_path):
     for name, seconds in (("short", 1), ("long", 31)):
         soundfile.write(tmp_path / f"{name}.wav", np.full(seconds * 16_000, 0.1), 16_000)
         row = {"audio": f"{name}.wav", "id": name, "text": ELSEWHERE, "language": "English", "note": name}
-        rows.append(row | dict.fromkeys(LABEL, ELSEWHERE) | {"errors": 0, "reference_tokens": 3})
+        rows.append(
+            row | dict.fromkeys(LABEL, ELSEWHERE) | {"errors": 0, "reference_tokens": 3, "audio_path": ELSEWHERE}
+        )
     (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path / "set.jsonl"
 
@@ -35,7 +38,7 @@ def test_a_clip_that_cannot_be_heard_is_not_scored_with_words_of_old(student, ma
     student.save(tmp_path / "model")
     output = tmp_path / "out.jsonl"
     said = list(evaluate_manifest(manifest, str(tmp_path / "model"), "basic", output, SETTINGS, torch.device("cpu")))
-    assert "1 utterances, 1 failed" in said[0]
+    assert "1 utterance, 1 failed" in said[0]
     short, long = read_rows(output)
     assert (short["note"], long["note"]) == ("short", "long")
     assert ELSEWHERE not in [short[key] for key in SCORED_TRANSCRIPT if key in short]
@@ -48,7 +51,7 @@ def test_a_clip_that_cannot_be_heard_is_not_scored_with_words_of_old(student, ma
 def test_labels_hold_nothing_of_an_earlier_label_or_transcript(teacher, manifest):
     labels = label(teacher, read_manifest(manifest), SETTINGS, drop_failures=False)
     (kept,), (dropped,) = labels.rows, labels.dropped
-    assert not set(kept) & set(LABEL)
+    assert not set(kept) & {*LABEL, "audio_path"}
     assert set(dropped) & set(LABEL) == {"dropped", "error"}
     assert (dropped["dropped"], dropped["text"], dropped["note"]) == ("unreadable", None, "long")
 
@@ -61,3 +64,12 @@ def test_a_transcript_has_no_score_of_an_earlier_one(manifest):
         "pred_text_raw": None,
         "error": "cannot be heard",
     }
+    assert "audio_path" not in row
+
+
+def test_a_prepared_manifest_has_no_transcript_of_the_text_before_it_was_normalised(manifest, tmp_path):
+    manifest.rename(tmp_path / "train.jsonl")
+    prepare_corpus("an4", tmp_path, tmp_path / "prepared")
+    for row, note in zip(read_rows(tmp_path / "prepared" / "train.jsonl"), ("short", "long"), strict=True):
+        assert row["note"] == note
+        assert not set(row) & {"pred_text", "pred_text_raw", "error", "errors", "reference_tokens", "audio_path"}

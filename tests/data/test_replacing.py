@@ -26,6 +26,8 @@ def folder(tmp_path, monkeypatch):
         tar.add(tmp_path / "a.wav", "a.wav")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "part").mkdir()
+    (tmp_path / "model" / "part" / "vocabulary.jsonl").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -52,6 +54,7 @@ COMMANDS = {
         ("soft.jsonl", "set.jsonl"),
         ("set.jsonl", "a.wav"),
         ("set.jsonl", "model/config.json"),
+        ("set.jsonl", "model/part/vocabulary.jsonl"),
     ],
 )
 def test_an_input_is_refused_as_output_before_a_model_is_loaded(folder, monkeypatch, capsys, command, read, output):
@@ -64,6 +67,19 @@ def test_an_input_is_refused_as_output_before_a_model_is_loaded(folder, monkeypa
     printed = capsys.readouterr().err
     assert printed.startswith(f"arkasr: {output.removeprefix('./')}: is an input of this command")
     assert printed.endswith("; name another output\n")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("read", ["set.jsonl", "a.wav"])
+def test_standard_input_is_not_replaced(folder, monkeypatch, capsys, read):
+    before = contents(folder)
+    arguments = ["transcribe", "-", "--model", "model", "--format", "jsonl", "-o", read]
+    monkeypatch.setattr(sys, "argv", ["arkasr", *arguments])
+    with (folder / read).open(encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(SystemExit):
+            main()
+    assert f"arkasr: {read}: is an input of this command; name another output" in capsys.readouterr().err
     assert contents(folder) == before
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from arkasr.data import identity as identity_module
 from arkasr.data.indexing import build_index
 from arkasr.errors import InputError
 from arkasr.recipe import inputs as inputs_module
+from arkasr.recipe import parts as parts_module
+from arkasr.recipe import run as run_module
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.load import parse
@@ -28,6 +31,7 @@ from arkasr.recipe.workshop import Workshop
 from tests.models import small_student, small_teacher, small_vocabulary
 
 STEP = {"steps": 1, "batch_seconds": 10, "learning_rate": 1e-3}
+FIRST, SECOND = "1" * 40, "2" * 40  # commits
 THEN = 1_000_000_000  # seconds, when all files of the corpus were written
 
 
@@ -144,8 +148,11 @@ def test_a_set_that_has_changed_is_named_with_what_has_changed(folder, change):
         use(sitting(folder))
     told = str(refused.value)
     assert told.startswith(f"sets.L: {folder / 'train.jsonl'}: is not what this run has used before: {change}; ")
-    assert "restore it, or choose another --output" in told
-    assert ("; if it is the same, copied, delete " in told) == ("another time" in change)
+    remedy = (
+        f"; restore it, or choose another --output; deleting {folder / 'run' / 'inputs.json'} accepts what is there "
+    )
+    remedy += "now for what is still to be computed"
+    assert told.endswith(f"{remedy}, as is right for a copy" if "another time" in change else remedy)
     assert rows_of(folder / "train.jsonl")
     shutil.rmtree(folder / "run")
     use(sitting(folder))
@@ -171,10 +178,10 @@ def test_only_what_the_recipe_sees_counts(folder):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda model: os.utime(model / "model.safetensors"), "model.safetensors was written at another time"),
-        (lambda model: (model / "config.json").write_text("{}"), "config.json has another size"),
-        (lambda model: (model / "model.safetensors").unlink(), "model.safetensors is gone"),
-        (lambda model: (model / "adapter.json").write_text("{}"), "adapter.json is new"),
+        (lambda model: os.utime(model / "model.safetensors"), "model.safetensors was written at another time; restore"),
+        (lambda model: (model / "config.json").write_text("{}"), "config.json has another size; restore"),
+        (lambda model: (model / "model.safetensors").unlink(), "model.safetensors is gone; restore"),
+        (lambda model: (model / "adapter.json").write_text("{}"), "adapter.json is new; remove"),
     ],
 )
 @pytest.mark.parametrize("name", ["base", "teacher"])
@@ -184,44 +191,106 @@ def test_a_model_that_was_trained_anew_is_named(folder, name, change, told):
     with pytest.raises(InputError) as refused:
         use(sitting(folder), "opd")
     assert str(refused.value).startswith(
-        f"models.{name}: {folder / name}: is not what this run has used before: {told}"
+        f"models.{name}: {folder / name}: is not what this run has used before: {told} it, or choose another --output"
     )
 
 
-def test_a_hub_name_is_its_commit(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A hub that cannot be reached, with two commits of `org/base` in the cache; the file that says which is `main`."""
     from huggingface_hub import constants
 
     cached = tmp_path / "hub" / "models--org--base"
-    for commit in ("1" * 40, "2" * 40):
-        shutil.copytree(folder / "base", cached / "snapshots" / commit)
+    shutil.copytree(folder / "base", cached / "snapshots" / FIRST)
+    torch.manual_seed(7)
+    other = small_student(small_vocabulary())
+    torch.nn.init.ones_(next(other.model.parameters()))
+    other.save(cached / "snapshots" / SECOND)
     (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text("1" * 40)
+    (cached / "refs" / "main").write_text(FIRST)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return cached / "refs" / "main"
+
+
+def test_of_a_hub_name_the_recorded_commit_is_loaded_wherever_the_branch_points(folder, hub):
     recipe = recipe_of(folder)
     recipe.models["base"] = recipe.models["base"].model_copy(update={"pretrained": "org/base"})
-    use(sitting(folder, recipe))
-    assert json.loads((folder / "run" / "inputs.json").read_text())["models"]["base"] == {"commit": "1" * 40}
-    use(sitting(folder, recipe))
-    (cached / "refs" / "main").write_text("2" * 40)
-    with pytest.raises(InputError, match=f"models.base: org/base: .*it is of commit {'2' * 40} and was of {'1' * 40}"):
-        use(sitting(folder, recipe))
+    inputs = sitting(folder, recipe)
+    inputs.check_stage("sft")
+    hub.write_text(SECOND)  # between the look and the loading
+    loaded = [inputs._workshop.recognizer("base", 0)]
+    inputs.record()
+    assert json.loads((folder / "run" / "inputs.json").read_text())["models"]["base"] == {"commit": FIRST}
+    for use_it in (lambda inputs: use(inputs, "opd"), lambda inputs: inputs.check_variant("base")):
+        inputs = sitting(folder, recipe)
+        use_it(inputs)
+        assert inputs._workshop.model("base").revision == FIRST
+        loaded.append(inputs._workshop.recognizer("base", 0))
+    for recognizer in loaded:
+        assert not (next(recognizer.model.parameters()) == 1).all()
+    elsewhere = sitting(folder, recipe)
+    elsewhere.path.unlink()
+    elsewhere = sitting(folder, recipe)
+    use(elsewhere)
+    assert (next(elsewhere._workshop.recognizer("base", 0).model.parameters()) == 1).all()
 
 
 def test_a_copy_is_accepted_when_the_record_is_deleted(folder):
     use(sitting(folder))
     os.utime(folder / "train-0.wav")
-    with pytest.raises(InputError, match="if it is the same, copied, delete ") as refused:
+    with pytest.raises(InputError, match=r"deleting .* accepts what is there now") as refused:
         use(sitting(folder))
-    Path(str(refused.value).rpartition("delete ")[2]).unlink()
+    Path(str(refused.value).rpartition("deleting ")[2].partition(" accepts")[0]).unlink()
     use(sitting(folder))
 
 
-def test_a_damaged_record_is_one_line(folder):
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("{", ""),
+        ("[]", ""),
+        ('{"sets": {"L": {}}, "models": {}}', " (sets.L)"),
+        ('{"sets": {"L": {"utterances": 4, "size": "0", "text": 3}}, "models": {}}', " (sets.L)"),
+        ('{"sets": {}, "models": {"base": {"files": {"config.json": 3}}}}', " (models.base)"),
+        ('{"sets": {}, "models": {"base": {}}}', " (models.base)"),
+    ],
+)
+def test_a_damaged_record_is_one_line(folder, content, place):
     (folder / "run").mkdir()
-    (folder / "run" / "inputs.json").write_text("{")
-    with pytest.raises(InputError, match=r"inputs\.json: cannot be read; delete it"):
+    (folder / "run" / "inputs.json").write_text(content)
+    with pytest.raises(InputError) as refused:
+        use(sitting(folder))
+    told = (
+        f"{folder / 'run' / 'inputs.json'}: is damaged{place}; delete it, and what is there now is taken for what is "
+    )
+    assert str(refused.value) == f"{told}still to be computed"
+
+
+def test_what_may_not_be_read_or_written_is_one_line_on_all_processes(folder, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refused)
+        with pytest.raises(InputError, match="base: Permission denied; check path, permissions"):
+            use(sitting(folder))
+    inputs = sitting(folder)
+    (folder / "run").write_text("a file in the place of the folder")
+    with pytest.raises(InputError, match=r"run: File exists; check path, permissions"):
+        use(inputs)
+    (folder / "run").unlink()
+    (folder / "run" / "inputs.json").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"inputs\.json: Is a directory; check path and permissions"):
         sitting(folder)
+
+
+def test_a_manifest_that_goes_is_named_with_a_remedy(folder):
+    inputs = sitting(folder)
+    use(inputs)
+    (folder / "train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"sets\.L: .*train\.jsonl: no such manifest; restore it"):
+        use(inputs)
 
 
 def test_a_large_set_is_known_by_the_lines_of_its_index_and_a_sample_of_its_files(folder, monkeypatch):
@@ -305,6 +374,81 @@ def test_a_run_of_before_the_record_goes_on_and_a_set_that_is_refused_is_not_rec
     edited(folder / "train.jsonl", 0, text="mended")
     run_one_stage(recipe, "again", path, resume=True, progress=Progress())
     assert set(json.loads((path / "inputs.json").read_text())["sets"]) == {"L"}
+
+
+class KilledError(BaseException):
+    """Ends a run at once."""
+
+
+def killed_behind(monkeypatch, whose, name, run):
+    """Run until a function has returned for the first time."""
+    function = getattr(whose, name)
+
+    def killed(*arguments, **others):
+        function(*arguments, **others)
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(whose, name, killed)
+        with pytest.raises(KilledError):
+            run()
+
+
+def test_a_transcript_that_a_kill_cut_short_is_not_completed_by_another_model(folder, monkeypatch):
+    document = recipe_of(folder).model_dump(mode="json")
+    recipe, path = parse(Recipe, document | {"stages": {}, "variants": {"base": "base"}}, "test"), folder / "run"
+    monkeypatch.setattr(parts_module, "MOST_UTTERANCES", 2)
+    begin = partial(run_recipe, recipe, path, resume=False, progress=Progress())
+    killed_behind(monkeypatch, parts_module.Parts, "do", begin)
+    assert [part.name for part in path.glob("evaluations/base/dev.parts/*")] == ["0-2.jsonl"]
+    os.utime(folder / "base" / "model.safetensors")
+    with pytest.raises(InputError, match=r"models\.base: .*model\.safetensors was written at another time"):
+        run_recipe(recipe, path, resume=True, progress=Progress())
+    age(folder / "base")
+    run_recipe(recipe, path, resume=True, progress=Progress())
+
+
+def with_labels(folder):
+    """A label stage, and one that trains on its labels."""
+    document = recipe_of(folder).model_dump(mode="json")
+    label = {"kind": "label", "start": "teacher", "audio": "P", "drop_failures": False, "max_new_tokens": 4}
+    document["stages"] = {"label": label, "learn": document["stages"]["sft"] | {"train": "label"}}
+    document["evaluation"]["sets"] = []
+    return parse(Recipe, document | {"variants": {}}, "test")
+
+
+def test_labels_are_not_learnt_on_audio_that_has_changed_under_them(folder, monkeypatch):
+    recipe, path = with_labels(folder), folder / "run"
+    begin = partial(run_recipe, recipe, path, resume=False, progress=Progress())
+    killed_behind(monkeypatch, run_module, "run_label_stage", begin)
+    assert (path / "stages" / "label" / "labels.jsonl").exists()
+    soundfile.write(folder / "train-1.wav", np.random.default_rng(1).normal(size=16_000) * 0.1, 16_000)
+    with pytest.raises(InputError, match=r"sets\.P: .*the audio file of '1' was written at another time"):
+        run_recipe(recipe, path, resume=True, progress=Progress())
+    assert not (path / "stages" / "learn").exists()
+
+
+def test_a_teacher_that_cannot_be_loaded_is_not_recorded(folder):
+    recipe, path = with_labels(folder), folder / "run"
+    weights = folder / "teacher" / "model.safetensors"
+    weights.rename(folder / "away")
+    with pytest.raises(InputError, match=r"model .*teacher"):
+        run_recipe(recipe, path, resume=False, progress=Progress())
+    assert not (path / "inputs.json").exists()
+    (folder / "away").rename(weights)
+    run_recipe(recipe, path, resume=True, progress=Progress())
+    assert set(json.loads((path / "inputs.json").read_text())["models"]) == {"base", "teacher"}
+
+
+def test_a_test_set_may_be_mended_until_something_is_evaluated_on_it(folder):
+    recipe, path = recipe_of(folder), folder / "run"
+    edited(folder / "train.jsonl", 0, text=None)
+    with pytest.raises(InputError, match="0 has no `text`, and this stage learns from labels"):
+        run_recipe(recipe, path, resume=False, progress=Progress())
+    edited(folder / "train.jsonl", 0, text="the red book")
+    edited(folder / "dev.jsonl", 0, text="the red boot")
+    run_recipe(recipe, path, resume=True, progress=Progress())
+    assert "dev" in json.loads((path / "inputs.json").read_text())["sets"]
 
 
 def test_calibrate_compares_and_writes_nothing(folder):

@@ -21,6 +21,7 @@ LONGEST_CLIP_SECONDS = 30.0  # what the audio encoders of student and teacher he
 MARGIN_SECONDS = 0.1
 # The headers of mp3 files count some padding that decoders leave out.
 MISSING_SECONDS = 0.1
+BLOCK_SECONDS = 60  # of a file that is looked through
 # libsndfile reports about 2**63 frames for a stream whose header leaves the length open.
 MAX_FRAMES = 2**40
 
@@ -55,18 +56,7 @@ def decode(
         step = rate // math.gcd(rate, SAMPLE_RATE)
         first = round(max(begin - margin, 0.0) * rate) // step * step
         last = min(round((end + margin) * rate), file.frames)
-        try:
-            file.seek(first)
-            samples = file.read(last - first, dtype="float32", always_2d=True).mean(axis=1)
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"{path}: cannot be decoded ({error}); convert or leave out the file") from error
-    if len(samples) < last - first - MISSING_SECONDS * rate:
-        found = (first + len(samples)) / rate
-        raise InputError(
-            f"{path}: ends at {found:.2f} s, its header says {seconds:.2f} s; replace it if it is cut off, else convert"
-        )
-    if not np.isfinite(samples).all():
-        raise InputError(f"{path}: holds samples that are not finite; leave out the file")
+        samples = _read(file, path, first, last)
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
     offset = first * SAMPLE_RATE // rate
@@ -74,6 +64,30 @@ def decode(
     if not len(piece):
         raise InputError(f"{path}: holds less than one sample from {begin:g} s on; leave out the piece")
     return np.ascontiguousarray(piece)
+
+
+def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float = math.inf) -> bool:
+    """Whether every sample of a file, or of a piece of it, is zero; memory does not grow with its length.
+
+    Args:
+        path: as for `decode`.
+        begin_time: seconds.
+        end_time: seconds; past the end = to the end.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    with _open(path) as file:
+        rate = file.samplerate
+        last = round(min(end_time, file.frames / rate) * rate)
+        count, silent = 0, True
+        for first in range(round(begin_time * rate), last, BLOCK_SECONDS * rate):
+            samples = _read(file, path, first, min(first + BLOCK_SECONDS * rate, last))
+            count += len(samples)
+            silent = silent and not samples.any()
+    if not count:
+        raise InputError(f"{path}: holds no sample from {begin_time:g} s on; leave out the piece")
+    return silent
 
 
 def over_long(seconds: float) -> str:
@@ -92,6 +106,24 @@ def duration_of(path: str | Path) -> float:
     """
     with _open(path) as file:
         return float(file.frames / file.samplerate)
+
+
+def _read(file: soundfile.SoundFile, path: str | Path, first: int, last: int) -> np.ndarray:
+    """Frames of a file, channels averaged, float32 `[frames]`; up to `MISSING_SECONDS` may be missing at the end."""
+    rate = file.samplerate
+    try:
+        file.seek(first)
+        samples: np.ndarray = file.read(last - first, dtype="float32", always_2d=True).mean(axis=1)
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{path}: cannot be decoded ({error}); convert or leave out the file") from error
+    if len(samples) < last - first - MISSING_SECONDS * rate:
+        found, said = (first + len(samples)) / rate, file.frames / rate
+        raise InputError(
+            f"{path}: ends at {found:.2f} s, its header says {said:.2f} s; replace it if it is cut off, else convert"
+        )
+    if not np.isfinite(samples).all():
+        raise InputError(f"{path}: holds samples that are not finite; leave out the file")
+    return samples
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, duration_of, is_silent
 from arkasr.data.manifest import Problem, Utterance, parse_manifest
 from arkasr.errors import InputError
 
@@ -94,8 +94,7 @@ def _measure(utterance: Utterance, decode_audio: bool) -> float:
         raise InputError(f"the piece from {begin:g} to {end:g} s is not in the file, which is {whole:.2f} s long")
     if utterance.duration is not None and abs(utterance.duration - (end - begin)) > DURATION_TOLERANCE:
         raise InputError(f"`duration` says {utterance.duration:g} s, the audio is {end - begin:.2f} s long")
-    if decode_audio:
-        samples = decode(utterance.audio, utterance.begin_time, utterance.end_time)
-        if not samples.any() and utterance.text != "":  # an empty text says that silence is meant
-            raise InputError("every sample is zero; leave out the line, or give it an empty `text`")
+    # An empty text says that silence is meant.
+    if decode_audio and is_silent(utterance.audio, begin, end) and utterance.text != "":
+        raise InputError("every sample is zero; leave out the line, or give it an empty `text`")
     return end - begin

@@ -51,10 +51,12 @@ class Difference:
     Attributes:
         what: in a few words.
         only_time: whether no more than the time of a file is known to differ, as that of a copy does.
+        remedy: what makes it what it was.
     """
 
     what: str
     only_time: bool = False
+    remedy: str = "restore it"
 
 
 def identity_of(utterances: Utterances, *, by_lines: bool, times: bool) -> Identity:

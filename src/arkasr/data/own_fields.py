@@ -5,8 +5,8 @@ from typing import Any
 
 # What a system made of a recording, or why it made nothing of it.
 TRANSCRIPT = ("pred_text", "pred_text_raw", "pred_segments", "pred_flags", "error")
-# Its errors, which are no others' and hold for no other reference.
-SCORED_TRANSCRIPT = (*TRANSCRIPT, "errors", "reference_tokens")
+# Where the scored recording was, and its errors, which are no others' and hold for no other reference.
+SCORED_TRANSCRIPT = (*TRANSCRIPT, "audio_path", "errors", "reference_tokens")
 # Why a teacher's transcript is no label.
 LABEL = (*SCORED_TRANSCRIPT, "dropped")
 

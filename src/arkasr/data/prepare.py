@@ -13,6 +13,7 @@ from typing import Any
 from arkasr.data.audio import duration_of
 from arkasr.data.examples import segment_duration
 from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.data.own_fields import LABEL, without
 from arkasr.data.prepare_corpora import CORPORA, Recording
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError
@@ -85,12 +86,12 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
 
 
 def _rows_of_manifest(path: Path, corpus: str) -> list[dict[str, Any]]:
-    """The lines of a manifest, normalised; times, ids and unknown fields stay."""
+    """The lines of a manifest, normalised; times, ids and fields that no command writes stay."""
     rows = []
     for utterance in read_manifest(path):
         if utterance.text is None:
             raise InputError(f"{path}: {utterance.id} has no `text`; give the corpus with its transcripts")
-        row = dict(utterance.fields) | {
+        row = without(utterance.fields, LABEL) | {
             "audio": str(utterance.audio),
             "text": normalised_text(utterance.text),
             "language": utterance.language or CORPORA[corpus].language,

@@ -14,18 +14,22 @@ from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
 from arkasr.evaluate.scoring import OF_ONE_MODEL, Prediction, Score, metric_name, number_of_speakers, results_row, score
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
+from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.counted import POOLED, comparison_rows, seed_means
 from arkasr.recipe.development import profile_name
+from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings
 from arkasr.recipe.workshop import Workshop
 
 
-def evaluate_variant(
-    workshop: Workshop, variant: str, seed: int, progress: Progress, on_begin: Callable[[], None]
-) -> None:
-    """Transcribe every test set with a variant, sets that are done excepted; `on_begin` is called if any is left."""
+def evaluate_variant(workshop: Workshop, inputs: Inputs, variant: str, seed: int, progress: Progress) -> None:
+    """Transcribe every test set with a variant, sets that are done excepted.
+
+    Raises:
+        InputError: the variant is not there, or it or a test set is not what this run has used before.
+    """
     recipe, folder = workshop.recipe, workshop.folder
     names = processes.decided(
         lambda: [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
@@ -35,28 +39,44 @@ def evaluate_variant(
             shutil.rmtree(folder.prediction_parts(variant, seed, name), ignore_errors=True)
     if not names:
         return
-    on_begin()
-    settings = RecognitionSettings(recipe.evaluation.batch_seconds, recipe.evaluation.max_new_tokens)
+    inputs.check_variant(variant)
     sets = {name: Parts(folder.prediction_parts(variant, seed, name), workshop.set(name)) for name in names}
     missing = {name: parts.missing() for name, parts in sets.items()}
-    if any(missing.values()):
-        recognizer = workshop.recognizer(recipe.variants[variant], seed)
+    recognizer = processes.agreed(
+        lambda: workshop.recognizer(recipe.variants[variant], seed) if any(missing.values()) else None
+    )
+    inputs.record()  # a part that a kill leaves must not be completed by another model
+    if recognizer is not None:
         total = sum(len(part) for parts in missing.values() for part in parts)
         with progress.count(f"evaluate {variant} (seed {seed})", total) as advance:
             for name, parts in missing.items():
-                profile, unit = scoring_of(workshop, name)
-
-                def transcribed(some: Sequence[Utterance], profile: Profile = profile, unit: Unit = unit) -> list[Row]:
-                    written = recognize(recognizer, some, settings, memory=workshop.memory, on_batch=advance)
-                    return [
-                        prediction_row(utterance, recognized, profile, unit)
-                        for utterance, recognized in zip(some, written, strict=True)
-                    ]
-
-                for part in parts:
-                    sets[name].do(part, transcribed)
+                _transcribe(workshop, recognizer, name, sets[name], parts, advance)
     processes.wait()
     processes.decided(lambda: _write_predictions(workshop, variant, seed, sets))
+
+
+def _transcribe(
+    workshop: Workshop,
+    recognizer: Recognizer,
+    set_name: str,
+    parts: Parts,
+    missing: Sequence[range],
+    on_batch: Callable[[int], None],
+) -> None:
+    """Write the missing parts of one test set."""
+    settings = workshop.recipe.evaluation
+    limits = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
+    profile, unit = scoring_of(workshop, set_name)
+
+    def transcribed(some: Sequence[Utterance]) -> list[Row]:
+        written = recognize(recognizer, some, limits, memory=workshop.memory, on_batch=on_batch)
+        return [
+            prediction_row(utterance, recognized, profile, unit)
+            for utterance, recognized in zip(some, written, strict=True)
+        ]
+
+    for part in missing:
+        parts.do(part, transcribed)
 
 
 def _write_predictions(workshop: Workshop, variant: str, seed: int, sets: Mapping[str, Parts]) -> None:

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 
 from arkasr import processes
@@ -37,7 +36,6 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, inputs, sitting):
         check_test_sets(workshop)
         inputs.check_tests()
-        inputs.record()
         for seed in recipe.seeds:
             for name in recipe.stages:
                 if workshop.seed_of(name, seed) == seed:
@@ -45,8 +43,7 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
                     sitting.save()
             for variant, name in recipe.variants.items():
                 if workshop.seed_of(name, seed) == seed:
-                    evaluate_variant(workshop, variant, seed, progress, partial(inputs.check_variant, variant))
-                    inputs.record()
+                    evaluate_variant(workshop, inputs, variant, seed, progress)
                     sitting.save()
         if processes.is_first():
             if recipe.evaluation.sets:
@@ -90,8 +87,7 @@ def run_stage(workshop: Workshop, inputs: Inputs, name: str, seed: int, progress
         return
     inputs.check_stage(name)
     if isinstance(settings, LabelStageSettings):
-        inputs.record()
-        run_label_stage(workshop, name, seed, settings, progress)
+        run_label_stage(workshop, name, seed, settings, progress, inputs.record)
     else:
         run_training_stage(workshop, name, seed, settings, progress, inputs.record)
     processes.wait()

@@ -8,7 +8,7 @@ import torch
 
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifest import read_manifest, read_rows, write_manifest
-from arkasr.data.replacing import refuse_to_replace
+from arkasr.data.replacing import files_of_model, refuse_to_replace
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
@@ -37,7 +37,7 @@ def evaluate_manifest(
     utterances = read_manifest(manifest)
     if output is not None:
         audio = (utterance.audio for utterance in utterances)
-        refuse_to_replace([manifest, *Path(model).glob("*"), *audio], [output])
+        refuse_to_replace([manifest, *files_of_model(model), *audio], [output])
     recognizer = load_recognizer(model, device=str(device))
     with Progress().count("evaluate", len(utterances)) as advance:
         written = recognize(recognizer, utterances, settings, on_batch=advance)

@@ -127,16 +127,27 @@ def continuation_of(workshop: Workshop, name: str, seed: int) -> Continuation | 
     )
 
 
-def run_label_stage(workshop: Workshop, name: str, seed: int, settings: LabelStageSettings, progress: Progress) -> None:
-    """Let the teacher label a set; writes what was dropped, the counts, and last the labels."""
+def run_label_stage(
+    workshop: Workshop,
+    name: str,
+    seed: int,
+    settings: LabelStageSettings,
+    progress: Progress,
+    on_begin: Callable[[], None],
+) -> None:
+    """Let the teacher label a set; writes what was dropped, the counts, and last the labels.
+
+    `on_begin` is called when the teacher is loaded and nothing is written yet.
+    """
     folder = workshop.folder.stage(name, seed)
     utterances = workshop.set(settings.audio)
     parts = Parts(folder / "parts", utterances)
     missing = parts.missing()
-    if missing:
-        # The accelerator is vLLM's, where vLLM writes.
-        device = workshop.device if settings.decoding.engine == "own" else torch.device("cpu")
-        teacher = workshop.recognizer(settings.start, seed, device)
+    # The accelerator is vLLM's, where vLLM writes.
+    device = workshop.device if settings.decoding.engine == "own" else torch.device("cpu")
+    teacher = processes.agreed(lambda: workshop.recognizer(settings.start, seed, device) if missing else None)
+    on_begin()
+    if teacher is not None:
         recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
         with (
             engine_while_needed(teacher, settings.decoding, settings.max_new_tokens) as engine,

@@ -30,7 +30,7 @@ def teacher_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Tea
     Raises:
         InputError: it is not there, or its servers do not give its scores.
     """
-    model = workshop.recipe.models.get(settings.teacher)
+    model = workshop.model(settings.teacher) if settings.teacher in workshop.recipe.models else None
     if model is None or model.served is None:
         return InProcessTeacher(workshop.recognizer(settings.teacher, seed), offload=settings.offload_teacher)
     return served_teacher(model, model.served, _tried_on(workshop, settings, seed), settings.objective.top_k)

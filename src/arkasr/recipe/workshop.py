@@ -27,6 +27,8 @@ class Workshop:
         self.folder = folder
         self.device = device
         self.memory = FeatureMemory()
+        # Of hub names, by model: what the run uses, wherever a branch points to by now.
+        self.commits: dict[str, str] = {}
         self._sets: dict[str, Utterances] = {}
 
     @cached_property
@@ -65,6 +67,11 @@ class Workshop:
         shared = name not in self.recipe.stages or self.recipe.stages[name].once
         return self.recipe.seeds[0] if shared else seed
 
+    def model(self, name: str) -> ModelSettings:
+        """A starting point or teacher of the recipe by name; of a hub name with the commit that the run uses."""
+        model = self.recipe.models[name]
+        return model.model_copy(update={"revision": self.commits.get(name, model.revision)})
+
     def recognizer(self, name: str, seed: int, device: torch.device | None = None) -> Recognizer:
         """The weights called `name`: a finished stage's, or a starting point's; on the run's device if none is given.
 
@@ -72,7 +79,7 @@ class Workshop:
             InputError: the stage has not been run in this folder.
         """
         if name in self.recipe.models:
-            return self._starting_point(self.recipe.models[name], seed, device or self.device)
+            return self._starting_point(self.model(name), seed, device or self.device)
         if isinstance(self.recipe.stages[name], LabelStageSettings):
             raise InputError(f"stages.{name} writes labels; it has no weights to start from")
         place = _result_of(name, self.folder.model(name, self.seed_of(name, seed)))

@@ -44,7 +44,7 @@ class Target:
 
 
 def target_of(
-    output: str | None, format_name: str | None, inputs: Sequence[Input], also_read: Sequence[Path] = ()
+    output: str | None, format_name: str | None, inputs: Sequence[Input], also_read: Sequence[Path | int] = ()
 ) -> Target:
     """Decide on format and files, before a model is loaded.
 
@@ -53,7 +53,7 @@ def target_of(
             standard output.
         format_name: None = that of the file's suffix, else JSON Lines for manifests and text for files.
         inputs: what is transcribed.
-        also_read: the manifests that name it, and the files of the models.
+        also_read: the manifests that name it, or the descriptor of standard input, and the files of the models.
 
     Raises:
         InputError: there is no such format, a format for one recording is to hold several, two outputs would have one

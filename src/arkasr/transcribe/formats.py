@@ -21,7 +21,7 @@ CUE_PAUSE = 1.0  # seconds between two words that are not in one cue
 
 
 def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[str, Any]:
-    """A row of the output manifest: every input field, `pred_text`, `pred_text_raw`, and what else is worth knowing.
+    """A row of the output manifest: the input's fields, `pred_text`, `pred_text_raw`, and what else is worth knowing.
 
     `pred_segments` stands where a recording was cut or words have times, `pred_flags` where something is doubtful, and
     `error` where the recording, or a piece of it, could not be heard; `pred_text` is then what could, or null.

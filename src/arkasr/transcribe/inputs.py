@@ -65,6 +65,11 @@ def opened(sources: Sequence[str], *, find_speech: bool | None) -> Iterator[list
         yield found
 
 
+def read_at(source: str) -> Path | int:
+    """Where a source is read: its path, or the descriptor of standard input, which may be a file too."""
+    return sys.stdin.fileno() if source == STANDARD_INPUT else Path(source)
+
+
 def _of_file(path: Path, source: str, name: str, find_speech: bool | None) -> Input:
     return Input(Recording(path, find_speech=find_speech is not False, fields={"audio": source}), name)
 
