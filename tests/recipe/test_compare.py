@@ -27,7 +27,21 @@ def test_a_comparison_says_that_it_speaks_of_two_models_and_how_many_voices(tmp_
     b = [row(str(place), "one two", speaker=f"s{place % 2}") for place in range(9)]
     line = compared(tmp_path, a, b)[-1]
     assert "these two models, not the recipes that made them (one training seed)" in line
-    assert "9 utterances, 2 speakers" in line
+    assert "9 utterances, 2 speakers; the luck of so few speakers (2) is left out; paired" in line
+
+
+def test_a_single_utterance_is_shown_and_not_tested(tmp_path: Path) -> None:
+    lines = compared(tmp_path, [row("x", "one two three")], [row("x", "one two")])
+    assert "wer 0.00%, 0 errors / 3 tokens" in lines[0]
+    assert lines[-1].endswith(": -33.33%; 1 utterance; no test: fewer than two utterances, or all of them alike")
+
+
+@pytest.mark.parametrize("damage", ['{"text": "two"}', '{"id": 3}', "[]"])
+def test_a_line_without_an_id_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "x", "text": "one", "pred_text": "one"}\n' + damage + "\n")
+    with pytest.raises(InputError, match=r"a\.jsonl:2: no `id`, or not a text; give files written by"):
+        list(compare_transcripts([path, path], "basic"))
 
 
 def test_an_id_that_stands_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
