@@ -71,7 +71,7 @@ def comparisons(path: Path, width: int) -> tuple[list[str], str]:
     assert max(map(len, text.splitlines())) <= width
     below = text.split("Comparisons over all test sets")[1]
     lines = [line.rstrip() for line in below.split("\n\n")[0].splitlines()]
-    first = next(place for place, line in enumerate(lines) if line.startswith(("This", "base+td+opd − ")))
+    first = next(place for place, line in enumerate(lines) if line.startswith(("Th", "base+td+opd − ")))
     return lines[:first], " ".join(lines[first:])
 
 
@@ -101,10 +101,14 @@ def test_a_comparison_without_a_p_is_a_dash(run_path: Path) -> None:
             row |= {"ci95": None, "p": None, "test": "no test: fewer than two speakers, or all of them alike"}
 
     edit_results(run_path, change)
-    rows, _ = comparisons(run_path, 100)
+    rows, below = comparisons(run_path, 100)
+    why = "There is no test: fewer than two speakers, or all of them alike."
+    assert below == why
     shown = [row.split()[-4:] for row in rows if row.startswith("base+td+opd")]
     assert shown == [["–", "–", "not", "tested"]] * 2
-    assert "base+td+opd could not be tested against base: " in printed(run_path, 400)
+    headline = summarise(read_run(run_path)).headline
+    assert headline.startswith("base+td+opd was not tested against base: ")
+    assert headline.endswith(why)
 
 
 def test_the_number_of_voices_stands_below_the_rates(run_path: Path) -> None:

@@ -89,23 +89,29 @@ def _comparison(a: Path, b: Path, language: str, score_a: Score, score_b: Score)
     comparison = paired_comparison(
         [counts_a[name].errors for name in shared], [counts_b[name].errors for name in shared], tokens
     )
-    size = _size([item for item in score_a.scored if item.id in counts_b])
+    predictions = [item for item in score_a.scored if item.id in counts_b]
     found = f"{a} - {b}: {language}: {comparison.difference:+.2%}"
     if comparison.ci95 is None:
-        return f"{found}; {size}; {comparison.test}"
+        return f"{found}; {_size(predictions)}; {comparison.test}"
     low, high = comparison.ci95
     return (
         f"{found} (95% {low:+.2%} to {high:+.2%}), p = {comparison.p:.4f}, "
-        f"speaks of {comparison.speaks_of(str(a), str(b))}; {size}; {comparison.test}"
+        f"speaks of {comparison.speaks_of(str(a), str(b))}; {_size(predictions)}; {comparison.test}"
+        f"{_left_out(predictions)}"
     )
 
 
 def _size(predictions: Sequence[Prediction]) -> str:
-    """How many utterances, and of how many speakers, where all are named; whether these are few for an interval."""
+    """How many utterances, and of how many speakers, where all are named."""
     speakers = number_of_speakers(predictions)
     named = "" if speakers is None else f", {count(speakers, 'speaker')}"
-    few = few_speakers(speakers, "utterances", has_seeds=False)
-    return count(len(predictions), "utterance") + named + (f"; {few}" if few else "")
+    return count(len(predictions), "utterance") + named
+
+
+def _left_out(predictions: Sequence[Prediction]) -> str:
+    """What an interval over these utterances leaves out, as the end of a line."""
+    clause = few_speakers(number_of_speakers(predictions), "utterances", has_seeds=False)
+    return f"; {clause}" if clause else ""
 
 
 def _refuse_other_references(
@@ -131,7 +137,7 @@ def describe(result: Score) -> str:
     return (
         f"{metric_name(result.unit)} {rate}{interval}, {result.errors} errors / {result.reference_tokens} tokens, "
         f"{_size(result.scored)}, {result.failed} failed, {result.unscored} without reference, "
-        f"normalizer {result.normalizer}"
+        f"normalizer {result.normalizer}{_left_out(result.scored) if result.ci95 else ''}"
     )
 
 

@@ -81,11 +81,11 @@ def _sentence(run: Run, final: str, other: str, row: Comparison) -> str:
     if row.a != final:
         difference, ci95 = -difference, ci95 and (-ci95[1], -ci95[0])
     rates = f"{_pooled(run, other)} → {_pooled(run, final)}"
+    scope = scope_in_words(run, row)
     if row.p is None:
-        return f"{final} could not be tested against {other}: {rates} ({points(difference)} points; {row.test})."
+        return f"{final} was not tested against {other}: {rates} ({points(difference)} points). {scope}"
     interval = f"95% interval {points_range(ci95)}"
     figures = f"{points(difference)} points, {interval}, p {_equal(probability(row.p))}"
-    scope = scope_in_words(run, row)
     if row.p >= SIGNIFICANT:
         return f"{final} is not significantly different from {other}: {rates} ({figures}). {scope}"
     if difference < 0:
@@ -94,7 +94,9 @@ def _sentence(run: Run, final: str, other: str, row: Comparison) -> str:
 
 
 def scope_in_words(run: Run, row: Comparison) -> str:
-    """What a comparison over all test sets is valid for, in a sentence."""
+    """What a comparison over all test sets is valid for, in a sentence; or why it is no comparison."""
+    if row.p is None:
+        return f"There is {row.test}."
     speakers = rate_table(run).columns[-1].speakers
     clause = few_speakers(speakers, run.resampled, has_seeds=not row.test.startswith(OF_TWO_MODELS))
     return f"This speaks of {row.speaks_of}{'; ' + clause if clause else ''}."
