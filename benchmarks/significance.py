@@ -7,7 +7,7 @@ errors of an utterance over the seeds and treats the mean as one model, which th
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from arkasr.evaluate.significance import bootstrap_interval, mean_over_seeds, pa
 # Standard deviations of an utterance's error probability, as a share: what a recipe finds hard, what a training finds
 # hard, and how hard a speaker is, for all recipes and for one of them.
 RECIPE, TRAINING, SPEAKER, RECIPE_AND_SPEAKER = 0.05, 0.05, 0.1, 0.04
+# The same on a hard test set, in logits; and the words that a looping transcript adds, the last one left out.
+HARDNESS, RECIPE_LOGIT, TRAINING_LOGIT, LOOP = 1.0, 0.3, 0.3, (20, 100)
 SAMPLES = 200  # of bootstrap and permutation: p is compared with 0.05 only
 
 
@@ -47,12 +49,42 @@ class Draw:
     luck: NDArray[Any]
 
 
+@dataclass(frozen=True)
+class HardSet:
+    """A test set that intervals find hard.
+
+    Attributes:
+        name: in the table.
+        centre: error probability of a word in the middle utterance.
+        long: utterances of 100 to 299 words, beside 120 of 2 to 5; 0 = 130 utterances of 3 to 9 words.
+        looping: share of transcripts that repeat themselves, for 20 to 99 words.
+        luck: standard deviation over seeds, in logits.
+    """
+
+    name: str
+    centre: float
+    long: int = 0
+    looping: float = 0.0
+    luck: float = 0.1
+
+    def tokens(self, generator: np.random.Generator) -> NDArray[Any]:
+        """Words of each utterance, `[U]`."""
+        if not self.long:
+            return generator.integers(3, 10, 130)
+        return np.concatenate([generator.integers(2, 6, 120), generator.integers(100, 300, self.long)])
+
+
+HARD = [
+    HardSet("120 short and 6 long utterances", 0.15, long=6),
+    HardSet("130 utterances, 0.5% of words wrong", 0.003, luck=0.0),
+    HardSet("130 utterances, 0.4% of transcripts loop", 0.1, looping=0.004),
+]
 AN4 = TestSet(130)
 SPEAKERS = TestSet(400, 10)
 CELLS = [
     *((AN4, seeds, spread) for seeds in (2, 3, 5, 10) for spread in (0.0, 0.02, 0.06)),
-    *((TestSet(2000), 3, spread) for spread in (0.0, 0.02, 0.06)),
-    *((SPEAKERS, seeds, spread) for seeds in (3, 5, 10) for spread in (0.0, 0.02, 0.06)),
+    (TestSet(2000), 3, 0.02),
+    *((SPEAKERS, seeds, spread) for seeds in (3, 10) for spread in (0.0, 0.02, 0.06)),
 ]
 
 
@@ -65,6 +97,13 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for cell in CELLS:
         print(line(*cell, draws), flush=True)
+    print("\nHard test sets\n")
+    print("| test set | seeds | coverage | type I |")
+    print("|---|---|---|---|")
+    for hard in HARD:
+        for seeds in (2, 3, 10):
+            coverage, type_one = hard_set(hard, seeds, draws)
+            print(f"| {hard.name} | {seeds} | {coverage:.1%} | {type_one:.1%} |", flush=True)
     print("\nOne seed: the interval of the difference covers that of\n")
     print("| test set | spread over seeds | these two models | their recipes |")
     print("|---|---|---|---|")
@@ -87,13 +126,25 @@ def line(test_set: TestSet, seeds: int, spread: float, draws: int) -> str:
 
 def several_seeds(test_set: TestSet, seeds: int, spread: float, draws: int) -> tuple[float, float]:
     """Coverage and type I error of the t interval and test over seeds and utterances (or speakers)."""
-    truth = true_rate(test_set, spread)
-    covered = found = 0
-    for draw in simulated(test_set, seeds, spread, draws):
-        low, high = mean_over_seeds(draw.errors[0], draw.tokens, groups=test_set.groups).ci95
-        covered += low <= truth <= high
-        found += paired_comparison(*draw.errors, draw.tokens, groups=test_set.groups).p < 0.05
-    return covered / draws, found / draws
+    return shares(simulated(test_set, seeds, spread, draws), true_rate(test_set, spread), test_set.groups)
+
+
+def hard_set(hard: HardSet, seeds: int, draws: int) -> tuple[float, float]:
+    """The same on a hard test set."""
+    return shares(hard_draws(hard, seeds, draws), true_hard_rate(hard), None)
+
+
+def shares(evaluations: Iterable[Draw], truth: float, groups: list[int] | None) -> tuple[float, float]:
+    """How often the interval of a recipe's rate covers the truth, and how often p < 0.05 between the two recipes."""
+    covered, found = [], []
+    for draw in evaluations:
+        interval = mean_over_seeds(draw.errors[0], draw.tokens, groups=groups).ci95
+        p = paired_comparison(*draw.errors, draw.tokens, groups=groups).p
+        assert interval is not None
+        assert p is not None
+        covered.append(interval[0] <= truth <= interval[1])
+        found.append(p < 0.05)
+    return float(np.mean(covered)), float(np.mean(found))
 
 
 def averaged_seeds(test_set: TestSet, seeds: int, spread: float, draws: int) -> tuple[float, float]:
@@ -105,7 +156,9 @@ def averaged_seeds(test_set: TestSet, seeds: int, spread: float, draws: int) -> 
         interval = bootstrap_interval(a, draw.tokens, groups=test_set.groups, samples=SAMPLES)
         assert interval is not None
         covered += interval[0] <= truth <= interval[1]
-        found += paired_comparison(a, b, draw.tokens, groups=test_set.groups, samples=SAMPLES).p < 0.05
+        p = paired_comparison(a, b, draw.tokens, groups=test_set.groups, samples=SAMPLES).p
+        assert p is not None
+        found += p < 0.05
     return covered / draws, found / draws
 
 
@@ -117,6 +170,7 @@ def one_seed(test_set: TestSet, spread: float, draws: int) -> tuple[float, float
     for draw in simulated(test_set, 1, spread, draws):
         a, b = np.interp(draw.luck[:, 0], lucks, rates)
         comparison = paired_comparison(*draw.errors, draw.tokens, groups=test_set.groups, samples=SAMPLES)
+        assert comparison.ci95 is not None
         low, high = comparison.ci95
         of_models += low <= a - b <= high
         of_recipes += low <= 0 <= high
@@ -130,6 +184,8 @@ def four_speakers() -> tuple[float, float]:
     a, b, tokens = [2] * 8, [3] * 8, [10] * 8
     whole = paired_comparison(a, b, tokens, groups=speakers, strata=sets)
     split = paired_comparison(a, b, tokens, groups=list(zip(speakers, sets, strict=True)))
+    assert whole.p is not None
+    assert split.p is not None
     return whole.p, split.p
 
 
@@ -141,6 +197,21 @@ def simulated(test_set: TestSet, seeds: int, spread: float, draws: int) -> Itera
         tokens = generator.integers(3, 10, test_set.utterances)
         errors = generator.binomial(tokens, probabilities(test_set, luck, generator))
         yield Draw(errors, tokens, luck)
+
+
+def hard_draws(hard: HardSet, seeds: int, draws: int) -> Iterator[Draw]:
+    """Independent evaluations on a hard test set; the same ones for the same arguments."""
+    generator = np.random.default_rng([seeds, round(1e4 * hard.centre)])
+    for _ in range(draws):
+        tokens = hard.tokens(generator)
+        luck = generator.normal(0, hard.luck, (2, seeds))
+        shape = (2, seeds, len(tokens))
+        logits = np.log(hard.centre / (1 - hard.centre)) + generator.normal(0, HARDNESS, len(tokens))
+        logits = logits + generator.normal(0, RECIPE_LOGIT, (2, 1, len(tokens))) + luck[..., None]
+        logits = logits + generator.normal(0, TRAINING_LOGIT, shape)
+        errors = generator.binomial(tokens, 1 / (1 + np.exp(-logits)))
+        loops = generator.random(shape) < hard.looping
+        yield Draw(errors + loops * generator.integers(*LOOP, shape), tokens, luck)
 
 
 def probabilities(test_set: TestSet, luck: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
@@ -164,6 +235,13 @@ def true_rate(test_set: TestSet, spread: float, luck: float = 0.0) -> float:
     if test_set.speakers:
         hard += generator.normal(0, np.hypot(SPEAKER, RECIPE_AND_SPEAKER), endless.utterances)
     return float(np.clip(hard, 0, 1).mean())
+
+
+def true_hard_rate(hard: HardSet) -> float:
+    """Over endless seeds and utterances; loops add their words to an utterance of 6, the mean length."""
+    deviation = np.sqrt(HARDNESS**2 + RECIPE_LOGIT**2 + TRAINING_LOGIT**2 + hard.luck**2)
+    logits = np.log(hard.centre / (1 - hard.centre)) + np.random.default_rng(0).normal(0, deviation, 1_000_000)
+    return float((1 / (1 + np.exp(-logits))).mean()) + hard.looping * (sum(LOOP) - 1) / 2 / 6
 
 
 if __name__ == "__main__":

@@ -119,4 +119,6 @@ def test_a_comparison_says_what_it_speaks_of(seeds_a, seeds_b, speaks_of):
         generator.binomial(tokens, 0.2, (seeds_a, 40)), generator.binomial(tokens, 0.2, (seeds_b, 40)), tokens
     )
     assert comparison.speaks_of("opd", "teacher") == speaks_of
+    given = " with this one run of teacher and labels (" if max(seeds_a, seeds_b) > 1 else " ("
+    assert comparison.speaks_of("opd", "teacher", ["teacher", "labels"]) == speaks_of.replace(" (", given)
     assert ("permutation" in comparison.test) == (seeds_a == seeds_b == 1)

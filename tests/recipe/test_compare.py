@@ -10,6 +10,8 @@ from arkasr.data.manifest import write_manifest
 from arkasr.errors import InputError
 from arkasr.recipe.single import compare_transcripts
 
+LEFT_OUT = "; the luck of so few speakers (8) is left out"
+
 
 def row(name: str, written: str, **fields: Any) -> dict[str, Any]:
     return {"id": name, "text": "one two three", "pred_text": written, "language": "English"} | fields
@@ -27,7 +29,31 @@ def test_a_comparison_says_that_it_speaks_of_two_models_and_how_many_voices(tmp_
     b = [row(str(place), "one two", speaker=f"s{place % 2}") for place in range(9)]
     line = compared(tmp_path, a, b)[-1]
     assert "these two models, not the recipes that made them (one training seed)" in line
-    assert "9 utterances, 2 speakers" in line
+    assert "9 utterances, 2 speakers; paired permutation test" in line
+    assert line.endswith("; the luck of so few speakers (2) is left out")
+
+
+def test_a_rate_says_that_few_voices_are_left_out_of_its_interval(tmp_path: Path) -> None:
+    few, many = (
+        [row(str(place), "one two", speaker=f"s{place % voices}") for place in range(40)] for voices in (8, 20)
+    )
+    lines = compared(tmp_path, few, many)
+    assert lines[0].endswith("40 utterances, 8 speakers, 0 failed, 0 without reference, normalizer basic@1" + LEFT_OUT)
+    assert lines[1].endswith("40 utterances, 20 speakers, 0 failed, 0 without reference, normalizer basic@1")
+
+
+def test_a_single_utterance_is_shown_and_not_tested(tmp_path: Path) -> None:
+    lines = compared(tmp_path, [row("x", "one two three")], [row("x", "one two")])
+    assert "wer 0.00%, 0 errors / 3 tokens" in lines[0]
+    assert lines[-1].endswith(": -33.33%; 1 utterance; no test: fewer than two utterances, or all of them alike")
+
+
+@pytest.mark.parametrize("damage", ['{"text": "two"}', '{"id": 3}', "[]"])
+def test_a_line_without_an_id_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "x", "text": "one", "pred_text": "one"}\n' + damage + "\n")
+    with pytest.raises(InputError, match=r"a\.jsonl:2: no `id`, or not a text; give files written by"):
+        list(compare_transcripts([path, path], "basic"))
 
 
 def test_an_id_that_stands_twice_is_refused_with_its_lines(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,12 @@ import pytest
 from arkasr.evaluate.normalize import get_profile
 from arkasr.evaluate.scoring import Prediction, Score, results_row, score
 from arkasr.recipe.counted import comparison_rows, seed_means
-from arkasr.recipe.settings import EvaluationSettings
+from arkasr.recipe.evaluation import stages_run_once
+from arkasr.recipe.load import load_settings
+from arkasr.recipe.settings import EvaluationSettings, Recipe
 
 WORDS = ["one", "two", "three", "four", "five", "six"]
+RAN_ONCE = {"base": [], "opd": ["teacher"], "teacher": ["teacher"]}
 Scores = dict[tuple[str, int, str], Score]
 
 
@@ -38,43 +43,63 @@ def scores() -> Scores:
 
 
 def settings(**more: Any) -> EvaluationSettings:
-    pairs = [("opd", "base"), ("opd", "teacher")]
-    return EvaluationSettings(sets=["first", "second"], comparisons=pairs, samples=200, **more)
+    asked = {"comparisons": [("opd", "base"), ("opd", "teacher")]} | more
+    return EvaluationSettings(sets=["first", "second"], samples=200, **asked)
 
 
 def test_variants_of_several_seeds_have_a_row_a_set_and_one_over_all(scores: Scores) -> None:
-    rows = seed_means(settings(), scores)
+    rows = seed_means(settings(), scores, RAN_ONCE)
     assert [(row["variant"], row["set"]) for row in rows] == [
         (variant, name) for variant in ("base", "opd") for name in ("first", "second", "pooled")
     ]
     pooled = rows[2]
     assert (pooled["utterances"], pooled["speakers"], pooled["seeds"]) == (58, 5, 3)
     assert pooled["ci95"][0] < pooled["rate"] < pooled["ci95"][1]
-    assert pooled["ci95_of"] == "the recipe, over 3 training seeds and utterances"
+    assert [rows[0]["ci95_of"], pooled["ci95_of"]] == ["the recipe, over 3 training seeds and utterances"] * 2
+    taught = "the recipe with this one run of teacher, over 3 training seeds and utterances"
+    assert rows[-1]["ci95_of"] == taught
     assert pooled["deviation"] > 0
 
 
 def test_a_set_of_empty_references_has_no_row_and_no_comparison() -> None:
-    silent = score([Prediction("x", "", "oh")], profile=get_profile("basic"), unit="word", samples=200)
+    silent = score(
+        [Prediction(name, "", "oh") for name in "xy"], profile=get_profile("basic"), unit="word", samples=200
+    )
     scores = {(variant, seed, "silent"): silent for variant in ("opd", "base") for seed in (0, 1)}
     asked = EvaluationSettings(sets=["silent"], comparisons=[("opd", "base")], samples=200)
     assert silent.ci95 is None
-    assert seed_means(asked, scores) == comparison_rows(asked, scores) == []
+    assert seed_means(asked, scores, RAN_ONCE) == comparison_rows(asked, scores, RAN_ONCE) == []
+
+
+def test_one_speaker_gives_rates_and_no_interval(scores: Scores) -> None:
+    def alone(result: Score) -> Score:
+        return replace(result, scored=[replace(item, speaker="s") for item in result.scored])
+
+    one_voice = {key: alone(result) for key, result in scores.items()}
+    asked = settings(resample="speaker")
+    assert {row["ci95"] for row in seed_means(asked, one_voice, RAN_ONCE)} == {None}
+    rows = comparison_rows(asked, one_voice, RAN_ONCE)
+    assert {(row["ci95"], row["p"], row["degrees_of_freedom"]) for row in rows} == {(None, None, None)}
+    assert {row["test"] for row in rows} == {"no test: fewer than two speakers, or all of them alike"}
+    assert all(row["difference"] for row in rows)
 
 
 def test_comparisons_count_seeds_and_say_so_by_name(scores: Scores) -> None:
-    rows = comparison_rows(settings(), scores)
+    rows = comparison_rows(settings(), scores, RAN_ONCE)
     assert [row["set"] for row in rows] == ["pooled", "first", "second"] * 2
-    assert rows[0]["speaks_of"] == "the two recipes (3 training seeds)"
+    assert rows[0]["speaks_of"] == "the two recipes with this one run of teacher (3 training seeds)"
     assert rows[0]["test"] == "t test and t interval over training seeds and utterances"
     assert rows[0]["degrees_of_freedom"] >= 2
-    assert rows[3]["speaks_of"] == "the recipe of opd (3 training seeds) and the one model teacher"
+    given = "with this one run of teacher (3 training seeds)"
+    assert rows[3]["speaks_of"] == f"the recipe of opd {given} and the one model teacher"
+    apart = comparison_rows(settings(comparisons=[("base", "teacher")]), scores, RAN_ONCE)
+    assert apart[0]["speaks_of"] == "the recipe of base (3 training seeds) and the one model teacher"
 
 
 def test_speakers_are_drawn_across_the_sets(scores: Scores) -> None:
     """Five speakers in two sets are five: their signs can be drawn in 32 ways, so no p is below 2/32."""
     one_seed = {key: result for key, result in scores.items() if key[1] == 0}
-    rows = comparison_rows(settings(resample="speaker"), one_seed)
+    rows = comparison_rows(settings(resample="speaker"), one_seed, RAN_ONCE)
     assert rows[0]["test"].startswith("paired permutation test over speakers")
     assert rows[0]["p"] > 0.03
     assert rows[0]["speaks_of"] == "these two models, not the recipes that made them (one training seed)"
@@ -83,3 +108,13 @@ def test_speakers_are_drawn_across_the_sets(scores: Scores) -> None:
 def test_a_models_row_says_that_its_interval_is_of_one_model(scores: Scores) -> None:
     row = results_row("base", 0, "first", scores["base", 0, "first"])
     assert (row["ci95_of"], row["utterances"], row["speakers"]) == ("this one model, over utterances", 30, 5)
+
+
+def test_what_ran_once_under_a_variant_is_named_where_it_is_nearest() -> None:
+    """The teacher stands for the CTC stage below it and for the labels it wrote."""
+    recipe = load_settings(Recipe, Path("recipes/an4.yaml"))
+    found = {variant: stages_run_once(recipe, stage) for variant, stage in recipe.variants.items()}
+    taught = {"teacher", "base+td", "base+opd", "base+td+opd"}
+    assert found == {variant: ["teacher"] if variant in taught else [] for variant in found}
+    stages = recipe.stages | {"teacher": recipe.stages["teacher"].model_copy(update={"once": False})}
+    assert stages_run_once(recipe.model_copy(update={"stages": stages}), "td") == ["labels"]

@@ -44,6 +44,12 @@ def test_the_teacher_is_who_scores_or_labels_whatever_its_name(run_path: Path) -
             '"test": "of before"}]}',
             "results.json: no key 'speaks_of'; delete the file and let `arkasr run --resume` write it again",
         ),
+        (
+            "results.json",
+            '{"rows": [], "comparisons": [{"a": "x", "b": "y", "set": "s", "difference": 0, "ci95": null, "p": 1, '
+            '"test": "t", "speaks_of": "two models"}]}',
+            "results.json: a value is of the wrong kind (a comparison has a p and no ci95, or the other way round)",
+        ),
         ("results.json", '{"rows": 3}', "results.json: a value is of the wrong kind"),
         ("results.json", '{"rows": []}', "results.json: no row is of a variant of recipe.yaml"),
         ("environment.json", "{", "environment.json: damaged"),

@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from arkasr.errors import InputError
+from arkasr.report.run_folder import read_run
+from arkasr.report.summary import summarise
 from arkasr.report.terminal import print_results
 from tests.report.example_run import SETS, build_run
 from tests.report.test_tables import edit_results
@@ -63,20 +65,73 @@ def test_no_run_no_table(tmp_path: Path) -> None:
 SCOPE = "these two models, not the recipes that made them (one training seed)"
 
 
-def test_beside_every_p_stands_what_it_speaks_of(run_path: Path) -> None:
-    text = printed(run_path, 160)
-    rows = [line for line in text.splitlines() if line.startswith("base+td+opd  base") and "is better" in line]
-    assert len(rows) == 2
-    assert all(line.rstrip().endswith(SCOPE) for line in rows)
-    assert " ".join(text.split()).count(f"This speaks of {SCOPE}.") == 2
+def comparisons(path: Path, width: int) -> tuple[list[str], str]:
+    """The rows of the comparisons, and what stands below them up to the next empty line, on one line."""
+    text = printed(path, width)
+    assert max(map(len, text.splitlines())) <= width
+    below = text.split("Comparisons over all test sets")[1]
+    lines = [line.rstrip() for line in below.split("\n\n")[0].splitlines()]
+    first = next(place for place, line in enumerate(lines) if line.startswith(("Th", "base+td+opd − ")))
+    return lines[:first], " ".join(lines[first:])
+
+
+@pytest.mark.parametrize("width", [50, 80, 160])
+def test_what_all_ps_speak_of_stands_once_below_them(run_path: Path, width: int) -> None:
+    rows, below = comparisons(run_path, width)
+    assert sum("< 0.001" in row for row in rows) == 2
+    assert any(row.split()[-1] == "shows" for row in rows)
+    assert below == f"This speaks of {SCOPE}."
+
+
+def test_ps_that_speak_of_different_things_say_so_by_name(run_path: Path) -> None:
+    def change(results: dict[str, Any]) -> None:
+        results["comparisons"][0]["speaks_of"] = "the two recipes (3 training seeds)"
+
+    edit_results(run_path, change)
+    _, below = comparisons(run_path, 80)
+    assert below == (
+        "base+td+opd − base: This speaks of the two recipes (3 training seeds). "
+        f"base+td+opd − base+sft: This speaks of {SCOPE}."
+    )
+
+
+def test_a_comparison_without_a_p_is_a_dash(run_path: Path) -> None:
+    def change(results: dict[str, Any]) -> None:
+        for row in results["comparisons"]:
+            row |= {"ci95": None, "p": None, "test": "no test: fewer than two speakers, or all of them alike"}
+
+    edit_results(run_path, change)
+    rows, below = comparisons(run_path, 100)
+    why = "There is no test: fewer than two speakers, or all of them alike."
+    assert below == why
+    shown = [row.split()[-4:] for row in rows if row.startswith("base+td+opd")]
+    assert shown == [["–", "–", "not", "tested"]] * 2
+    headline = summarise(read_run(run_path)).headline
+    assert headline.startswith("base+td+opd was not tested against base: ")
+    assert headline.endswith(why)
 
 
 def test_the_number_of_voices_stands_below_the_rates(run_path: Path) -> None:
     text = printed(run_path, 160)
     assert "en-clean: 4 utterances, 3 speakers" in text
-    assert "it leaves out the luck of the speakers" in text
+    assert "the luck of so few speakers (3) is left out" in " ".join(text.split())
     edit_results(run_path, lambda results: [row.update(speakers=None) for row in results["rows"]])
     assert "speakers" not in printed(run_path, 160)
+
+
+def test_few_voices_are_said_with_every_verdict(run_path: Path) -> None:
+    def pool(results: dict[str, Any]) -> None:
+        results["pooled"] = [
+            row | {"set": "pooled", "speakers": 8} for row in results["rows"] if row["set"] == "en-clean"
+        ]
+
+    edit_results(run_path, pool)
+    said = f"This speaks of {SCOPE}; the luck of so few speakers (8) is left out."
+    assert comparisons(run_path, 80)[1] == said
+    assert summarise(read_run(run_path)).headline.endswith(said)
+    recipe = run_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("evaluation:", "evaluation:\n  resample: speaker"))
+    assert comparisons(run_path, 80)[1].endswith("; an interval over so few speakers (8) covers too little.")
 
 
 def test_several_seeds_show_mean_deviation_and_the_interval_of_the_recipe(tmp_path: Path) -> None:

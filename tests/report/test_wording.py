@@ -1,6 +1,15 @@
 import pytest
 
-from arkasr.report.wording import count, duration, percent, percent_range, points, points_range, probability
+from arkasr.report.wording import (
+    count,
+    duration,
+    few_speakers,
+    percent,
+    percent_range,
+    points,
+    points_range,
+    probability,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +25,13 @@ from arkasr.report.wording import count, duration, percent, percent_range, point
         (points(0.0213), "+2.1"),
         (points(-0.0213), "−2.1"),
         (points(-0.00001), "0.0"),
+        (points_range(None), "–"),
+        (probability(None), "–"),
+        (few_speakers(8, "utterances", has_seeds=True), "the luck of so few speakers (8) is left out"),
+        (few_speakers(8, "speakers", has_seeds=False), "an interval over so few speakers (8) covers too little"),
+        (few_speakers(8, "speakers", has_seeds=True), ""),
+        (few_speakers(20, "utterances", has_seeds=False), ""),
+        (few_speakers(None, "utterances", has_seeds=False), ""),
         (probability(0.0001), "< 0.001"),
         (probability(0.0304), "0.030"),
         (probability(0.41), "0.41"),

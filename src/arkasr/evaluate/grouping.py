@@ -31,6 +31,11 @@ def sums_by_group(
     return [values.T[places == part] for part in range(places.max() + 1)]
 
 
+def are_drawn(sums: Sequence[NDArray[Any]]) -> bool:
+    """Whether chance can choose at all: some stratum `[G, K]` has two groups or more."""
+    return any(len(part) > 1 for part in sums)
+
+
 def _numbered(labels: Sequence[Hashable]) -> NDArray[np.int64]:
     """Labels as numbers from 0, in the order of their first appearance."""
     numbers: dict[Hashable, int] = {}

@@ -43,7 +43,7 @@ class Score:
         unscored: utterances without a reference.
         unit: what is counted.
         normalizer: label of the profile.
-        ci95: of the rate, for this one model; None when there is nothing to divide by.
+        ci95: of the rate, for this one model; None where there is nothing to divide by, or to draw from.
         drawn: what the interval draws.
     """
 
@@ -147,16 +147,18 @@ def results_row(variant: str, seed: int, set_name: str, score: Score) -> dict[st
     }
 
 
-def comparison_row(a: str, b: str, set_name: str, comparison: Comparison) -> dict[str, Any]:
-    """A comparison in `results.json`."""
+def comparison_row(
+    a: str, b: str, set_name: str, comparison: Comparison, ran_once: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A comparison in `results.json`; `ran_once` as for `Comparison.speaks_of`."""
     return {
         "a": a,
         "b": b,
         "set": set_name,
         "difference": comparison.difference,
-        "ci95": list(comparison.ci95),
+        "ci95": list(comparison.ci95) if comparison.ci95 else None,
         "p": comparison.p,
         "test": comparison.test,
         "degrees_of_freedom": comparison.df,
-        "speaks_of": comparison.speaks_of(a, b),
+        "speaks_of": comparison.speaks_of(a, b, ran_once),
     }

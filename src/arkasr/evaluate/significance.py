@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from arkasr.evaluate.grouping import sums_by_group
-from arkasr.evaluate.over_seeds import Estimate, estimate_over_seeds
+from arkasr.evaluate.grouping import are_drawn, sums_by_group
+from arkasr.evaluate.over_seeds import estimate_over_seeds
 
 CONFIDENCE = 0.95
 # Samples drawn at once: bounds memory at a few megabytes for thousands of utterances.
@@ -25,34 +25,36 @@ class Comparison:
 
     Attributes:
         difference: rate of a minus rate of b; below zero, a is better.
-        ci95: interval of the difference.
-        p: two-sided.
+        ci95: interval of the difference; None where there is nothing to judge by, such as a single speaker.
+        p: two-sided; None where there is no interval.
         test: how `p` and `ci95` were found.
         seeds: training seeds of a and of b.
-        df: degrees of freedom of a t test; None = `p` is of a permutation test.
+        df: degrees of freedom of a t test; None = `p` is of a permutation test, or is not.
     """
 
     difference: float
-    ci95: tuple[float, float]
-    p: float
+    ci95: tuple[float, float] | None
+    p: float | None
     test: str
     seeds: tuple[int, int]
     df: float | None = None
 
-    def speaks_of(self, a: str, b: str) -> str:
+    def speaks_of(self, a: str, b: str, ran_once: Sequence[str] = ()) -> str:
         """What `p` and `ci95` are valid for: the two models, or the recipes that the seeds are a sample of.
 
         Args:
             a: name of the first system.
             b: name of the second one.
+            ran_once: what is the same under all seeds, such as the teacher; its luck is not sampled.
         """
         if self.seeds == (1, 1):
             return "these two models, not the recipes that made them (one training seed)"
         if 1 in self.seeds:
             many, one = (a, b) if self.seeds[1] == 1 else (b, a)
-            return f"the recipe of {many} ({max(self.seeds)} training seeds) and the one model {one}"
+            given = with_one_run(ran_once)
+            return f"the recipe of {many}{given} ({max(self.seeds)} training seeds) and the one model {one}"
         ways = " and ".join(str(seeds) for seeds in dict.fromkeys(self.seeds))
-        return f"the two recipes ({ways} training seeds)"
+        return f"the two recipes{with_one_run(ran_once)} ({ways} training seeds)"
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,17 @@ class SeedMean:
     Attributes:
         rate: mean of the pooled rates of the seeds.
         deviation: sample standard deviation of the rates over the seeds.
-        ci95: of the recipe's rate, over seeds and utterances.
+        ci95: of the recipe's rate, over seeds and utterances; None where there is nothing to judge by.
     """
 
     rate: float
     deviation: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
+
+
+def with_one_run(stages: Sequence[str]) -> str:
+    """The condition under which a claim about a recipe holds, in words; nothing where no stage ran once for all."""
+    return f" with this one run of {' and '.join(stages)}" if stages else ""
 
 
 def bootstrap_interval(
@@ -81,7 +88,8 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """95% percentile interval of one model's pooled rate, `sum(errors) / sum(reference_tokens)`.
 
-    A sample that drew empty references only has no rate and is left out; None where there is no reference token.
+    A sample that drew empty references only has no rate and is left out. None where there is no reference token, or
+    fewer than two groups to draw from.
 
     Args:
         errors: `[U]`.
@@ -95,7 +103,8 @@ def bootstrap_interval(
     counts = np.stack([np.asarray(errors, float), np.asarray(reference_tokens, float)])
     if not counts[1].any():
         return None
-    return _percentile_interval(sums_by_group(counts, groups, strata), samples, seed)
+    sums = sums_by_group(counts, groups, strata)
+    return _percentile_interval(sums, samples, seed) if are_drawn(sums) else None
 
 
 def mean_over_seeds(
@@ -115,9 +124,9 @@ def mean_over_seeds(
     """
     by_seed, tokens = np.asarray(errors, float), np.asarray(reference_tokens, float)
     estimate = estimate_over_seeds([by_seed], tokens, groups, strata)
-    low, high = estimate.interval(CONFIDENCE)
+    interval = estimate.interval(CONFIDENCE)
     deviation = float((by_seed.sum(1) / tokens.sum()).std(ddof=1))
-    return SeedMean(estimate.value, deviation, (max(low, 0.0), high))
+    return SeedMean(estimate.value, deviation, (max(interval[0], 0.0), interval[1]) if interval else None)
 
 
 def paired_comparison(
@@ -134,7 +143,8 @@ def paired_comparison(
 
     Two single models: `p` is of the paired permutation test. Under the null hypothesis the two outputs of an utterance
     (or of a speaker) could as well be exchanged, so the signs of the differences are drawn at random;
-    `(k + 1) / (samples + 1)`. Several seeds of one system or both: the t test of `over_seeds.py`.
+    `(k + 1) / (samples + 1)`. Several seeds of one system or both: the t test of `over_seeds.py`. Fewer than two
+    groups: neither `p` nor interval.
 
     Args:
         errors_a: `[U]`, or `[seeds, U]` of several training seeds.
@@ -149,10 +159,14 @@ def paired_comparison(
     tokens = np.asarray(reference_tokens, float)
     seeds = len(a), len(b)
     over = "utterances" if groups is None else "speakers"
+    nothing = f"no test: fewer than two {over}, or all of them alike"
     if seeds == (1, 1):
         sums = sums_by_group(np.stack([(a - b)[0], tokens]), groups, strata)
+        difference = float((a - b).sum() / tokens.sum())
+        if not are_drawn(sums):
+            return Comparison(difference, None, None, nothing, seeds)
         return Comparison(
-            difference=float((a - b).sum() / tokens.sum()),
+            difference,
             ci95=_percentile_interval(sums, samples, seed),
             p=_permutation_p(np.concatenate([part[:, 0] for part in sums]), samples, seed),
             test=f"paired permutation test over {over}, {samples} permutations; bootstrap interval",
@@ -160,10 +174,7 @@ def paired_comparison(
         )
     is_paired = len(a) == len(b) or 1 in seeds
     estimate = estimate_over_seeds([a - b] if is_paired else [a, -b], tokens, groups, strata)
-    return _of_recipes(estimate, f"t test and t interval over training seeds and {over}", seeds)
-
-
-def _of_recipes(estimate: Estimate, test: str, seeds: tuple[int, int]) -> Comparison:
+    test = nothing if estimate.df is None else f"t test and t interval over training seeds and {over}"
     return Comparison(estimate.value, estimate.interval(CONFIDENCE), estimate.p, test, seeds, estimate.df)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from arkasr.evaluate.scoring import Prediction, Score, comparison_row, metric_name, number_of_speakers
-from arkasr.evaluate.significance import Comparison, mean_over_seeds, paired_comparison
+from arkasr.evaluate.significance import Comparison, mean_over_seeds, paired_comparison, with_one_run
 from arkasr.recipe.settings import EvaluationSettings
 
 POOLED = "pooled"
 Scores = Mapping[tuple[str, int, str], Score]  # by variant, seed and test set
+RanOnce = Mapping[str, Sequence[str]]  # by variant, the stages under it that all seeds share
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def seeds_of(scores: Scores, variant: str) -> list[int]:
     return sorted({seed for name, seed, _ in scores if name == variant})
 
 
-def seed_means(settings: EvaluationSettings, scores: Scores) -> list[dict[str, Any]]:
+def seed_means(settings: EvaluationSettings, scores: Scores, ran_once: RanOnce) -> list[dict[str, Any]]:
     """Every variant of several seeds on each test set and over all of them, on what every seed has transcribed."""
     rows = []
     for variant in dict.fromkeys(variant for variant, _, _ in scores):
@@ -39,18 +40,24 @@ def seed_means(settings: EvaluationSettings, scores: Scores) -> list[dict[str, A
             errors, tokens = _errors(scores, variant, sets)
             if any(tokens[key] for key in errors):
                 parts = [scores[variant, seeds[0], part] for part in sets]
-                rows.append({"variant": variant, "set": name} | _seed_mean(settings, parts, errors, tokens))
+                mean = _seed_mean(settings, parts, errors, tokens)
+                mean["ci95_of"] = (
+                    f"the recipe{with_one_run(ran_once[variant])}, "
+                    f"over {len(seeds)} training seeds and {settings.resample}s"
+                )
+                rows.append({"variant": variant, "set": name} | mean)
     return rows
 
 
-def comparison_rows(settings: EvaluationSettings, scores: Scores) -> list[dict[str, Any]]:
+def comparison_rows(settings: EvaluationSettings, scores: Scores, ran_once: RanOnce) -> list[dict[str, Any]]:
     """The recipe's comparisons, over all test sets and set by set, on what every seed of both has transcribed."""
     rows = []
     for a, b in settings.comparisons:
+        shared = [stage for name in (a, b) if len(seeds_of(scores, name)) > 1 for stage in ran_once[name]]
         for name in [POOLED, *settings.sets]:
             comparison = _comparison(settings, scores, a, b, settings.sets if name == POOLED else [name])
             if comparison is not None:
-                rows.append(comparison_row(a, b, name, comparison))
+                rows.append(comparison_row(a, b, name, comparison, list(dict.fromkeys(shared))))
     return rows
 
 
@@ -67,8 +74,7 @@ def _seed_mean(
         "seeds": len(counts),
         "rate": mean.rate,
         "deviation": mean.deviation,
-        "ci95": list(mean.ci95),
-        "ci95_of": f"the recipe, over {len(counts)} training seeds and {settings.resample}s",
+        "ci95": list(mean.ci95) if mean.ci95 else None,
         "utterances": len(errors),
         "speakers": number_of_speakers([Prediction(key.id, None, None, key.speaker) for key in errors]),
         "normalizer": ", ".join(dict.fromkeys(part.normalizer for part in parts)),

@@ -20,7 +20,7 @@ from arkasr.recipe.development import profile_name
 from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.progress import Progress
-from arkasr.recipe.settings import OpdStageSettings
+from arkasr.recipe.settings import OpdStageSettings, Recipe
 from arkasr.recipe.workshop import Workshop
 
 
@@ -124,15 +124,33 @@ def collect_results(workshop: Workshop) -> dict[str, Any]:
         if workshop.seed_of(stage, seed) == seed
         for name in recipe.evaluation.sets
     }
+    ran_once = {variant: stages_run_once(recipe, stage) for variant, stage in recipe.variants.items()}
     return {
         "recipe": recipe.name,
         "seeds": recipe.seeds,
         "rows": [results_row(variant, seed, name, result) for (variant, seed, name), result in scores.items()],
         "pooled": _pooled_rows(workshop, scores),
-        "over_seeds": seed_means(recipe.evaluation, scores),
-        "comparisons": comparison_rows(recipe.evaluation, scores),
+        "over_seeds": seed_means(recipe.evaluation, scores, ran_once),
+        "comparisons": comparison_rows(recipe.evaluation, scores, ran_once),
         "support": _support_rows(workshop),
     }
+
+
+def stages_run_once(recipe: Recipe, name: str) -> list[str]:
+    """The stages with `once` that a stage rests on, nearest first; not what lies below those.
+
+    A model's labels have no luck of their own: the model is named in their place, if it ran once itself.
+    """
+    if name not in recipe.stages:
+        return []
+    stage = recipe.stages[name]
+    if stage.once and stage.kind == "label":
+        start = recipe.stages.get(stage.start)
+        return [name] if start is not None and not start.once else stages_run_once(recipe, stage.start)
+    if stage.once:
+        return [name]
+    below = (getattr(stage, key, None) for key in ("start", "train", "teacher"))
+    return list(dict.fromkeys(found for part in below if part for found in stages_run_once(recipe, part)))
 
 
 def _score(workshop: Workshop, variant: str, seed: int, name: str) -> Score:

@@ -16,7 +16,7 @@ from arkasr.evaluate.significance import paired_comparison
 from arkasr.model.recognize import RecognitionSettings, recognize
 from arkasr.recipe.evaluation import prediction_row
 from arkasr.recipe.progress import Progress
-from arkasr.report.wording import count
+from arkasr.report.wording import count, few_speakers
 from arkasr.teacher.load import load_recognizer
 
 
@@ -89,11 +89,15 @@ def _comparison(a: Path, b: Path, language: str, score_a: Score, score_b: Score)
     comparison = paired_comparison(
         [counts_a[name].errors for name in shared], [counts_b[name].errors for name in shared], tokens
     )
+    predictions = [item for item in score_a.scored if item.id in counts_b]
+    found = f"{a} - {b}: {language}: {comparison.difference:+.2%}"
+    if comparison.ci95 is None:
+        return f"{found}; {_size(predictions)}; {comparison.test}"
     low, high = comparison.ci95
     return (
-        f"{a} - {b}: {language}: {comparison.difference:+.2%} (95% {low:+.2%} to {high:+.2%}), "
-        f"p = {comparison.p:.4f}, speaks of {comparison.speaks_of(str(a), str(b))}; "
-        f"{_size([item for item in score_a.scored if item.id in counts_b])}; {comparison.test}"
+        f"{found} (95% {low:+.2%} to {high:+.2%}), p = {comparison.p:.4f}, "
+        f"speaks of {comparison.speaks_of(str(a), str(b))}; {_size(predictions)}; {comparison.test}"
+        f"{_left_out(predictions)}"
     )
 
 
@@ -102,6 +106,12 @@ def _size(predictions: Sequence[Prediction]) -> str:
     speakers = number_of_speakers(predictions)
     named = "" if speakers is None else f", {count(speakers, 'speaker')}"
     return count(len(predictions), "utterance") + named
+
+
+def _left_out(predictions: Sequence[Prediction]) -> str:
+    """What an interval over these utterances leaves out, as the end of a line."""
+    clause = few_speakers(number_of_speakers(predictions), "utterances", has_seeds=False)
+    return f"; {clause}" if clause else ""
 
 
 def _refuse_other_references(
@@ -127,7 +137,7 @@ def describe(result: Score) -> str:
     return (
         f"{metric_name(result.unit)} {rate}{interval}, {result.errors} errors / {result.reference_tokens} tokens, "
         f"{_size(result.scored)}, {result.failed} failed, {result.unscored} without reference, "
-        f"normalizer {result.normalizer}"
+        f"normalizer {result.normalizer}{_left_out(result.scored) if result.ci95 else ''}"
     )
 
 
@@ -152,15 +162,13 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path}: no such file; give files written by `arkasr evaluate -o`")
     rows: dict[str, dict[str, Any]] = {}
     lines: dict[str, int] = {}
-    try:
-        for number, row in enumerate(read_rows(path), start=1):
-            if row["id"] in rows:
-                raise InputError(
-                    f"{path}:{number}: id {row['id']!r} stands in line {lines[row['id']]} too; make it unique"
-                )
-            rows[row["id"]], lines[row["id"]] = row, number
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: a line has no `id`; give files written by `arkasr evaluate -o`") from error
+    for number, row in enumerate(read_rows(path), start=1):
+        name = row.get("id") if isinstance(row, dict) else None
+        if not isinstance(name, str):
+            raise InputError(f"{path}:{number}: no `id`, or not a text; give files written by `arkasr evaluate -o`")
+        if name in rows:
+            raise InputError(f"{path}:{number}: id {name!r} stands in line {lines[name]} too; make it unique")
+        rows[name], lines[name] = row, number
     if not rows:
         raise InputError(f"{path}: holds no transcript")
     return rows

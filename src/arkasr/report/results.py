@@ -57,14 +57,14 @@ class SeedMean:
         set: test set, or `pooled`.
         rate: mean over seeds, a share.
         deviation: sample standard deviation over seeds.
-        ci95: interval of the recipe's rate, over seeds and what was drawn.
+        ci95: interval of the recipe's rate, over seeds and what was drawn; None where there is none.
     """
 
     variant: str
     set: str
     rate: float
     deviation: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Comparison:
         b: variant.
         set: test set, or `pooled`.
         difference: rate of a minus rate of b, a share; below zero a makes fewer errors.
-        ci95: interval of the difference.
-        p: two-sided probability of such a difference if a and b were equally good.
-        test: name of the test.
+        ci95: interval of the difference; None where there is nothing to judge by.
+        p: two-sided probability of such a difference if a and b were equally good; None where there is no interval.
+        test: name of the test, or why there is none.
         speaks_of: what `p` and `ci95` are valid for: the two models or the recipes that made them.
     """
 
@@ -86,8 +86,8 @@ class Comparison:
     b: str
     set: str
     difference: float
-    ci95: tuple[float, float]
-    p: float
+    ci95: tuple[float, float] | None
+    p: float | None
     test: str
     speaks_of: str
 
@@ -173,15 +173,14 @@ def _score(row: Mapping[str, Any]) -> Score:
 
 
 def _seed_mean(row: Mapping[str, Any]) -> SeedMean:
-    low, high = row["ci95"]
-    return SeedMean(row["variant"], row["set"], float(row["rate"]), float(row["deviation"]), (float(low), float(high)))
+    return SeedMean(row["variant"], row["set"], float(row["rate"]), float(row["deviation"]), _pair(row["ci95"]))
 
 
 def _comparison(row: Mapping[str, Any]) -> Comparison:
-    ci95 = _pair(row["ci95"])
-    if ci95 is None:
-        raise ValueError("ci95 of a comparison is null")
-    difference, p = float(row["difference"]), float(row["p"])
+    ci95, difference = _pair(row["ci95"]), float(row["difference"])
+    p = None if row["p"] is None else float(row["p"])
+    if (ci95 is None) != (p is None):
+        raise ValueError("a comparison has a p and no ci95, or the other way round")
     return Comparison(row["a"], row["b"], row["set"], difference, ci95, p, row["test"], row["speaks_of"])
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from arkasr.report.results import POOLED, Comparison
 from arkasr.report.run_folder import Run
-from arkasr.report.tables import pooled_scores
-from arkasr.report.wording import count, duration, percent, points, points_range, probability
+from arkasr.report.tables import pooled_scores, rate_table
+from arkasr.report.wording import count, duration, few_speakers, percent, points, points_range, probability
 
 SIGNIFICANT = 0.05
+OF_TWO_MODELS = "paired permutation test"  # how the test is called that knows one training of each
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def summarise(run: Run) -> Summary:
 
 def verdict(comparison: Comparison) -> str:
     """What a comparison shows, in a few words."""
+    if comparison.p is None:
+        return "not tested"
     if comparison.p >= SIGNIFICANT:
         return "not significant"
     return "a is better" if comparison.difference < 0 else "b is better"
@@ -74,18 +77,29 @@ def _results(run: Run) -> list[str]:
 
 
 def _sentence(run: Run, final: str, other: str, row: Comparison) -> str:
-    difference, (low, high) = row.difference, row.ci95
+    difference, ci95 = row.difference, row.ci95
     if row.a != final:
-        difference, low, high = -difference, -high, -low
+        difference, ci95 = -difference, ci95 and (-ci95[1], -ci95[0])
     rates = f"{_pooled(run, other)} → {_pooled(run, final)}"
-    interval = f"95% interval {points_range((low, high))}"
+    scope = scope_in_words(run, row)
+    if row.p is None:
+        return f"{final} was not tested against {other}: {rates} ({points(difference)} points). {scope}"
+    interval = f"95% interval {points_range(ci95)}"
     figures = f"{points(difference)} points, {interval}, p {_equal(probability(row.p))}"
-    scope = f"This speaks of {row.speaks_of}."
     if row.p >= SIGNIFICANT:
         return f"{final} is not significantly different from {other}: {rates} ({figures}). {scope}"
     if difference < 0:
         return f"{final} makes fewer errors than {other}: {rates} ({figures}). {scope}"
     return f"{final} makes more errors than {other}, the wrong way: {rates} ({figures}). {scope}"
+
+
+def scope_in_words(run: Run, row: Comparison) -> str:
+    """What a comparison over all test sets is valid for, in a sentence; or why it is no comparison."""
+    if row.p is None:
+        return f"There is {row.test}."
+    speakers = rate_table(run).columns[-1].speakers
+    clause = few_speakers(speakers, run.resampled, has_seeds=not row.test.startswith(OF_TWO_MODELS))
+    return f"This speaks of {row.speaks_of}{'; ' + clause if clause else ''}."
 
 
 def overall_set(run: Run) -> str:

@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 
 from arkasr.report.results import POOLED, Score
 from arkasr.report.run_folder import Run
-from arkasr.report.wording import count
-
-FEW_SPEAKERS = 20  # below that, what an interval over utterances leaves out is worth a sentence
+from arkasr.report.wording import count, few_speakers
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,6 @@ class RateTable:
     seeds: int
 
     @property
-    def has_few_speakers(self) -> bool:
-        """Whether few speakers said all utterances of a set."""
-        return any(column.speakers is not None and column.speakers < FEW_SPEAKERS for column in self.columns)
-
-    @property
     def decimals(self) -> int:
         """Digits after the point that the largest percentage deserves: three significant ones."""
         means = [cell.mean for line in self.lines for cell in line.cells if cell and cell.mean is not None]
@@ -128,9 +121,9 @@ def intervals_in_words(run: Run, table: RateTable) -> str:
             f"± standard deviation over seeds, 95% interval of the recipe, over seeds and {run.resampled} "
             f"(of one seed: of that one model, over {run.resampled})"
         )
-    if table.has_few_speakers and run.resampled == "utterances":
-        text += f"; it leaves out the luck of the speakers, who are fewer than {FEW_SPEAKERS}"
-    return text
+    fewest = min((column.speakers for column in table.columns if column.speakers is not None), default=None)
+    clause = few_speakers(fewest, run.resampled, has_seeds=table.seeds > 1)
+    return f"{text}; {clause}" if clause else text
 
 
 def pooled_scores(run: Run, variant: str) -> list[Score]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arkasr.report.run_folder import Run, read_run
-from arkasr.report.summary import overall_set, summarise, verdict
+from arkasr.report.summary import overall_set, scope_in_words, summarise, verdict
 from arkasr.report.tables import Column, Rate, RateTable, intervals_in_words, rate_table, support_table
 from arkasr.report.wording import count, percent, percent_range, points, points_range, probability
 
@@ -39,6 +39,7 @@ def print_results(folder: Path, console: Console) -> None:
     if any(row.set == overall_set(run) for row in run.comparisons):
         console.print()
         console.print(_comparisons(run))
+        console.print(Text(_scopes(run), style="dim"), highlight=False)
     console.print()
     summary = summarise(run)
     console.print(Text(summary.headline, style="bold"), highlight=False)
@@ -116,13 +117,21 @@ def _comparisons(run: Run) -> Table:
         rendered.add_column(header, overflow="fold")
     for header in ("a − b", "95% interval", "p"):
         rendered.add_column(header, justify="right", no_wrap=True)
-    rendered.add_column("verdict", overflow="fold")
-    rendered.add_column("speaks of", overflow="fold", ratio=1)
+    rendered.add_column("shows", overflow="fold")
     for row in run.comparisons:
         if row.set == overall_set(run):
             figures = points(row.difference), points_range(row.ci95), probability(row.p)
-            rendered.add_row(row.a, row.b, *figures, verdict(row), row.speaks_of)
+            rendered.add_row(row.a, row.b, *figures, verdict(row))
     return rendered
+
+
+def _scopes(run: Run) -> str:
+    """What each comparison speaks of, a line each; said once where it is the same for all."""
+    rows = [row for row in run.comparisons if row.set == overall_set(run)]
+    scopes = [scope_in_words(run, row) for row in rows]
+    if len(set(scopes)) == 1:
+        return scopes[0]
+    return "\n".join(f"{row.a} − {row.b}: {scope}" for row, scope in zip(rows, scopes, strict=True))
 
 
 def _plain_table(title: str) -> Table:

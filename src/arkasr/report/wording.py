@@ -1,6 +1,7 @@
 """Numbers as people read them: percentages, intervals, points, probabilities, durations."""
 
 MINUS = "\u2212"  # as wide as a plus sign, unlike the hyphen
+FEW_SPEAKERS = 20  # below that, what an interval over utterances leaves out is worth a clause
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
@@ -19,13 +20,17 @@ def points(difference: float, decimals: int = 1) -> str:
     return text if text.startswith(MINUS) or not float(text) else f"+{text}"
 
 
-def points_range(differences: tuple[float, float], decimals: int = 1) -> str:
-    """(-0.01, 0.02) as `−1.0 to +2.0`."""
+def points_range(differences: tuple[float, float] | None, decimals: int = 1) -> str:
+    """(-0.01, 0.02) as `−1.0 to +2.0`; None as a dash."""
+    if differences is None:
+        return "–"
     return " to ".join(points(difference, decimals) for difference in differences)
 
 
-def probability(p: float) -> str:
-    """0.00412 as `0.004`; below 0.001 only that."""
+def probability(p: float | None) -> str:
+    """0.00412 as `0.004`; below 0.001 only that; None as a dash."""
+    if p is None:
+        return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
@@ -42,6 +47,21 @@ def duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """`1 utterance`, `1,200 utterances`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def few_speakers(speakers: int | None, resampled: str, *, has_seeds: bool) -> str:
+    """What few voices do to an interval, as a clause; empty where they do nothing, or are not known.
+
+    Args:
+        speakers: how many said everything.
+        resampled: `utterances` or `speakers`: what the interval is over.
+        has_seeds: whether it is over several training seeds too.
+    """
+    if speakers is None or speakers >= FEW_SPEAKERS:
+        return ""
+    if resampled == "utterances":
+        return f"the luck of so few speakers ({speakers}) is left out"
+    return "" if has_seeds else f"an interval over so few speakers ({speakers}) covers too little"
 
 
 def _signed(number: float, decimals: int) -> str:
