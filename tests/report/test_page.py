@@ -175,4 +175,4 @@ def test_beside_every_p_stands_what_it_speaks_of_and_beside_every_set_its_voices
     comparisons = 2 * (len(("en-clean", "zh-read")) + 1)
     scope = "these two models, not the recipes that made them (one training seed)"
     assert text.count(scope) == comparisons + 2
-    assert "4 utterances, 3 speakers" in text
+    assert "4 utterances 3 speakers" in text
