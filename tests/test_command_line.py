@@ -159,10 +159,14 @@ def test_calibrate_says_what_speaks_against_opd(smoke, cache):
     assert "doubtful: " in finished.stdout
 
 
+def clean_english(cache):
+    """The smoke run's test set; another one in the cache has a single utterance, which is nothing to test on."""
+    return max(cache.glob("synthetic-*/en-clean.jsonl"), key=lambda path: path.stat().st_size)
+
+
 def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_path):
     folder, _ = smoke
-    # Another test's corpus may be in the cache, with a single utterance, which is no sample to test on.
-    manifest = max(cache.glob("synthetic-*/en-clean.jsonl"), key=lambda path: path.stat().st_size)
+    manifest = clean_english(cache)
     outputs = []
     for stage in ("base", "opd"):
         outputs.append(tmp_path / f"{stage}.jsonl")
@@ -244,7 +248,7 @@ def test_weights_in_a_pickle_are_not_read(smoke, cache, tmp_path):
 
 def test_a_manifest_of_two_languages_is_scored_in_each(smoke, cache, tmp_path):
     folder, _ = smoke
-    corpus = next(cache.glob("synthetic-*/en-clean.jsonl")).parent
+    corpus = clean_english(cache).parent
     rows = read_rows(corpus / "en-clean.jsonl") + read_rows(corpus / "zh-read.jsonl")
     write_manifest(corpus / "both.jsonl", rows)
     outputs = [tmp_path / "base.jsonl", tmp_path / "opd.jsonl"]

@@ -488,7 +488,7 @@ def test_a_run_whose_loops_grow_says_so_while_it_runs(student, teacher, hear, tm
 
     def on_step(step, _values):
         if step == 20:
-            writing(stage, ["red book in", over_and_over("red book in", 9)])
+            writing(stage, [over_and_over("red book in", 9)] * 2)
 
     settings = SETTINGS.model_copy(update={"steps": 40, "learning_rate": 1e-5})
     train(stage, Stream([examples]), settings, tmp_path, seed=0, on_step=on_step, on_trouble=remarks.append)

@@ -173,8 +173,7 @@ class DistillationStage(Stage):
         self.rollouts.remembered.restore(memory)
         self.rollouts.restore(under_way)
         self._paired, self._written = memory["pairing"].tolist()
-        if "loops" in memory:  # a checkpoint of before has none
-            self.loop_watch.restore(memory["loops"])
+        self.loop_watch.restore(memory["loops"])
         self.updated()
 
     def close(self) -> None:
