@@ -170,9 +170,12 @@ def test_only_what_the_recipe_sees_counts(folder):
     use(sitting(folder), "opd")
     rows = [row | {"text": "other labels", "note": "new"} for row in rows_of(folder / "train.jsonl")]
     write(folder / "train.jsonl", rows)
-    use(sitting(folder), "opd")  # its labels are withheld
+    inputs = sitting(folder)
+    recorded = inputs.path.read_bytes()
+    use(inputs, "opd")  # its labels are withheld
     (folder / "dev.jsonl").rename(folder / "elsewhere.jsonl")
     use(sitting(folder), "opd")  # it does not look there
+    assert inputs.path.read_bytes() == recorded
 
 
 @pytest.mark.parametrize(

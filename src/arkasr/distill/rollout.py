@@ -81,10 +81,11 @@ def keep_rollouts(student: Recognizer, transcripts: Transcripts, references: Seq
     if transcripts.states is not None:
         states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])
     stopped = transcripts.stopped.tolist()
-    loops = [_loop_in(student, tokens, ended) for tokens, ended in zip(transcripts.tokens, stopped, strict=True)]
+    texts = [student.transcript_text(tokens) for tokens in transcripts.tokens]
+    loops = [_loop_in(student, *written) for written in zip(transcripts.tokens, texts, stopped, strict=True)]
     kept, fallbacks, skipped = [], 0, 0
-    for clip, (tokens, reference) in enumerate(zip(transcripts.tokens, references, strict=True)):
-        if clean_transcript(student.transcript_text(tokens)):
+    for clip, (tokens, text, reference) in enumerate(zip(transcripts.tokens, texts, references, strict=True)):
+        if clean_transcript(text):
             kept.append(Rollout(clip, tokens, states[clip], stopped[clip], loops[clip]))
         elif reference:
             kept.append(Rollout(clip, student.transcript_ids(reference), None))
@@ -94,9 +95,9 @@ def keep_rollouts(student: Recognizer, transcripts: Transcripts, references: Seq
     return Rollouts(kept, transcripts.tokens, loops, transcripts.stopped, fallbacks, skipped, transcripts.passes)
 
 
-def _loop_in(student: Recognizer, tokens: Tensor, stopped: bool) -> int | None:
-    """The place of the token that starts the first loop of a transcript over."""
-    start = loop_start(student.transcript_text(tokens), cut_off=not stopped)
+def _loop_in(student: Recognizer, tokens: Tensor, text: str, stopped: bool) -> int | None:
+    """The place of the token that starts the first loop of a transcript over; `text` is what the tokens say."""
+    start = loop_start(text, cut_off=not stopped)
     if start is None:
         return None
     return next(place for place in range(len(tokens)) if len(student.transcript_text(tokens[: place + 1])) > start)

@@ -27,7 +27,8 @@ def loop_start(text: str, *, cut_off: bool = False) -> int | None:
         cut_off: whether more would have been written. A phrase of several words that runs on to the end is then a loop
             when it stands there three times.
     """
-    starts = [match.end(1) for match in LETTERS_RUN.finditer(text)][:1]
+    letters = LETTERS_RUN.search(text)
+    starts = [letters.end(1)] if letters else []
     units = list(_units(text))
     words = [word for word, _ in units]
     for size in range(1, LONGEST_LOOP_UNIT + 1):

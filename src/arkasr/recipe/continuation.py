@@ -4,7 +4,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from arkasr.recipe.settings import Recipe
+    from arkasr.recipe.settings import Recipe, TrainingStageSettings
 
 # What may differ between the parts of one schedule.
 OF_A_PART = {
@@ -20,7 +20,7 @@ def seed_of_order(recipe: "Recipe", name: str, seed: int) -> int:
     they hear unless the recipe says that they do not.
     """
     first = _schedule(recipe, name)[0]
-    order = recipe.stages[first].data_order or first  # type: ignore[union-attr]
+    order = _training(recipe, first).data_order or first
     return int.from_bytes(hashlib.sha256(f"{seed}:{order}".encode()).digest()[:6], "big")
 
 
@@ -43,11 +43,11 @@ def check_continuation(recipe: "Recipe", name: str) -> None:
     Raises:
         ValueError: it cannot; names the key.
     """
-    stage = recipe.stages[name]
-    if not stage.continues:  # type: ignore[union-attr]
+    stage = _training(recipe, name)
+    if not stage.continues:
         return
     place, ended = f"stages.{name}.continues", recipe.stages.get(stage.start)
-    if stage.kind not in ("sft", "opd") or ended is None or ended.kind not in ("sft", "opd"):
+    if recipe.stages[name].kind == "ctc" or ended is None or ended.kind not in ("sft", "opd"):
         raise ValueError(f"{place}: only a stage of kind sft or opd goes on, and where one of them has ended")
     if stage.once != ended.once:
         raise ValueError(
@@ -90,4 +90,10 @@ def _continued(recipe: "Recipe", name: str) -> str | None:
 
 
 def _steps(recipe: "Recipe", name: str) -> int:
-    return recipe.stages[name].optimization.steps  # type: ignore[union-attr]
+    return _training(recipe, name).optimization.steps
+
+
+def _training(recipe: "Recipe", name: str) -> "TrainingStageSettings":
+    stage = recipe.stages[name]
+    assert stage.kind != "label"
+    return stage

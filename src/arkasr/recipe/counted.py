@@ -97,11 +97,21 @@ def _comparison(settings: EvaluationSettings, scores: Scores, a: str, b: str, se
     )
 
 
+def drawn_from(
+    settings: EvaluationSettings, set_names: Sequence[str], speakers: Sequence[str | None]
+) -> dict[str, Any]:
+    """What an interval draws as a whole: speakers over all sets, or utterances, of which each set keeps its number.
+
+    Args:
+        settings: say which.
+        set_names: `[U]`, the test set of each utterance.
+        speakers: `[U]`.
+    """
+    return {"groups": speakers} if settings.resample == "speaker" else {"strata": set_names}
+
+
 def _drawn(settings: EvaluationSettings, keys: Sequence[_Utterance]) -> dict[str, Any]:
-    """What is drawn as a whole: speakers over all sets, or utterances, of which each set keeps its number."""
-    if settings.resample == "speaker":
-        return {"groups": [key.speaker for key in keys]}
-    return {"strata": [key.set_name for key in keys]}
+    return drawn_from(settings, [key.set_name for key in keys], [key.speaker for key in keys])
 
 
 def _errors(

@@ -15,7 +15,7 @@ from arkasr.evaluate.scoring import OF_ONE_MODEL, Prediction, Score, metric_name
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.model.recognizer import Recognizer
-from arkasr.recipe.counted import POOLED, comparison_rows, seed_means
+from arkasr.recipe.counted import POOLED, comparison_rows, drawn_from, seed_means
 from arkasr.recipe.development import profile_name
 from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.parts import Parts, Row
@@ -178,9 +178,8 @@ def _pooled_rows(workshop: Workshop, scores: dict[tuple[str, int, str], Score]) 
         interval = bootstrap_interval(
             [count.errors for count in counts],
             [count.reference_tokens for count in counts],
-            groups=[item.speaker for _, item in scored] if settings.resample == "speaker" else None,
-            strata=[name for name, _ in scored],
             samples=settings.samples,
+            **drawn_from(settings, [name for name, _ in scored], [item.speaker for _, item in scored]),
         )
         row |= {"ci95": list(interval) if interval else None, "ci95_of": OF_ONE_MODEL.format(settings.resample)}
         row["metric"] = " + ".join(sorted({metric_name(part.unit) for part in parts.values()}, reverse=True))
