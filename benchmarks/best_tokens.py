@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from arkasr.data.audio import decode
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.distill.fused import named_union_topk_kl
 from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import keep_rollouts

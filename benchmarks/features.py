@@ -27,8 +27,8 @@ from rich.table import Table
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset
-from arkasr.data.manifest import Utterance, read_manifest, write_manifest
-from arkasr.data.shards import find_shards, rows_of_shards
+from arkasr.data.manifests.manifest import Utterance, read_manifest, write_manifest
+from arkasr.data.manifests.shards import find_shards, rows_of_shards
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION

@@ -18,7 +18,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.data.manifests.manifest import read_manifest, write_manifest
 from arkasr.errors import InputError
 
 FOLDER = Path(".gpu")

@@ -24,7 +24,7 @@ from tests.test_golden_losses import TOLERANCE as GOLDEN_TOLERANCE
 from tests.train.stream import Stream
 from torch.nn import functional as F
 
-from arkasr.data.manifest import read_rows
+from arkasr.data.manifests.manifest import read_rows
 from arkasr.distill import fused_union_topk_kl, union_topk_kl
 from arkasr.errors import first_line_of
 from arkasr.model.decoding import decode

@@ -10,7 +10,7 @@ import torch
 from benchmarks.opd_step import base_vocabulary, built_on
 
 from arkasr.data.audio import SAMPLE_RATE, decode
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.recognizer import Recognizer

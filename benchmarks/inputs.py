@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from arkasr.data.identity import MOST_LOOKED_AT, difference, identity_of
-from arkasr.data.indexed import IndexedUtterances
-from arkasr.data.indexing import build_index
-from arkasr.data.manifest import read_manifest, write_manifest
-from arkasr.data.utterances import ListedUtterances, Utterances
+from arkasr.data.manifests.identity import MOST_LOOKED_AT, difference, identity_of
+from arkasr.data.manifests.indexed import IndexedUtterances
+from arkasr.data.manifests.indexing import build_index
+from arkasr.data.manifests.manifest import read_manifest, write_manifest
+from arkasr.data.manifests.utterances import ListedUtterances, Utterances
 
 
 def write_set(folder: Path, utterances: int, files: int) -> Path:

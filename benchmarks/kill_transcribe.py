@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.children import output_of
 
-from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.data.manifests.manifest import read_manifest, write_manifest
 
 
 def lines_in(path: Path) -> int:

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.batches import DataPosition
-from arkasr.data.indexing import build_index
+from arkasr.data.manifests.indexing import build_index
 from arkasr.files import write_whole
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS

@@ -28,7 +28,7 @@ from benchmarks.memory import peak_bytes, start_watching_memory
 from benchmarks.timing import seconds_taken, spread, timed
 
 from arkasr.data.examples import Example
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.build import build_ark_asr
 from arkasr.model.decoding import decode
 from arkasr.model.presets import STUDENT_PRESETS

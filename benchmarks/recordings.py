@@ -20,7 +20,7 @@ from rich.progress import track
 
 from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.data.examples import seconds_of
-from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.data.manifests.manifest import read_manifest, write_manifest
 
 SOURCES = {"an4/train.jsonl": 858, "librispeech-train-piece/all.jsonl": 110, "spoken-digits/train.jsonl": 300}
 LONGEST_PAUSE = 1.0

@@ -14,7 +14,7 @@ import numpy as np
 
 from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.data.corpora.degrade import coloured_noise
-from arkasr.data.manifest import Utterance, read_manifest
+from arkasr.data.manifests.manifest import Utterance, read_manifest
 from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
 
 MINUTE = 60 * SAMPLE_RATE

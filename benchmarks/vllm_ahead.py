@@ -19,7 +19,7 @@ from benchmarks.timing import spread
 
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.serve.vllm_engine import VllmEngine
 from arkasr.teacher.load import load_recognizer
 from arkasr.train.loop import train

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, seconds_of
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.model.decoding import decode
 from arkasr.model.recognizer import Prompts, Recognizer
 from arkasr.model.scoring import forced_logits

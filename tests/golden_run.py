@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from arkasr.data.manifest import read_rows, write_manifest
+from arkasr.data.manifests.manifest import read_rows, write_manifest
 from arkasr.model.decoding import Transcripts
 from arkasr.recipe.continuation import schedule_steps, seed_of_order
 from arkasr.recipe.folder import RunFolder

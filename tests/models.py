@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from arkasr.data.examples import Example
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION

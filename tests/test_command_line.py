@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from arkasr.data.manifest import read_rows, write_manifest
+from arkasr.data.manifests.manifest import read_rows, write_manifest
 
 ARKASR = [sys.executable, "-m", "arkasr"]
 VARIANTS = ["teacher", "base", "base+sft", "base+opd", "base+td", "base+td+opd"]

@@ -46,8 +46,8 @@ def run(
 ) -> None:
     """Run a recipe from its first stage to the report."""
     from arkasr import processes
+    from arkasr.progress import Progress
     from arkasr.recipe.load import load_settings
-    from arkasr.recipe.progress import Progress
     from arkasr.recipe.run import run_recipe
     from arkasr.recipe.settings import Recipe
     from arkasr.recipe.smoke import shrink
@@ -119,8 +119,8 @@ def train(
 ) -> None:
     """Run one training stage of a recipe file, and nothing else."""
     from arkasr import processes
+    from arkasr.progress import Progress
     from arkasr.recipe.load import load_settings
-    from arkasr.recipe.progress import Progress
     from arkasr.recipe.run import run_one_stage
     from arkasr.recipe.settings import Recipe
 
@@ -186,13 +186,13 @@ def label(
     cache_gib: Annotated[float, typer.Option(help="vllm: memory for keys and values, GiB.")] = 4.0,
 ) -> None:
     """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
-    from arkasr.data.manifest import read_manifest, write_manifest
+    from arkasr.data.manifests.manifest import read_manifest, write_manifest
     from arkasr.data.replacing import files_of_model, refuse_to_replace
     from arkasr.model.device import default_device
     from arkasr.model.recognize import RecognitionSettings
+    from arkasr.progress import Progress
     from arkasr.recipe.engines import engine_while_needed
     from arkasr.recipe.load import parse
-    from arkasr.recipe.progress import Progress
     from arkasr.teacher.label import label as label_utterances
     from arkasr.teacher.load import load_recognizer
     from arkasr.train.settings import EngineSettings
@@ -254,7 +254,7 @@ def transcribe(
 ) -> None:
     """Write down what is said in recordings of any length."""
     from arkasr.data.replacing import files_of_model
-    from arkasr.recipe.progress import Progress
+    from arkasr.progress import Progress
     from arkasr.teacher.load import dtype_named
     from arkasr.transcribe import command
     from arkasr.transcribe.inputs import opened, read_at
@@ -332,7 +332,7 @@ def data_check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every file as well.")] = False,
 ) -> None:
     """Validate every line of a manifest and summarise it."""
-    from arkasr.data.check import check_manifest, render
+    from arkasr.data.manifests.check import check_manifest, render
 
     report = check_manifest(manifest, decode_audio=decode)
     Console().print(render(report))
@@ -347,7 +347,7 @@ def data_prepare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the manifests.")] = Path("data"),
 ) -> None:
     """Turn a corpus into normalised manifests with its official split."""
-    from arkasr.data.prepare import prepare_corpus
+    from arkasr.data.corpora.prepare import prepare_corpus
 
     if source is None:
         raise InputError(f"data prepare {corpus}: say where the corpus is with --from DIR")
@@ -374,10 +374,10 @@ def data_shards(
     output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
 ) -> None:
     """Write the manifest of tar shards (WebDataset); the audio stays in them."""
-    from arkasr.data.manifest import write_manifest
+    from arkasr.data.manifests.manifest import write_manifest
+    from arkasr.data.manifests.shards import find_shards, rows_of_shards
     from arkasr.data.replacing import refuse_to_replace
-    from arkasr.data.shards import find_shards, rows_of_shards
-    from arkasr.recipe.progress import Progress
+    from arkasr.progress import Progress
 
     shards = find_shards(sources)
     refuse_to_replace(shards, [output])

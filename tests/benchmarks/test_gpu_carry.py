@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from benchmarks.gpu_carry import LIMIT_MIB, bytes_of, call_of, check_complete, check_size, copy_speech
 
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 
 

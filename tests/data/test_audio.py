@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from arkasr.data.audio import SAMPLE_RATE, decode, duration_of
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from tests.paths import SHARED_DATA, needs_shared_data
 

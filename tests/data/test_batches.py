@@ -5,7 +5,7 @@ import pytest
 
 from arkasr.data import batches as batches_module
 from arkasr.data.batches import DataPosition, DurationBatchSampler
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from tests.paths import SHARED_DATA, needs_shared_data
 

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of, is_silent
-from arkasr.data.check import check_manifest
 from arkasr.data.examples import ExampleDataset
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.check import check_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.data.slices import IN_MEMORY_BYTES
 from arkasr.errors import InputError
 from arkasr.model.recognize import RecognitionSettings, recognize

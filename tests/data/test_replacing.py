@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from arkasr.cli import main
-from arkasr.data.prepare import prepare_corpus
+from arkasr.data.corpora.prepare import prepare_corpus
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError
 

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from arkasr.data.examples import ExampleDataset, FeatureMemory
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.teacher.load import load_recognizer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arkasr.data.manifest import write_manifest
+from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
 from arkasr.recipe.single import compare_transcripts
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.recognize import RecognitionSettings, recognize
 from arkasr.recipe.development import development_error_rate
 from arkasr.recipe.folder import RunFolder

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from arkasr.data import opening
-from arkasr.data.indexed import TextsOfLines
+from arkasr.data.manifests import opening
+from arkasr.data.manifests.indexed import TextsOfLines
 from arkasr.errors import InputError
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings

@@ -15,16 +15,16 @@ import soundfile
 import torch
 import yaml
 
-from arkasr.data import identity as identity_module
-from arkasr.data.indexing import build_index
+from arkasr.data.manifests import identity as identity_module
+from arkasr.data.manifests.indexing import build_index
 from arkasr.errors import InputError
+from arkasr.progress import Progress
 from arkasr.recipe import inputs as inputs_module
 from arkasr.recipe import parts as parts_module
 from arkasr.recipe import run as run_module
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.load import parse
-from arkasr.recipe.progress import Progress
 from arkasr.recipe.run import calibrate_stage, run_one_stage, run_recipe
 from arkasr.recipe.settings import Recipe
 from arkasr.recipe.workshop import Workshop

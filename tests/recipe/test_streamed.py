@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from arkasr.data.streamed import StreamedBatches
+from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.errors import InputError
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
@@ -15,7 +15,7 @@ from arkasr.recipe.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from tests.data.test_streamed import sound, write_parquet
+from tests.data.streams.test_streamed import sound, write_parquet
 from tests.models import TEXTS
 
 pytest.importorskip("datasets")

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import torch
 
-from arkasr.data.manifest import read_manifest, write_manifest
+from arkasr.data.manifests.manifest import read_manifest, write_manifest
 from arkasr.model.build import build_ark_asr
 from arkasr.model.recognize import RecognitionSettings
 from arkasr.serve.vllm_engine import VllmEngine

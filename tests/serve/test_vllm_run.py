@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from arkasr.data.manifest import write_manifest
+from arkasr.data.manifests.manifest import write_manifest
 from arkasr.model.build import build_ark_asr
 from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics

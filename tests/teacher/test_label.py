@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.model.text import clean_transcript
 from arkasr.teacher.label import failure_of, fastest_possible_seconds, label

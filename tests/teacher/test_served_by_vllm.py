@@ -12,7 +12,7 @@ import yaml
 
 from arkasr.data.audio import decode
 from arkasr.data.examples import Example
-from arkasr.data.manifest import read_manifest, read_rows, write_manifest
+from arkasr.data.manifests.manifest import read_manifest, read_rows, write_manifest
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arkasr.data.examples import Example
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.train.augment import augment_features, join_utterances, replace_tokens, stretch_time, warp_frequency
 from arkasr.train.settings import AugmentationSettings
 

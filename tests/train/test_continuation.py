@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arkasr.data.batches import DataPosition, DurationBatchSampler
-from arkasr.data.manifest import read_rows
+from arkasr.data.manifests.manifest import read_rows
 from arkasr.errors import InputError
 from arkasr.train.continuation import Continuation
 from arkasr.train.loop import train

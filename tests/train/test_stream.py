@@ -8,7 +8,7 @@ import torch
 
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from arkasr.train.quarantine import Quarantine
 from arkasr.train.stream import BatchStream, Unheard

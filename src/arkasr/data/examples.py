@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 
 FeatureFunction = Callable[[np.ndarray], Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.model.decoding import Transcripts, decode
 from arkasr.model.engine import Engine

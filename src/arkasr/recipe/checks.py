@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS
 from arkasr.data.batches import places_longer_than
-from arkasr.data.manifest import Utterance
-from arkasr.data.utterances import Utterances
+from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.recipe.evaluation import scoring_of
 from arkasr.recipe.settings import TrainingStageSettings

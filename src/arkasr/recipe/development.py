@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from arkasr import processes
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import get_profile, unit_for
 from arkasr.model.recognize import RecognitionSettings, recognize

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arkasr import processes
-from arkasr.data.manifest import Utterance, read_rows, write_manifest
-from arkasr.data.own_fields import SCORED_TRANSCRIPT, without
+from arkasr.data.manifests.manifest import Utterance, read_rows, write_manifest
+from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
@@ -15,11 +15,11 @@ from arkasr.evaluate.scoring import OF_ONE_MODEL, Prediction, Score, metric_name
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.model.recognizer import Recognizer
+from arkasr.progress import Progress
 from arkasr.recipe.counted import POOLED, comparison_rows, drawn_from, seed_means
 from arkasr.recipe.development import profile_name
 from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.parts import Parts, Row
-from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
 from arkasr.recipe.workshop import Workshop
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from arkasr import processes
-from arkasr.data.identity import Difference, Identity, difference, identity_of, size_and_time
-from arkasr.data.opening import LARGE_BYTES
+from arkasr.data.manifests.identity import Difference, Identity, difference, identity_of, size_and_time
+from arkasr.data.manifests.opening import LARGE_BYTES
 from arkasr.errors import InputError
 from arkasr.recipe.folder import write_json
 from arkasr.recipe.record import Record, read_record

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arkasr import processes
-from arkasr.data.manifest import Utterance, read_rows, write_manifest
+from arkasr.data.manifests.manifest import Utterance, read_rows, write_manifest
 from arkasr.errors import InputError
 
 MOST_UTTERANCES = 1024

@@ -12,7 +12,7 @@ Record = dict[str, dict[str, Any]]
 
 
 class _Set(BaseModel):
-    """A set as `data/identity.py` describes it: every other aspect is a text of checksums."""
+    """A set as `data/manifests/identity.py` describes it: every other aspect is a text of checksums."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, str]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from arkasr import processes
 from arkasr.model.device import default_device
+from arkasr.progress import Progress
 from arkasr.recipe.checks import check_test_sets
 from arkasr.recipe.environment import Sitting
 from arkasr.recipe.evaluation import collect_results, evaluate_variant
 from arkasr.recipe.folder import RunFolder, write_json
 from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.lock import sole_use
-from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 from arkasr.recipe.stages import build_stage, run_calibration, run_label_stage, run_training_stage
 from arkasr.recipe.workshop import Workshop

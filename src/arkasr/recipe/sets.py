@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from arkasr.data.corpora.synthetic import corpus_cache_folder, prepare_synthetic_corpus
-from arkasr.data.index import ManifestIndex
-from arkasr.data.indexing import build_index
 from arkasr.data.languages import canonical_language
-from arkasr.data.opening import needs_index, open_manifest
-from arkasr.data.utterances import Utterances
+from arkasr.data.manifests.index import ManifestIndex
+from arkasr.data.manifests.indexing import build_index
+from arkasr.data.manifests.opening import needs_index, open_manifest
+from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
-from arkasr.recipe.progress import Progress
+from arkasr.progress import Progress
 from arkasr.recipe.settings import CorpusSettings, SetSettings
 
 

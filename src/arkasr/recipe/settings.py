@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from arkasr.data.corpora.synthetic import SyntheticCorpusConfig
-from arkasr.data.dataset_source import DatasetSource
 from arkasr.data.languages import canonical_language
+from arkasr.data.streams.dataset_source import DatasetSource
 from arkasr.evaluate.normalize import get_profile
 from arkasr.recipe.continuation import check_continuation
 from arkasr.recipe.presets import check_preset

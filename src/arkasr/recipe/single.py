@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 from arkasr.data.languages import canonical_language
-from arkasr.data.manifest import read_manifest, read_rows, write_manifest
+from arkasr.data.manifests.manifest import read_manifest, read_rows, write_manifest
 from arkasr.data.replacing import files_of_model, refuse_to_replace
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
 from arkasr.evaluate.significance import paired_comparison
 from arkasr.model.recognize import RecognitionSettings, recognize
+from arkasr.progress import Progress
 from arkasr.recipe.evaluation import prediction_row
-from arkasr.recipe.progress import Progress
 from arkasr.report.wording import count, few_speakers
 from arkasr.teacher.load import load_recognizer
 

@@ -10,18 +10,18 @@ import torch
 from arkasr import processes
 from arkasr.data.batches import POOL, DurationBatchSampler
 from arkasr.data.examples import ExampleDataset
-from arkasr.data.manifest import Utterance, write_manifest
-from arkasr.data.utterances import Utterances
+from arkasr.data.manifests.manifest import Utterance, write_manifest
+from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.model.recognize import RecognitionSettings
 from arkasr.model.recognizer import Recognizer
+from arkasr.progress import Progress
 from arkasr.recipe.checks import check_heard
 from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.development import development_error_rate
 from arkasr.recipe.engines import engine_for, engine_while_needed
 from arkasr.recipe.folder import write_json
 from arkasr.recipe.parts import Parts, Row
-from arkasr.recipe.progress import Progress
 from arkasr.recipe.settings import (
     CtcStageSettings,
     LabelStageSettings,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from arkasr import processes
 from arkasr.data.examples import AsGiven, ExampleDataset
-from arkasr.data.manifest import Utterance
-from arkasr.data.streamed import StreamedBatches
+from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.recipe.checks import check_of_each
 from arkasr.recipe.settings import SetSettings, TrainingStageSettings
 from arkasr.train.stage import Stage

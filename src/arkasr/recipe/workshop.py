@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from arkasr.data.examples import FeatureMemory
-from arkasr.data.utterances import Utterances
+from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.model.processor import INSTRUCTION
 from arkasr.model.recognizer import Recognizer

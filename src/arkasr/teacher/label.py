@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from arkasr.data.examples import FeatureMemory, segment_duration
-from arkasr.data.manifest import Utterance
-from arkasr.data.own_fields import LABEL, without
+from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.manifests.own_fields import LABEL, without
 from arkasr.model.engine import Engine
 from arkasr.model.loops import is_looping
 from arkasr.model.recognize import Recognition, RecognitionSettings, recognize

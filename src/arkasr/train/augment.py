@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from arkasr.data.examples import Example
 from arkasr.data.languages import UNSPACED_LANGUAGES
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.train.settings import AugmentationSettings
 
 FRAMES_IN_TEN_SECONDS = 1_000

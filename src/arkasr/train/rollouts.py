@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from arkasr.data.examples import Example
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.decoding import Sampling, Transcripts, decode
 from arkasr.model.engine import Engine
 from arkasr.model.recognizer import Prompts, Recognizer

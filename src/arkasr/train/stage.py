@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.examples import Example
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.recognizer import Recognizer
 from arkasr.teacher.teacher import Teacher
 from arkasr.train.metrics import Metrics, PhaseClock

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import Example, ExampleDataset
-from arkasr.data.streamed import StreamedBatches
+from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.errors import InputError
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from arkasr.data.own_fields import SCORED_TRANSCRIPT, without
+from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
 from arkasr.model.loops import is_unspaced
 from arkasr.transcribe.transcript import Segment, Transcript, Word
 

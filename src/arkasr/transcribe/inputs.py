@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from arkasr.data.audio import AUDIO_SUFFIXES
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from arkasr.transcribe.recording import Recording, recording_of
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from arkasr.data.audio import SAMPLE_RATE, decode, duration_of
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.slices import file_of
 from arkasr.errors import InputError
 

@@ -16,7 +16,7 @@ from arkasr.data.corpora.synthetic import (
     corpus_cache_folder,
     prepare_synthetic_corpus,
 )
-from arkasr.data.manifest import read_manifest
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 
 CONFIG = SyntheticCorpusConfig(train_utterances=70, dev_utterances=2, test_utterances=3)

@@ -23,7 +23,7 @@ from arkasr.data.cache import cache_folder
 from arkasr.data.corpora.plan import Line, SetPlan, SyntheticCorpusConfig, plan_corpus
 from arkasr.data.corpora.record import record_lines
 from arkasr.data.corpora.speakers import Speaker
-from arkasr.data.manifest import write_manifest
+from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
 
 __all__ = ["SyntheticCorpusConfig", "corpus_cache_folder", "prepare_synthetic_corpus"]

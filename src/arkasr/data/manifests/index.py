@@ -17,8 +17,8 @@ from zlib import crc32
 import numpy as np
 
 from arkasr.data.cache import cache_folder
-from arkasr.data.checked_records import CheckedRecords, DamagedError
-from arkasr.data.manifest import Utterance, parse_line
+from arkasr.data.manifests.checked_records import CheckedRecords, DamagedError
+from arkasr.data.manifests.manifest import Utterance, parse_line
 from arkasr.errors import InputError
 
 FORMAT = 2

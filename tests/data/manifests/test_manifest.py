@@ -3,8 +3,8 @@ import json
 import pytest
 import soundfile
 
-from arkasr.data.check import check_manifest
-from arkasr.data.manifest import ManifestError, read_manifest, read_rows, write_manifest
+from arkasr.data.manifests.check import check_manifest
+from arkasr.data.manifests.manifest import ManifestError, read_manifest, read_rows, write_manifest
 from arkasr.errors import InputError
 
 

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from arkasr.data.manifest import read_manifest, read_rows
-from arkasr.data.own_fields import LABEL, SCORED_TRANSCRIPT
-from arkasr.data.prepare import prepare_corpus
+from arkasr.data.corpora.prepare import prepare_corpus
+from arkasr.data.manifests.manifest import read_manifest, read_rows
+from arkasr.data.manifests.own_fields import LABEL, SCORED_TRANSCRIPT
 from arkasr.model.recognize import RecognitionSettings
 from arkasr.recipe.single import compare_transcripts, evaluate_manifest
 from arkasr.teacher.label import label

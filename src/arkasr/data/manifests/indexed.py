@@ -9,9 +9,9 @@ from zlib import crc32
 import numpy as np
 
 from arkasr.data.examples import seconds_of
-from arkasr.data.index import ManifestIndex
-from arkasr.data.manifest import Utterance
-from arkasr.data.utterances import Measured, Utterances, Value, withhold_label
+from arkasr.data.manifests.index import ManifestIndex
+from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.manifests.utterances import Measured, Utterances, Value, withhold_label
 from arkasr.errors import InputError
 
 SCANNED = 2**18  # records that are looked at at once

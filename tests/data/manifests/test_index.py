@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data import checked_records, indexing, opening
 from arkasr.data.examples import seconds_of
-from arkasr.data.index import RECORD, open_index
-from arkasr.data.indexing import build_index
-from arkasr.data.manifest import ManifestError, read_manifest
+from arkasr.data.manifests import checked_records, indexing, opening
+from arkasr.data.manifests.index import RECORD, open_index
+from arkasr.data.manifests.indexing import build_index
+from arkasr.data.manifests.manifest import ManifestError, read_manifest
 from arkasr.errors import InputError
-from tests.data.test_manifest import BAD_LINES
+from tests.data.manifests.test_manifest import BAD_LINES
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data import index as index_module
-from arkasr.data import indexed as indexed_module
-from arkasr.data import opening as opening_module
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.indexed import IndexedUtterances
-from arkasr.data.indexing import build_index
-from arkasr.data.manifest import read_manifest
-from arkasr.data.opening import open_manifest
-from arkasr.data.utterances import ListedUtterances
+from arkasr.data.manifests import index as index_module
+from arkasr.data.manifests import indexed as indexed_module
+from arkasr.data.manifests import opening as opening_module
+from arkasr.data.manifests.indexed import IndexedUtterances
+from arkasr.data.manifests.indexing import build_index
+from arkasr.data.manifests.manifest import read_manifest
+from arkasr.data.manifests.opening import open_manifest
+from arkasr.data.manifests.utterances import ListedUtterances
 from arkasr.recipe.sets import load_set
 from arkasr.recipe.settings import SetSettings
 
@@ -124,8 +124,8 @@ MEMORY = """
 import itertools, json, re, sys
 from pathlib import Path
 from arkasr.data import batches
-from arkasr.data.indexing import build_index
-from arkasr.data.indexed import IndexedUtterances
+from arkasr.data.manifests.indexing import build_index
+from arkasr.data.manifests.indexed import IndexedUtterances
 
 batches.POOL = 8 * batches.BLOCK
 

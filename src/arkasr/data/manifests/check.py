@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, duration_of, is_silent
-from arkasr.data.manifest import Problem, Utterance, parse_manifest
+from arkasr.data.manifests.manifest import Problem, Utterance, parse_manifest
 from arkasr.errors import InputError
 
 DURATION_TOLERANCE = 0.1  # seconds between what a line says and what the file holds

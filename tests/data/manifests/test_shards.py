@@ -8,13 +8,13 @@ import pytest
 import soundfile
 
 from arkasr.data.audio import decode, duration_of
-from arkasr.data.check import check_manifest
 from arkasr.data.examples import ExampleDataset
-from arkasr.data.indexed import IndexedUtterances
-from arkasr.data.indexing import build_index
-from arkasr.data.manifest import ManifestError, read_manifest, write_manifest
-from arkasr.data.shards import find_shards, rows_of_shards
-from arkasr.data.utterances import ListedUtterances
+from arkasr.data.manifests.check import check_manifest
+from arkasr.data.manifests.indexed import IndexedUtterances
+from arkasr.data.manifests.indexing import build_index
+from arkasr.data.manifests.manifest import ManifestError, read_manifest, write_manifest
+from arkasr.data.manifests.shards import find_shards, rows_of_shards
+from arkasr.data.manifests.utterances import ListedUtterances
 from arkasr.errors import InputError
 
 

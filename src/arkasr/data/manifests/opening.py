@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from arkasr.data.index import open_index
-from arkasr.data.indexed import IndexedUtterances
-from arkasr.data.indexing import build_index
-from arkasr.data.manifest import read_manifest
-from arkasr.data.utterances import ListedUtterances, Utterances
+from arkasr.data.manifests.index import open_index
+from arkasr.data.manifests.indexed import IndexedUtterances
+from arkasr.data.manifests.indexing import build_index
+from arkasr.data.manifests.manifest import read_manifest
+from arkasr.data.manifests.utterances import ListedUtterances, Utterances
 
 LARGE_BYTES = 64 * 2**20  # manifests from this size on, some 200,000 lines, are not read into memory
 

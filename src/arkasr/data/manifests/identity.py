@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from arkasr.data.indexed import IndexedUtterances
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.indexed import IndexedUtterances
+from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.manifests.utterances import Utterances
 from arkasr.data.slices import file_of
-from arkasr.data.utterances import Utterances
 
 BLOCKS = 1_024  # each aspect has at most so many checksums, of as many consecutive utterances each
 MOST_LOOKED_AT = 131_072  # files of larger sets are looked at in a sample, and their lines not read anew

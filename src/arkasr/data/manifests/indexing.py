@@ -17,9 +17,9 @@ from zlib import crc32
 
 import numpy as np
 
-from arkasr.data.checked_records import seal
 from arkasr.data.examples import seconds_of
-from arkasr.data.index import (
+from arkasr.data.manifests.checked_records import seal
+from arkasr.data.manifests.index import (
     CHUNK,
     DESCRIPTION,
     FORMAT,
@@ -34,7 +34,7 @@ from arkasr.data.index import (
     folders_of,
     open_index,
 )
-from arkasr.data.manifest import ManifestError, Problem, Utterance, parse_line, same_id
+from arkasr.data.manifests.manifest import ManifestError, Problem, Utterance, parse_line, same_id
 from arkasr.errors import InputError
 from arkasr.files import errors_named, write_whole
 

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 
 from arkasr.data.audio import decode
-from arkasr.data.manifest import read_manifest
-from arkasr.data.prepare import prepare_corpus
+from arkasr.data.corpora.prepare import prepare_corpus
+from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from tests.paths import SHARED_DATA, needs_shared_data
 

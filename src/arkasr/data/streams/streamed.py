@@ -16,11 +16,11 @@ from typing import Any
 
 from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.dataset_source import DatasetSource, count_of, open_dataset
 from arkasr.data.examples import seconds_of
 from arkasr.data.languages import canonical_language
-from arkasr.data.manifest import Utterance
-from arkasr.data.pool_files import PoolFiles, add_audio
+from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.streams.dataset_source import DatasetSource, count_of, open_dataset
+from arkasr.data.streams.pool_files import PoolFiles, add_audio
 from arkasr.errors import InputError
 
 POOL_EXAMPLES = 1_024  # of a lane, whose audio lies in a temporary file until its batches have been heard

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar, overload
 
 from arkasr.data.examples import seconds_of
-from arkasr.data.manifest import Utterance
+from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 
 Value = TypeVar("Value")

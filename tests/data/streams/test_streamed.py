@@ -17,11 +17,11 @@ import soundfile
 import torch
 
 from arkasr import scratch
-from arkasr.data import streamed as streamed_module
 from arkasr.data.audio import decode
-from arkasr.data.dataset_source import DatasetSource
 from arkasr.data.examples import AsGiven, ExampleDataset
-from arkasr.data.streamed import StreamedBatches, StreamPosition
+from arkasr.data.streams import streamed as streamed_module
+from arkasr.data.streams.dataset_source import DatasetSource
+from arkasr.data.streams.streamed import StreamedBatches, StreamPosition
 from arkasr.errors import InputError
 from arkasr.train.stream import BatchStream
 
@@ -177,8 +177,8 @@ def test_an_error_in_the_next_pool_is_raised_when_that_is_reached(folder):
 
 SLOW = """
 import itertools, signal, sys, time
-from arkasr.data import streamed
-from arkasr.data.dataset_source import DatasetSource
+from arkasr.data.streams import streamed
+from arkasr.data.streams.dataset_source import DatasetSource
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from background jobs
 streamed.POOL_EXAMPLES = 50
