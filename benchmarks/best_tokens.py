@@ -22,11 +22,11 @@ from arkasr.distill.fused import named_union_topk_kl
 from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import keep_rollouts
 from arkasr.distill.support import look_up
-from arkasr.model.decoding import decode as decode_prompts
-from arkasr.model.head import Top, top_of_head
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.scoring import forced_states
-from arkasr.teacher.load import load_recognizer
+from arkasr.recognizers.decoding import decode as decode_prompts
+from arkasr.recognizers.head import Top, top_of_head
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.scoring import forced_states
 from arkasr.teacher.served import evenly_shared
 from arkasr.teacher.teacher import NamedScores
 from arkasr.teacher.vocabulary import map_vocabularies

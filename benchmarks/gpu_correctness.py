@@ -27,10 +27,10 @@ from torch.nn import functional as F
 from arkasr.data.manifests.manifest import read_rows
 from arkasr.distill import fused_union_topk_kl, union_topk_kl
 from arkasr.errors import first_line_of
-from arkasr.model.decoding import decode
-from arkasr.model.head import top_of_head
-from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.model.scoring import forced_logits, forced_states
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.head import top_of_head
+from arkasr.recognizers.recognizer import Prompts, Recognizer
+from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage

@@ -11,11 +11,11 @@ from benchmarks.opd_step import base_vocabulary, built_on
 
 from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.model.build import build_ark_asr
-from arkasr.model.presets import STUDENT_PRESETS
-from arkasr.model.recognizer import Recognizer
-from arkasr.teacher.build import build_qwen3_asr
-from arkasr.teacher.presets import TEACHER_PRESETS
+from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
+from arkasr.recognizers.recognizer import Recognizer
 
 PUBLISHED_VOCABULARY = 151_936
 

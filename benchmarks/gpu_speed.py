@@ -15,9 +15,9 @@ from benchmarks.rollouts import generated
 from benchmarks.timing import seconds_taken, spread, timed
 
 from arkasr.data.audio import SAMPLE_RATE
-from arkasr.model.decoding import decode
-from arkasr.model.recognize import RecognitionSettings, recognize_clips
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.recognize import RecognitionSettings, recognize_clips
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.train.distribution import accelerator_for
 from arkasr.train.distribution import spread as laid_out
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings

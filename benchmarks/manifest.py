@@ -31,14 +31,14 @@ from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.batches import DataPosition
 from arkasr.data.manifests.indexing import build_index
 from arkasr.files import write_whole
-from arkasr.model.build import build_ark_asr
-from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
-from arkasr.model.tokenizer import train_base_vocabulary
 from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.settings import Recipe
 from arkasr.recipe.stages import build_stream
 from arkasr.recipe.workshop import Workshop
+from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.stages.sft import SupervisedStage
 
 FILES = 16

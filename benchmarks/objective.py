@@ -30,8 +30,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from arkasr.distill import fused_union_topk_kl, union_topk_kl
-from arkasr.model import head as output_head
-from arkasr.model.head import Top, top_of_head
+from arkasr.recognizers import head as output_head
+from arkasr.recognizers.head import Top, top_of_head
 
 
 @dataclass

@@ -29,14 +29,14 @@ from benchmarks.timing import seconds_taken, spread, timed
 
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.model.build import build_ark_asr
-from arkasr.model.decoding import decode
-from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.tokenizer import BaseVocabulary, train_base_vocabulary
-from arkasr.teacher.build import build_qwen3_asr
-from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage

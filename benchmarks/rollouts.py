@@ -26,9 +26,9 @@ from jiwer import wer
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, seconds_of
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.model.decoding import Transcripts, decode
-from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.teacher.load import load_recognizer
+from arkasr.recognizers.decoding import Transcripts, decode
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 MAX_NEW_TOKENS = 200
 

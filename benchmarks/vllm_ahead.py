@@ -20,8 +20,8 @@ from benchmarks.timing import spread
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifests.manifest import read_manifest
+from arkasr.recognizers.load import load_recognizer
 from arkasr.serve.vllm_engine import VllmEngine
-from arkasr.teacher.load import load_recognizer
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings, RolloutSettings
 from arkasr.train.stages.opd import DistillationStage

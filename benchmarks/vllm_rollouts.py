@@ -1,4 +1,4 @@
-"""Rollouts by vLLM against `arkasr.model.decoding.decode`, token for token, in float32: no ratio, and no exception.
+"""Rollouts by vLLM against `arkasr.recognizers.decoding.decode`, token for token, in float32: no ratio, and no exception.
 
     python -m benchmarks.vllm_rollouts --model runs/rollouts/stages/words/model --manifest data/recordings/long.jsonl
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, seconds_of
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.model.decoding import decode
-from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.model.scoring import forced_logits
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.recognizer import Prompts, Recognizer
+from arkasr.recognizers.scoring import forced_logits
 from arkasr.serve.vllm_engine import VllmEngine
-from arkasr.teacher.load import load_recognizer
 
 MAX_NEW_TOKENS = 200
 

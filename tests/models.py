@@ -7,12 +7,12 @@ import torch
 
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.model.build import build_ark_asr
-from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
-from arkasr.model.tokenizer import train_base_vocabulary
-from arkasr.teacher.build import build_qwen3_asr
-from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.tokenizer import train_base_vocabulary
 
 TEXTS = ["the red book is in london", "two green apples please", "今天去北京", "我要一张票", "mary met john today"]
 SMALL_STUDENT = STUDENT_PRESETS["ark-asr-tiny"] | {

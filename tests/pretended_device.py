@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from arkasr.model import device as devices
+from arkasr.recognizers import device as devices
 
 GPU, HOST = torch.device("cuda"), torch.device("cpu")
 ASKS_FOR_VALUES = {

@@ -188,13 +188,13 @@ def label(
     """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
     from arkasr.data.manifests.manifest import read_manifest, write_manifest
     from arkasr.data.replacing import files_of_model, refuse_to_replace
-    from arkasr.model.device import default_device
-    from arkasr.model.recognize import RecognitionSettings
     from arkasr.progress import Progress
     from arkasr.recipe.engines import engine_while_needed
     from arkasr.recipe.load import parse
+    from arkasr.recognizers.device import default_device
+    from arkasr.recognizers.load import load_recognizer
+    from arkasr.recognizers.recognize import RecognitionSettings
     from arkasr.teacher.label import label as label_utterances
-    from arkasr.teacher.load import load_recognizer
     from arkasr.train.settings import EngineSettings
 
     decoding = parse(EngineSettings, {"engine": engine, "cache_gib": cache_gib}, "label")
@@ -255,7 +255,7 @@ def transcribe(
     """Write down what is said in recordings of any length."""
     from arkasr.data.replacing import files_of_model
     from arkasr.progress import Progress
-    from arkasr.teacher.load import dtype_named
+    from arkasr.recognizers.load import dtype_named
     from arkasr.transcribe import command
     from arkasr.transcribe.inputs import opened, read_at
     from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
@@ -290,9 +290,9 @@ def evaluate(
     batch_seconds: BATCH_SECONDS = 120.0,
 ) -> None:
     """Transcribe a manifest and print its error rate with a 95% interval."""
-    from arkasr.model.device import default_device
-    from arkasr.model.recognize import RecognitionSettings
     from arkasr.recipe.single import evaluate_manifest
+    from arkasr.recognizers.device import default_device
+    from arkasr.recognizers.recognize import RecognitionSettings
 
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
     for line in evaluate_manifest(manifest, model, normalizer, output, settings, default_device()):

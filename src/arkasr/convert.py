@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from arkasr.errors import InputError, nearest_of
-from arkasr.model.ark import ArkAsr
 from arkasr.model.layout import LAYOUTS, PUBLISHED_ARCHITECTURE
-from arkasr.teacher.load import dtype_named, load_recognizer
+from arkasr.recognizers.ark_asr import ArkAsr
+from arkasr.recognizers.load import dtype_named, load_recognizer
 
 
 def convert(source: str, destination: Path, layout: str | None, dtype: str, max_shard_size: str) -> str:

@@ -7,10 +7,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from arkasr.cost import memory
 from arkasr.cost.sizes import size_of, size_of_model
 from arkasr.cost.work import Batch
-from arkasr.model.build import build_ark_asr
-from arkasr.model.presets import STUDENT_PRESETS
-from arkasr.model.scoring import forced_states
 from arkasr.recipe.settings import ModelSettings
+from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.scoring import forced_states
 from arkasr.train.optimizer import build_optimizers
 from tests.models import hear_noise
 from tests.train.test_loop import SETTINGS

@@ -8,8 +8,8 @@ from arkasr.cost import work
 from arkasr.cost.sizes import MEL_FRAMES_PER_SECOND, size_of
 from arkasr.cost.work import Batch
 from arkasr.distill.fused import fused_union_topk_kl
-from arkasr.model.head import top_of_head
-from arkasr.model.scoring import forced_logits, forced_states
+from arkasr.recognizers.head import top_of_head
+from arkasr.recognizers.scoring import forced_logits, forced_states
 from tests.models import hear_noise
 
 SECONDS, TEXT = 4.0, "the red book is in london"

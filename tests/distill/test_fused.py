@@ -3,7 +3,7 @@ import torch
 
 from arkasr.distill import fused, fused_union_topk_kl, union_topk_kl
 from arkasr.distill.diagnostics import support_diagnostics
-from arkasr.model import head as output_head
+from arkasr.recognizers import head as output_head
 
 POSITIONS, STUDENT_VOCAB, TEACHER_VOCAB = 23, 70, 61
 OPTIONS = {"top_k": 5, "temperature": 1.3, "beta": 0.3}

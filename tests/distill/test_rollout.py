@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from arkasr.distill.rollout import Rollout, keep_rollouts
-from arkasr.model.decoding import Transcripts
+from arkasr.recognizers.decoding import Transcripts
 
 STOP = 99
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import StaticCache
 
-from arkasr.model.scoring import positions
+from arkasr.recognizers.scoring import positions
 
 LENGTHS = (60, 33, 47)
 

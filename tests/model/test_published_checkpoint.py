@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTo
 
 from arkasr import ArkAsrConfig, ArkAsrForConditionalGeneration, ArkAsrProcessor
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode
-from arkasr.teacher.load import load_recognizer
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.load import load_recognizer
 from tests import plain_ark, published
 
 PROMPT = (151_665, 151_666, 151_663, 151_667, 5501, 1356, 3114, 419, 7699, 13, 151_668)

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from arkasr.model.build import build_ark_asr
-from arkasr.model.decoding import Sampling, decode
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.decoding import Sampling, decode
 from arkasr.serve.vllm_questions import questions
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings

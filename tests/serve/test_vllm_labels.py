@@ -6,13 +6,13 @@ import soundfile
 import torch
 
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
-from arkasr.model.build import build_ark_asr
-from arkasr.model.recognize import RecognitionSettings
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
+from arkasr.recognizers.recognize import RecognitionSettings
 from arkasr.serve.vllm_engine import VllmEngine
-from arkasr.teacher.build import build_qwen3_asr
 from arkasr.teacher.label import label
-from arkasr.teacher.load import load_recognizer
-from arkasr.teacher.presets import TEACHER_PRESETS
 from tests.serve.test_vllm_engine import SIZES
 
 pytestmark = pytest.mark.vllm

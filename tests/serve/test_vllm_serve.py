@@ -8,11 +8,11 @@ import pytest
 import soundfile
 import torch
 
-from arkasr.model.ark import ArkAsr
-from arkasr.model.build import build_ark_asr
-from arkasr.model.decoding import decode
 from arkasr.model.layout import LAYOUTS
-from arkasr.model.text import clean_transcript
+from arkasr.recognizers.ark_asr import ArkAsr
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.text import clean_transcript
 from tests.serve.test_vllm_engine import SIZES
 from tests.vllm_server import VllmServer
 

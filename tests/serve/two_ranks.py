@@ -3,10 +3,10 @@
 import torch
 from accelerate import Accelerator
 
-from arkasr.model.build import build_ark_asr
-from arkasr.model.decoding import decode
 from arkasr.model.processor import INSTRUCTION
-from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.serve.vllm_engine import VllmEngine
 from tests.models import TEXTS
 from tests.serve.test_vllm_engine import MAX_NEW_TOKENS, SIZES

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import torch
 
-from arkasr.model.scoring import forced_logits
+from arkasr.recognizers.scoring import forced_logits
 
 
 class ScoresServer:

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
-from arkasr.model.text import clean_transcript
+from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize
+from arkasr.recognizers.text import clean_transcript
 from arkasr.teacher.label import failure_of, fastest_possible_seconds, label
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from arkasr.errors import InputError
-from arkasr.model.scoring import forced_logits
-from arkasr.teacher.load import load_without_weights
+from arkasr.recognizers.load import load_without_weights
+from arkasr.recognizers.scoring import forced_logits
 from arkasr.teacher.self_test import check_servers
 from arkasr.teacher.served import evenly_shared
 from arkasr.train.stages.opd import DistillationStage
@@ -34,9 +34,9 @@ def test_a_served_teacher_gives_the_loss_and_gradient_of_one_in_process(
 
 
 def test_drawn_and_retokenised_transcripts_are_scored_alike(student, teacher, vocabulary, hear, serve):
-    from arkasr.model.tokenizer import train_base_vocabulary
-    from arkasr.teacher.build import build_qwen3_asr
-    from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
+    from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+    from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+    from arkasr.recognizers.tokenizer import train_base_vocabulary
 
     others = train_base_vocabulary(["red green books", "london apples", "北京今天", "票"], 300, list(PROMPT_WORDS))
     torch.manual_seed(2)

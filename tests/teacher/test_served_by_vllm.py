@@ -13,13 +13,13 @@ import yaml
 from arkasr.data.audio import decode
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import read_manifest, read_rows, write_manifest
-from arkasr.model.build import build_ark_asr
-from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
-from arkasr.model.tokenizer import train_base_vocabulary
-from arkasr.teacher.build import build_qwen3_asr
-from arkasr.teacher.load import load_recognizer, load_without_weights
-from arkasr.teacher.presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.load import load_recognizer, load_without_weights
+from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.teacher.replicas import Replicas
 from arkasr.teacher.self_test import check_servers
 from arkasr.teacher.served import ServedTeacher

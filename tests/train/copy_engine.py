@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from arkasr.model.decoding import Transcripts, decode
+from arkasr.recognizers.decoding import Transcripts, decode
 
 
 class CopyEngine:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.model.decoding import decode
+from arkasr.recognizers.decoding import decode
 from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.settings import ObjectiveSettings, RolloutSettings

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from arkasr.model.decoding import Sampling, decode
+from arkasr.recognizers.decoding import Sampling, decode
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arkasr import processes
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.errors import InputError
-from arkasr.model.build import build_ark_asr
-from arkasr.model.tokenizer import train_base_vocabulary
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.checkpoint import copies_to_write
 from arkasr.train.distribution import accelerator_for, spread
 from arkasr.train.loop import train

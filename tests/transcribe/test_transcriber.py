@@ -6,8 +6,8 @@ import soundfile
 import torch
 
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode
-from arkasr.model.recognize import Recognition
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.recognize import Recognition
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.plan import plan
 from arkasr.transcribe.recording import Recording

@@ -14,15 +14,15 @@ from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.errors import InputError, first_line_of
-from arkasr.model.ark import ArkAsr
 from arkasr.model.frames import HOP_LENGTH
 from arkasr.model.processor import INSTRUCTION
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
 from arkasr.recipe.presets import build_preset
 from arkasr.recipe.settings import ModelSettings, TokenizerSettings
-from arkasr.teacher.load import FAMILIES
-from arkasr.teacher.presets import PROMPT_WORDS
+from arkasr.recognizers.ark_asr import ArkAsr
+from arkasr.recognizers.load import FAMILIES
+from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
 
 MEL_FRAMES_PER_SECOND = 16_000 / HOP_LENGTH
 MEASURED_FRAMES = 3000  # 30 s, where the rounding of frames to tokens does not show

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from arkasr.distill.divergence import divergence_of
 from arkasr.distill.objective import Side, UnionTopkKL, check_options, union_topk_kl
 from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids, working_dtype
-from arkasr.model.head import Top, every_score, scores_of, top_of_head
+from arkasr.recognizers.head import Top, every_score, scores_of, top_of_head
 from arkasr.teacher.teacher import NamedScores
 
 # Options that need every token's score are computed for so many positions at a time.

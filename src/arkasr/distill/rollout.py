@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arkasr.model.decoding import Transcripts
-from arkasr.model.loops import loop_start
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.text import clean_transcript
+from arkasr.recognizers.decoding import Transcripts
+from arkasr.recognizers.loops import loop_start
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.text import clean_transcript
 
 
 @dataclass(frozen=True)

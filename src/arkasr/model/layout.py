@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers.models.whisper.modeling_whisper import sinusoids
 
-from arkasr.model.ark import ArkAsr
 from arkasr.model.processor import AUDIO_TOKEN
+from arkasr.recognizers.ark_asr import ArkAsr
 
 PUBLISHED_ARCHITECTURE = "ArkasrForConditionalGeneration"
 REMOTE_CODE = {

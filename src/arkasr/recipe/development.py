@@ -7,10 +7,10 @@ from arkasr import processes
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import get_profile, unit_for
-from arkasr.model.recognize import RecognitionSettings, recognize
-from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.settings import EvaluationSettings
 from arkasr.recipe.workshop import Workshop
+from arkasr.recognizers.recognize import RecognitionSettings, recognize
+from arkasr.recognizers.recognizer import Recognizer
 
 
 def development_error_rate(

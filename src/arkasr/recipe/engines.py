@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from arkasr.model.engine import Engine
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.engine import Engine
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.serve.vllm_engine import VllmEngine
 from arkasr.train.settings import EngineSettings
 

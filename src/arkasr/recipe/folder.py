@@ -13,9 +13,9 @@ import yaml
 
 from arkasr.errors import InputError
 from arkasr.files import write_whole
-from arkasr.model.recognizer import Recognizer
 from arkasr.recipe.load import parse, read_yaml
 from arkasr.recipe.settings import Recipe, ServedSettings
+from arkasr.recognizers.recognizer import Recognizer
 
 
 class RunFolder:

@@ -17,7 +17,7 @@ from arkasr.recipe.folder import write_json
 from arkasr.recipe.record import Record, read_record
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
 from arkasr.recipe.workshop import Workshop
-from arkasr.teacher.load import commit_of
+from arkasr.recognizers.load import commit_of
 
 SET_KEYS = ("train", "dev", "drafts", "audio")
 MODEL_KEYS = ("start", "teacher")

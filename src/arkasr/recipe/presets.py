@@ -6,13 +6,13 @@ from typing import Any
 from transformers import PreTrainedConfig, Qwen3ASRConfig
 
 from arkasr.errors import nearest_of
-from arkasr.model.build import build_ark_asr
 from arkasr.model.config import ArkAsrConfig
-from arkasr.model.presets import STUDENT_PRESETS
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.tokenizer import BaseVocabulary
-from arkasr.teacher.build import build_qwen3_asr
-from arkasr.teacher.presets import TEACHER_PRESETS
+from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.tokenizer import BaseVocabulary
 
 PRESETS: dict[str, dict[str, Any]] = STUDENT_PRESETS | TEACHER_PRESETS
 Builder = Callable[[Mapping[str, Any], BaseVocabulary], Recognizer]

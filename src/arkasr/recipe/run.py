@@ -6,7 +6,6 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from arkasr import processes
-from arkasr.model.device import default_device
 from arkasr.progress import Progress
 from arkasr.recipe.checks import check_test_sets
 from arkasr.recipe.environment import Sitting
@@ -17,6 +16,7 @@ from arkasr.recipe.lock import sole_use
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 from arkasr.recipe.stages import build_stage, run_calibration, run_label_stage, run_training_stage
 from arkasr.recipe.workshop import Workshop
+from arkasr.recognizers.device import default_device
 from arkasr.report.page import write_report
 from arkasr.train.calibrate import Calibration
 

@@ -13,11 +13,11 @@ from arkasr.errors import InputError
 from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
 from arkasr.evaluate.significance import paired_comparison
-from arkasr.model.recognize import RecognitionSettings, recognize
 from arkasr.progress import Progress
 from arkasr.recipe.evaluation import prediction_row
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.recognize import RecognitionSettings, recognize
 from arkasr.report.wording import count, few_speakers
-from arkasr.teacher.load import load_recognizer
 
 
 def evaluate_manifest(

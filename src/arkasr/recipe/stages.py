@@ -13,8 +13,6 @@ from arkasr.data.examples import ExampleDataset
 from arkasr.data.manifests.manifest import Utterance, write_manifest
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
-from arkasr.model.recognize import RecognitionSettings
-from arkasr.model.recognizer import Recognizer
 from arkasr.progress import Progress
 from arkasr.recipe.checks import check_heard
 from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
@@ -32,6 +30,8 @@ from arkasr.recipe.settings import (
 from arkasr.recipe.streamed import build_dataset_stream
 from arkasr.recipe.teachers import teacher_of
 from arkasr.recipe.workshop import Workshop
+from arkasr.recognizers.recognize import RecognitionSettings
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
 from arkasr.train.continuation import Continuation

@@ -13,8 +13,8 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings
 from arkasr.recipe.workshop import Workshop
+from arkasr.recognizers.load import load_recognizer, load_without_weights
 from arkasr.teacher.in_process import InProcessTeacher
-from arkasr.teacher.load import load_recognizer, load_without_weights
 from arkasr.teacher.replicas import Replicas
 from arkasr.teacher.self_test import check_servers, trial_question
 from arkasr.teacher.served import ServedTeacher

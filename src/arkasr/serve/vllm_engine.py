@@ -1,4 +1,4 @@
-"""Transcripts by vLLM in place of `arkasr.model.decoding.decode`: the same words, from processes of their own.
+"""Transcripts by vLLM in place of `arkasr.recognizers.decoding.decode`: the same words, from processes of their own.
 
 In: a recogniser of either family and prompts with their features. Out: what the recogniser writes, less the states that
 it was written from. The engine's weights follow the recogniser's. Knows nothing of losses or steps.
@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, Qwen3ASRConfig
 
 from arkasr.errors import InputError, first_line_of
-from arkasr.model.decoding import Sampling, Transcripts
 from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES
-from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.recognizers.decoding import Sampling, Transcripts
+from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.scratch import scratch_folder
 from arkasr.serve.engine_process import environment
 from arkasr.serve.vllm_questions import family_of, questions

@@ -35,7 +35,7 @@ from arkasr.data.languages import STUDENT_LANGUAGES
 from arkasr.model.encoder import ArkAsrAudioEncoder
 from arkasr.model.generation import transcription_config
 from arkasr.model.processor import transcription_prompt
-from arkasr.model.text import clean_transcript
+from arkasr.recognizers.text import clean_transcript
 from arkasr.serve.vllm_inputs import ArkAsrDummyInputs, ArkAsrInputs, ArkAsrProcessingInfo, prompt_token_ids
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arkasr.model.device import to_device
-from arkasr.model.head import top_of_head
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.scoring import forced_states
+from arkasr.recognizers.device import to_device
+from arkasr.recognizers.head import top_of_head
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.scoring import forced_states
 from arkasr.teacher.teacher import Answer, Question, Teacher, TeacherStates
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from arkasr.data.examples import FeatureMemory, segment_duration
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.own_fields import LABEL, without
-from arkasr.model.engine import Engine
-from arkasr.model.loops import is_looping
-from arkasr.model.recognize import Recognition, RecognitionSettings, recognize
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.engine import Engine
+from arkasr.recognizers.loops import is_looping
+from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize
+from arkasr.recognizers.recognizer import Recognizer
 
 FASTEST_LETTERS_PER_SECOND = 35.0  # auctioneers reach about 30
 FASTEST_IDEOGRAPHS_PER_SECOND = 12.0

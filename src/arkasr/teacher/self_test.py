@@ -14,8 +14,8 @@ from torch import Tensor
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.scoring import forced_logits
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.scoring import forced_logits
 from arkasr.teacher.replicas import Replica, Replicas
 from arkasr.teacher.served import PATH, Post, ServedTeacher
 from arkasr.teacher.teacher import NamedScores, Question

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.model.frames import HOP_LENGTH, clip_of
-from arkasr.model.head import Top
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.head import Top
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.teacher.replicas import Replicas, UnusableAnswerError
 from arkasr.teacher.teacher import Answer, NamedScores, Question, Teacher
 

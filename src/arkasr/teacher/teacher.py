@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arkasr.model.head import Top
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.head import Top
+from arkasr.recognizers.recognizer import Recognizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ import torch
 
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.model.decoding import Sampling, Transcripts, decode
-from arkasr.model.engine import Engine
-from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.model.text import clean_transcript
+from arkasr.recognizers.decoding import Sampling, Transcripts, decode
+from arkasr.recognizers.engine import Engine
+from arkasr.recognizers.recognizer import Prompts, Recognizer
+from arkasr.recognizers.text import clean_transcript
 from arkasr.train.augment import join_texts
 from arkasr.train.rollout_memory import RolloutMemory
 from arkasr.train.settings import ObjectiveSettings

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.teacher.teacher import Teacher
 from arkasr.train.metrics import Metrics, PhaseClock
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError, nearest_of
 from arkasr.files import write_whole
-from arkasr.model.fingerprint import fingerprint
+from arkasr.recognizers.fingerprint import fingerprint
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input
 from arkasr.transcribe.journal import Journal

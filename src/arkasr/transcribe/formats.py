@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
-from arkasr.model.loops import is_unspaced
+from arkasr.recognizers.loops import is_unspaced
 from arkasr.transcribe.transcript import Segment, Transcript, Word
 
 LINE_WIDTH = 42  # a subtitle line that is read at a glance; a character of a script without blanks is two wide

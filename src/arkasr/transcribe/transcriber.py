@@ -18,10 +18,10 @@ from torch import Tensor
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.data.languages import canonical_language
 from arkasr.errors import InputError
-from arkasr.model.device import default_dtype, device_named
-from arkasr.model.recognize import Recognition, RecognitionSettings, recognize_clips
-from arkasr.model.recognizer import Recognizer
-from arkasr.teacher.load import load_recognizer
+from arkasr.recognizers.device import default_dtype, device_named
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize_clips
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.plan import Plan, plan
 from arkasr.transcribe.recording import Recording

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arkasr.data.examples import Example
-from arkasr.model.device import at_least_float32, to_device
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.device import at_least_float32, to_device
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.train.augment import augment_features
 from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stage import Stage, StageLoss

@@ -18,11 +18,11 @@ from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import Rollout, Rollouts, keep_rollouts
 from arkasr.distill.support import look_up
 from arkasr.errors import InputError
-from arkasr.model.device import to_device
-from arkasr.model.engine import Engine
-from arkasr.model.head import Top, as_computed, top_of_head
-from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.model.scoring import forced_logits, forced_states
+from arkasr.recognizers.device import to_device
+from arkasr.recognizers.engine import Engine
+from arkasr.recognizers.head import Top, as_computed, top_of_head
+from arkasr.recognizers.recognizer import Prompts, Recognizer
+from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.teacher import NamedScores, Question, Teacher, TeacherScores
 from arkasr.teacher.vocabulary import map_vocabularies

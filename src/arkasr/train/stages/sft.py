@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from arkasr.data.examples import Example
 from arkasr.errors import InputError
-from arkasr.model.device import at_least_float32, to_device
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.scoring import forced_logits
+from arkasr.recognizers.device import at_least_float32, to_device
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.scoring import forced_logits
 from arkasr.train.augment import augment_features, join_utterances, replace_tokens
 from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stage import Stage, StageLoss

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from arkasr.model.device import to_device
-from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.recognizers.device import to_device
+from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 
 def forced_states(

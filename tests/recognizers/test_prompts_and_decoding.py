@@ -11,9 +11,9 @@ from transformers import (
 )
 
 from arkasr.errors import InputError
-from arkasr.model.decoding import decode
-from arkasr.model.scoring import forced_logits, forced_states
-from arkasr.teacher.load import load_recognizer
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.scoring import forced_logits, forced_states
 
 SECONDS = (0.05, 0.4, 1.7, 0.9, 3.1, 6.0)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import WhisperFeatureExtractor
 
-from arkasr.model.ark import ArkAsr
 from arkasr.model.config import ArkAsrConfig
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import AUDIO_TOKEN, STOP_TOKEN, ArkAsrProcessor
-from arkasr.model.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
+from arkasr.recognizers.ark_asr import ArkAsr
+from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
 
 def build_ark_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> ArkAsr:

@@ -11,8 +11,7 @@ from transformers import (
     Qwen3ASRProcessor,
 )
 
-from arkasr.model.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
-from arkasr.teacher.qwen3_asr import (
+from arkasr.recognizers.qwen3_asr import (
     ADDED_TOKENS,
     CHAT_TEMPLATE,
     NAMED_TOKENS,
@@ -20,6 +19,7 @@ from arkasr.teacher.qwen3_asr import (
     STOP_TOKEN,
     Qwen3Asr,
 )
+from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
 
 def build_qwen3_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Qwen3Asr:

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from arkasr.model.build import build_ark_asr
-from arkasr.model.decoding import Sampling, _Rows, decode
-from arkasr.model.draft import Draft
-from arkasr.model.head import best_of_head, sample_of_head, top_of_head
-from arkasr.teacher.build import build_qwen3_asr
-from arkasr.teacher.presets import TEACHER_PRESETS
+from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.decoding import Sampling, _Rows, decode
+from arkasr.recognizers.draft import Draft
+from arkasr.recognizers.head import best_of_head, sample_of_head, top_of_head
+from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
 from tests.models import SMALL_STUDENT
 
 STOP = 99
@@ -120,7 +120,7 @@ def test_a_long_run_that_is_right_anchors_what_comes_after(monkeypatch):
     transcripts = [[generator.randrange(100, 130) for _ in range(80)] + [STOP] for _ in range(50)]
     drafts = [corrupted(transcript, 0.05, 130, generator) for transcript in transcripts]
     passes = [write_along(*pair) for pair in zip(transcripts, drafts, strict=True)]
-    monkeypatch.setattr("arkasr.model.draft.RUN_THAT_ANCHORS", 10**6)
+    monkeypatch.setattr("arkasr.recognizers.draft.RUN_THAT_ANCHORS", 10**6)
     assert sum(passes) == pytest.approx(sum(write_along(*pair) for pair in zip(transcripts, drafts, strict=True)), 0.02)
 
 
@@ -218,8 +218,8 @@ def test_the_best_of_equals_is_the_first(monkeypatch):
     head = torch.tensor([[0.0], [1.0], [0.5], [1.0], [1.0]]).repeat(1000, 1)
     assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
     assert best_of_head(torch.ones(2, 1), head, None).tolist() == [1, 1]
-    monkeypatch.setattr("arkasr.model.head.SMALLEST_TILE_TOKENS", 7)
-    monkeypatch.setitem(__import__("arkasr.model.head").model.head.TILE_SCORES, "cpu", 1)
+    monkeypatch.setattr("arkasr.recognizers.head.SMALLEST_TILE_TOKENS", 7)
+    monkeypatch.setitem(__import__("arkasr.recognizers.head").model.head.TILE_SCORES, "cpu", 1)
     assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
     assert best_of_head(torch.ones(2, 1), head, None).tolist() == [1, 1]
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from arkasr.model.decoding import Sampling, Transcripts
-from arkasr.model.recognizer import Prompts, Recognizer
+from arkasr.recognizers.decoding import Sampling, Transcripts
+from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 
 class Engine(Protocol):

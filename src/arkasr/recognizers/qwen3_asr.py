@@ -19,7 +19,7 @@ from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import clip_of
 from arkasr.model.placeholders import check_total
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.recognizer import Recognizer
 
 STOP_TOKEN = "<|im_end|>"
 # The tokens of the prompt that follow the base vocabulary, in the order of the published one.

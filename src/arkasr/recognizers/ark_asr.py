@@ -11,7 +11,7 @@ from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import ArkAsrProcessor, transcription_prompt
-from arkasr.model.recognizer import Recognizer
+from arkasr.recognizers.recognizer import Recognizer
 
 
 class ArkAsr(Recognizer):

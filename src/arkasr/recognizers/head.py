@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arkasr.model.device import at_least_float32, to_device
+from arkasr.recognizers.device import at_least_float32, to_device
 
 # Scores in a tile: on the CPU as many as stay in its caches, on an accelerator enough to keep it busy.
 TILE_SCORES = {"cpu": 2**21}

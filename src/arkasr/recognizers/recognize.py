@@ -14,10 +14,10 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
-from arkasr.model.decoding import Transcripts, decode
-from arkasr.model.engine import Engine
-from arkasr.model.recognizer import Recognizer
-from arkasr.model.text import clean_transcript
+from arkasr.recognizers.decoding import Transcripts, decode
+from arkasr.recognizers.engine import Engine
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.text import clean_transcript
 
 BATCHES_AHEAD = 2
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arkasr.model.device import to_device
 from arkasr.model.placeholders import fill_padded
+from arkasr.recognizers.device import to_device
 
 # What an extractor's file may say besides how it computes.
 UNHEARD_SETTINGS = ("processor_class", "feature_extractor_type", "auto_map")

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arkasr.model.device import to_device
-from arkasr.model.draft import Draft
-from arkasr.model.head import best_of_head, sample_of_head
-from arkasr.model.recognizer import Prompts, Recognizer
-from arkasr.model.scoring import positions
+from arkasr.recognizers.device import to_device
+from arkasr.recognizers.draft import Draft
+from arkasr.recognizers.head import best_of_head, sample_of_head
+from arkasr.recognizers.recognizer import Prompts, Recognizer
+from arkasr.recognizers.scoring import positions
 
 # Leaving copies what stays of the cache, so rows leave together, once this share of the batch is done.
 LEAVING_SHARE = 0.25

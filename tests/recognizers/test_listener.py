@@ -9,7 +9,7 @@ import torch
 
 from arkasr.data.examples import ExampleDataset, FeatureMemory
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.teacher.load import load_recognizer
+from arkasr.recognizers.load import load_recognizer
 
 
 def saved(recognizer, folder, **changes):

@@ -1,6 +1,6 @@
 import pytest
 
-from arkasr.model.loops import is_looping, loop_start
+from arkasr.recognizers.loops import is_looping, loop_start
 
 
 @pytest.mark.parametrize(
