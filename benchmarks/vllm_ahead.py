@@ -21,11 +21,11 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.recognizers.load import load_recognizer
-from arkasr.serve.vllm_engine import VllmEngine
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings, RolloutSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stream import BatchStream
+from arkasr.vllm.engine import VllmEngine
 
 WARM_UP_STEPS = 2
 

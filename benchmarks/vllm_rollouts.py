@@ -1,4 +1,4 @@
-"""Rollouts by vLLM against `arkasr.recognizers.decoding.decode`, token for token, in float32: no ratio, and no exception.
+"""Rollouts by vLLM against `recognizers.decoding.decode`, token for token, in float32: no ratio, and no exception.
 
     python -m benchmarks.vllm_rollouts --model runs/rollouts/stages/words/model --manifest data/recordings/long.jsonl
 
@@ -19,7 +19,7 @@ from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits
-from arkasr.serve.vllm_engine import VllmEngine
+from arkasr.vllm.engine import VllmEngine
 
 MAX_NEW_TOKENS = 200
 

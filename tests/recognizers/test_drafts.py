@@ -219,7 +219,7 @@ def test_the_best_of_equals_is_the_first(monkeypatch):
     assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
     assert best_of_head(torch.ones(2, 1), head, None).tolist() == [1, 1]
     monkeypatch.setattr("arkasr.recognizers.head.SMALLEST_TILE_TOKENS", 7)
-    monkeypatch.setitem(__import__("arkasr.recognizers.head").model.head.TILE_SCORES, "cpu", 1)
+    monkeypatch.setitem(__import__("arkasr.recognizers.head").recognizers.head.TILE_SCORES, "cpu", 1)
     assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
     assert best_of_head(torch.ones(2, 1), head, None).tolist() == [1, 1]
 

@@ -26,7 +26,7 @@ from arkasr.teacher.served import ServedTeacher
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from tests.paths import SHARED_DATA, needs_shared_data
-from tests.vllm_server import VllmServer
+from tests.vllm.server import VllmServer
 
 pytestmark = [pytest.mark.vllm, needs_shared_data]
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from arkasr.recognizers.engine import Engine
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.serve.vllm_engine import VllmEngine
 from arkasr.train.settings import EngineSettings
+from arkasr.vllm.engine import VllmEngine
 
 
 def engine_for(

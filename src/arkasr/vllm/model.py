@@ -36,7 +36,7 @@ from arkasr.model.encoder import ArkAsrAudioEncoder
 from arkasr.model.generation import transcription_config
 from arkasr.model.processor import transcription_prompt
 from arkasr.recognizers.text import clean_transcript
-from arkasr.serve.vllm_inputs import ArkAsrDummyInputs, ArkAsrInputs, ArkAsrProcessingInfo, prompt_token_ids
+from arkasr.vllm.inputs import ArkAsrDummyInputs, ArkAsrInputs, ArkAsrProcessingInfo, prompt_token_ids
 
 
 @MULTIMODAL_REGISTRY.register_processor(ArkAsrInputs, info=ArkAsrProcessingInfo, dummy_inputs=ArkAsrDummyInputs)

@@ -13,8 +13,8 @@ from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.build_ark_asr import build_ark_asr
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.text import clean_transcript
-from tests.serve.test_vllm_engine import SIZES
-from tests.vllm_server import VllmServer
+from tests.vllm.server import VllmServer
+from tests.vllm.test_engine import SIZES
 
 pytestmark = pytest.mark.vllm
 

@@ -27,8 +27,8 @@ from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES
 from arkasr.recognizers.decoding import Sampling, Transcripts
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.scratch import scratch_folder
-from arkasr.serve.engine_process import environment
-from arkasr.serve.vllm_questions import family_of, questions
+from arkasr.vllm.engine_process import environment
+from arkasr.vllm.questions import family_of, questions
 
 LONGEST_CLIP_FRAMES = MAX_SAMPLES // HOP_LENGTH
 SEEDS = 2**31

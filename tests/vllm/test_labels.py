@@ -11,9 +11,9 @@ from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
 from arkasr.recognizers.recognize import RecognitionSettings
-from arkasr.serve.vllm_engine import VllmEngine
 from arkasr.teacher.label import label
-from tests.serve.test_vllm_engine import SIZES
+from arkasr.vllm.engine import VllmEngine
+from tests.vllm.test_engine import SIZES
 
 pytestmark = pytest.mark.vllm
 SETTINGS = RecognitionSettings(batch_seconds=5, max_new_tokens=20)

@@ -7,9 +7,9 @@ from arkasr.model.processor import INSTRUCTION
 from arkasr.recognizers.build_ark_asr import build_ark_asr
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.tokenizer import train_base_vocabulary
-from arkasr.serve.vllm_engine import VllmEngine
+from arkasr.vllm.engine import VllmEngine
 from tests.models import TEXTS
-from tests.serve.test_vllm_engine import MAX_NEW_TOKENS, SIZES
+from tests.vllm.test_engine import MAX_NEW_TOKENS, SIZES
 
 
 def main() -> None:

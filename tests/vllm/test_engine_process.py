@@ -10,7 +10,7 @@ import time
 import pytest
 
 from arkasr.errors import InputError
-from arkasr.serve.engine_process import visible_device
+from arkasr.vllm.engine_process import visible_device
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -32,7 +32,7 @@ def alive(pid):
 def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it(tmp_path):
     pytest.importorskip("vllm")
     trainer = subprocess.Popen(
-        [sys.executable, "-m", "tests.serve.trainer"],
+        [sys.executable, "-m", "tests.vllm.trainer"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(tmp_path)},
@@ -62,7 +62,7 @@ def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it(tmp_path):
 @pytest.mark.vllm
 def test_an_engine_that_has_died_is_an_error_in_a_line():
     pytest.importorskip("vllm")
-    from tests.serve.trainer import begin, engine_pids, write
+    from tests.vllm.trainer import begin, engine_pids, write
 
     student, engine = begin()
     expected = write(student, engine)

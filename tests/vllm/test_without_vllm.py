@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from arkasr.errors import InputError
-from arkasr.serve.vllm_engine import VllmEngine
+from arkasr.vllm.engine import VllmEngine
 
 EVERYTHING_BUT_THE_PLUGIN = (
-    "import arkasr.cli, arkasr.recipe.run, arkasr.serve.vllm_engine, sys; print('vllm' in sys.modules)"
+    "import arkasr.cli, arkasr.recipe.run, arkasr.vllm.engine, sys; print('vllm' in sys.modules)"
 )
 
 

@@ -6,9 +6,9 @@ when a checkpoint names it.
 
 import arkasr.model  # noqa: F401  (registers configuration, tokenizer and processor with the Auto classes)
 from arkasr.model.layout import PUBLISHED_ARCHITECTURE
-from arkasr.serve.engine_process import follow_trainer
+from arkasr.vllm.engine_process import follow_trainer
 
-MODEL = "arkasr.serve.vllm_model:VllmArkAsr"
+MODEL = "arkasr.vllm.model:VllmArkAsr"
 ARCHITECTURES = ("ArkAsrForConditionalGeneration", PUBLISHED_ARCHITECTURE)
 
 

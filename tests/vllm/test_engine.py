@@ -10,11 +10,11 @@ import torch
 
 from arkasr.recognizers.build_ark_asr import build_ark_asr
 from arkasr.recognizers.decoding import Sampling, decode
-from arkasr.serve.vllm_questions import questions
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
+from arkasr.vllm.questions import questions
 from tests.models import SMALL_STUDENT, TEXTS
 from tests.train.test_loop import SETTINGS, Stream
 
@@ -33,7 +33,7 @@ def student(vocabulary):
 @pytest.fixture(scope="module")
 def engine(student):
     pytest.importorskip("vllm")
-    from arkasr.serve.vllm_engine import VllmEngine
+    from arkasr.vllm.engine import VllmEngine
 
     engine = VllmEngine(student, max_new_tokens=MAX_NEW_TOKENS, dtype="float32", cache_gib=0.1)
     yield engine
@@ -114,7 +114,7 @@ def test_what_was_asked_before_an_update_is_written_with_the_weights_of_then(eng
 
 
 def test_the_prompt_that_vllm_reads_and_that_its_server_makes_is_that_of_training(engine, student, prompts):
-    from arkasr.serve.vllm_inputs import prompt_token_ids
+    from arkasr.vllm.inputs import prompt_token_ids
 
     asked = questions(student, prompts)
     answers = engine._llm.generate(asked, use_tqdm=False)
@@ -156,6 +156,6 @@ def test_distillation_takes_the_same_steps_with_either_engine(engine, student, t
 
 def test_every_rank_of_a_run_has_an_engine_with_its_weights():
     """Of several ranks, Transformers writes models in the first one only."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.serve.two_ranks"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.vllm.two_ranks"]
     done = subprocess.run(launch, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

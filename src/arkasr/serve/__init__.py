@@ -1,1 +1,0 @@
-"""The trained model for others to use: vLLM's server and its engine."""

@@ -1,0 +1,1 @@
+"""vLLM as an engine for rollouts, labels and serving, and its plugins."""
