@@ -25,7 +25,7 @@ import torch
 from benchmarks.gpu_setting import Finding, Setting
 
 from arkasr.files import write_whole
-from arkasr.recipe.environment import describe_environment
+from arkasr.run.environment import describe_environment
 from benchmarks import gpu_correctness, gpu_speed
 
 PARTS = gpu_correctness.PARTS | gpu_speed.PARTS

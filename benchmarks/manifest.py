@@ -32,13 +32,13 @@ from arkasr.data.batches import DataPosition
 from arkasr.data.manifests.indexing import build_index
 from arkasr.files import write_whole
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.settings import Recipe
-from arkasr.recipe.stages import build_stream
-from arkasr.recipe.workshop import Workshop
 from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
 from arkasr.recognizers.build_ark_asr import build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
+from arkasr.run.folder import RunFolder
+from arkasr.run.stages import build_stream
+from arkasr.run.workshop import Workshop
 from arkasr.train.stages.sft import SupervisedStage
 
 FILES = 16

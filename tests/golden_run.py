@@ -12,12 +12,12 @@ import torch
 
 from arkasr.data.manifests.manifest import read_rows, write_manifest
 from arkasr.recipe.continuation import schedule_steps, seed_of_order
-from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import LabelStageSettings, Recipe, TrainingStageSettings
-from arkasr.recipe.stages import build_stage, build_stream, continuation_of
-from arkasr.recipe.workshop import Workshop
 from arkasr.recognizers.decoding import Transcripts
+from arkasr.run.folder import RunFolder
+from arkasr.run.stages import build_stage, build_stream, continuation_of
+from arkasr.run.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.rollouts import StudentRollouts
 from arkasr.train.stages.opd import DistillationStage

@@ -48,10 +48,10 @@ def run(
     from arkasr import processes
     from arkasr.progress import Progress
     from arkasr.recipe.load import load_settings
-    from arkasr.recipe.run import run_recipe
     from arkasr.recipe.settings import Recipe
     from arkasr.recipe.smoke import shrink
     from arkasr.report.terminal import print_results
+    from arkasr.run.run import run_recipe
 
     settings = load_settings(Recipe, recipe, overrides or [])
     if smoke:
@@ -121,8 +121,8 @@ def train(
     from arkasr import processes
     from arkasr.progress import Progress
     from arkasr.recipe.load import load_settings
-    from arkasr.recipe.run import run_one_stage
     from arkasr.recipe.settings import Recipe
+    from arkasr.run.run import run_one_stage
 
     settings = load_settings(Recipe, config, overrides or [])
     name = the_stage(settings.stages, kind, stage, config)
@@ -142,8 +142,8 @@ def calibrate(
 ) -> None:
     """Measure rollouts and support without an optimizer step, and say whether OPD is likely to work."""
     from arkasr.recipe.load import load_settings
-    from arkasr.recipe.run import calibrate_stage
     from arkasr.recipe.settings import Recipe
+    from arkasr.run.run import calibrate_stage
 
     settings = load_settings(Recipe, config, overrides or [])
     name = the_stage(settings.stages, "opd", stage, config)
@@ -189,11 +189,11 @@ def label(
     from arkasr.data.manifests.manifest import read_manifest, write_manifest
     from arkasr.data.replacing import files_of_model, refuse_to_replace
     from arkasr.progress import Progress
-    from arkasr.recipe.engines import engine_while_needed
     from arkasr.recipe.load import parse
     from arkasr.recognizers.device import default_device
     from arkasr.recognizers.load import load_recognizer
     from arkasr.recognizers.recognize import RecognitionSettings
+    from arkasr.run.engines import engine_while_needed
     from arkasr.teacher.label import label as label_utterances
     from arkasr.train.settings import EngineSettings
 
@@ -290,9 +290,9 @@ def evaluate(
     batch_seconds: BATCH_SECONDS = 120.0,
 ) -> None:
     """Transcribe a manifest and print its error rate with a 95% interval."""
-    from arkasr.recipe.single import evaluate_manifest
     from arkasr.recognizers.device import default_device
     from arkasr.recognizers.recognize import RecognitionSettings
+    from arkasr.run.single import evaluate_manifest
 
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
     for line in evaluate_manifest(manifest, model, normalizer, output, settings, default_device()):
@@ -320,7 +320,7 @@ def compare(
     normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",
 ) -> None:
     """Test the first system against each of the others on the same utterances."""
-    from arkasr.recipe.single import compare_transcripts
+    from arkasr.run.single import compare_transcripts
 
     for line in compare_transcripts(transcripts, normalizer):
         print(line)
@@ -358,7 +358,7 @@ def data_prepare(
 @data_app.command("index")
 def data_index(manifest: Annotated[Path, typer.Argument(help="Manifest to index.")]) -> None:
     """Write the index of a manifest that is too large to be read each time, anew if there is one."""
-    from arkasr.recipe.sets import index_with_progress
+    from arkasr.run.sets import index_with_progress
 
     index = index_with_progress(manifest, anew=True)
     print(

@@ -15,8 +15,8 @@ from arkasr.data.manifests.check import check_manifest
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.data.slices import IN_MEMORY_BYTES
 from arkasr.errors import InputError
-from arkasr.recipe.teachers import _first_heard
 from arkasr.recognizers.recognize import RecognitionSettings, recognize
+from arkasr.run.teachers import _first_heard
 from arkasr.teacher.label import label
 
 MINUTES = 20

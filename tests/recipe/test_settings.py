@@ -5,10 +5,10 @@ import yaml
 
 from arkasr.errors import InputError
 from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
-from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe, TrainingStageSettings
 from arkasr.recipe.smoke import shrink
+from arkasr.run.folder import RunFolder
 
 RECIPES = sorted(Path("recipes").glob("*.yaml"))
 SMOKE = Path("recipes/smoke.yaml")

@@ -8,9 +8,7 @@ import pytest
 from arkasr.errors import InputError
 from arkasr.vllm.engine import VllmEngine
 
-EVERYTHING_BUT_THE_PLUGIN = (
-    "import arkasr.cli, arkasr.recipe.run, arkasr.vllm.engine, sys; print('vllm' in sys.modules)"
-)
+EVERYTHING_BUT_THE_PLUGIN = "import arkasr.cli, arkasr.run.run, arkasr.vllm.engine, sys; print('vllm' in sys.modules)"
 
 
 def test_nothing_but_the_plugin_imports_vllm():

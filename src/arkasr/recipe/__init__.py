@@ -1,1 +1,1 @@
-"""A recipe: sets, models, stages, variants and evaluation, run in order and resumable."""
+"""What an experiment says: its recipe, parsed, checked and planned."""

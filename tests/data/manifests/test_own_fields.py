@@ -10,8 +10,8 @@ import torch
 from arkasr.data.corpora.prepare import prepare_corpus
 from arkasr.data.manifests.manifest import read_manifest, read_rows
 from arkasr.data.manifests.own_fields import LABEL, SCORED_TRANSCRIPT
-from arkasr.recipe.single import compare_transcripts, evaluate_manifest
 from arkasr.recognizers.recognize import RecognitionSettings
+from arkasr.run.single import compare_transcripts, evaluate_manifest
 from arkasr.teacher.label import label
 from arkasr.transcribe.formats import transcript_row
 from arkasr.transcribe.transcript import Transcript

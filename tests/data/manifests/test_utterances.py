@@ -15,8 +15,8 @@ from arkasr.data.manifests.indexing import build_index
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.data.manifests.opening import open_manifest
 from arkasr.data.manifests.utterances import ListedUtterances
-from arkasr.recipe.sets import load_set
 from arkasr.recipe.settings import SetSettings
+from arkasr.run.sets import load_set
 
 LANGUAGES = ["en", "zh", None]
 

@@ -10,13 +10,13 @@ import sys
 import pytest
 
 from arkasr.errors import InputError
-from arkasr.recipe.lock import sole_use
+from arkasr.run.lock import sole_use
 
 # Holds the lock, and has a child that outlives it, as a data worker does.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from arkasr.recipe.lock import sole_use
+from arkasr.run.lock import sole_use
 with sole_use(Path(sys.argv[1]), print):
     child = os.fork()
     if child:

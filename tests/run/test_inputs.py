@@ -19,15 +19,15 @@ from arkasr.data.manifests import identity as identity_module
 from arkasr.data.manifests.indexing import build_index
 from arkasr.errors import InputError
 from arkasr.progress import Progress
-from arkasr.recipe import inputs as inputs_module
-from arkasr.recipe import parts as parts_module
-from arkasr.recipe import run as run_module
-from arkasr.recipe.folder import RunFolder
-from arkasr.recipe.inputs import Inputs
 from arkasr.recipe.load import parse
-from arkasr.recipe.run import calibrate_stage, run_one_stage, run_recipe
 from arkasr.recipe.settings import Recipe
-from arkasr.recipe.workshop import Workshop
+from arkasr.run import inputs as inputs_module
+from arkasr.run import parts as parts_module
+from arkasr.run import run as run_module
+from arkasr.run.folder import RunFolder
+from arkasr.run.inputs import Inputs
+from arkasr.run.run import calibrate_stage, run_one_stage, run_recipe
+from arkasr.run.workshop import Workshop
 from tests.models import small_student, small_teacher, small_vocabulary
 
 STEP = {"steps": 1, "batch_seconds": 10, "learning_rate": 1e-3}

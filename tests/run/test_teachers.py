@@ -9,11 +9,11 @@ import soundfile
 import torch
 
 from arkasr.errors import InputError
-from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import parse
 from arkasr.recipe.settings import Recipe
-from arkasr.recipe.teachers import teacher_of
-from arkasr.recipe.workshop import Workshop
+from arkasr.run.folder import RunFolder
+from arkasr.run.teachers import teacher_of
+from arkasr.run.workshop import Workshop
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.served import ServedTeacher
 from tests.teacher.asking import answer_of, questions_of

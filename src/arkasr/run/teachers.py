@@ -12,8 +12,8 @@ from arkasr.data.examples import seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings
-from arkasr.recipe.workshop import Workshop
 from arkasr.recognizers.load import load_recognizer, load_without_weights
+from arkasr.run.workshop import Workshop
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.replicas import Replicas
 from arkasr.teacher.self_test import check_servers, trial_question

@@ -13,11 +13,11 @@ from arkasr import processes
 from arkasr.data.manifests.identity import Difference, Identity, difference, identity_of, size_and_time
 from arkasr.data.manifests.opening import LARGE_BYTES
 from arkasr.errors import InputError
-from arkasr.recipe.folder import write_json
-from arkasr.recipe.record import Record, read_record
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
-from arkasr.recipe.workshop import Workshop
 from arkasr.recognizers.load import commit_of
+from arkasr.run.folder import write_json
+from arkasr.run.record import Record, read_record
+from arkasr.run.workshop import Workshop
 
 SET_KEYS = ("train", "dev", "drafts", "audio")
 MODEL_KEYS = ("start", "teacher")

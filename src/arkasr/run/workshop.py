@@ -9,14 +9,14 @@ from arkasr.data.examples import FeatureMemory
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.presets import build_preset
-from arkasr.recipe.sets import corpus_folder, load_set, open_with_progress
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
+from arkasr.run.folder import RunFolder
+from arkasr.run.sets import corpus_folder, load_set, open_with_progress
 
 
 class Workshop:

@@ -7,9 +7,9 @@ from arkasr.data.batches import places_longer_than
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
-from arkasr.recipe.evaluation import scoring_of
 from arkasr.recipe.settings import TrainingStageSettings
-from arkasr.recipe.workshop import Workshop
+from arkasr.run.evaluation import scoring_of
+from arkasr.run.workshop import Workshop
 from arkasr.train.stage import Stage
 from arkasr.train.stages.opd import DistillationStage
 

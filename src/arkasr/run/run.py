@@ -7,17 +7,17 @@ from pathlib import Path
 
 from arkasr import processes
 from arkasr.progress import Progress
-from arkasr.recipe.checks import check_test_sets
-from arkasr.recipe.environment import Sitting
-from arkasr.recipe.evaluation import collect_results, evaluate_variant
-from arkasr.recipe.folder import RunFolder, write_json
-from arkasr.recipe.inputs import Inputs
-from arkasr.recipe.lock import sole_use
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
-from arkasr.recipe.stages import build_stage, run_calibration, run_label_stage, run_training_stage
-from arkasr.recipe.workshop import Workshop
 from arkasr.recognizers.device import default_device
 from arkasr.report.page import write_report
+from arkasr.run.checks import check_test_sets
+from arkasr.run.environment import Sitting
+from arkasr.run.evaluation import collect_results, evaluate_variant
+from arkasr.run.folder import RunFolder, write_json
+from arkasr.run.inputs import Inputs
+from arkasr.run.lock import sole_use
+from arkasr.run.stages import build_stage, run_calibration, run_label_stage, run_training_stage
+from arkasr.run.workshop import Workshop
 from arkasr.train.calibrate import Calibration
 
 

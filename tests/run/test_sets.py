@@ -4,8 +4,8 @@ import pytest
 import soundfile
 
 from arkasr.errors import InputError
-from arkasr.recipe.sets import load_set
 from arkasr.recipe.settings import SetSettings
+from arkasr.run.sets import load_set
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from arkasr import processes
-from arkasr.recipe.folder import write_json
+from arkasr.run.folder import write_json
 
 PACKAGES = ("arkasr", "torch", "transformers", "accelerate", "tokenizers", "numpy", "soundfile", "soxr", "jiwer")
 

@@ -9,12 +9,12 @@ import soundfile
 import torch
 
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.recipe.development import development_error_rate
-from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
-from arkasr.recipe.workshop import Workshop
 from arkasr.recognizers.recognize import RecognitionSettings, recognize
+from arkasr.run.development import development_error_rate
+from arkasr.run.folder import RunFolder
+from arkasr.run.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.stages.sft import SupervisedStage
 from tests.train.stream import Stream

@@ -10,10 +10,10 @@ import pytest
 
 from arkasr.evaluate.normalize import get_profile
 from arkasr.evaluate.scoring import Prediction, Score, results_row, score
-from arkasr.recipe.counted import comparison_rows, seed_means
-from arkasr.recipe.evaluation import stages_run_once
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import EvaluationSettings, Recipe
+from arkasr.run.counted import comparison_rows, seed_means
+from arkasr.run.evaluation import stages_run_once
 
 WORDS = ["one", "two", "three", "four", "five", "six"]
 RAN_ONCE = {"base": [], "opd": ["teacher"], "teacher": ["teacher"]}

@@ -7,11 +7,11 @@ import torch
 
 from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.errors import InputError
-from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
-from arkasr.recipe.stages import build_stream, run_calibration
-from arkasr.recipe.workshop import Workshop
+from arkasr.run.folder import RunFolder
+from arkasr.run.stages import build_stream, run_calibration
+from arkasr.run.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage

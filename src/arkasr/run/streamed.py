@@ -6,8 +6,8 @@ from arkasr import processes
 from arkasr.data.examples import AsGiven, ExampleDataset
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.streams.streamed import StreamedBatches
-from arkasr.recipe.checks import check_of_each
 from arkasr.recipe.settings import SetSettings, TrainingStageSettings
+from arkasr.run.checks import check_of_each
 from arkasr.train.stage import Stage
 from arkasr.train.stream import BatchStream
 

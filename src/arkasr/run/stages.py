@@ -14,12 +14,7 @@ from arkasr.data.manifests.manifest import Utterance, write_manifest
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.progress import Progress
-from arkasr.recipe.checks import check_heard
 from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
-from arkasr.recipe.development import development_error_rate
-from arkasr.recipe.engines import engine_for, engine_while_needed
-from arkasr.recipe.folder import write_json
-from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.settings import (
     CtcStageSettings,
     LabelStageSettings,
@@ -27,11 +22,16 @@ from arkasr.recipe.settings import (
     SftStageSettings,
     TrainingStageSettings,
 )
-from arkasr.recipe.streamed import build_dataset_stream
-from arkasr.recipe.teachers import teacher_of
-from arkasr.recipe.workshop import Workshop
 from arkasr.recognizers.recognize import RecognitionSettings
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.run.checks import check_heard
+from arkasr.run.development import development_error_rate
+from arkasr.run.engines import engine_for, engine_while_needed
+from arkasr.run.folder import write_json
+from arkasr.run.parts import Parts, Row
+from arkasr.run.streamed import build_dataset_stream
+from arkasr.run.teachers import teacher_of
+from arkasr.run.workshop import Workshop
 from arkasr.teacher.label import label
 from arkasr.train.calibrate import Calibration, calibrate
 from arkasr.train.continuation import Continuation

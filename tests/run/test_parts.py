@@ -1,8 +1,8 @@
 import pytest
 
 from arkasr.errors import InputError
-from arkasr.recipe import parts as module
-from arkasr.recipe.parts import Parts
+from arkasr.run import parts as module
+from arkasr.run.parts import Parts
 
 
 @pytest.fixture

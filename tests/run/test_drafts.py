@@ -7,11 +7,11 @@ import torch
 from arkasr.data.manifests import opening
 from arkasr.data.manifests.indexed import TextsOfLines
 from arkasr.errors import InputError
-from arkasr.recipe.folder import RunFolder
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
-from arkasr.recipe.stages import drafts_of
-from arkasr.recipe.workshop import Workshop
+from arkasr.run.folder import RunFolder
+from arkasr.run.stages import drafts_of
+from arkasr.run.workshop import Workshop
 
 ROOT = Path(__file__).resolve().parents[2]
 

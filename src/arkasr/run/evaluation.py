@@ -14,14 +14,14 @@ from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
 from arkasr.evaluate.scoring import OF_ONE_MODEL, Prediction, Score, metric_name, number_of_speakers, results_row, score
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.progress import Progress
-from arkasr.recipe.counted import POOLED, comparison_rows, drawn_from, seed_means
-from arkasr.recipe.development import profile_name
-from arkasr.recipe.inputs import Inputs
-from arkasr.recipe.parts import Parts, Row
 from arkasr.recipe.settings import OpdStageSettings, Recipe
-from arkasr.recipe.workshop import Workshop
 from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.run.counted import POOLED, comparison_rows, drawn_from, seed_means
+from arkasr.run.development import profile_name
+from arkasr.run.inputs import Inputs
+from arkasr.run.parts import Parts, Row
+from arkasr.run.workshop import Workshop
 
 
 def evaluate_variant(workshop: Workshop, inputs: Inputs, variant: str, seed: int, progress: Progress) -> None:

@@ -1,0 +1,1 @@
+"""What happens when a recipe is run: stages in order, resumed, evaluated and reported."""
