@@ -30,10 +30,8 @@ from arkasr.data.examples import ExampleDataset
 from arkasr.data.manifests.manifest import Utterance, read_manifest, write_manifest
 from arkasr.data.manifests.shards import find_shards, rows_of_shards
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
-from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.stream import BatchStream

@@ -11,10 +11,8 @@ from benchmarks.opd_step import base_vocabulary, built_on
 
 from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
-from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 
 PUBLISHED_VOCABULARY = 151_936

@@ -33,8 +33,7 @@ from arkasr.data.manifests.indexing import build_index
 from arkasr.files import write_whole
 from arkasr.model.processor import INSTRUCTION
 from arkasr.recipe.settings import Recipe
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.run.folder import RunFolder
 from arkasr.run.stages import build_stream

@@ -30,11 +30,9 @@ from benchmarks.timing import seconds_taken, spread, timed
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
 from arkasr.recognizers.decoding import decode
-from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.train.optimizer import build_optimizers

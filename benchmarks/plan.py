@@ -42,10 +42,8 @@ from arkasr.cost.work import Batch
 from arkasr.data.audio import SAMPLE_RATE, decode
 from arkasr.files import write_whole
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, SftStageSettings, TokenizerSettings
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
-from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage

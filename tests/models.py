@@ -8,10 +8,8 @@ import torch
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
-from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 
 TEXTS = ["the red book is in london", "two green apples please", "今天去北京", "我要一张票", "mary met john today"]

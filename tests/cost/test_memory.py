@@ -8,8 +8,7 @@ from arkasr.cost import memory
 from arkasr.cost.sizes import size_of, size_of_model
 from arkasr.cost.work import Batch
 from arkasr.recipe.settings import ModelSettings
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
 from arkasr.recognizers.scoring import forced_states
 from arkasr.train.optimizer import build_optimizers
 from tests.models import hear_noise

@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.decoding import Sampling, _Rows, decode
 from arkasr.recognizers.draft import Draft
 from arkasr.recognizers.head import best_of_head, sample_of_head, top_of_head
-from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
+from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
 from tests.models import SMALL_STUDENT
 
 STOP = 99

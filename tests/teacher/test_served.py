@@ -34,8 +34,7 @@ def test_a_served_teacher_gives_the_loss_and_gradient_of_one_in_process(
 
 
 def test_drawn_and_retokenised_transcripts_are_scored_alike(student, teacher, vocabulary, hear, serve):
-    from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
-    from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+    from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
     from arkasr.recognizers.tokenizer import train_base_vocabulary
 
     others = train_base_vocabulary(["red green books", "london apples", "北京今天", "票"], 300, list(PROMPT_WORDS))

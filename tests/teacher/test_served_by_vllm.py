@@ -14,11 +14,9 @@ from arkasr.data.audio import decode
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import read_manifest, read_rows, write_manifest
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
 from arkasr.recognizers.load import load_recognizer, load_without_weights
-from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS, TEACHER_PRESETS
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.teacher.replicas import Replicas
 from arkasr.teacher.self_test import check_servers

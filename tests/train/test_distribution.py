@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from arkasr.cost import memory
 from arkasr.cost.sizes import size_of
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.train.distribution import gathered_weights, whole_weights
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage

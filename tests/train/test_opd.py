@@ -9,8 +9,7 @@ from accelerate.state import AcceleratorState
 from arkasr.distill import fused_union_topk_kl
 from arkasr.errors import InputError
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr import ArkAsr
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import ArkAsr, build_ark_asr
 from arkasr.recognizers.decoding import Transcripts, decode
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.teacher.in_process import InProcessTeacher

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arkasr import processes
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.errors import InputError
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.checkpoint import copies_to_write
 from arkasr.train.distribution import accelerator_for, spread

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from arkasr.cli import main
 from arkasr.data.manifests.manifest import write_manifest
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from tests.models import SMALL_STUDENT
 

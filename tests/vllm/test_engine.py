@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.decoding import Sampling, decode
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings

@@ -6,10 +6,9 @@ import soundfile
 import torch
 
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.load import load_recognizer
-from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
+from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognize import RecognitionSettings
 from arkasr.teacher.label import label
 from arkasr.vllm.engine import VllmEngine

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from arkasr.data.manifests.manifest import write_manifest
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.stages.sft import SupervisedStage

@@ -9,8 +9,7 @@ import soundfile
 import torch
 
 from arkasr.model.layout import LAYOUTS
-from arkasr.recognizers.ark_asr import ArkAsr
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import ArkAsr, build_ark_asr
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.text import clean_transcript
 from tests.vllm.server import VllmServer

@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.vllm.engine import VllmEngine
 from tests.models import TEXTS

@@ -4,7 +4,7 @@ import torch
 from accelerate import Accelerator
 
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.build_ark_asr import build_ark_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.vllm.engine import VllmEngine

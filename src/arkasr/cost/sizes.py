@@ -20,7 +20,7 @@ from arkasr.recipe.presets import build_preset
 from arkasr.recipe.settings import ModelSettings, TokenizerSettings
 from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.load import FAMILIES
-from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
 

@@ -7,10 +7,8 @@ from transformers import PreTrainedConfig, Qwen3ASRConfig
 
 from arkasr.errors import nearest_of
 from arkasr.model.config import ArkAsrConfig
-from arkasr.recognizers.ark_asr_presets import STUDENT_PRESETS
-from arkasr.recognizers.build_ark_asr import build_ark_asr
-from arkasr.recognizers.build_qwen3_asr import build_qwen3_asr
-from arkasr.recognizers.qwen3_asr_presets import TEACHER_PRESETS
+from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary
 

@@ -1,17 +1,58 @@
-"""Ark-ASR as a recogniser: the published prompt, features and stop token."""
+"""Ark-ASR as a recogniser: its sizes, prompt, features and stop token."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import WhisperFeatureExtractor
 
+from arkasr.model.config import ArkAsrConfig
 from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
-from arkasr.model.processor import ArkAsrProcessor, transcription_prompt
+from arkasr.model.processor import AUDIO_TOKEN, STOP_TOKEN, ArkAsrProcessor, transcription_prompt
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
+
+STUDENT_PRESETS: dict[str, dict[str, Any]] = {
+    "ark-asr-tiny": {
+        "hidden_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "intermediate_size": 256,
+        "initializer_range": 0.1,
+        "max_position_embeddings": 2048,
+        "rope_theta": 10_000.0,
+        "whisper_config": {
+            "num_mel_bins": 80,
+            "d_model": 96,
+            "encoder_layers": 3,
+            "encoder_attention_heads": 3,
+            "encoder_ffn_dim": 384,
+        },
+    },
+    "ark-asr-0.6b": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+        "max_position_embeddings": 32_768,
+        "rope_theta": 1_000_000.0,
+        "whisper_config": {
+            "num_mel_bins": 128,
+            "d_model": 1280,
+            "encoder_layers": 32,
+            "encoder_attention_heads": 20,
+            "encoder_ffn_dim": 5120,
+        },
+    },
+}
 
 
 class ArkAsr(Recognizer):
@@ -61,3 +102,33 @@ class ArkAsr(Recognizer):
     @property
     def audio_modules(self) -> list[nn.Module]:
         return [self.model.audio_encoder]
+
+
+def build_ark_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> ArkAsr:
+    """Build a model with random weights (torch's global generator) that writes `vocabulary`.
+
+    Args:
+        sizes: fields of `ArkAsrConfig`, such as a preset; `vocab_size` where the head is to be wider than the
+            tokenizer, as in the published checkpoints.
+        vocabulary: the base tokens; the family's own tokens are added behind them.
+    """
+    tokenizer = build_tokenizer(vocabulary)
+    fields = copy.deepcopy(dict(sizes))
+    rope_theta = fields.pop("rope_theta")
+    vocab_size = fields.pop("vocab_size", len(tokenizer))
+    config = ArkAsrConfig(
+        **fields,
+        vocab_size=vocab_size,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
+        audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
+        bos_token_id=tokenizer.convert_tokens_to_ids(PAD_TOKEN),
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD_TOKEN),
+        eos_token_id=tokenizer.convert_tokens_to_ids(STOP_TOKEN),
+        tie_word_embeddings=True,
+    )
+    processor = ArkAsrProcessor(
+        WhisperFeatureExtractor(feature_size=config.whisper_config.num_mel_bins),
+        tokenizer,
+        merge_factor=config.merge_factor,
+    )
+    return ArkAsr(ArkAsrForConditionalGeneration(config), processor)

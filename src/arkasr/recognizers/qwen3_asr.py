@@ -1,10 +1,11 @@
-"""Qwen3-ASR, native in Transformers, as a recogniser: its own features, prompt and tokens.
+"""Qwen3-ASR, native in Transformers, as a recogniser: its sizes, features, prompt and tokens.
 
-Facts: specification ark-asr-checkpoint, section 7. The language is always forced, so the transcript begins right after
-the prompt.
+Facts: specification ark-asr-checkpoint, section 7. The prompt always forces a language, so the transcript begins right
+after it.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    Qwen3ASRConfig,
+    Qwen3ASRFeatureExtractor,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRProcessor,
+)
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
 from arkasr.data.audio import SAMPLE_RATE
@@ -20,6 +27,55 @@ from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import clip_of
 from arkasr.model.placeholders import check_total
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
+
+PROMPT_WORDS = ("system", "user", "assistant", "language English", "language Chinese")
+TEACHER_PRESETS: dict[str, dict[str, Any]] = {
+    "qwen3-asr-tiny": {
+        "text_config": {
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 32,
+            "intermediate_size": 352,
+            "initializer_range": 0.08,
+            "max_position_embeddings": 2048,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        },
+        "audio_config": {
+            "num_mel_bins": 80,
+            "d_model": 128,
+            "encoder_layers": 3,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 512,
+            "initializer_range": 0.08,
+            "output_dim": 128,
+            "downsample_hidden_size": 24,
+        },
+    },
+    "qwen3-asr-1.7b": {
+        "text_config": {
+            "hidden_size": 2048,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 6144,
+            "max_position_embeddings": 65_536,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+        },
+        "audio_config": {
+            "num_mel_bins": 128,
+            "d_model": 1024,
+            "encoder_layers": 24,
+            "encoder_attention_heads": 16,
+            "encoder_ffn_dim": 4096,
+            "output_dim": 2048,
+        },
+    },
+}
+
 
 STOP_TOKEN = "<|im_end|>"
 # The tokens of the prompt that follow the base vocabulary, in the order of the published one.
@@ -136,3 +192,34 @@ class Qwen3Asr(Recognizer):
     @property
     def audio_modules(self) -> list[nn.Module]:
         return [self.model.model.audio_tower, self.model.model.multi_modal_projector]
+
+
+def build_qwen3_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Qwen3Asr:
+    """Build a model with random weights (torch's global generator) that writes `vocabulary`.
+
+    Args:
+        sizes: `text_config` and `audio_config` of `Qwen3ASRConfig`, such as a preset; the text's
+            `vocab_size` where the head is to be wider than the tokenizer, as in the published checkpoints.
+        vocabulary: the base tokens; the family's own tokens are added behind them.
+    """
+    tokenizer = build_tokenizer(vocabulary, SPECIAL_TOKENS, named_tokens=NAMED_TOKENS, added_tokens=ADDED_TOKENS)
+    fields = copy.deepcopy(dict(sizes))
+    fields["text_config"].setdefault("vocab_size", len(tokenizer))
+    special = {
+        "pad_token_id": tokenizer.convert_tokens_to_ids(PAD_TOKEN),
+        "eos_token_id": tokenizer.convert_tokens_to_ids(STOP_TOKEN),
+    }
+    config = Qwen3ASRConfig(
+        text_config=fields["text_config"] | {"model_type": "qwen3", "tie_word_embeddings": True, **special},
+        audio_config=fields["audio_config"] | {"model_type": "qwen3_asr_encoder"},
+        audio_token_id=tokenizer.convert_tokens_to_ids(NAMED_TOKENS["audio_token"]),
+        timestamp_token_id=tokenizer.convert_tokens_to_ids("<timestamp>"),
+        tie_word_embeddings=True,
+        **special,
+    )
+    processor = Qwen3ASRProcessor(
+        Qwen3ASRFeatureExtractor(feature_size=config.audio_config.num_mel_bins),
+        tokenizer,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return Qwen3Asr(Qwen3ASRForConditionalGeneration(config), processor)

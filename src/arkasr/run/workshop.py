@@ -12,7 +12,7 @@ from arkasr.model.processor import INSTRUCTION
 from arkasr.recipe.presets import build_preset
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
 from arkasr.recognizers.load import load_recognizer
-from arkasr.recognizers.qwen3_asr_presets import PROMPT_WORDS
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.run.folder import RunFolder
