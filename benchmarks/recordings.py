@@ -19,7 +19,7 @@ import soundfile
 from rich.progress import track
 
 from arkasr.data.audio import SAMPLE_RATE, decode
-from arkasr.data.examples import seconds_of
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
 
 SOURCES = {"an4/train.jsonl": 858, "librispeech-train-piece/all.jsonl": 110, "spoken-digits/train.jsonl": 300}

@@ -24,7 +24,8 @@ from benchmarks.timing import seconds_taken, spread
 from jiwer import wer
 
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, seconds_of
+from arkasr.data.examples import ExampleDataset
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.recognizers.decoding import Transcripts, decode
 from arkasr.recognizers.load import load_recognizer

@@ -20,7 +20,7 @@ from benchmarks.children import output_of
 
 from arkasr import Transcriber, TranscriptionSettings
 from arkasr.data.audio import decode
-from arkasr.data.examples import seconds_of
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance, read_manifest
 from arkasr.recognizers.text import clean_transcript
 from arkasr.transcribe.recording import recording_of

@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from benchmarks.timing import spread
 
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
+from arkasr.data.examples import ExampleDataset, FeatureMemory
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.recognizers.load import load_recognizer
 from arkasr.train.loop import train

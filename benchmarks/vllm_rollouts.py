@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, seconds_of
+from arkasr.data.examples import ExampleDataset
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.load import load_recognizer

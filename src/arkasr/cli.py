@@ -308,7 +308,7 @@ def convert(
     max_shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
 ) -> None:
     """Turn the published checkpoint layout into a plain Transformers folder, or back."""
-    from arkasr.convert import convert as convert_checkpoint
+    from arkasr.recognizers.convert import convert as convert_checkpoint
 
     written = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
     print(f"{destination}: {written} layout")

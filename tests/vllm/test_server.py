@@ -27,7 +27,7 @@ def student(vocabulary):
 @pytest.fixture(scope="module", params=sorted(LAYOUTS))
 def url(request, student, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    LAYOUTS[request.param](student, folder / "model", "5GB")
+    LAYOUTS[request.param](student.model, student.processor, folder / "model", "5GB")
     server = VllmServer(folder / "model", folder / "log.txt", "--served-model-name", "ark", "--enforce-eager").start()
     try:
         yield server.wait().url

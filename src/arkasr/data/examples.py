@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 
@@ -120,23 +120,3 @@ class ExampleDataset(Dataset[Example]):
 
 def _compute_anew(listener: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
     return compute(listener)
-
-
-def seconds_of(utterance: Utterance) -> float:
-    """Seconds of an utterance, as its manifest line says, else measured.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    return utterance.duration or segment_duration(utterance)
-
-
-def segment_duration(utterance: Utterance) -> float:
-    """Seconds of an utterance as measured, from its times or the file's header.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    begin = utterance.begin_time or 0.0
-    end = utterance.end_time if utterance.end_time is not None else duration_of(utterance.audio)
-    return max(end - begin, 0.0)

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers.models.whisper.modeling_whisper import sinusoids
 
-from arkasr.model.processor import AUDIO_TOKEN
-from arkasr.recognizers.ark_asr import ArkAsr
+from arkasr.model.model import ArkAsrForConditionalGeneration
+from arkasr.model.processor import AUDIO_TOKEN, ArkAsrProcessor
 
 PUBLISHED_ARCHITECTURE = "ArkasrForConditionalGeneration"
 REMOTE_CODE = {
@@ -22,9 +22,10 @@ REMOTE_CODE = {
 }
 
 
-def save_published(student: ArkAsr, folder: Path, max_shard_size: str) -> None:
+def save_published(
+    model: ArkAsrForConditionalGeneration, processor: ArkAsrProcessor, folder: Path, max_shard_size: str
+) -> None:
     """Write the published layout into an empty folder."""
-    model, processor = student.model, student.processor
     whisper = model.config.whisper_config
     weights = dict(model.state_dict())
     positions = sinusoids(whisper.max_source_positions, whisper.d_model).to(model.dtype)
@@ -51,10 +52,12 @@ def save_published(student: ArkAsr, folder: Path, max_shard_size: str) -> None:
     )
 
 
-def save_transformers(student: ArkAsr, folder: Path, max_shard_size: str) -> None:
+def save_transformers(
+    model: ArkAsrForConditionalGeneration, processor: ArkAsrProcessor, folder: Path, max_shard_size: str
+) -> None:
     """Write a plain `from_pretrained` folder into an empty folder."""
-    student.model.save_pretrained(folder, max_shard_size=max_shard_size)
-    student.processor.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    processor.save_pretrained(folder)
 
 
 def _published_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, FeatureMemory, seconds_of
+from arkasr.data.examples import ExampleDataset, FeatureMemory
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.recognizers.decoding import Transcripts, decode

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from arkasr import processes
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode
-from arkasr.data.examples import seconds_of
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arkasr.data.examples import FeatureMemory, segment_duration
+from arkasr.data.examples import FeatureMemory
+from arkasr.data.manifests.durations import segment_duration
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.own_fields import LABEL, without
 from arkasr.recognizers.engine import Engine

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data.examples import seconds_of
 from arkasr.data.manifests import checked_records, indexing, opening
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.index import RECORD, open_index
 from arkasr.data.manifests.indexing import build_index
 from arkasr.data.manifests.manifest import ManifestError, read_manifest

@@ -12,7 +12,7 @@ from typing import Any
 
 from arkasr.data.audio import duration_of
 from arkasr.data.corpora.prepare_corpora import CORPORA, Recording
-from arkasr.data.examples import segment_duration
+from arkasr.data.manifests.durations import segment_duration
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
 from arkasr.data.manifests.own_fields import LABEL, without
 from arkasr.data.replacing import refuse_to_replace

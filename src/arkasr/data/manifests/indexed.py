@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-from arkasr.data.examples import seconds_of
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.index import ManifestIndex
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Measured, Utterances, Value, withhold_label

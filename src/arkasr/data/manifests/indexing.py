@@ -17,8 +17,8 @@ from zlib import crc32
 
 import numpy as np
 
-from arkasr.data.examples import seconds_of
 from arkasr.data.manifests.checked_records import seal
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.index import (
     CHUNK,
     DESCRIPTION,

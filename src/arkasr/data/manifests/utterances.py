@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar, overload
 
-from arkasr.data.examples import seconds_of
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import seconds_of
 from arkasr.data.languages import canonical_language
+from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.streams.dataset_source import DatasetSource, count_of, open_dataset
 from arkasr.data.streams.pool_files import PoolFiles, add_audio

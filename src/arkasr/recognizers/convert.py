@@ -41,7 +41,7 @@ def convert(source: str, destination: Path, layout: str | None, dtype: str, max_
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
     try:
-        LAYOUTS[layout](student, writing, max_shard_size)
+        LAYOUTS[layout](student.model, student.processor, writing, max_shard_size)
         writing.rename(destination)
     except ValueError as error:
         raise InputError(f"--max-shard-size {max_shard_size}: {error}; give a size such as 5GB") from error

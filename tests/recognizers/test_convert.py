@@ -5,8 +5,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from arkasr.convert import convert
 from arkasr.errors import InputError
+from arkasr.recognizers.convert import convert
 from tests import published
 
 
