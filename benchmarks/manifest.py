@@ -35,8 +35,8 @@ from arkasr.model.processor import INSTRUCTION
 from arkasr.recipe.settings import Recipe
 from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
+from arkasr.run.batches import build_stream
 from arkasr.run.folder import RunFolder
-from arkasr.run.stages import build_stream
 from arkasr.run.workshop import Workshop
 from arkasr.train.stages.sft import SupervisedStage
 

@@ -15,8 +15,9 @@ from arkasr.recipe.continuation import schedule_steps, seed_of_order
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import LabelStageSettings, Recipe, TrainingStageSettings
 from arkasr.recognizers.decoding import Transcripts
+from arkasr.run.batches import build_stream
 from arkasr.run.folder import RunFolder
-from arkasr.run.stages import build_stage, build_stream, continuation_of
+from arkasr.run.stages import build_stage, continuation_of
 from arkasr.run.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.rollouts import StudentRollouts

@@ -9,8 +9,9 @@ from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.errors import InputError
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
+from arkasr.run.batches import build_stream
 from arkasr.run.folder import RunFolder
-from arkasr.run.stages import build_stream, run_calibration
+from arkasr.run.stages import run_calibration
 from arkasr.run.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.stages.opd import DistillationStage

@@ -15,8 +15,9 @@ from arkasr.run.environment import Sitting
 from arkasr.run.evaluation import collect_results, evaluate_variant
 from arkasr.run.folder import RunFolder, write_json
 from arkasr.run.inputs import Inputs
+from arkasr.run.labels import run_label_stage
 from arkasr.run.lock import sole_use
-from arkasr.run.stages import build_stage, run_calibration, run_label_stage, run_training_stage
+from arkasr.run.stages import build_stage, run_calibration, run_training_stage
 from arkasr.run.workshop import Workshop
 from arkasr.train.calibrate import Calibration
 

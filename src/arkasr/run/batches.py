@@ -1,0 +1,144 @@
+"""The batches of a training stage, from a manifest or from a streamed dataset."""
+
+from collections.abc import Sequence
+
+from arkasr import processes
+from arkasr.data.batches import POOL, DurationBatchSampler
+from arkasr.data.examples import AsGiven, ExampleDataset
+from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.manifests.utterances import Utterances
+from arkasr.data.streams.streamed import StreamedBatches
+from arkasr.errors import InputError
+from arkasr.recipe.continuation import seed_of_order
+from arkasr.recipe.settings import (
+    SetSettings,
+    TrainingStageSettings,
+)
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.run.checks import check_heard, check_of_each
+from arkasr.run.workshop import Workshop
+from arkasr.train.settings import OptimizationSettings
+from arkasr.train.stage import Stage
+from arkasr.train.stream import BatchStream, Unheard
+
+
+def build_stream(
+    workshop: Workshop,
+    stage: Stage,
+    name: str,
+    seed: int,
+    *,
+    rank: int,
+    among: int,
+    accumulation: int | None = None,
+) -> BatchStream:
+    """The batches that a training stage hears in one process among several.
+
+    Args:
+        workshop: of the run.
+        stage: hears them.
+        name: of the stage in the recipe.
+        seed: of the run.
+        rank: this process.
+        among: how many there are.
+        accumulation: batches in a step; None = as the recipe says.
+    """
+    settings = workshop.recipe.stages[name]
+    assert isinstance(settings, TrainingStageSettings)
+    per_step = accumulation or settings.optimization.accumulation
+    order = seed_of_order(workshop.recipe, name, seed)
+    dataset_set = workshop.recipe.sets.get(settings.train)
+    if dataset_set is not None and dataset_set.dataset is not None:
+        return build_dataset_stream(f"set {settings.train}", dataset_set, stage, settings, per_step, order, rank, among)
+    utterances, durations, unmeasured = workshop.heard(settings.train, seed).measured()
+    if not len(utterances):
+        raise InputError(f"set {settings.train}: none of its utterances can be heard; the first: {unmeasured[0][1]}")
+    check_heard(f"set {settings.train}", utterances, durations, stage, settings)
+    listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
+    workers = settings.optimization.data_workers
+    # What does not fit into one pool is not heard again before its features would have to make room.
+    memory = workshop.memory if workers == 0 and len(utterances) <= POOL else None
+    dataset = ExampleDataset(utterances, listeners, memory)
+    sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, order)
+    return BatchStream(
+        dataset,
+        sampler,
+        per_step=per_step,
+        rank=rank,
+        processes=among,
+        workers=workers,
+        unheard=[Unheard(*item) for item in unmeasured],
+    )
+
+
+def build_dataset_stream(
+    name: str,
+    chosen: SetSettings,
+    stage: Stage,
+    settings: TrainingStageSettings,
+    per_step: int,
+    seed: int,
+    rank: int,
+    among: int,
+) -> BatchStream:
+    """The batches that a stage hears of a dataset in one process among several, `per_step` of them a step.
+
+    Raises:
+        InputError: the dataset cannot be read.
+    """
+    assert chosen.dataset is not None
+    optimization = settings.optimization
+
+    def text_tokens(utterances: Sequence[Utterance]) -> list[int]:
+        return stage.student.transcript_lengths([item.text or "" for item in utterances])
+
+    batches = StreamedBatches(
+        chosen.dataset,
+        per_step=per_step,
+        rank=rank,
+        processes=among,
+        check=check_of_each(name, stage, settings),
+        batching={
+            "max_audio_seconds": optimization.batch_seconds,
+            "text_tokens": text_tokens if optimization.batch_tokens is not None else None,
+            "max_text_tokens": optimization.batch_tokens,
+            "max_utterances": optimization.batch_utterances,
+        },
+        exchange=processes.exchange,
+        most_seconds=chosen.max_seconds,
+        labels_withheld=chosen.labels == "withheld",
+        seed=seed,
+        # Each worker has two.
+        read_ahead=2 * optimization.data_workers + 1,
+    )
+    listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
+    return BatchStream(
+        ExampleDataset(AsGiven(batches.examples), listeners),
+        batches,
+        per_step=per_step,
+        rank=rank,
+        processes=among,
+        workers=optimization.data_workers,
+    )
+
+
+def batch_sampler(
+    utterances: Utterances,
+    durations: Sequence[float],
+    student: Recognizer,
+    settings: OptimizationSettings,
+    seed: int,
+) -> DurationBatchSampler:
+    """Duration-bucketed batches within the budget of a stage."""
+    text_tokens = None
+    if settings.batch_tokens is not None:
+        text_tokens = utterances.values(lambda some: student.transcript_lengths([item.text or "" for item in some]))
+    return DurationBatchSampler(
+        durations,
+        max_audio_seconds=settings.batch_seconds,
+        text_tokens=text_tokens,
+        max_text_tokens=settings.batch_tokens,
+        max_utterances=settings.batch_utterances,
+        shuffle=True,
+        seed=seed,
+    )
