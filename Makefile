@@ -33,6 +33,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # DEVICE=cuda for the figures of a GPU. Rollouts need the student of benchmarks/rollouts.yaml, which says how to get it.
 DEVICE ?= cpu

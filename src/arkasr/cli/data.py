@@ -1,0 +1,73 @@
+"""The `data` commands: check, prepare, index, shards."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from arkasr.cli.app import data_app
+from arkasr.errors import InputError
+
+
+@data_app.command("check")
+def data_check(
+    manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every file as well.")] = False,
+) -> None:
+    """Validate every line of a manifest and summarise it."""
+    from arkasr.data.manifests.check import check_manifest, render
+
+    report = check_manifest(manifest, decode_audio=decode)
+    Console().print(render(report))
+    if report.problems:
+        raise InputError(f"{manifest}: {len(report.problems)} problems; mend the lines listed above")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    corpus: Annotated[str, typer.Argument(help="an4, dspspeech20 or spoken-digits.")],
+    source: Annotated[Path | None, typer.Option("--from", help="Folder of the corpus or of its manifests.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the manifests.")] = Path("data"),
+) -> None:
+    """Turn a corpus into normalised manifests with its official split."""
+    from arkasr.data.corpora.prepare import prepare_corpus
+
+    if source is None:
+        raise InputError(f"data prepare {corpus}: say where the corpus is with --from DIR")
+    prepared = prepare_corpus(corpus, source, output)
+    print(prepared.summary())
+
+
+@data_app.command("index")
+def data_index(manifest: Annotated[Path, typer.Argument(help="Manifest to index.")]) -> None:
+    """Write the index of a manifest that is too large to be read each time, anew if there is one."""
+    from arkasr.run.sets import index_with_progress
+
+    index = index_with_progress(manifest, anew=True)
+    print(
+        f"{manifest}: {len(index)} utterances, languages: {', '.join(name or 'not said' for name in index.languages)}"
+    )
+
+
+@data_app.command("shards")
+def data_shards(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="TAR...", help="Uncompressed tar shards, or folders of them.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
+) -> None:
+    """Write the manifest of tar shards (WebDataset); the audio stays in them."""
+    from arkasr.data.manifests.manifest import write_manifest
+    from arkasr.data.manifests.shards import find_shards, rows_of_shards
+    from arkasr.data.replacing import refuse_to_replace
+    from arkasr.progress import Progress
+
+    shards = find_shards(sources)
+    refuse_to_replace(shards, [output])
+    unheard: list[str] = []
+    with Progress().count("shards", len(shards)) as advance:
+        write_manifest(output, rows_of_shards(shards, output.parent, advance, unheard.append))
+    print(f"{output}: the samples of {len(shards)} shards")
+    if unheard:
+        print(f"{len(unheard)} of them cannot be heard, and training sets them aside; the first: {unheard[0]}")

@@ -1,0 +1,59 @@
+"""The entry point. Bad input is one line on standard error and exit code 2."""
+
+import signal
+import sys
+import warnings
+from types import FrameType
+
+import typer
+from transformers.utils import logging as transformers_logging
+
+from arkasr.cli import data, experiment, models  # noqa: F401  (each registers its commands)
+from arkasr.cli.app import UsageError, app
+from arkasr.errors import InputError, Interrupted, ToldByFirst
+
+INTERRUPTED = 130  # what Typer, too, makes of a keyboard interrupt
+FIRST_SIGNAL_STATUS = 128  # a process that a signal ends has this exit status and the signal's number on top
+
+
+def main() -> None:
+    """Entry point of the `arkasr` command."""
+    quieten_libraries()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _interrupted)
+    try:
+        status = app(standalone_mode=False) or 0
+    except ToldByFirst:
+        sys.exit(2)
+    except InputError as error:
+        print(f"arkasr: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"arkasr: {error.filename}: {error.strerror}; check path, permissions and space", file=sys.stderr)
+        sys.exit(2)
+    except UsageError as error:
+        if message := " ".join(error.format_message().split()):
+            print(f"arkasr: {message} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as interruption:
+        print(f"arkasr: {interruption}; continue with --resume", file=sys.stderr)
+        sys.exit(FIRST_SIGNAL_STATUS + interruption.signal)
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    if status == INTERRUPTED:
+        print("arkasr: interrupted; `run` and `train` continue with --resume, `transcribe` as it is", file=sys.stderr)
+    sys.exit(status)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C does: what is half written is removed on the way out, and what is finished stays."""
+    raise Interrupted(number, f"stopped by {signal.Signals(number).name}")
+
+
+def quieten_libraries() -> None:
+    """Keep other libraries' bars and advice off the terminal; their errors stay."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="torch|transformers|accelerate")

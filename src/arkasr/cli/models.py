@@ -1,0 +1,160 @@
+"""Commands that use a model outside a recipe: label, transcribe, evaluate, compare, convert."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arkasr.cli.app import BatchSeconds, app
+from arkasr.errors import InputError
+
+
+@app.command()
+def label(
+    manifest: Annotated[Path, typer.Argument(help="Audio to label; its own text is not looked at.")],
+    teacher: Annotated[str, typer.Option(help="Folder or hub name of the teacher.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a label.")] = 256,
+    batch_seconds: BatchSeconds = 120.0,
+    engine: Annotated[str, typer.Option(help="own, or vllm: the teacher in vLLM, beside this process.")] = "own",
+    cache_gib: Annotated[float, typer.Option(help="vllm: memory for keys and values, GiB.")] = 4.0,
+) -> None:
+    """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
+    from arkasr.data.manifests.manifest import read_manifest, write_manifest
+    from arkasr.data.replacing import files_of_model, refuse_to_replace
+    from arkasr.progress import Progress
+    from arkasr.recipe.load import parse
+    from arkasr.recognizers.device import default_device
+    from arkasr.recognizers.load import load_recognizer
+    from arkasr.recognizers.recognize import RecognitionSettings
+    from arkasr.run.engines import engine_while_needed
+    from arkasr.teacher.label import label as label_utterances
+    from arkasr.train.settings import EngineSettings
+
+    decoding = parse(EngineSettings, {"engine": engine, "cache_gib": cache_gib}, "label")
+    utterances = read_manifest(manifest)
+    dropped = output.with_suffix(".dropped.jsonl")
+    audio = (utterance.audio for utterance in utterances)
+    refuse_to_replace([manifest, *files_of_model(teacher), *audio], [output, dropped])
+    # The accelerator is vLLM's, where vLLM writes.
+    recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
+    settings = RecognitionSettings(batch_seconds, max_new_tokens)
+    with (
+        engine_while_needed(recognizer, decoding, max_new_tokens) as writer,
+        Progress().count("label", len(utterances)) as advance,
+    ):
+        labels = label_utterances(recognizer, utterances, settings, engine=writer, on_batch=advance)
+    write_manifest(output, labels.rows)
+    write_manifest(dropped, labels.dropped)
+    print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))
+
+
+@app.command()
+def transcribe(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Audio files, folders, manifests (.jsonl), or - .")
+    ],
+    model: Annotated[str, typer.Option(help="Folder or hub name.")],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="File, or folder (DIR/) for a file each; default: print.")
+    ] = None,
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="jsonl, json, txt, srt or vtt; default: as -o is called.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Of recordings that name none; Qwen3-ASR needs it.")] = None,
+    vad: Annotated[
+        bool | None,
+        typer.Option(
+            "--vad/--no-vad",
+            help="Look for speech in recordings of up to 30 s too; default: in files, not in manifests. "
+            "Longer ones are always cut at pauses.",
+        ),
+    ] = None,
+    piece_seconds: Annotated[
+        float | None, typer.Option(help="Longest piece of what is cut; default 30, for srt and vtt 10.")
+    ] = None,
+    word_times: Annotated[
+        str | None, typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner.")
+    ] = None,
+    batch_seconds: BatchSeconds = 120.0,
+    batch_size: Annotated[int | None, typer.Option(help="Pieces decoded at once, at most.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a piece.")] = 256,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the accelerator if there is one.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16 or auto; default float32 on the CPU, else bfloat16.")
+    ] = None,
+    attention: Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub name.")] = None,
+) -> None:
+    """Write down what is said in recordings of any length."""
+    from arkasr.data.replacing import files_of_model
+    from arkasr.progress import Progress
+    from arkasr.recognizers.load import dtype_named
+    from arkasr.transcribe import command
+    from arkasr.transcribe.inputs import opened, read_at
+    from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
+
+    with opened(sources, find_speech=vad) as inputs:
+        models = [path for name in (model, word_times) if name for path in files_of_model(name)]
+        target = command.target_of(output, format_name, inputs, [*map(read_at, sources), *models])
+        seconds = piece_seconds or (10.0 if target.format_name in ("srt", "vtt") else 30.0)
+        transcriber = Transcriber(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype_named(dtype) if dtype else None,
+            attention=attention,
+            language=language,
+            aligner=word_times,
+            settings=TranscriptionSettings(seconds, batch_seconds, batch_size, max_new_tokens),
+        )
+        with Progress().audio("transcribe", len(inputs)) as on_progress:
+            problems = command.run(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
+    if problems:
+        raise InputError(f"{len(problems)} of {len(inputs)} recordings not (wholly) transcribed; first: {problems[0]}")
+
+
+@app.command()
+def evaluate(
+    manifest: Annotated[Path, typer.Argument(help="Audio with reference text.")],
+    model: Annotated[str, typer.Option(help="Folder or hub name.")],
+    normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Transcripts, JSON Lines.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a transcript.")] = 256,
+    batch_seconds: BatchSeconds = 120.0,
+) -> None:
+    """Transcribe a manifest and print its error rate with a 95% interval."""
+    from arkasr.recognizers.device import default_device
+    from arkasr.recognizers.recognize import RecognitionSettings
+    from arkasr.run.single import evaluate_manifest
+
+    settings = RecognitionSettings(batch_seconds, max_new_tokens)
+    for line in evaluate_manifest(manifest, model, normalizer, output, settings, default_device()):
+        print(line)
+
+
+@app.command()
+def compare(
+    transcripts: Annotated[list[Path], typer.Argument(help="Two or more outputs of `evaluate -o`.")],
+    normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",
+) -> None:
+    """Test the first system against each of the others on the same utterances."""
+    from arkasr.run.single import compare_transcripts
+
+    for line in compare_transcripts(transcripts, normalizer):
+        print(line)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or hub name of an Ark-ASR model.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],
+    layout: Annotated[str | None, typer.Option(help="published or transformers; default: the other one.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    max_shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
+) -> None:
+    """Turn the published checkpoint layout into a plain Transformers folder, or back."""
+    from arkasr.recognizers.convert import convert as convert_checkpoint
+
+    written = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
+    print(f"{destination}: {written} layout")
