@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from arkasr.data.audio import decode
+from arkasr.data.audio import decode_audio
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.distill.fused import named_union_topk_kl
 from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import keep_rollouts
 from arkasr.distill.support import look_up
-from arkasr.recognizers.decoding import decode as decode_prompts
+from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.head import Top, top_of_head
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.recognizer import Recognizer
@@ -68,10 +68,10 @@ def main() -> None:
     teacher.model.eval()
     student.model.eval()
     utterances = read_manifest(options.manifest)[: options.utterances]
-    waveforms = [decode(item.audio, item.begin_time, item.end_time) for item in utterances]
+    waveforms = [decode_audio(item.audio, item.begin_time, item.end_time) for item in utterances]
     languages = [item.language for item in utterances]
     heard = [student.features(waveform) for waveform in waveforms]
-    transcripts = decode_prompts(student, student.prompts(heard, languages), max_new_tokens=64)
+    transcripts = decode(student, student.prompts(heard, languages), max_new_tokens=64)
     rollouts = keep_rollouts(student, transcripts, [None] * len(heard))
     kept = [(rollout.clip, rollout.tokens) for rollout in rollouts.kept]
     vocabulary = map_vocabularies(

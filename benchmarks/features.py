@@ -30,8 +30,8 @@ from arkasr.data.examples import ExampleDataset
 from arkasr.data.manifests.manifest import Utterance, read_manifest, write_manifest
 from arkasr.data.manifests.shards import find_shards, rows_of_shards
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
-from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.stream import BatchStream
@@ -40,11 +40,11 @@ UTTERANCES = 64
 BATCH_SECONDS = 80.0
 
 
-def listeners() -> list[Recognizer]:
+def frontends() -> list[Recognizer]:
     """Recognisers of the smallest size that hear as the published ones do."""
     vocabulary = train_base_vocabulary(["a few words"], 330, [INSTRUCTION, *PROMPT_WORDS])
-    student, teacher = STUDENT_PRESETS["ark-asr-tiny"], TEACHER_PRESETS["qwen3-asr-tiny"]
-    mels = {"num_mel_bins": STUDENT_PRESETS["ark-asr-0.6b"]["whisper_config"]["num_mel_bins"]}
+    student, teacher = ARK_ASR_PRESETS["ark-asr-tiny"], QWEN3_ASR_PRESETS["qwen3-asr-tiny"]
+    mels = {"num_mel_bins": ARK_ASR_PRESETS["ark-asr-0.6b"]["whisper_config"]["num_mel_bins"]}
     student = student | {"whisper_config": student["whisper_config"] | mels}
     teacher = teacher | {"audio_config": teacher["audio_config"] | mels}
     return [build_ark_asr(student, vocabulary), build_qwen3_asr(teacher, vocabulary)]
@@ -69,7 +69,7 @@ def write_audio(folder: Path, seconds: float) -> dict[str, list[Utterance]]:
 def audio_seconds_a_second(
     utterances: list[Utterance], recognizers: list[Recognizer], workers: int, batches: int
 ) -> float:
-    functions = {recognizer.listener: recognizer.features for recognizer in recognizers}
+    functions = {recognizer.frontend: recognizer.features for recognizer in recognizers}
     seconds = [item.duration or 0.0 for item in utterances]
     sampler = DurationBatchSampler(seconds, max_audio_seconds=BATCH_SECONDS)
     stream = iter(BatchStream(ExampleDataset(utterances, functions), sampler, workers=workers))
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    student, teacher = listeners()
+    student, teacher = frontends()
     heard_by = {"student": [student], "student and teacher": [student, teacher]}
     with TemporaryDirectory() as folder:
         audio = write_audio(Path(folder), options.seconds)

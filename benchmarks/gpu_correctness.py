@@ -128,7 +128,7 @@ def rollouts(setting: Setting) -> Findings:
     draw = random.Random(0)
     for dtype in (torch.float32, torch.bfloat16):
         student = setting.student(dtype)
-        prompts = student.heard(_prompts(student, setting))
+        prompts = student.embed_audio(_prompts(student, setting))
         plain = decode(student, prompts, max_new_tokens=24)
         words = student.transcript_ids(" ".join(WORDS))[:-1].tolist()
         drafts = [corrupted(tokens.tolist(), 0.05, words, draw) for tokens in plain.tokens]
@@ -191,12 +191,12 @@ def half(setting: Setting) -> Findings:
     exact, student = setting.student(), setting.student(torch.float16)
     prompts = _prompts(exact, setting)
     with torch.no_grad():
-        expected = exact.heard(prompts).audio["embeddings"]
-        found = student.heard(prompts).audio["embeddings"]
+        expected = exact.embed_audio(prompts).audio["embeddings"]
+        found = student.embed_audio(prompts).audio["embeddings"]
         yield within("float16: audio embeddings against float32", relative_difference(found, expected), 2e-2)
         for layer in student.audio_modules[0].whisper.layers:
             layer.fc2.weight.mul_(1e4)
-        clamped = student.heard(prompts).audio["embeddings"]
+        clamped = student.embed_audio(prompts).audio["embeddings"]
     finite = bool(clamped.isfinite().all())
     yield Finding("float16: embeddings where layers overflow", "finite" if finite else "not finite", finite)
     if setting.device == "cpu":
@@ -255,14 +255,14 @@ def compiled(setting: Setting) -> Findings:
     student = setting.student(dtype)
     prompts = _prompts(student, setting)
     with torch.no_grad():
-        expected = student.heard(prompts)
+        expected = student.embed_audio(prompts)
         written = decode(student, expected, max_new_tokens=12)
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         for network in (student.audio_modules[0], student.decoder):
             network.compile(dynamic=True, backend=backend)
         started = time.perf_counter()
-        found = student.heard(prompts)
+        found = student.embed_audio(prompts)
         limit = 1e-4 if setting.tiny else 5e-2
         yield within("encoder", relative_difference(found.audio["embeddings"], expected.audio["embeddings"]), limit)
         again = decode(student, found, max_new_tokens=12)
@@ -273,7 +273,7 @@ def compiled(setting: Setting) -> Findings:
         yield Finding("first batch, compiling included", f"{time.perf_counter() - started:.0f} s")
         first = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for count in (2, 3, 5):
-            some = student.heard(_prompts(student, setting, count))
+            some = student.embed_audio(_prompts(student, setting, count))
             decode(student, some, max_new_tokens=12)
         later = torch._dynamo.utils.counters["stats"]["unique_graphs"] - first
         yield Finding("graphs of the first batch, and of three more of other sizes", f"{first}, {later}")
@@ -286,7 +286,7 @@ def synchronisations(setting: Setting) -> Findings:
         return
     student, teacher = setting.student(torch.bfloat16), setting.teacher(torch.bfloat16)
     examples = _examples(setting, student, teacher)
-    prompts = student.heard(_prompts(student, setting))
+    prompts = student.embed_audio(_prompts(student, setting))
     decode(student, prompts, max_new_tokens=16)
     waits, written = _waits(lambda: decode(student, prompts, max_new_tokens=16))
     yield Finding(f"rollout of {written.passes} passes", f"{waits} waits", waits <= written.passes + 1)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from benchmarks.opd_step import base_vocabulary, built_on
 
-from arkasr.data.audio import SAMPLE_RATE, decode
+from arkasr.data.audio import SAMPLE_RATE, decode_audio
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
-from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 
 PUBLISHED_VOCABULARY = 151_936
@@ -49,12 +49,12 @@ class Setting:
 
     def student(self, dtype: torch.dtype = torch.float32) -> Recognizer:
         """Ark-ASR with random weights, of the published 0.6B shape."""
-        sizes = STUDENT_PRESETS["ark-asr-tiny" if self.tiny else "ark-asr-0.6b"]
+        sizes = ARK_ASR_PRESETS["ark-asr-tiny" if self.tiny else "ark-asr-0.6b"]
         return self._built(build_ark_asr, sizes | self._width(), dtype)
 
     def teacher(self, dtype: torch.dtype = torch.float32) -> Recognizer:
         """Qwen3-ASR with random weights, of the published 1.7B shape."""
-        sizes = TEACHER_PRESETS["qwen3-asr-tiny" if self.tiny else "qwen3-asr-1.7b"]
+        sizes = QWEN3_ASR_PRESETS["qwen3-asr-tiny" if self.tiny else "qwen3-asr-1.7b"]
         return self._built(build_qwen3_asr, sizes | {"text_config": sizes["text_config"] | self._width()}, dtype)
 
     def clips(self, seconds: list[float]) -> list[np.ndarray]:
@@ -74,7 +74,7 @@ class Setting:
         if not utterances:
             noise = np.random.default_rng(0).normal(size=30 * SAMPLE_RATE) * 0.1
             return [noise.astype(np.float32)]
-        return [decode(item.audio, item.begin_time, item.end_time) for item in utterances]
+        return [decode_audio(item.audio, item.begin_time, item.end_time) for item in utterances]
 
     def _width(self) -> dict[str, int]:
         return {} if self.tiny else {"vocab_size": PUBLISHED_VOCABULARY}

@@ -16,7 +16,7 @@ import jiwer
 import numpy as np
 
 from arkasr import Transcriber, TranscriptionSettings
-from arkasr.data.audio import SAMPLE_RATE, decode
+from arkasr.data.audio import SAMPLE_RATE, decode_audio
 from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.transcribe.recording import Recording
@@ -46,7 +46,7 @@ def main() -> None:
     random.Random(0).shuffle(utterances)
     clips: list[np.ndarray] = []
     while sum(map(len, clips)) < options.minutes * 60 * SAMPLE_RATE:
-        clips.append(decode(utterances[len(clips)].audio))
+        clips.append(decode_audio(utterances[len(clips)].audio))
     apart = [found.text for found in transcriber.transcribe([Recording(clip, find_speech=False) for clip in clips])]
     expected = " ".join(filter(None, apart))
     said = " ".join(utterance.text or "" for utterance in utterances[: len(clips)])

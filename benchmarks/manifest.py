@@ -33,11 +33,11 @@ from arkasr.data.manifests.indexing import build_index
 from arkasr.files import write_whole
 from arkasr.model.processor import INSTRUCTION
 from arkasr.recipe.settings import Recipe
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.run.batches import build_stream
+from arkasr.run.context import RunContext
 from arkasr.run.folder import RunFolder
-from arkasr.run.workshop import Workshop
 from arkasr.train.stages.sft import SupervisedStage
 
 FILES = 16
@@ -86,8 +86,8 @@ def hear(path: Path, way: str, workers: int) -> dict[str, float]:
     """The stream of a stage on the manifest."""
     narrowed, position = WAYS[way]
     vocabulary = train_base_vocabulary(["a few words"], 300, [INSTRUCTION])
-    sizes = STUDENT_PRESETS["ark-asr-tiny"]
-    mels = STUDENT_PRESETS["ark-asr-0.6b"]["whisper_config"]["num_mel_bins"]
+    sizes = ARK_ASR_PRESETS["ark-asr-tiny"]
+    mels = ARK_ASR_PRESETS["ark-asr-0.6b"]["whisper_config"]["num_mel_bins"]
     student = build_ark_asr(sizes | {"whisper_config": sizes["whisper_config"] | {"num_mel_bins": mels}}, vocabulary)
     optimization = {"steps": 1, "learning_rate": 1.0e-3, "batch_seconds": BATCH_SECONDS, "data_workers": workers}
     recipe = Recipe.model_validate(
@@ -99,12 +99,12 @@ def hear(path: Path, way: str, workers: int) -> dict[str, float]:
             "stages": {"sft": {"kind": "sft", "start": "student", "train": "D", "optimization": optimization}},
         }
     )
-    workshop = Workshop(recipe, RunFolder(path.parent / "run", 0), torch.device("cpu"))
+    context = RunContext(recipe, RunFolder(path.parent / "run", 0), torch.device("cpu"))
     found = {"before": resident_bytes("VmRSS")}
     started = time.perf_counter()
-    workshop.set("D")
+    context.set("D")
     found["open"] = time.perf_counter() - started
-    stream = build_stream(workshop, SupervisedStage(student, None), "sft", 0, rank=0, among=1)
+    stream = build_stream(context, SupervisedStage(student, None), "sft", 0, rank=0, among=1)
     assert stream.fingerprint  # as `train` has it compared between the processes
     stream.position = position
     batches = iter(stream)

@@ -30,9 +30,9 @@ from benchmarks.timing import seconds_taken, spread, timed
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.decoding import decode
-from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.train.optimizer import build_optimizers
@@ -80,7 +80,7 @@ def noise_examples(recognizers: list[Recognizer], options: argparse.Namespace) -
         while len(student.transcript_ids(text)) < options.tokens:
             text += f" {generator.choice(WORDS)}"
         fields = (Path("noise.wav"), text, None, None, "English", str(place), None, seconds, "asr", {})
-        features = {recognizer.listener: recognizer.features(waveform) for recognizer in recognizers}
+        features = {recognizer.frontend: recognizer.features(waveform) for recognizer in recognizers}
         examples.append(Example(Utterance(*fields), features))
     return examples
 
@@ -88,10 +88,10 @@ def noise_examples(recognizers: list[Recognizer], options: argparse.Namespace) -
 @torch.no_grad()
 def rollouts_of(student: Recognizer, examples: list[Example], options: argparse.Namespace) -> dict[str, torch.Tensor]:
     """What the student writes with the weights it has, by utterance."""
-    features = [example.features[student.listener] for example in examples]
+    features = [example.features[student.frontend] for example in examples]
     prompts = student.prompts(features, ["English"] * len(examples)).to(student.device)
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
-        found = decode(student, student.heard(prompts), max_new_tokens=options.tokens)
+        found = decode(student, student.embed_audio(prompts), max_new_tokens=options.tokens)
     return {example.utterance.id: tokens for example, tokens in zip(examples, found.tokens, strict=True)}
 
 
@@ -148,9 +148,9 @@ def measure(options: argparse.Namespace) -> Measured:
     vocabulary = base_vocabulary(options.vocabulary or 0)
     width = {"vocab_size": options.vocabulary} if options.vocabulary else {}
     student = built_on(
-        options.device, build_ark_asr, (options.sizes or STUDENT_PRESETS[options.student]) | width, vocabulary
+        options.device, build_ark_asr, (options.sizes or ARK_ASR_PRESETS[options.student]) | width, vocabulary
     )
-    sizes = TEACHER_PRESETS[options.teacher]
+    sizes = QWEN3_ASR_PRESETS[options.teacher]
     sizes = sizes | {"text_config": sizes["text_config"] | width}
     teacher = built_on(options.device, build_qwen3_asr, sizes, vocabulary)
     if options.precision == "bf16":
@@ -219,8 +219,8 @@ def measure(options: argparse.Namespace) -> Measured:
 def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options as the command line has them; `[]` gives the defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--student", choices=list(STUDENT_PRESETS), default="ark-asr-tiny")
-    parser.add_argument("--teacher", choices=list(TEACHER_PRESETS), default="qwen3-asr-tiny")
+    parser.add_argument("--student", choices=list(ARK_ASR_PRESETS), default="ark-asr-tiny")
+    parser.add_argument("--teacher", choices=list(QWEN3_ASR_PRESETS), default="qwen3-asr-tiny")
     parser.add_argument("--vocabulary", type=int, help="rows of the output heads; default: those of a small tokenizer")
     parser.add_argument("--utterances", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=2.5, help="of the longest utterance; the shortest has 90%%")

@@ -15,7 +15,7 @@ from tests import plain_ark, published
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import arkasr  # noqa: F401  (registers Ark-ASR with the Auto classes)
-from arkasr.data.audio import decode
+from arkasr.data.audio import decode_audio
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--size", choices=["0.6b", "3b"], default="0.6b")
     options = parser.parse_args()
     sizes = published.SIZES[options.size]
-    waveform = decode(options.audio)
+    waveform = decode_audio(options.audio)
     with tempfile.TemporaryDirectory() as folder:
         weights = published.write_checkpoint(folder, sizes, lm_head=False, shards=3)
         model = AutoModelForCausalLM.from_pretrained(folder)

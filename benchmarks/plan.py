@@ -39,11 +39,11 @@ from arkasr.cost.device import Device, Shares
 from arkasr.cost.estimate import Cluster, StageCost, training_cost
 from arkasr.cost.sizes import Size, size_of, size_of_model
 from arkasr.cost.work import Batch
-from arkasr.data.audio import SAMPLE_RATE, decode
+from arkasr.data.audio import SAMPLE_RATE, decode_audio
 from arkasr.files import write_whole
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, SftStageSettings, TokenizerSettings
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
-from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
@@ -54,15 +54,15 @@ PUBLISHED_PASSES = 4.8  # measured with the 0.6B student, docs/performance.md
 UNFUSED_OPTIMIZER_BYTES = 100  # of AdamW as ten calls, with scaling, norm and clipping of the gradient
 # What the C library frees goes back to the system at once, so that resident memory is memory in use.
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-MIDDLE = STUDENT_PRESETS["ark-asr-0.6b"] | {
+MIDDLE = ARK_ASR_PRESETS["ark-asr-0.6b"] | {
     "hidden_size": 512,
     "num_hidden_layers": 8,
     "num_attention_heads": 8,
     "intermediate_size": 2048,
-    "whisper_config": STUDENT_PRESETS["ark-asr-0.6b"]["whisper_config"]
+    "whisper_config": ARK_ASR_PRESETS["ark-asr-0.6b"]["whisper_config"]
     | {"d_model": 512, "encoder_layers": 8, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048},
 }
-STUDENTS = {"small": STUDENT_PRESETS["ark-asr-tiny"], "middle": MIDDLE}
+STUDENTS = {"small": ARK_ASR_PRESETS["ark-asr-tiny"], "middle": MIDDLE}
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def hearing() -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "noise.flac"
         soundfile.write(path, waveform, SAMPLE_RATE)
-        return seconds / quickest(lambda: student.features(decode(path)))
+        return seconds / quickest(lambda: student.features(decode_audio(path)))
 
 
 def settings_of(point: Point) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def models_of(point: Point, options: argparse.Namespace) -> tuple[Any, Any]:
     torch.manual_seed(0)
     width = {"vocab_size": point.vocabulary}
     student = build_ark_asr(options.sizes | width, vocabulary)
-    sizes = TEACHER_PRESETS[options.teacher]
+    sizes = QWEN3_ASR_PRESETS[options.teacher]
     return student, build_qwen3_asr(sizes | {"text_config": sizes["text_config"] | width}, vocabulary)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
-from arkasr.data.audio import SAMPLE_RATE, decode
+from arkasr.data.audio import SAMPLE_RATE, decode_audio
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
 
@@ -54,7 +54,7 @@ def join(rows: Sequence[dict[str, Any]], seconds: float, draw: random.Random) ->
     parts, texts, length = [pause()[:4_000]], [], 0.0
     while not texts or length < seconds:
         row = draw.choice(rows)
-        parts += [decode(row["audio"]), pause()]
+        parts += [decode_audio(row["audio"]), pause()]
         following = sum(map(len, parts)) / SAMPLE_RATE
         if texts and following > min(seconds, LONGEST_SECONDS):
             return np.concatenate(parts[:-2]), " ".join(texts)

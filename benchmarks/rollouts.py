@@ -76,16 +76,16 @@ def main() -> None:
     student = load_recognizer(options.model, device=options.device)
     student.model.eval()
     utterances = read_manifest(options.manifest)
-    examples = ExampleDataset(utterances, {student.listener: student.features})
+    examples = ExampleDataset(utterances, {student.frontend: student.features})
     lengths = [seconds_of(utterance) for utterance in utterances]
     batches = DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, shuffle=False).batches(epoch=0)
     asked = []
     for batch in batches:
-        features = [examples[place].features[student.listener] for place in batch]
+        features = [examples[place].features[student.frontend] for place in batch]
         languages = [utterances[place].language for place in batch]
         asked.append(student.prompts(features, languages).to(student.device))
 
-    heard = [student.heard(prompts) for prompts in asked]
+    heard = [student.embed_audio(prompts) for prompts in asked]
     plain = rolled_out(student, heard)
     texts = [student.transcript_text(tokens) for batch in plain for tokens in batch.tokens]
     tokens = [len(written) for batch in plain for written in batch.tokens]
@@ -120,7 +120,7 @@ def main() -> None:
             for ours, theirs in zip(one.tokens, other.tokens, strict=True)
         )
         ways: dict[str, Callable[[], object]] = {
-            "encode": lambda: [student.heard(prompts) for prompts in asked],
+            "encode": lambda: [student.embed_audio(prompts) for prompts in asked],
             "generate": lambda: [generated(student, prompts) for prompts in asked],
             "deaf": lambda: [generated_deaf(student, *both) for both in zip(asked, heard, strict=True)],
             "plain": partial(rolled_out, student, heard),

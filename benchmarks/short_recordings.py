@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arkasr.data.audio import SAMPLE_RATE, decode
+from arkasr.data.audio import SAMPLE_RATE, decode_audio
 from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.manifests.manifest import Utterance, read_manifest
 from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
@@ -26,7 +26,7 @@ def main() -> None:
     total, silent = 0, list[Utterance]()
     for manifest in parser.parse_args().manifests:
         utterances = read_manifest(manifest)
-        found = [item for item in utterances if not spans_of(decode(item.audio, item.begin_time, item.end_time))]
+        found = [item for item in utterances if not spans_of(decode_audio(item.audio, item.begin_time, item.end_time))]
         print(f"{manifest}: {len(found)} of {len(utterances)} taken for silence", flush=True)
         total, silent = total + len(utterances), silent + found
     print(f"together: {len(silent)} of {total}: {', '.join(item.id for item in silent) or 'none'}")

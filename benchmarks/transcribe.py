@@ -19,7 +19,7 @@ import torch
 from benchmarks.children import output_of
 
 from arkasr import Transcriber, TranscriptionSettings
-from arkasr.data.audio import decode
+from arkasr.data.audio import decode_audio
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance, read_manifest
 from arkasr.recognizers.text import clean_transcript
@@ -30,7 +30,9 @@ def plain(transcriber: Transcriber, utterances: list[Utterance], batch_size: int
     model, processor = transcriber.recognizer.model, transcriber.recognizer.processor
     texts = []
     for first in range(0, len(utterances), batch_size):
-        clips = [decode(item.audio, item.begin_time, item.end_time) for item in utterances[first : first + batch_size]]
+        clips = [
+            decode_audio(item.audio, item.begin_time, item.end_time) for item in utterances[first : first + batch_size]
+        ]
         inputs = processor.transcription_request(clips).to(model.device)
         written = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
         texts += [clean_transcript(text) for text in processor.batch_decode(written, skip_special_tokens=True)]

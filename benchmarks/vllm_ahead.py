@@ -43,7 +43,7 @@ def main() -> None:
     student, teacher = load_recognizer(options.model), load_recognizer(options.model)
     start = copy.deepcopy(student.model.state_dict())
     utterances = read_manifest(options.manifest)
-    dataset = ExampleDataset(utterances, {student.listener: student.features}, FeatureMemory())
+    dataset = ExampleDataset(utterances, {student.frontend: student.features}, FeatureMemory())
     lengths = [seconds_of(utterance) for utterance in utterances]
     settings = OptimizationSettings(
         steps=options.steps + WARM_UP_STEPS, batch_seconds=options.batch_seconds, learning_rate=1e-6

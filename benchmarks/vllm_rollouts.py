@@ -50,14 +50,14 @@ def main() -> None:
     student = load_recognizer(options.model)
     student.model.eval()
     utterances = read_manifest(options.manifest)[: options.utterances]
-    examples = ExampleDataset(utterances, {student.listener: student.features})
+    examples = ExampleDataset(utterances, {student.frontend: student.features})
     lengths = [seconds_of(utterance) for utterance in utterances]
     engine = VllmEngine(student, max_new_tokens=MAX_NEW_TOKENS, dtype="float32", cache_gib=options.cache_gib)
     tokens = stopped = 0
     narrowest = torch.inf
     exceptions = []
     for batch in DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, shuffle=False).batches(epoch=0):
-        features = [examples[place].features[student.listener] for place in batch]
+        features = [examples[place].features[student.frontend] for place in batch]
         prompts = student.prompts(features, [utterances[place].language for place in batch])
         ours = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
         theirs = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)

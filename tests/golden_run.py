@@ -16,9 +16,9 @@ from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import LabelStageSettings, Recipe, TrainingStageSettings
 from arkasr.recognizers.decoding import Transcripts
 from arkasr.run.batches import build_stream
+from arkasr.run.context import RunContext
 from arkasr.run.folder import RunFolder
 from arkasr.run.stages import build_stage, continuation_of
-from arkasr.run.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.rollouts import StudentRollouts
 from arkasr.train.stages.opd import DistillationStage
@@ -43,13 +43,13 @@ class RolloutsHandedIn(StudentRollouts):
 def losses_of_smoke(folder: Path, device: str = "cpu") -> dict[str, list[float]]:
     """Losses of every step, by training stage."""
     recipe = at_pace(load_settings(Recipe, SMOKE))
-    workshop = Workshop(recipe, RunFolder(folder, recipe.seeds[0]), torch.device(device))
+    context = RunContext(recipe, RunFolder(folder, recipe.seeds[0]), torch.device(device))
     losses = {}
     for name, settings in recipe.stages.items():
         if isinstance(settings, LabelStageSettings):
-            _hand_in_labels(workshop, name, settings)
+            _hand_in_labels(context, name, settings)
         else:
-            losses[name] = _losses_of_stage(workshop, name, settings)
+            losses[name] = _losses_of_stage(context, name, settings)
     return losses
 
 
@@ -64,32 +64,32 @@ def at_pace(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"stages": stages})
 
 
-def _hand_in_labels(workshop: Workshop, name: str, settings: LabelStageSettings) -> None:
+def _hand_in_labels(context: RunContext, name: str, settings: LabelStageSettings) -> None:
     """The texts of the corpus without their last character."""
-    texts = {utterance.id: utterance.text[:-1] for utterance in workshop.set("everything")}
-    labels = workshop.folder.labels(name, workshop.recipe.seeds[0])
+    texts = {utterance.id: utterance.text[:-1] for utterance in context.set("everything")}
+    labels = context.folder.labels(name, context.recipe.seeds[0])
     labels.parent.mkdir(parents=True)
-    heard = workshop.set(settings.audio)
+    heard = context.set(settings.audio)
     rows = (item.fields | {"audio": str(item.audio), "id": item.id, "text": texts[item.id]} for item in heard)
     write_manifest(labels, rows)
 
 
-def _losses_of_stage(workshop: Workshop, name: str, settings: TrainingStageSettings) -> list[float]:
-    recipe, seed = workshop.recipe, workshop.recipe.seeds[0]
-    student = workshop.recognizer(settings.start, seed)
-    stage = build_stage(workshop, student, settings, seed).double()
+def _losses_of_stage(context: RunContext, name: str, settings: TrainingStageSettings) -> list[float]:
+    recipe, seed = context.recipe, context.recipe.seeds[0]
+    student = context.recognizer(settings.start, seed)
+    stage = build_stage(context, student, settings, seed).double()
     if isinstance(stage, DistillationStage):
         stage.teacher.recognizer.model.double()
         stage.settings = stage.settings.model_copy(update={"top_k": WHOLE_VOCABULARY})
         stage.rollouts = RolloutsHandedIn(student, stage.settings, stage.rollouts.drafts, None)
     train(
         stage,
-        build_stream(workshop, stage, name, seed, rank=0, among=1),
+        build_stream(context, stage, name, seed, rank=0, among=1),
         settings.optimization,
-        workshop.folder.stage(name, seed),
+        context.folder.stage(name, seed),
         seed=seed_of_order(recipe, name, seed),
-        continues=continuation_of(workshop, name, seed),
+        continues=continuation_of(context, name, seed),
         schedule_steps=schedule_steps(recipe, name),
     )
-    workshop.folder.save_model(student, name, seed)
-    return [line["loss"] for line in read_rows(workshop.folder.stage(name, seed) / "metrics.jsonl")]
+    context.folder.save_model(student, name, seed)
+    return [line["loss"] for line in read_rows(context.folder.stage(name, seed) / "metrics.jsonl")]

@@ -8,12 +8,12 @@ import torch
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
-from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 
 TEXTS = ["the red book is in london", "two green apples please", "今天去北京", "我要一张票", "mary met john today"]
-SMALL_STUDENT = STUDENT_PRESETS["ark-asr-tiny"] | {
+SMALL_STUDENT = ARK_ASR_PRESETS["ark-asr-tiny"] | {
     "hidden_size": 32,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
@@ -40,7 +40,7 @@ def small_student(vocabulary):
 
 def small_teacher(vocabulary):
     torch.manual_seed(1)
-    return build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], vocabulary)
+    return build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary)
 
 
 def hear_noise(*recognizers, seconds=(0.8, 1.5, 1.1, 0.6, 1.3), texts=TEXTS):
@@ -53,6 +53,6 @@ def hear_noise(*recognizers, seconds=(0.8, 1.5, 1.1, 0.6, 1.3), texts=TEXTS):
         utterance = Utterance(
             Path(f"noise-{place}.wav"), text, None, None, language, str(place), None, length, "asr", {}
         )
-        features = {recognizer.listener: recognizer.features(waveform) for recognizer in recognizers}
+        features = {recognizer.frontend: recognizer.features(waveform) for recognizer in recognizers}
         examples.append(Example(utterance, features))
     return examples

@@ -11,7 +11,7 @@ class InputError(ValueError):
     """
 
 
-class ToldByFirst(InputError):  # noqa: N818
+class ReportedByFirstRank(InputError):  # noqa: N818
     """An error of the first of several processes, raised in the others too; the first one shows it."""
 
 

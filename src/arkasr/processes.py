@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from arkasr.errors import InputError, ToldByFirst
+from arkasr.errors import InputError, ReportedByFirstRank
 
 Result = TypeVar("Result")
 
@@ -37,13 +37,13 @@ def start() -> None:
     if missing := [name for name in WHERE_OTHERS_ARE if name not in os.environ]:
         raise InputError(f"WORLD_SIZE={announced} without {', '.join(missing)}: start with torchrun, or unset it")
     PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
-    wait()
+    barrier()
 
 
 def finish() -> None:
     """Part from the other processes when the work is done."""
     if dist.is_initialized():
-        wait()
+        barrier()
         group_of.cache_clear()
         dist.destroy_process_group()
 
@@ -53,12 +53,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
+def is_first_rank() -> bool:
     """Whether this is the process that writes files and speaks to the terminal."""
     return rank() == 0
 
@@ -72,34 +72,34 @@ def group_of(purpose: str) -> Any:
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
-def exchange(text: str) -> list[str]:
+def all_gather_text(text: str) -> list[str]:
     """The text of every process, by rank; none is empty, and every process must call this."""
-    if count() == 1:
+    if world_size() == 1:
         return [text]
     group = group_of("texts")
     payload = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-    lengths = [torch.zeros(1, dtype=torch.long) for _ in range(count())]
+    lengths = [torch.zeros(1, dtype=torch.long) for _ in range(world_size())]
     dist.all_gather(lengths, torch.tensor([len(payload)]), group=group)
     width = max(int(length) for length in lengths)
-    rows = [torch.zeros(width, dtype=torch.uint8) for _ in range(count())]
+    rows = [torch.zeros(width, dtype=torch.uint8) for _ in range(world_size())]
     dist.all_gather(rows, torch.nn.functional.pad(payload, (0, width - len(payload))), group=group)
     return [row[: int(length)].numpy().tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
 
 
-def wait() -> None:
+def barrier() -> None:
     """Wait until every process has come here."""
-    exchange("-")
+    all_gather_text("-")
 
 
-def announce(what: str) -> None:
+def set_flag(what: str) -> None:
     """Have something known to every process that looks, whatever the others are doing; nobody waits."""
-    if count() > 1:
+    if world_size() > 1:
         _store().set(what, "-")
 
 
-def announced(what: str) -> bool:
+def is_flag_set(what: str) -> bool:
     """Whether a process has announced it."""
-    return count() > 1 and _store().check([what])
+    return world_size() > 1 and _store().check([what])
 
 
 def _store() -> Any:
@@ -107,31 +107,31 @@ def _store() -> Any:
     return dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
 
 
-def decided(decide: Callable[[], Any]) -> Any:
+def broadcast_from_first(decide: Callable[[], Any]) -> Any:
     """What the first process decides or finds out, JSON-able, on every process.
 
     Raises:
-        InputError: the first process did; all others then raise `ToldByFirst`.
+        InputError: the first process did; all others then raise `ReportedByFirstRank`.
     """
-    if not is_first():
-        told = json.loads(exchange("-")[0])
+    if not is_first_rank():
+        told = json.loads(all_gather_text("-")[0])
         if "error" in told:
-            raise ToldByFirst(told["error"])
+            raise ReportedByFirstRank(told["error"])
         return told["decision"]
     try:
         decision = decide()
     except InputError as error:
-        exchange(json.dumps({"error": str(error)}))
+        all_gather_text(json.dumps({"error": str(error)}))
         raise
-    exchange(json.dumps({"decision": decision}))
+    all_gather_text(json.dumps({"decision": decision}))
     return decision
 
 
-def agreed(work: Callable[[], Result]) -> Result:
+def raise_if_any_fails(work: Callable[[], Result]) -> Result:
     """What some work comes to in each process, once it has come to something in all of them.
 
     Raises:
-        InputError: of the first process for which it did; all but the first process raise `ToldByFirst`.
+        InputError: of the first process for which it did; all but the first process raise `ReportedByFirstRank`.
     """
     done: list[Result] = []
     error = ""
@@ -139,16 +139,16 @@ def agreed(work: Callable[[], Result]) -> Result:
         done.append(work())
     except InputError as failure:
         error = str(failure)
-    said = [json.loads(text) for text in exchange(json.dumps(error))]
+    said = [json.loads(text) for text in all_gather_text(json.dumps(error))]
     if errors := [error for error in said if error]:
-        with said_once():
+        with raise_on_first_rank():
             raise InputError(errors[0])
     return done[0]
 
 
 @contextmanager
-def said_once() -> Iterator[None]:
-    """Around what fails on every process alike: all but the first one raise `ToldByFirst` instead.
+def raise_on_first_rank() -> Iterator[None]:
+    """Around what fails on every process alike: all but the first one raise `ReportedByFirstRank` instead.
 
     Raises:
         InputError: the first process's.
@@ -156,17 +156,17 @@ def said_once() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if is_first():
+        if is_first_rank():
             raise
-        raise ToldByFirst(str(error)) from error
+        raise ReportedByFirstRank(str(error)) from error
 
 
-def first_before_others(work: Callable[[], Any]) -> Any:
+def first_rank_first(work: Callable[[], Any]) -> Any:
     """Let the first process do something that leaves files, and only then the others, which find them.
 
     Raises:
-        InputError: as `decided` does.
+        InputError: as `broadcast_from_first` does.
     """
     done: list[Any] = []
-    decided(lambda: done.append(work()))
-    return done[0] if is_first() else work()
+    broadcast_from_first(lambda: done.append(work()))
+    return done[0] if is_first_rank() else work()

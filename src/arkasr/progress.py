@@ -23,7 +23,7 @@ class Progress:
     """Bars on standard error, so that standard output holds results only; of several processes the first one speaks."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, quiet=not processes.is_first())
+        self.console = console or Console(stderr=True, quiet=not processes.is_first_rank())
 
     def say(self, message: str) -> None:
         """One line about what is at work."""

@@ -8,7 +8,7 @@ from arkasr.cost import memory
 from arkasr.cost.sizes import size_of, size_of_model
 from arkasr.cost.work import Batch
 from arkasr.recipe.settings import ModelSettings
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.scoring import forced_states
 from arkasr.train.optimizer import build_optimizers
 from tests.models import hear_noise
@@ -19,7 +19,7 @@ from tests.train.test_loop import SETTINGS
 def tiny(vocabulary):
     """A student whose key heads are fewer than its query heads, as in the published ones."""
     torch.manual_seed(0)
-    return build_ark_asr(STUDENT_PRESETS["ark-asr-tiny"] | {"num_key_value_heads": 1}, vocabulary)
+    return build_ark_asr(ARK_ASR_PRESETS["ark-asr-tiny"] | {"num_key_value_heads": 1}, vocabulary)
 
 
 SECONDS, TEXT = 4.0, "the red book is in london"
@@ -27,7 +27,7 @@ SECONDS, TEXT = 4.0, "the red book is in london"
 
 def heard_by(recognizer):
     examples = hear_noise(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
-    prompts = recognizer.prompts([example.features[recognizer.listener] for example in examples], ["English"] * 3)
+    prompts = recognizer.prompts([example.features[recognizer.frontend] for example in examples], ["English"] * 3)
     return prompts, [recognizer.transcript_ids(TEXT)] * 3
 
 
@@ -68,7 +68,7 @@ def test_activations_take_the_bytes_that_a_forward_pass_keeps(tiny, mixed):
     prompts, transcripts = heard_by(tiny)
     parameters = list(tiny.model.parameters())
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        kept, _ = kept_by(lambda: forced_states(tiny, tiny.heard(prompts), transcripts), parameters)
+        kept, _ = kept_by(lambda: forced_states(tiny, tiny.embed_audio(prompts), transcripts), parameters)
     batch = Batch(3, SECONDS, len(transcripts[0]))
     planned = memory.kept_for_backward(size_of("tiny", tiny), batch, mixed=mixed, checkpointing=False)
     # The convolutions and the map to the decoder, which are not counted, are a large part of a model of five layers.
@@ -79,14 +79,14 @@ def test_each_layer_keeps_the_bytes_planned_for_it(vocabulary):
     """What is common to models of one and of two layers falls out of the difference."""
     kept, planned = [], []
     for layers in (1, 2):
-        whisper = STUDENT_PRESETS["ark-asr-tiny"]["whisper_config"] | {"encoder_layers": layers}
-        sizes = STUDENT_PRESETS["ark-asr-tiny"] | {"num_hidden_layers": layers, "whisper_config": whisper}
+        whisper = ARK_ASR_PRESETS["ark-asr-tiny"]["whisper_config"] | {"encoder_layers": layers}
+        sizes = ARK_ASR_PRESETS["ark-asr-tiny"] | {"num_hidden_layers": layers, "whisper_config": whisper}
         student = build_ark_asr(sizes, vocabulary)
         prompts, transcripts = heard_by(student)
         parameters = list(student.model.parameters())
         bytes_kept, _ = kept_by(
             lambda student=student, prompts=prompts, transcripts=transcripts: forced_states(
-                student, student.heard(prompts), transcripts
+                student, student.embed_audio(prompts), transcripts
             ),
             parameters,
         )

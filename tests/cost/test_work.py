@@ -26,7 +26,7 @@ def heard_by(recognizer):
     """Prompts and transcripts of a batch of equal clips, and attention in products that torch's counter knows."""
     recognizer.model.set_attn_implementation("eager")
     examples = hear_noise(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
-    prompts = recognizer.prompts([example.features[recognizer.listener] for example in examples], ["English"] * 3)
+    prompts = recognizer.prompts([example.features[recognizer.frontend] for example in examples], ["English"] * 3)
     return prompts, [recognizer.transcript_ids(TEXT)] * 3
 
 
@@ -42,7 +42,7 @@ def test_hearing_and_reading_take_the_operations_that_torch_counts(which, reques
     size = size_of(which, recognizer)
     prompts, transcripts = heard_by(recognizer)
     with torch.no_grad():
-        operations, heard = counted(lambda: recognizer.heard(prompts))
+        operations, heard = counted(lambda: recognizer.embed_audio(prompts))
         assert work.encode(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)
         operations, states = counted(lambda: forced_states(recognizer, heard, transcripts))
         assert work.read(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)

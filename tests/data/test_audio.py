@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data.audio import SAMPLE_RATE, decode, duration_of
+from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from tests.paths import SHARED_DATA, needs_shared_data
@@ -18,7 +18,7 @@ def tone(rate, seconds=2.0, frequency=440.0):
 def test_any_container_and_rate_becomes_16_khz_mono_float32(tmp_path, rate, suffix):
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, np.stack([tone(rate), tone(rate)], axis=1), rate)
-    samples = decode(path)
+    samples = decode_audio(path)
     assert samples.dtype == np.float32
     assert samples.ndim == 1
     assert len(samples) == pytest.approx(2 * SAMPLE_RATE, abs=0.15 * SAMPLE_RATE)
@@ -31,7 +31,7 @@ def test_any_container_and_rate_becomes_16_khz_mono_float32(tmp_path, rate, suff
 def test_channels_are_averaged(tmp_path):
     left, right = tone(16_000), tone(16_000, frequency=900)
     soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), 16_000, subtype="FLOAT")
-    assert np.abs(decode(tmp_path / "stereo.wav") - (left + right) / 2).max() < 1e-6
+    assert np.abs(decode_audio(tmp_path / "stereo.wav") - (left + right) / 2).max() < 1e-6
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
@@ -39,7 +39,7 @@ def test_channels_are_averaged(tmp_path):
 def test_a_piece_is_that_piece_of_the_whole(tmp_path, rate, begin, end):
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(rate), rate, subtype="FLOAT")
-    whole, piece = decode(path), decode(path, begin, end)
+    whole, piece = decode_audio(path), decode_audio(path, begin, end)
     first = round((begin or 0.0) * SAMPLE_RATE)
     last = len(whole) if end is None else round(end * SAMPLE_RATE)
     assert len(piece) == last - first
@@ -57,37 +57,37 @@ def test_only_the_piece_is_read(tmp_path, monkeypatch):
         return original(self, frames, **options)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
-    decode(path, 30.0, 31.0)
+    decode_audio(path, 30.0, 31.0)
     assert sum(read) <= 1.3 * 8_000
 
 
 def test_what_cannot_be_heard_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent\.wav: no such audio file"):
-        decode(tmp_path / "absent.wav")
+        decode_audio(tmp_path / "absent.wav")
     (tmp_path / "text.wav").write_text("not audio at all")
     with pytest.raises(InputError, match=r"text\.wav: not audio that can be read"):
-        decode(tmp_path / "text.wav")
+        decode_audio(tmp_path / "text.wav")
     soundfile.write(tmp_path / "short.wav", tone(16_000, 1.0), 16_000)
     with pytest.raises(InputError, match=r"short\.wav: no audio from 2 s on; the file is 1 s long"):
-        decode(tmp_path / "short.wav", 2.0, 3.0)
+        decode_audio(tmp_path / "short.wav", 2.0, 3.0)
     soundfile.write(tmp_path / "empty.wav", [], 16_000)
     with pytest.raises(InputError, match=r"empty\.wav: no audio"):
-        decode(tmp_path / "empty.wav")
+        decode_audio(tmp_path / "empty.wav")
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan], dtype=np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(InputError, match=r"nan\.wav: holds samples that are not finite"):
-        decode(tmp_path / "nan.wav")
+        decode_audio(tmp_path / "nan.wav")
 
 
 @needs_shared_data
 def test_real_clips_in_many_languages_and_containers():
     for utterance in read_manifest(SHARED_DATA / "fixtures" / "all.jsonl"):
-        samples = decode(utterance.audio, utterance.begin_time, utterance.end_time)
+        samples = decode_audio(utterance.audio, utterance.begin_time, utterance.end_time)
         assert len(samples) / SAMPLE_RATE == pytest.approx(utterance.duration, abs=0.1)
     containers = [path for path in (SHARED_DATA / "fixtures" / "raw_containers").iterdir() if path.suffix != ".txt"]
     assert {path.suffix for path in containers} >= {".mp3", ".flac", ".wav"}
     for path in containers:
-        whole = decode(path)
+        whole = decode_audio(path)
         assert np.abs(whole).max() > 0.01
-        piece = decode(path, 0.5, 1.0)
+        piece = decode_audio(path, 0.5, 1.0)
         expected = whole[8_000:16_000]
         assert np.corrcoef(piece, expected)[0, 1] > 0.99, path.name

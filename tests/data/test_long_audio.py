@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode, duration_of, is_silent
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode_audio, duration_of, is_silent
 from arkasr.data.examples import ExampleDataset
 from arkasr.data.manifests.check import check_manifest
 from arkasr.data.manifests.manifest import read_manifest
@@ -72,7 +72,7 @@ def test_a_long_clip_is_refused_at_no_cost(student, long):
 
 def test_a_length_that_a_manifest_says_wrong_costs_no_more(student, folder, tmp_path):
     utterances = manifest_of(folder, "long.wav", tmp_path, duration=5.0)
-    dataset = ExampleDataset(utterances, {student.listener: student.features})
+    dataset = ExampleDataset(utterances, {student.frontend: student.features})
     with little_memory(), pytest.raises(InputError, match=r"long\.wav: the audio is 1200\.0 s long"):
         dataset[0]
 
@@ -82,9 +82,9 @@ def test_a_long_piece_is_refused_and_a_short_one_is_read_where_it_lies(folder, t
     for audio in (folder / "long.wav", part):
         with little_memory():
             assert duration_of(audio) == MINUTES * 60
-            assert len(decode(audio, 600.0, 629.0, longest=LONGEST_CLIP_SECONDS)) == 29 * 16_000
+            assert len(decode_audio(audio, 600.0, 629.0, longest=LONGEST_CLIP_SECONDS)) == 29 * 16_000
             with pytest.raises(InputError, match=r"the audio is 300\.0 s long"):
-                decode(audio, 600.0, 900.0, longest=LONGEST_CLIP_SECONDS)
+                decode_audio(audio, 600.0, 900.0, longest=LONGEST_CLIP_SECONDS)
 
 
 def test_labels_trials_of_servers_and_the_processor_decode_no_long_clip(student, teacher, long, tmp_path):

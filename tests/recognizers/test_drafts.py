@@ -10,7 +10,7 @@ from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.decoding import Sampling, _Rows, decode
 from arkasr.recognizers.draft import Draft
 from arkasr.recognizers.head import best_of_head, sample_of_head, top_of_head
-from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
 from tests.models import SMALL_STUDENT
 
 STOP = 99
@@ -93,7 +93,7 @@ def recognizer(request, vocabulary):
     torch.manual_seed(1)
     build = {
         "student": lambda: build_ark_asr(SMALL_STUDENT, vocabulary),
-        "teacher": lambda: build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], vocabulary),
+        "teacher": lambda: build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary),
     }
     built = build[request.param]()
     built.model.double().eval()
@@ -110,7 +110,7 @@ def prompts(recognizer):
     clips = [torch.randn(16_000 // 4 * (1 + place % 5), generator=generator).numpy() * 0.1 for place in range(CLIPS)]
     asked = recognizer.prompts([recognizer.features(clip).double() for clip in clips], ["English"] * CLIPS)
     with torch.no_grad():
-        return recognizer.heard(asked)
+        return recognizer.embed_audio(asked)
 
 
 def test_a_long_run_that_is_right_anchors_what_comes_after(monkeypatch):
@@ -181,7 +181,7 @@ def test_no_draft_for_some_and_another_cap(recognizer, prompts):
 def test_a_clip_that_was_heard_once_is_scored_as_if_it_were_heard_each_time(recognizer):
     clip = torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
     asked = recognizer.prompts([recognizer.features(clip).double()], ["English"])
-    heard = recognizer.heard(asked)
+    heard = recognizer.embed_audio(asked)
     for prompts in (heard, heard.detach()):
         assert [tokens.tolist() for tokens in decode(recognizer, prompts, max_new_tokens=8).tokens] == [
             tokens.tolist() for tokens in decode(recognizer, asked, max_new_tokens=8).tokens
@@ -237,4 +237,4 @@ def test_audio_of_fewer_tokens_than_the_prompt_holds_is_refused(recognizer):
     clip = torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
     asked = recognizer.prompts([recognizer.features(clip)], ["English"])
     with pytest.raises((ValueError, RuntimeError), match=r"the audio has \d+|expects split_sizes to sum exactly"):
-        recognizer.heard(replace(asked, audio_lengths=[asked.audio_lengths[0] + 1]))
+        recognizer.embed_audio(replace(asked, audio_lengths=[asked.audio_lengths[0] + 1]))

@@ -8,7 +8,7 @@ import pytest
 
 from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
-from arkasr.run.single import compare_transcripts
+from arkasr.run.scoring_commands import compare_transcripts
 
 LEFT_OUT = "; the luck of so few speakers (8) is left out"
 

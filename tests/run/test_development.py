@@ -12,9 +12,9 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
 from arkasr.recognizers.recognize import RecognitionSettings, recognize
+from arkasr.run.context import RunContext
 from arkasr.run.development import development_error_rate
 from arkasr.run.folder import RunFolder
-from arkasr.run.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.stages.sft import SupervisedStage
 from tests.train.stream import Stream
@@ -42,8 +42,8 @@ def heard(student, hear, tmp_path):
 @pytest.fixture
 def figures(student, tmp_path):
     def measure(utterances):
-        workshop = Workshop(load_settings(Recipe, SMOKE), RunFolder(tmp_path / "run", 0), torch.device("cpu"))
-        return development_error_rate(workshop, student, utterances)
+        context = RunContext(load_settings(Recipe, SMOKE), RunFolder(tmp_path / "run", 0), torch.device("cpu"))
+        return development_error_rate(context, student, utterances)
 
     return measure
 

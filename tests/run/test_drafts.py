@@ -9,9 +9,9 @@ from arkasr.data.manifests.indexed import TextsOfLines
 from arkasr.errors import InputError
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
+from arkasr.run.context import RunContext
 from arkasr.run.folder import RunFolder
 from arkasr.run.stages import drafts_of
-from arkasr.run.workshop import Workshop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def workshop_of(folder, drafts):
         f"stages.opd.drafts={drafts}",
     ]
     recipe = load_settings(Recipe, ROOT / "recipes" / "smoke.yaml", overrides)
-    return Workshop(recipe, RunFolder(folder / "run", 0), torch.device("cpu")), recipe.stages["opd"]
+    return RunContext(recipe, RunFolder(folder / "run", 0), torch.device("cpu")), recipe.stages["opd"]
 
 
 def test_drafts_are_the_texts_of_the_set_named(tmp_path):

@@ -22,12 +22,12 @@ from arkasr.progress import Progress
 from arkasr.recipe.load import parse
 from arkasr.recipe.settings import Recipe
 from arkasr.run import inputs as inputs_module
-from arkasr.run import parts as parts_module
+from arkasr.run import resumable_work as parts_module
 from arkasr.run import run as run_module
+from arkasr.run.context import RunContext
 from arkasr.run.folder import RunFolder
 from arkasr.run.inputs import Inputs
 from arkasr.run.run import calibrate_stage, run_one_stage, run_recipe
-from arkasr.run.workshop import Workshop
 from tests.models import small_student, small_teacher, small_vocabulary
 
 STEP = {"steps": 1, "batch_seconds": 10, "learning_rate": 1e-3}
@@ -105,7 +105,7 @@ def recipe_of(folder, **sets):
 
 
 def sitting(folder, recipe=None):
-    return Inputs(Workshop(recipe or recipe_of(folder), RunFolder(folder / "run", 0), torch.device("cpu")))
+    return Inputs(RunContext(recipe or recipe_of(folder), RunFolder(folder / "run", 0), torch.device("cpu")))
 
 
 def use(inputs, stage="sft"):
@@ -222,21 +222,21 @@ def test_of_a_hub_name_the_recorded_commit_is_loaded_wherever_the_branch_points(
     inputs = sitting(folder, recipe)
     inputs.check_stage("sft")
     hub.write_text(SECOND)  # between the look and the loading
-    loaded = [inputs._workshop.recognizer("base", 0)]
+    loaded = [inputs._context.recognizer("base", 0)]
     inputs.record()
     assert json.loads((folder / "run" / "inputs.json").read_text())["models"]["base"] == {"commit": FIRST}
     for use_it in (lambda inputs: use(inputs, "opd"), lambda inputs: inputs.check_variant("base")):
         inputs = sitting(folder, recipe)
         use_it(inputs)
-        assert inputs._workshop.model("base").revision == FIRST
-        loaded.append(inputs._workshop.recognizer("base", 0))
+        assert inputs._context.model("base").revision == FIRST
+        loaded.append(inputs._context.recognizer("base", 0))
     for recognizer in loaded:
         assert not (next(recognizer.model.parameters()) == 1).all()
     elsewhere = sitting(folder, recipe)
     elsewhere.path.unlink()
     elsewhere = sitting(folder, recipe)
     use(elsewhere)
-    assert (next(elsewhere._workshop.recognizer("base", 0).model.parameters()) == 1).all()
+    assert (next(elsewhere._context.recognizer("base", 0).model.parameters()) == 1).all()
 
 
 def test_a_copy_is_accepted_when_the_record_is_deleted(folder):
@@ -339,7 +339,7 @@ def test_the_built_in_speech_may_be_made_anew(tmp_path, monkeypatch):
     inputs = sitting(tmp_path, recipe)
     use(inputs)
     assert set(json.loads((tmp_path / "run" / "inputs.json").read_text())["sets"]) == {"L", "dev"}
-    corpus = inputs._workshop.corpus
+    corpus = inputs._context.corpus
     age(corpus)  # the same bytes, of another day
     use(sitting(tmp_path, recipe))
     edited(corpus / "train.jsonl", 0, text="something else")
@@ -402,7 +402,7 @@ def test_a_transcript_that_a_kill_cut_short_is_not_completed_by_another_model(fo
     recipe, path = parse(Recipe, document | {"stages": {}, "variants": {"base": "base"}}, "test"), folder / "run"
     monkeypatch.setattr(parts_module, "MOST_UTTERANCES", 2)
     begin = partial(run_recipe, recipe, path, resume=False, progress=Progress())
-    killed_behind(monkeypatch, parts_module.Parts, "do", begin)
+    killed_behind(monkeypatch, parts_module.ResumableWork, "do", begin)
     assert [part.name for part in path.glob("evaluations/base/dev.parts/*")] == ["0-2.jsonl"]
     os.utime(folder / "base" / "model.safetensors")
     with pytest.raises(InputError, match=r"models\.base: .*model\.safetensors was written at another time"):

@@ -10,9 +10,9 @@ from arkasr.errors import InputError
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
 from arkasr.run.batches import build_stream
+from arkasr.run.context import RunContext
 from arkasr.run.folder import RunFolder
 from arkasr.run.stages import run_calibration
-from arkasr.run.workshop import Workshop
 from arkasr.train.loop import train
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
@@ -44,16 +44,16 @@ def stream_of(tmp_path):
             "stages.base.train=D",
             f"stages.base.optimization={OPTIMIZATION}",
         ]
-        workshop, recipe = workshop_of(tmp_path, overrides)
+        context, recipe = workshop_of(tmp_path, overrides)
         stage, settings = SupervisedStage(student, None), recipe.stages["base"]
-        return stage, build_stream(workshop, stage, "base", 0, rank=0, among=1), settings.optimization
+        return stage, build_stream(context, stage, "base", 0, rank=0, among=1), settings.optimization
 
     return build
 
 
 def workshop_of(tmp_path, overrides):
     recipe = load_settings(Recipe, ROOT / "recipes" / "smoke.yaml", overrides)
-    return Workshop(recipe, RunFolder(tmp_path / "run", 0), torch.device("cpu")), recipe
+    return RunContext(recipe, RunFolder(tmp_path / "run", 0), torch.device("cpu")), recipe
 
 
 class KilledError(Exception):
@@ -86,9 +86,9 @@ def test_calibration_opens_one_lane_of_a_dataset(student, teacher, stream_of, tm
     assert stream.sampler.lanes == 2
     dataset = {"path": str(tmp_path / "corpus"), "examples": 12, "language": "English"}
     overrides = [f"sets.D={json.dumps({'dataset': dataset})}", "stages.opd.train=D"]
-    workshop, recipe = workshop_of(tmp_path, [*overrides, f"stages.opd.optimization={OPTIMIZATION}"])
+    context, recipe = workshop_of(tmp_path, [*overrides, f"stages.opd.optimization={OPTIMIZATION}"])
     stage = DistillationStage(student, teacher, recipe.stages["opd"].objective)
-    assert run_calibration(workshop, stage, "opd", 0).metrics["loss"] > 0
+    assert run_calibration(context, stage, "opd", 0).metrics["loss"] > 0
     assert opened == [0]
 
 

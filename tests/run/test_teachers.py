@@ -11,9 +11,9 @@ import torch
 from arkasr.errors import InputError
 from arkasr.recipe.load import parse
 from arkasr.recipe.settings import Recipe
+from arkasr.run.context import RunContext
 from arkasr.run.folder import RunFolder
 from arkasr.run.teachers import teacher_of
-from arkasr.run.workshop import Workshop
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.served import ServedTeacher
 from tests.teacher.asking import answer_of, questions_of
@@ -26,7 +26,7 @@ def server(teacher):
 
 
 @pytest.fixture
-def workshop(student, teacher, server, tmp_path):
+def context(student, teacher, server, tmp_path):
     """Of a recipe with a served teacher; what is given changes the stage, the model or the set."""
     student.save(tmp_path / "base")
     teacher.save(tmp_path / "teacher")
@@ -41,7 +41,7 @@ def workshop(student, teacher, server, tmp_path):
         soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
         rows.append({"audio": f"{place}.wav", "text": "one two" if place else None, "language": "English"})
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "unheard.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    (tmp_path / "unreadable.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
 
     def build(stage=None, *, served=None, heard=None, in_process=False):
         where = {} if in_process else {"served": {"urls": [server.url], **(served or {})}}
@@ -51,7 +51,7 @@ def workshop(student, teacher, server, tmp_path):
             "sets": {
                 "L": heard or {"manifest": "train.jsonl"},
                 "files": {"manifest": "train.jsonl"},
-                "unheard": {"manifest": "unheard.jsonl"},
+                "unreadable": {"manifest": "unreadable.jsonl"},
             },
             "models": {
                 "base": {"pretrained": str(tmp_path / "base")},
@@ -70,20 +70,20 @@ def workshop(student, teacher, server, tmp_path):
             },
         }
         recipe = parse(Recipe, document, "recipe")
-        return Workshop(recipe, RunFolder(tmp_path / "run", 0), torch.device("cpu")), recipe.stages["opd"]
+        return RunContext(recipe, RunFolder(tmp_path / "run", 0), torch.device("cpu")), recipe.stages["opd"]
 
     return build
 
 
-def test_a_teacher_that_is_not_served_is_in_process_and_may_be_offloaded(workshop):
-    teacher = teacher_of(*workshop({"offload_teacher": True}, in_process=True), seed=0)
+def test_a_teacher_that_is_not_served_is_in_process_and_may_be_offloaded(context):
+    teacher = teacher_of(*context({"offload_teacher": True}, in_process=True), seed=0)
     assert isinstance(teacher, InProcessTeacher)
     assert teacher.offload
 
 
 @pytest.mark.parametrize("served", [{}, {"weights": False}, {"scores": "best", "best_tokens": 64}])
-def test_a_served_teacher_has_been_tried_on_what_can_be_heard(workshop, server, hear, served):
-    teacher = teacher_of(*workshop(served=served), seed=0)
+def test_a_served_teacher_has_been_tried_on_what_can_be_heard(context, server, hear, served):
+    teacher = teacher_of(*context(served=served), seed=0)
     try:
         assert isinstance(teacher, ServedTeacher)
         # Two utterances, each for its prompt and for its scores, and once more where no weights say which to expect.
@@ -94,28 +94,28 @@ def test_a_served_teacher_has_been_tried_on_what_can_be_heard(workshop, server, 
         teacher.close()
 
 
-def test_a_streamed_set_is_not_what_servers_are_tried_on(workshop, server):
+def test_a_streamed_set_is_not_what_servers_are_tried_on(context, server):
     streamed = {"dataset": {"path": "nowhere"}}
     with pytest.raises(InputError, match="and 'L' is streamed; give the stage a `dev` set of files"):
-        teacher_of(*workshop(heard=streamed), seed=0)
-    teacher_of(*workshop({"dev": "files"}, heard=streamed), seed=0).close()
+        teacher_of(*context(heard=streamed), seed=0)
+    teacher_of(*context({"dev": "files"}, heard=streamed), seed=0).close()
     assert server.answered == 4
 
 
-def test_servers_cannot_be_tried_where_nothing_can_be_heard(workshop):
+def test_servers_cannot_be_tried_where_nothing_can_be_heard(context):
     with pytest.raises(InputError, match="none of the first 100 utterances can be heard, so the teacher's servers"):
-        teacher_of(*workshop({"train": "unheard"}), seed=0)
+        teacher_of(*context({"train": "unreadable"}), seed=0)
 
 
-def test_the_name_of_the_model_goes_with_every_request(workshop, server):
+def test_the_name_of_the_model_goes_with_every_request(context, server):
     answer, names = server.answer, []
     server.answer = lambda request: (names.append(request.get("model")), answer(request))[1]
-    teacher_of(*workshop(served={"model": "qwen"}), seed=0).close()
+    teacher_of(*context(served={"model": "qwen"}), seed=0).close()
     assert names == ["qwen"] * 4
 
 
-def test_servers_that_are_not_the_teacher_leave_no_thread_behind(workshop, server):
+def test_servers_that_are_not_the_teacher_leave_no_thread_behind(context, server):
     server.faults = [lambda answer: answer | {"prompt_token_ids": [1]}]
     with pytest.raises(InputError, match="it reads another prompt"):
-        teacher_of(*workshop(), seed=0)
+        teacher_of(*context(), seed=0)
     assert "teacher" not in [thread.name for thread in threading.enumerate()]

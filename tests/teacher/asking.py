@@ -23,7 +23,7 @@ def questions_of(recognizer, examples, served):
     return [
         trial_question(
             recognizer,
-            example.features[served.listener].numpy(),
+            example.features[served.frontend].numpy(),
             example.utterance.language,
             example.utterance.text,
             named=9,

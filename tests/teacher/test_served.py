@@ -34,12 +34,12 @@ def test_a_served_teacher_gives_the_loss_and_gradient_of_one_in_process(
 
 
 def test_drawn_and_retokenised_transcripts_are_scored_alike(student, teacher, vocabulary, hear, serve):
-    from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
+    from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
     from arkasr.recognizers.tokenizer import train_base_vocabulary
 
     others = train_base_vocabulary(["red green books", "london apples", "北京今天", "票"], 300, list(PROMPT_WORDS))
     torch.manual_seed(2)
-    stranger = build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], others)
+    stranger = build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], others)
     stranger.model.eval()
     server = ScoresServer(stranger).start()
     try:
@@ -117,7 +117,7 @@ def test_the_scores_that_are_asked_for_by_name_are_those_of_the_teacher(teacher,
     served = serve(server)
     for question in questions_of(teacher, hear(served), served):
         scores = answer_of(served, question)
-        features = teacher.features(question.heard.numpy())
+        features = teacher.features(question.audio.numpy())
         with torch.no_grad():
             own = forced_logits(teacher, teacher.prompts([features], [question.language]), [question.transcript])
         expected = own.log_softmax(-1)

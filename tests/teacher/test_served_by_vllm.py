@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from arkasr.data.audio import decode
+from arkasr.data.audio import decode_audio
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import read_manifest, read_rows, write_manifest
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.load import load_recognizer, load_without_weights
-from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.teacher.replicas import Replicas
 from arkasr.teacher.self_test import check_servers
@@ -43,8 +43,8 @@ def place(tmp_path_factory):
     write_manifest(folder / "speech.jsonl", rows)
     vocabulary = train_base_vocabulary([item.text for item in chosen], 400, [INSTRUCTION, *PROMPT_WORDS])
     torch.manual_seed(0)
-    build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], vocabulary).save(folder / "teacher")
-    build_ark_asr(STUDENT_PRESETS["ark-asr-tiny"], vocabulary).save(folder / "student")
+    build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary).save(folder / "teacher")
+    build_ark_asr(ARK_ASR_PRESETS["ark-asr-tiny"], vocabulary).save(folder / "student")
     return folder
 
 
@@ -72,12 +72,12 @@ def serve(place, server):
         served.close()
 
 
-def heard(place, *listeners):
+def heard(place, *frontends):
     """The whole manifest, as everybody hears it."""
     examples = []
     for utterance in read_manifest(place / "speech.jsonl"):
-        waveform = decode(utterance.audio, utterance.begin_time, utterance.end_time)
-        examples.append(Example(utterance, {each.listener: each.features(waveform) for each in listeners}))
+        waveform = decode_audio(utterance.audio, utterance.begin_time, utterance.end_time)
+        examples.append(Example(utterance, {each.frontend: each.features(waveform) for each in frontends}))
     return examples
 
 

@@ -22,7 +22,7 @@ class Stream:
     def restore(self, state):
         self.position = DataPosition(**state)
 
-    def take_unheard(self):
+    def take_unreadable(self):
         return []
 
 

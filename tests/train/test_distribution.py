@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from arkasr.cost import memory
 from arkasr.cost.sizes import size_of
 from arkasr.recognizers.ark_asr import build_ark_asr
-from arkasr.train.distribution import gathered_weights, whole_weights
+from arkasr.train.distribution import gathered_weights, unsharded_weights
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
@@ -105,7 +105,7 @@ def test_how_much_the_teacher_can_answer_for_is_judged_over_all_processes_and_sa
     (steps, said), (others_steps, others_said) = seen["half-is-too-little"]
     assert steps == others_steps != [1, 2, 3, 4]
     assert said.startswith("InputError: objective.min_mapped_share: the teacher can score 50% of the rollout tokens")
-    assert others_said.startswith("ToldByFirst: ")
+    assert others_said.startswith("ReportedByFirstRank: ")
 
 
 @pytest.mark.parametrize("name", ["ahead-none", "ahead-full", "continued-full"])
@@ -125,7 +125,7 @@ def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, st
     stage = shard(SupervisedStage(student, None))
     stage(hear_noise(student), 0).total.backward()
     assert all(isinstance(parameter, DTensor) for parameter in stage.parameters())
-    with whole_weights(stage):
+    with unsharded_weights(stage):
         for name, value in student.model.named_parameters():
             assert not isinstance(value, DTensor)
             assert torch.equal(value, before[name]), name

@@ -167,16 +167,16 @@ def test_a_stage_whose_checkpoints_are_all_damaged_is_not_begun_anew_in_silence(
         train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
 
 
-def poisoned(examples, listener):
+def poisoned(examples, frontend):
     """The same examples, the first of them with features that are not numbers."""
     examples = copy.deepcopy(examples)
-    examples[0].features[listener][:] = float("nan")
+    examples[0].features[frontend][:] = float("nan")
     return examples
 
 
 def test_a_step_that_is_not_finite_is_skipped_counted_and_said(student, hear, tmp_path):
     examples = hear(student)
-    batches = [examples, poisoned(examples, student.listener), examples]
+    batches = [examples, poisoned(examples, student.frontend), examples]
     said = []
     stage = SupervisedStage(student, None)
     train(stage, Stream(batches), SETTINGS, tmp_path, seed=0, on_trouble=said.append)
@@ -192,7 +192,7 @@ def test_a_skipped_step_leaves_the_weights_as_they_were(student, hear, tmp_path)
     settings = SETTINGS.model_copy(update={"steps": 1})
     train(
         SupervisedStage(student, None),
-        Stream([poisoned(hear(student), student.listener)]),
+        Stream([poisoned(hear(student), student.frontend)]),
         settings,
         tmp_path,
         seed=0,
@@ -204,7 +204,7 @@ def test_a_skipped_step_leaves_the_weights_as_they_were(student, hear, tmp_path)
 @pytest.mark.parametrize("killed_after", [None, 3])
 def test_too_many_skipped_steps_in_a_row_end_the_run_with_the_utterances(student, hear, tmp_path, killed_after):
     examples = hear(student)
-    bad = poisoned(examples, student.listener)
+    bad = poisoned(examples, student.frontend)
     batches = [examples, bad, bad[:2], bad[:1], examples]
     settings = SETTINGS.model_copy(update={"max_skipped_steps": 3, "checkpoint_every": 1})
     if killed_after:  # steps that were skipped before a kill count

@@ -366,7 +366,7 @@ def test_an_engine_is_told_of_every_update_and_of_no_skipped_one(student, teache
     """Weights do not say so themselves: a fused optimizer, as on accelerators, leaves no trace that torch counts."""
     examples = hear(student, teacher)
     bad = copy.deepcopy(examples)
-    bad[0].features[teacher.listener][:] = float("nan")
+    bad[0].features[teacher.frontend][:] = float("nan")
     settings = SETTINGS.model_copy(update={"steps": 3, "checkpoint_every": 3})
     engine = CountingEngine()
     stage = DistillationStage(student, teacher, OBJECTIVE, engine=engine)
@@ -447,8 +447,8 @@ def test_student_and_teacher_hear_the_same_augmented_audio_joined_utterances_inc
         assert loss.count > 0
         assert loss.total.item() == pytest.approx(0, abs=1e-5)
     assert any(example.joined_from for example in heard)
-    frames = [example.features[student.listener].shape[1] for example in heard]
-    assert frames != [example.features[student.listener].shape[1] for example in examples] * 3
+    frames = [example.features[student.frontend].shape[1] for example in heard]
+    assert frames != [example.features[student.frontend].shape[1] for example in examples] * 3
 
 
 def test_joined_utterances_are_drafted_by_the_texts_of_both_and_measured_against_them(student, teacher, hear):

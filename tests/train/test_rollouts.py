@@ -107,7 +107,7 @@ def test_a_rollout_is_written_with_the_weights_of_so_many_updates_before(
     differ = 0
     for step, heard, tokens in written:
         prompts = student.prompts(
-            [example.features[student.listener] for example in heard],
+            [example.features[student.frontend] for example in heard],
             [example.utterance.language for example in heard],
         )
         then, now = (_decoded(student, every[place], prompts) for place in (max(step - staleness, 0), step))

@@ -11,7 +11,7 @@ from arkasr.data.examples import ExampleDataset, FeatureMemory
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from arkasr.train.quarantine import Quarantine
-from arkasr.train.stream import BatchStream, Unheard
+from arkasr.train.stream import BatchStream, UnreadableUtterance
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def utterances(tmp_path):
 
 
 def stream(student, utterances, workers=0, memory=None, **share):
-    dataset = ExampleDataset(utterances, {student.listener: student.features}, memory)
+    dataset = ExampleDataset(utterances, {student.frontend: student.features}, memory)
     durations = [utterance.duration for utterance in utterances]
     return BatchStream(
         dataset, DurationBatchSampler(durations, max_audio_seconds=2.0, seed=5), workers=workers, **share
@@ -52,7 +52,7 @@ def test_workers_and_memory_change_nothing_that_is_heard(student, utterances, ot
     for left, right in zip(plain, again, strict=True):
         for a, b in zip(left, right, strict=True):
             # A worker computes with one thread, which on some processors rounds otherwise.
-            torch.testing.assert_close(a.features[student.listener], b.features[student.listener], rtol=0, atol=1e-5)
+            torch.testing.assert_close(a.features[student.frontend], b.features[student.frontend], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -106,16 +106,16 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named_in_one_line(student, u
     heard = list(itertools.chain(*ids(first(batches, 12))))
     assert len(set(heard)) == 8
     assert utterances[4].id not in heard
-    unheard = batches.take_unheard()
-    assert {item.id for item in unheard} == {utterances[4].id}
-    assert "4.wav: not audio that can be read" in unheard[0].reason
-    assert "\n" not in unheard[0].reason
-    assert batches.take_unheard() == []
+    unreadable = batches.take_unreadable()
+    assert {item.id for item in unreadable} == {utterances[4].id}
+    assert "4.wav: not audio that can be read" in unreadable[0].reason
+    assert "\n" not in unreadable[0].reason
+    assert batches.take_unreadable() == []
 
 
 def test_a_quarantine_grows_by_what_is_new_and_a_kill_leaves_no_half_line(tmp_path):
     path = tmp_path / "quarantine.jsonl"
-    items = [Unheard(f"{place}\u2028", f"{place}.wav: cut off") for place in range(4)]
+    items = [UnreadableUtterance(f"{place}\u2028", f"{place}.wav: cut off") for place in range(4)]
     Quarantine(path, 100, 1.0).add(items)
     whole = path.read_bytes()
     path.unlink()
@@ -135,15 +135,17 @@ def test_a_quarantine_grows_by_what_is_new_and_a_kill_leaves_no_half_line(tmp_pa
 
 def test_a_quarantine_counts_over_sittings_and_ends_the_run_above_its_share(tmp_path):
     path = tmp_path / "quarantine.jsonl"
-    Quarantine(path, 100, 0.02).add([Unheard("a", "a.wav: no such audio file"), Unheard("a", "again")])
+    Quarantine(path, 100, 0.02).add(
+        [UnreadableUtterance("a", "a.wav: no such audio file"), UnreadableUtterance("a", "again")]
+    )
     resumed = Quarantine(path, 100, 0.02)
-    resumed.add([Unheard("ö", "ö.wav: cut off")])
+    resumed.add([UnreadableUtterance("ö", "ö.wav: cut off")])
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"id": "a", "reason": "a.wav: no such audio file"}, {"id": "ö", "reason": "ö.wav: cut off"}]
     with pytest.raises(
         InputError, match=r"^a.wav: no such audio file \(3 of 100 utterances cannot be heard, listed in"
     ):
-        resumed.add([Unheard("c", "c.wav: silent")])
+        resumed.add([UnreadableUtterance("c", "c.wav: silent")])
     assert len(path.read_text().splitlines()) == 3
 
 
@@ -152,7 +154,7 @@ def test_a_full_memory_hands_out_the_same_features(student, utterances):
     plain, bounded = first(stream(student, utterances), 12), first(stream(student, utterances, memory=room_for_one), 12)
     for left, right in zip(plain, bounded, strict=True):
         for a, b in zip(left, right, strict=True):
-            assert torch.equal(a.features[student.listener], b.features[student.listener])
+            assert torch.equal(a.features[student.frontend], b.features[student.frontend])
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -179,4 +181,4 @@ def test_what_cannot_be_heard_is_told_when_its_step_is_handed_out(student, utter
     batches, late = iter(plain), ahead.ahead(1, lambda _number, _batches: None)
     for _ in range(8):
         assert ids([next(late)]) == ids([next(batches)])
-        assert ahead.take_unheard() == plain.take_unheard()
+        assert ahead.take_unreadable() == plain.take_unreadable()

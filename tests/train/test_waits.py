@@ -17,7 +17,7 @@ LANGUAGES = ["English"] * 5
 
 
 def prompts_of(recognizer, examples):
-    features = [example.features[recognizer.listener] for example in examples]
+    features = [example.features[recognizer.frontend] for example in examples]
     return recognizer.prompts(features, LANGUAGES).to(recognizer.device)
 
 
@@ -26,11 +26,11 @@ def prompts_of(recognizer, examples):
 def test_a_rollout_waits_once_a_pass(student, hear, monkeypatch, drafted, drawn):
     examples = hear(student)
     sampling = Sampling(1.0, torch.rand(5, 10, dtype=torch.float64)) if drawn else None
-    expected = decode(student, student.heard(prompts_of(student, examples)), max_new_tokens=10, sampling=sampling)
+    expected = decode(student, student.embed_audio(prompts_of(student, examples)), max_new_tokens=10, sampling=sampling)
     drafts = [[*tokens.tolist()[:4], 7, *tokens.tolist()[5:]] for tokens in expected.tokens] if drafted else None
     put_on_device(student.model)
     with pretended_device(monkeypatch) as waits:
-        prompts = student.heard(prompts_of(student, examples))
+        prompts = student.embed_audio(prompts_of(student, examples))
         assert waits.asked == [], waits.where
         written = decode(student, prompts, max_new_tokens=10, drafts=drafts, sampling=sampling)
     assert all(torch.equal(a, b) for a, b in zip(written.tokens, expected.tokens, strict=True))

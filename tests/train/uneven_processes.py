@@ -65,7 +65,7 @@ def step(sharding, *, longest=12, silent=False):
     """One optimizer step; the first process has one utterance, and leaves it empty where it is `silent`."""
     vocabulary = small_vocabulary()
     student, teacher = small_student(vocabulary), small_teacher(vocabulary)
-    if silent and processes.is_first():
+    if silent and processes.is_first_rank():
         student.allowed_tokens = torch.arange(student.vocab_size) == student.stop_token_id
     settings = OptimizationSettings(
         steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, max_grad_norm=1e9, sharding=sharding
@@ -73,12 +73,12 @@ def step(sharding, *, longest=12, silent=False):
     stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=longest))
     accelerator = accelerator_for(stage, settings)
     module, optimizers = spread(accelerator, stage, settings)
-    texts = [None] if silent and processes.is_first() else ["the red book", "two green", "mary met john"]
+    texts = [None] if silent and processes.is_first_rank() else ["the red book", "two green", "mary met john"]
     examples = hear_noise(student, teacher, texts=texts)
     with Gathers() as gathers:
         outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
     seen = {"gathers": gathers.count, **outcome.metrics.values()}
-    return [json.loads(text) for text in processes.exchange(json.dumps(seen))]
+    return [json.loads(text) for text in processes.all_gather_text(json.dumps(seen))]
 
 
 def whole_at_once(kind):
@@ -95,7 +95,7 @@ def whole_at_once(kind):
     with Whole(stage) as whole:
         examples = hear_noise(*stage.recognizers)
         optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
-    return [json.loads(text) for text in processes.exchange(json.dumps(whole.most))]
+    return [json.loads(text) for text in processes.all_gather_text(json.dumps(whole.most))]
 
 
 def copied(sharding):
@@ -109,7 +109,7 @@ def copied(sharding):
     tensors = copies_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
     lying_here = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
     held = {name: value.nbytes for name, value in lying_here.items()}
-    return [json.loads(text) for text in processes.exchange(json.dumps(held))]
+    return [json.loads(text) for text in processes.all_gather_text(json.dumps(held))]
 
 
 def paired(folder, least):
@@ -121,7 +121,7 @@ def paired(folder, least):
     objective = ObjectiveSettings(top_k=8, max_new_tokens=12, min_mapped_share=least)
     stage = DistillationStage(student, teacher, objective)
     known = stage.vocabulary.student_to_teacher >= 0
-    student.allowed_tokens &= known if processes.is_first() else ~known
+    student.allowed_tokens &= known if processes.is_first_rank() else ~known
     settings = OptimizationSettings(steps=4, batch_seconds=10, accumulation=2, learning_rate=1e-6)
     came, error = [], None
     try:
@@ -135,7 +135,7 @@ def paired(folder, least):
         )
     except InputError as caught:
         error = f"{type(caught).__name__}: {caught}"
-    return [json.loads(text) for text in processes.exchange(json.dumps([came, error]))]
+    return [json.loads(text) for text in processes.all_gather_text(json.dumps([came, error]))]
 
 
 def ahead(sharding, place, *, killed_behind=None):
@@ -156,7 +156,7 @@ def ahead(sharding, place, *, killed_behind=None):
     stage = DistillationStage(student, teacher, objective, engine=CopyEngine(student))
     examples = hear_noise(student, teacher)
     sampler = DurationBatchSampler([example.utterance.duration for example in examples], max_audio_seconds=2.0, seed=0)
-    stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), processes=processes.count())
+    stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), processes=processes.world_size())
 
     def on_step(step, _values):
         if step == killed_behind:
@@ -165,7 +165,7 @@ def ahead(sharding, place, *, killed_behind=None):
     with suppress(KilledError):
         train(stage, stream, settings, place, seed=0, on_step=on_step)
     stage.close()
-    processes.wait()
+    processes.barrier()
     if killed_behind:
         return None
     return {"losses": [line["loss"] for line in read_metrics(place / "metrics.jsonl")], "left": stage.under_way()}
@@ -197,7 +197,7 @@ def main():
         "continued-full": killed_and_continued("full", place / "continued"),
         "killed": ahead("none", place / "on-one", killed_behind=2),
     }
-    if processes.is_first():
+    if processes.is_first_rank():
         path.write_text(json.dumps(seen))
     processes.finish()
 

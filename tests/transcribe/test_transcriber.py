@@ -8,8 +8,8 @@ import torch
 from arkasr.errors import InputError
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.recognize import Recognition
+from arkasr.transcribe.cutting import cut_recording
 from arkasr.transcribe.journal import Journal
-from arkasr.transcribe.plan import plan
 from arkasr.transcribe.recording import Recording
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.transcript import segment_of
@@ -164,7 +164,8 @@ def test_leaving_early_does_not_wait_for_what_comes_next(student, spoken, monkey
     monkeypatch.setattr("arkasr.transcribe.transcriber.WINDOW_RECORDINGS", 2)
     planned = []
     monkeypatch.setattr(
-        "arkasr.transcribe.transcriber.plan", lambda *given: planned.append(time.sleep(0.2)) or plan(*given)
+        "arkasr.transcribe.transcriber.cut_recording",
+        lambda *given: planned.append(time.sleep(0.2)) or cut_recording(*given),
     )
     found = transcriber(student).transcribe([spoken[0]] * 2 + [spoken[1]] * 2 + [spoken[2]] * 50)
     next(found)

@@ -43,7 +43,7 @@ def engine(student):
 @pytest.fixture
 def prompts(student, hear):
     examples = hear(student)
-    return student.prompts([example.features[student.listener] for example in examples], [None] * len(examples))
+    return student.prompts([example.features[student.frontend] for example in examples], [None] * len(examples))
 
 
 def learn(student, examples, folder, steps):

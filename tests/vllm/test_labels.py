@@ -8,7 +8,7 @@ import torch
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
 from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.load import load_recognizer
-from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognize import RecognitionSettings
 from arkasr.teacher.label import label
 from arkasr.vllm.engine import VllmEngine
@@ -38,7 +38,7 @@ def test_a_teacher_in_vllm_writes_the_labels_that_it_writes_itself(family, vocab
         teacher = build_ark_asr(SIZES, vocabulary)
     else:
         pytest.importorskip("torchvision", reason="vLLM's Qwen3-ASR imports it")
-        teacher = build_qwen3_asr(TEACHER_PRESETS["qwen3-asr-tiny"], vocabulary)
+        teacher = build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary)
     own = label(teacher, utterances, SETTINGS, drop_failures=False)
     engine = VllmEngine(teacher, max_new_tokens=SETTINGS.max_new_tokens, dtype="float32", cache_gib=0.1)
     found = label(teacher, utterances, SETTINGS, engine=engine, drop_failures=False)

@@ -65,9 +65,9 @@ def data_shards(
 
     shards = find_shards(sources)
     refuse_to_replace(shards, [output])
-    unheard: list[str] = []
+    unreadable: list[str] = []
     with Progress().count("shards", len(shards)) as advance:
-        write_manifest(output, rows_of_shards(shards, output.parent, advance, unheard.append))
+        write_manifest(output, rows_of_shards(shards, output.parent, advance, unreadable.append))
     print(f"{output}: the samples of {len(shards)} shards")
-    if unheard:
-        print(f"{len(unheard)} of them cannot be heard, and training sets them aside; the first: {unheard[0]}")
+    if unreadable:
+        print(f"{len(unreadable)} of them cannot be heard, and training sets them aside; the first: {unreadable[0]}")

@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from arkasr.cli import data, experiment, models  # noqa: F401  (each registers its commands)
 from arkasr.cli.app import UsageError, app
-from arkasr.errors import InputError, Interrupted, ToldByFirst
+from arkasr.errors import InputError, Interrupted, ReportedByFirstRank
 
 INTERRUPTED = 130  # what Typer, too, makes of a keyboard interrupt
 FIRST_SIGNAL_STATUS = 128  # a process that a signal ends has this exit status and the signal's number on top
@@ -23,7 +23,7 @@ def main() -> None:
         signal.signal(number, _interrupted)
     try:
         status = app(standalone_mode=False) or 0
-    except ToldByFirst:
+    except ReportedByFirstRank:
         sys.exit(2)
     except InputError as error:
         print(f"arkasr: {error}", file=sys.stderr)

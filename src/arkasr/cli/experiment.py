@@ -34,7 +34,7 @@ def run(
         settings = shrink(settings)
     processes.start()
     folder = run_recipe(settings, output or Path("runs") / settings.name, resume=resume, progress=Progress())
-    if settings.evaluation.sets and processes.is_first():
+    if settings.evaluation.sets and processes.is_first_rank():
         print_results(folder.path, Console())
         print(f"report: {folder.path / 'report.html'}")
     processes.finish()
@@ -104,7 +104,7 @@ def train(
     name = the_stage(settings.stages, kind, stage, config)
     processes.start()
     place = run_one_stage(settings, name, output or Path("runs") / settings.name, resume=resume, progress=Progress())
-    if processes.is_first():
+    if processes.is_first_rank():
         print(f"model: {place}")
     processes.finish()
 

@@ -126,7 +126,7 @@ def evaluate(
     """Transcribe a manifest and print its error rate with a 95% interval."""
     from arkasr.recognizers.device import default_device
     from arkasr.recognizers.recognize import RecognitionSettings
-    from arkasr.run.single import evaluate_manifest
+    from arkasr.run.scoring_commands import evaluate_manifest
 
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
     for line in evaluate_manifest(manifest, model, normalizer, output, settings, default_device()):
@@ -139,7 +139,7 @@ def compare(
     normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",
 ) -> None:
     """Test the first system against each of the others on the same utterances."""
-    from arkasr.run.single import compare_transcripts
+    from arkasr.run.scoring_commands import compare_transcripts
 
     for line in compare_transcripts(transcripts, normalizer):
         print(line)

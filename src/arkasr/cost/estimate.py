@@ -192,8 +192,8 @@ def training_cost(
     meanwhile = one_round * rounds if shares > 1 else seconds["backward"]
     slowest = rounds * one_round * (assumed.slowest - 1) if devices > 1 else 0.0
     update = _update_seconds(student, shares, device)
-    listeners = 2 if teacher is not None else 1
-    hearing = batch.audio * (1 - assumed.padding) * listeners / device.hearing
+    frontends = 2 if teacher is not None else 1
+    hearing = batch.audio * (1 - assumed.padding) * frontends / device.hearing
     held = _held(stage, student, teacher, batch, shares=shares, tiles=device.launches_ahead)
     return StageCost(
         stage=name,

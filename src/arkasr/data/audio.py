@@ -26,7 +26,7 @@ BLOCK_SECONDS = 60  # of a file that is looked through
 MAX_FRAMES = 2**40
 
 
-def decode(
+def decode_audio(
     path: str | Path, begin_time: float | None = None, end_time: float | None = None, *, longest: float = math.inf
 ) -> np.ndarray:
     """Read a file, or a piece of it, as float32 `[samples]`, 16 kHz mono; channels are averaged.
@@ -70,12 +70,12 @@ def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float = math.
     """Whether every sample of a file, or of a piece of it, is zero; memory does not grow with its length.
 
     Args:
-        path: as for `decode`.
+        path: as for `decode_audio`.
         begin_time: seconds.
         end_time: seconds; past the end = to the end.
 
     Raises:
-        InputError: as `decode`.
+        InputError: as `decode_audio`.
     """
     with _open(path) as file:
         rate = file.samplerate

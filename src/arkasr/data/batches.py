@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from arkasr.ahead import ahead
 from arkasr.errors import InputError
+from arkasr.prefetch import prefetch
 
 # Utterances meet others that are up to this share longer or shorter, so that batches differ from epoch to epoch.
 DURATION_JITTER = 0.1
@@ -93,7 +93,7 @@ class DurationBatchSampler:
         while True:
             pools = self._pools(position.epoch)[position.pool :]
             # The transcripts of a pool take seconds to count, which a trainer would wait for.
-            formed = ahead(self._batches_of, pools, 1) if len(pools) > 1 else map(self._batches_of, pools)
+            formed = prefetch(self._batches_of, pools, 1) if len(pools) > 1 else map(self._batches_of, pools)
             for number, batches in enumerate(formed, start=position.pool):
                 for place in range(position.batch, len(batches)):
                     yield batches[place], DataPosition(position.epoch, place + 1, number)

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode_audio
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 
@@ -24,7 +24,7 @@ class Example:
 
     Attributes:
         utterance: the manifest line.
-        features: log-mel float32 `[mels, T]` for each listener, by its name.
+        features: log-mel float32 `[mels, T]` for each frontend, by its name.
         joined_from: the utterances that follow one another in it; empty = `utterance` alone.
     """
 
@@ -44,19 +44,19 @@ class FeatureMemory:
         self._room = limit_bytes
         self._kept: dict[tuple[str, str, float | None, float | None], Tensor] = {}
 
-    def get(self, listener: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
-        """The features of `utterance` for `listener`, computed once as long as there is room."""
-        key = (listener, str(utterance.audio), utterance.begin_time, utterance.end_time)
+    def get(self, frontend: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
+        """The features of `utterance` for `frontend`, computed once as long as there is room."""
+        key = (frontend, str(utterance.audio), utterance.begin_time, utterance.end_time)
         if key in self._kept:
             return self._kept[key]
-        features = compute(listener)
+        features = compute(frontend)
         if features.nbytes <= self._room:
             self._room -= features.nbytes
             self._kept[key] = features
         return features
 
 
-class AsGiven:
+class IdentityLookup:
     """Stands where utterances are looked up by number, for batches that consist of utterances.
 
     Args:
@@ -74,22 +74,22 @@ class AsGiven:
 
 
 class ExampleDataset(Dataset[Example]):
-    """Utterances by index, with the features of every listener.
+    """Utterances by index, with the features of every frontend.
 
     Args:
         utterances: what is heard; looked up by what batches consist of, which is the number of an utterance or itself.
-        listeners: how each listener turns a waveform into features; the name identifies features in `memory`.
+        frontends: how each frontend turns a waveform into features; the name identifies features in `memory`.
         memory: where to keep features; None = compute them anew each time, as worker processes do.
     """
 
     def __init__(
         self,
-        utterances: Sequence[Utterance] | AsGiven,
-        listeners: Mapping[str, FeatureFunction],
+        utterances: Sequence[Utterance] | IdentityLookup,
+        frontends: Mapping[str, FeatureFunction],
         memory: FeatureMemory | None = None,
     ) -> None:
         self.utterances = utterances
-        self.listeners = listeners
+        self.frontends = frontends
         self.memory = memory
 
     def __len__(self) -> int:
@@ -99,24 +99,24 @@ class ExampleDataset(Dataset[Example]):
         """Decode and analyse one utterance.
 
         Raises:
-            InputError: the audio cannot be read, or is longer than a listener can hear; names the file.
+            InputError: the audio cannot be read, or is longer than a frontend can hear; names the file.
         """
         utterance = self.utterances[index]
         waveform: np.ndarray | None = None
 
-        def compute(listener: str) -> Tensor:
+        def compute(frontend: str) -> Tensor:
             nonlocal waveform
             if waveform is None:
                 times = (utterance.begin_time, utterance.end_time)
-                waveform = decode(utterance.audio, *times, longest=LONGEST_CLIP_SECONDS)
+                waveform = decode_audio(utterance.audio, *times, longest=LONGEST_CLIP_SECONDS)
             try:
-                return self.listeners[listener](waveform)
+                return self.frontends[frontend](waveform)
             except InputError as error:
                 raise InputError(f"{utterance.audio}: {error}") from error
 
         recall = self.memory.get if self.memory is not None else _compute_anew
-        return Example(utterance, {listener: recall(listener, utterance, compute) for listener in self.listeners})
+        return Example(utterance, {frontend: recall(frontend, utterance, compute) for frontend in self.frontends})
 
 
-def _compute_anew(listener: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
-    return compute(listener)
+def _compute_anew(frontend: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
+    return compute(frontend)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from arkasr.distill.divergence import divergence_of
-from arkasr.distill.objective import Side, UnionTopkKL, check_options, union_topk_kl
+from arkasr.distill.objective import ModelView, UnionTopkKL, check_options, union_topk_kl
 from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids, working_dtype
 from arkasr.recognizers.head import Top, every_score, scores_of, top_of_head
 from arkasr.teacher.teacher import NamedScores
@@ -276,8 +276,8 @@ def _compared(
         teacher_tail_mass=torch.where(valid, (1 - teacher_mass).clamp_min(0), 0.0),
         student_tail_mass=torch.where(valid, (1 - student_mass).clamp_min(0), 0.0),
         support=u,
-        teacher=Side(teacher_log_probs, teacher_top.entropy, teacher_top.best),
-        student=Side(student_log_probs, student_top.entropy, student_top.best),
+        teacher=ModelView(teacher_log_probs, teacher_top.entropy, teacher_top.best),
+        student=ModelView(student_log_probs, student_top.entropy, student_top.best),
     )
 
 

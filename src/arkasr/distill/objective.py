@@ -30,7 +30,7 @@ TAILS = ("none", "bucket")
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ModelView:
     """What one model thinks at N positions, over all its allowed tokens at temperature 1; carries no gradient.
 
     Attributes:
@@ -70,8 +70,8 @@ class UnionTopkKL:
     teacher_tail_mass: Tensor
     student_tail_mass: Tensor
     support: Support
-    teacher: Side
-    student: Side
+    teacher: ModelView
+    student: ModelView
 
 
 def union_topk_kl(
@@ -193,9 +193,9 @@ def union_topk_kl(
     )
 
 
-def _side(log_probs: Tensor, ids: Tensor) -> Side:
+def _side(log_probs: Tensor, ids: Tensor) -> ModelView:
     entropy = torch.special.entr(log_probs.exp()).sum(dim=1)
-    return Side(log_probs.gather(1, ids), entropy, log_probs.argmax(dim=1))
+    return ModelView(log_probs.gather(1, ids), entropy, log_probs.argmax(dim=1))
 
 
 def _log_mass_outside(in_u: Tensor, scores: Tensor, rows: Tensor) -> Tensor:

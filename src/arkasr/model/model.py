@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig, GenerationMixin, Qwen2Model, Qwen2PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from arkasr.model.checkpoint_integrity import refuse_incomplete
 from arkasr.model.config import ArkAsrConfig
 from arkasr.model.encoder import ArkAsrAudioEncoder
 from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
 from arkasr.model.placeholders import check_counts, fill
-from arkasr.model.whole import refuse_incomplete
 
 # What says where files come from is the same for the tokenizer as for the weights.
 SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")

@@ -7,12 +7,12 @@ from transformers import PreTrainedConfig, Qwen3ASRConfig
 
 from arkasr.errors import nearest_of
 from arkasr.model.config import ArkAsrConfig
-from arkasr.recognizers.ark_asr import STUDENT_PRESETS, build_ark_asr
-from arkasr.recognizers.qwen3_asr import TEACHER_PRESETS, build_qwen3_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
+from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary
 
-PRESETS: dict[str, dict[str, Any]] = STUDENT_PRESETS | TEACHER_PRESETS
+PRESETS: dict[str, dict[str, Any]] = ARK_ASR_PRESETS | QWEN3_ASR_PRESETS
 Builder = Callable[[Mapping[str, Any], BaseVocabulary], Recognizer]
 
 
@@ -24,16 +24,16 @@ def check_preset(preset: str, sizes: Mapping[str, Any]) -> None:
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: there is no {preset!r}; {nearest_of(preset, PRESETS)}")
-    if preset in STUDENT_PRESETS:
-        config: PreTrainedConfig = ArkAsrConfig(**STUDENT_PRESETS[preset])
+    if preset in ARK_ASR_PRESETS:
+        config: PreTrainedConfig = ArkAsrConfig(**ARK_ASR_PRESETS[preset])
     else:
-        config = Qwen3ASRConfig(**TEACHER_PRESETS[preset])
+        config = Qwen3ASRConfig(**QWEN3_ASR_PRESETS[preset])
     _check_fields("sizes", sizes, PRESETS[preset], config)
 
 
 def build_preset(preset: str, sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Recognizer:
     """A model with random weights (torch's global generator): the preset's config fields, `sizes` laid over them."""
-    build: Builder = build_ark_asr if preset in STUDENT_PRESETS else build_qwen3_asr
+    build: Builder = build_ark_asr if preset in ARK_ASR_PRESETS else build_qwen3_asr
     return build(merged(PRESETS[preset], sizes), vocabulary)
 
 

@@ -18,7 +18,7 @@ from arkasr.model.processor import AUDIO_TOKEN, STOP_TOKEN, ArkAsrProcessor, tra
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
-STUDENT_PRESETS: dict[str, dict[str, Any]] = {
+ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
     "ark-asr-tiny": {
         "hidden_size": 96,
         "num_hidden_layers": 2,

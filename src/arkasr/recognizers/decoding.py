@@ -143,7 +143,7 @@ class _Rows:
     """
 
     def __init__(self, recognizer: Recognizer, prompts: Prompts) -> None:
-        prompts = recognizer.heard(prompts)
+        prompts = recognizer.embed_audio(prompts)
         self.clips = list(range(len(prompts.input_ids)))
         self._recognizer = recognizer
         self._unread = prompts.input_ids

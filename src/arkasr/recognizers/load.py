@@ -12,7 +12,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.errors import InputError, first_line_of, nearest_of
-from arkasr.model.whole import first_broken_file
+from arkasr.model.checkpoint_integrity import first_broken_file
 from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.qwen3_asr import Qwen3Asr
 from arkasr.recognizers.recognizer import Recognizer

@@ -30,7 +30,7 @@ from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
 PROMPT_WORDS = ("system", "user", "assistant", "language English", "language Chinese")
-TEACHER_PRESETS: dict[str, dict[str, Any]] = {
+QWEN3_ASR_PRESETS: dict[str, dict[str, Any]] = {
     "qwen3-asr-tiny": {
         "text_config": {
             "hidden_size": 128,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
+from arkasr.prefetch import prefetch
 from arkasr.recognizers.decoding import Transcripts, decode
 from arkasr.recognizers.engine import Engine
 from arkasr.recognizers.recognizer import Recognizer
@@ -89,7 +89,7 @@ def recognize_clips(
         return {number: _heard(features, number) for number in batch}
 
     # On the CPU a second thread takes the cores that the model computes on, and costs more than it saves.
-    heard = map(hear, batches) if recognizer.device.type == "cpu" else ahead(hear, batches, BATCHES_AHEAD)
+    heard = map(hear, batches) if recognizer.device.type == "cpu" else prefetch(hear, batches, BATCHES_AHEAD)
     for batch, found in zip(batches, heard, strict=True):
         yield _recognize_batch(recognizer, batch, found, languages, settings, engine or decode)
 
@@ -113,7 +113,7 @@ def recognize(
         memory: features already computed.
         on_batch: told the number of utterances just done.
     """
-    dataset = ExampleDataset(utterances, {recognizer.listener: recognizer.features}, memory)
+    dataset = ExampleDataset(utterances, {recognizer.frontend: recognizer.features}, memory)
     results: list[Recognition] = [Recognition()] * len(utterances)
     seconds = {}
     for place, utterance in enumerate(utterances):
@@ -124,7 +124,7 @@ def recognize(
     batches = recognize_clips(
         recognizer,
         seconds,
-        lambda place: dataset[place].features[recognizer.listener],
+        lambda place: dataset[place].features[recognizer.frontend],
         lambda place: utterances[place].language,
         settings,
         engine,

@@ -129,7 +129,7 @@ class Recognizer(ABC):
         """Encoder and projector: what a CTC warm start trains."""
 
     @cached_property
-    def listener(self) -> str:
+    def frontend(self) -> str:
         """Names the features: recognisers of one family whose extractors are set alike have one name, others do not."""
         extractor = self.processor.feature_extractor
         settings = {key: value for key, value in extractor.to_dict().items() if key not in UNHEARD_SETTINGS}
@@ -163,7 +163,7 @@ class Recognizer(ABC):
         """Where the model is."""
         return next(iter(self.model.parameters())).device
 
-    def heard(self, prompts: Prompts) -> Prompts:
+    def embed_audio(self, prompts: Prompts) -> Prompts:
         """The same prompts with their audio embedded, so that several passes over them hear it once.
 
         Raises:

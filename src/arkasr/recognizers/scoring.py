@@ -53,7 +53,7 @@ def _padded_states(
 ) -> tuple[Tensor, Tensor]:
     """States at the places of the transcripts `[B, n, H]`, and the places that are scored, of all B · n."""
     device = prompts.input_ids.device
-    prompts = recognizer.heard(prompts)
+    prompts = recognizer.embed_audio(prompts)
     width = max(map(len, transcripts))
     real = torch.arange(width) < torch.tensor([len(transcript) for transcript in transcripts])[:, None]
     shown = pad_sequence([tokens.cpu() for tokens in read or transcripts], True, recognizer.tokenizer.pad_token_id)

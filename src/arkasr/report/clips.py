@@ -13,7 +13,7 @@ from typing import Any
 
 import soundfile
 
-from arkasr.data.audio import SAMPLE_RATE, decode, duration_of
+from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
 from arkasr.data.slices import file_of
 from arkasr.errors import InputError
 
@@ -46,7 +46,7 @@ def _mp3(path: Path, begin: float | None, end: float | None) -> str:
     encoded = io.BytesIO()
     soundfile.write(
         encoded,
-        decode(path, begin, end),
+        decode_audio(path, begin, end),
         SAMPLE_RATE,
         format="MP3",
         subtype="MPEG_LAYER_III",

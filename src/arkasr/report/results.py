@@ -16,7 +16,7 @@ REMEDY = "delete the file and let `arkasr run --resume` write it again"
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreRow:
     """One row of `results.json`: a variant on a test set.
 
     Attributes:
@@ -49,7 +49,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class SeedMean:
+class SeedMeanRow:
     """A variant on a test set over all its training seeds.
 
     Attributes:
@@ -68,7 +68,7 @@ class SeedMean:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonRow:
     """Two variants tested against each other.
 
     Attributes:
@@ -93,7 +93,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Support:
+class SupportRow:
     """Support of a model before OPD.
 
     `figures` has vuss_mean, vuss_min, vuss_max, overlap_ratio and whatever else was measured; `warnings` says why OPD
@@ -110,10 +110,10 @@ class Support:
 class Results:
     """All rows, in the order of the file."""
 
-    scores: list[Score]
-    over_seeds: list[SeedMean]
-    comparisons: list[Comparison]
-    support: list[Support]
+    scores: list[ScoreRow]
+    over_seeds: list[SeedMeanRow]
+    comparisons: list[ComparisonRow]
+    support: list[SupportRow]
 
 
 def read_results(path: Path) -> Results:
@@ -153,10 +153,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _score(row: Mapping[str, Any]) -> Score:
+def _score(row: Mapping[str, Any]) -> ScoreRow:
     if row["set"] != POOLED and row["metric"] not in ("wer", "cer"):
         raise ValueError(f"metric {row['metric']!r} is neither wer nor cer")
-    return Score(
+    return ScoreRow(
         variant=row["variant"],
         seed=row["seed"],
         set=row["set"],
@@ -172,21 +172,21 @@ def _score(row: Mapping[str, Any]) -> Score:
     )
 
 
-def _seed_mean(row: Mapping[str, Any]) -> SeedMean:
-    return SeedMean(row["variant"], row["set"], float(row["rate"]), float(row["deviation"]), _pair(row["ci95"]))
+def _seed_mean(row: Mapping[str, Any]) -> SeedMeanRow:
+    return SeedMeanRow(row["variant"], row["set"], float(row["rate"]), float(row["deviation"]), _pair(row["ci95"]))
 
 
-def _comparison(row: Mapping[str, Any]) -> Comparison:
+def _comparison(row: Mapping[str, Any]) -> ComparisonRow:
     ci95, difference = _pair(row["ci95"]), float(row["difference"])
     p = None if row["p"] is None else float(row["p"])
     if (ci95 is None) != (p is None):
         raise ValueError("a comparison has a p and no ci95, or the other way round")
-    return Comparison(row["a"], row["b"], row["set"], difference, ci95, p, row["test"], row["speaks_of"])
+    return ComparisonRow(row["a"], row["b"], row["set"], difference, ci95, p, row["test"], row["speaks_of"])
 
 
-def _support(row: Mapping[str, Any]) -> Support:
+def _support(row: Mapping[str, Any]) -> SupportRow:
     figures = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "seed"}
-    return Support(row["variant"], row["seed"], figures, [str(warning) for warning in row.get("warnings", [])])
+    return SupportRow(row["variant"], row["seed"], figures, [str(warning) for warning in row.get("warnings", [])])
 
 
 def _pair(values: Any) -> tuple[float, float] | None:

@@ -13,7 +13,16 @@ from typing import Any
 import yaml
 
 from arkasr.errors import InputError
-from arkasr.report.results import POOLED, REMEDY, Comparison, Score, SeedMean, Support, read_json, read_results
+from arkasr.report.results import (
+    POOLED,
+    REMEDY,
+    ComparisonRow,
+    ScoreRow,
+    SeedMeanRow,
+    SupportRow,
+    read_json,
+    read_results,
+)
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,10 @@ class Run:
     recipe_text: str
     recipe: Mapping[str, Any]
     environment: Mapping[str, Any]
-    scores: list[Score]
-    over_seeds: list[SeedMean]
-    comparisons: list[Comparison]
-    support: list[Support]
+    scores: list[ScoreRow]
+    over_seeds: list[SeedMeanRow]
+    comparisons: list[ComparisonRow]
+    support: list[SupportRow]
 
     @property
     def name(self) -> str:

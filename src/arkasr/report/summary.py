@@ -5,7 +5,7 @@ In: a `Run`. Out: plain text. Knows nothing of layout.
 
 from dataclasses import dataclass
 
-from arkasr.report.results import POOLED, Comparison
+from arkasr.report.results import POOLED, ComparisonRow
 from arkasr.report.run_folder import Run
 from arkasr.report.tables import pooled_scores, rate_table
 from arkasr.report.wording import count, duration, few_speakers, percent, points, points_range, probability
@@ -35,7 +35,7 @@ def summarise(run: Run) -> Summary:
     return Summary(_setting(run), headline, [*others, *_failures(run)])
 
 
-def verdict(comparison: Comparison) -> str:
+def verdict(comparison: ComparisonRow) -> str:
     """What a comparison shows, in a few words."""
     if comparison.p is None:
         return "not tested"
@@ -76,7 +76,7 @@ def _results(run: Run) -> list[str]:
     return [_sentence(run, final, name, against[name]) for name in ordered]
 
 
-def _sentence(run: Run, final: str, other: str, row: Comparison) -> str:
+def _sentence(run: Run, final: str, other: str, row: ComparisonRow) -> str:
     difference, ci95 = row.difference, row.ci95
     if row.a != final:
         difference, ci95 = -difference, ci95 and (-ci95[1], -ci95[0])
@@ -93,7 +93,7 @@ def _sentence(run: Run, final: str, other: str, row: Comparison) -> str:
     return f"{final} makes more errors than {other}, the wrong way: {rates} ({figures}). {scope}"
 
 
-def scope_in_words(run: Run, row: Comparison) -> str:
+def scope_in_words(run: Run, row: ComparisonRow) -> str:
     """What a comparison over all test sets is valid for, in a sentence; or why it is no comparison."""
     if row.p is None:
         return f"There is {row.test}."

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from arkasr.report.results import POOLED, Score
+from arkasr.report.results import POOLED, ScoreRow
 from arkasr.report.run_folder import Run
 from arkasr.report.wording import count, few_speakers
 
@@ -126,7 +126,7 @@ def intervals_in_words(run: Run, table: RateTable) -> str:
     return f"{text}; {clause}" if clause else text
 
 
-def pooled_scores(run: Run, variant: str) -> list[Score]:
+def pooled_scores(run: Run, variant: str) -> list[ScoreRow]:
     """A variant on all test sets together, a score a seed: the run's own, else sums without an interval.
 
     Seeds for which a set is missing are left out, since their sums are over something else.
@@ -164,7 +164,7 @@ def support_table(run: Run) -> list[SupportLine]:
     return lines
 
 
-def _of(scores: Sequence[Score], variant: str, name: str) -> list[Score]:
+def _of(scores: Sequence[ScoreRow], variant: str, name: str) -> list[ScoreRow]:
     return [score for score in scores if score.variant == variant and score.set == name]
 
 
@@ -173,10 +173,10 @@ def _column(run: Run, name: str) -> Column:
     return Column(name, score.metric, score.utterances + score.failed, score.speakers)
 
 
-def _sum(parts: Sequence[Score]) -> Score:
+def _sum(parts: Sequence[ScoreRow]) -> ScoreRow:
     errors = sum(part.errors for part in parts)
     tokens = sum(part.reference_tokens for part in parts)
-    return Score(
+    return ScoreRow(
         variant=parts[0].variant,
         seed=parts[0].seed,
         set=POOLED,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from arkasr import processes
 from arkasr.data.batches import POOL, DurationBatchSampler
-from arkasr.data.examples import AsGiven, ExampleDataset
+from arkasr.data.examples import ExampleDataset, IdentityLookup
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.data.streams.streamed import StreamedBatches
@@ -15,15 +15,15 @@ from arkasr.recipe.settings import (
     TrainingStageSettings,
 )
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.run.checks import check_heard, check_of_each
-from arkasr.run.workshop import Workshop
+from arkasr.run.checks import check_training_set, utterance_check
+from arkasr.run.context import RunContext
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stage import Stage
-from arkasr.train.stream import BatchStream, Unheard
+from arkasr.train.stream import BatchStream, UnreadableUtterance
 
 
 def build_stream(
-    workshop: Workshop,
+    context: RunContext,
     stage: Stage,
     name: str,
     seed: int,
@@ -35,7 +35,7 @@ def build_stream(
     """The batches that a training stage hears in one process among several.
 
     Args:
-        workshop: of the run.
+        context: of the run.
         stage: hears them.
         name: of the stage in the recipe.
         seed: of the run.
@@ -43,22 +43,22 @@ def build_stream(
         among: how many there are.
         accumulation: batches in a step; None = as the recipe says.
     """
-    settings = workshop.recipe.stages[name]
+    settings = context.recipe.stages[name]
     assert isinstance(settings, TrainingStageSettings)
     per_step = accumulation or settings.optimization.accumulation
-    order = seed_of_order(workshop.recipe, name, seed)
-    dataset_set = workshop.recipe.sets.get(settings.train)
+    order = seed_of_order(context.recipe, name, seed)
+    dataset_set = context.recipe.sets.get(settings.train)
     if dataset_set is not None and dataset_set.dataset is not None:
         return build_dataset_stream(f"set {settings.train}", dataset_set, stage, settings, per_step, order, rank, among)
-    utterances, durations, unmeasured = workshop.heard(settings.train, seed).measured()
+    utterances, durations, unmeasured = context.training_utterances(settings.train, seed).measured()
     if not len(utterances):
         raise InputError(f"set {settings.train}: none of its utterances can be heard; the first: {unmeasured[0][1]}")
-    check_heard(f"set {settings.train}", utterances, durations, stage, settings)
-    listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
+    check_training_set(f"set {settings.train}", utterances, durations, stage, settings)
+    frontends = {recognizer.frontend: recognizer.features for recognizer in stage.recognizers}
     workers = settings.optimization.data_workers
     # What does not fit into one pool is not heard again before its features would have to make room.
-    memory = workshop.memory if workers == 0 and len(utterances) <= POOL else None
-    dataset = ExampleDataset(utterances, listeners, memory)
+    memory = context.memory if workers == 0 and len(utterances) <= POOL else None
+    dataset = ExampleDataset(utterances, frontends, memory)
     sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, order)
     return BatchStream(
         dataset,
@@ -67,7 +67,7 @@ def build_stream(
         rank=rank,
         processes=among,
         workers=workers,
-        unheard=[Unheard(*item) for item in unmeasured],
+        unreadable=[UnreadableUtterance(*item) for item in unmeasured],
     )
 
 
@@ -97,23 +97,23 @@ def build_dataset_stream(
         per_step=per_step,
         rank=rank,
         processes=among,
-        check=check_of_each(name, stage, settings),
+        check=utterance_check(name, stage, settings),
         batching={
             "max_audio_seconds": optimization.batch_seconds,
             "text_tokens": text_tokens if optimization.batch_tokens is not None else None,
             "max_text_tokens": optimization.batch_tokens,
             "max_utterances": optimization.batch_utterances,
         },
-        exchange=processes.exchange,
+        exchange=processes.all_gather_text,
         most_seconds=chosen.max_seconds,
         labels_withheld=chosen.labels == "withheld",
         seed=seed,
         # Each worker has two.
         read_ahead=2 * optimization.data_workers + 1,
     )
-    listeners = {recognizer.listener: recognizer.features for recognizer in stage.recognizers}
+    frontends = {recognizer.frontend: recognizer.features for recognizer in stage.recognizers}
     return BatchStream(
-        ExampleDataset(AsGiven(batches.examples), listeners),
+        ExampleDataset(IdentityLookup(batches.examples), frontends),
         batches,
         per_step=per_step,
         rank=rank,

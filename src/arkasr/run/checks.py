@@ -8,25 +8,25 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.recipe.settings import TrainingStageSettings
+from arkasr.run.context import RunContext
 from arkasr.run.evaluation import scoring_of
-from arkasr.run.workshop import Workshop
 from arkasr.train.stage import Stage
 from arkasr.train.stages.opd import DistillationStage
 
 ROUNDING_SECONDS = 0.01
 
 
-def check_test_sets(workshop: Workshop) -> None:
+def check_test_sets(context: RunContext) -> None:
     """See that every test set can be scored as the recipe asks.
 
     Raises:
         InputError: a set is not there, its languages are scored in different ways, nothing in it has a reference,
             or speakers are to be drawn and one is not known.
     """
-    settings = workshop.recipe.evaluation
+    settings = context.recipe.evaluation
     for name in settings.sets:
-        scoring_of(workshop, name)
-        utterances = workshop.set(name)
+        scoring_of(context, name)
+        utterances = context.set(name)
         if all(utterance.text is None for utterance in utterances):
             raise InputError(f"sets.{name}: no utterance has a text to score against; give it labels")
         nameless = next((utterance.id for utterance in utterances if utterance.speaker is None), None)
@@ -36,7 +36,7 @@ def check_test_sets(workshop: Workshop) -> None:
             )
 
 
-def check_heard(
+def check_training_set(
     source: str,
     utterances: Utterances,
     durations: Sequence[float],
@@ -56,7 +56,7 @@ def check_heard(
         InputError: names the first utterance that is too long, has no label where one is needed, or is in a language
             that student or teacher cannot be asked in.
     """
-    limit = longest_heard(settings)
+    limit = longest_trainable_seconds(settings)
     too_long = places_longer_than(limit, durations)
     if (first := next(too_long, None)) is not None:
         number = 1 + sum(1 for _ in too_long)
@@ -70,9 +70,9 @@ def check_heard(
         check_language(source, language, stage)
 
 
-def check_of_each(source: str, stage: Stage, settings: TrainingStageSettings) -> Callable[[Utterance, float], None]:
-    """What `check_heard` sees to, of one utterance after the other: for a set that is not known beforehand."""
-    limit = longest_heard(settings)
+def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) -> Callable[[Utterance, float], None]:
+    """What `check_training_set` sees to, of one utterance after the other: for a set that is not known beforehand."""
+    limit = longest_trainable_seconds(settings)
     asked: set[str | None] = set()
 
     def check(utterance: Utterance, seconds: float) -> None:
@@ -106,6 +106,6 @@ def check_language(source: str, language: str | None, stage: Stage) -> None:
             raise InputError(f"{source}: {error}") from error
 
 
-def longest_heard(settings: TrainingStageSettings) -> float:
+def longest_trainable_seconds(settings: TrainingStageSettings) -> float:
     """Seconds that the models hear at once and a batch holds."""
     return min(LONGEST_CLIP_SECONDS + ROUNDING_SECONDS, settings.optimization.batch_seconds)

@@ -10,21 +10,21 @@ from arkasr.evaluate.normalize import get_profile, unit_for
 from arkasr.recipe.settings import EvaluationSettings
 from arkasr.recognizers.recognize import RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.run.workshop import Workshop
+from arkasr.run.context import RunContext
 
 
 def development_error_rate(
-    workshop: Workshop, recognizer: Recognizer, utterances: Sequence[Utterance]
+    context: RunContext, recognizer: Recognizer, utterances: Sequence[Utterance]
 ) -> dict[str, float]:
     """Pooled error and insertion rates of a recogniser, the share of utterances without an error, and how many failed.
 
     Utterances without a text are in none of the rates. Every process transcribes its share of the utterances, and all
     are told the same figures.
     """
-    settings = workshop.recipe.evaluation
-    shared = utterances[processes.rank() :: processes.count()]
+    settings = context.recipe.evaluation
+    shared = utterances[processes.rank() :: processes.world_size()]
     recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-    written = recognize(recognizer, shared, recognition, memory=workshop.memory)
+    written = recognize(recognizer, shared, recognition, memory=context.memory)
     errors = insertions = tokens = perfect = scored = failed = 0
     for utterance, recognized in zip(shared, written, strict=True):
         if recognized.text is None or utterance.text is None:
@@ -38,7 +38,7 @@ def development_error_rate(
         perfect += count.errors == 0
         scored += 1
     mine = json.dumps([errors, insertions, tokens, perfect, scored, failed])
-    counted = [json.loads(text) for text in processes.exchange(mine)]
+    counted = [json.loads(text) for text in processes.all_gather_text(mine)]
     errors, insertions, tokens, perfect, scored, failed = map(sum, zip(*counted, strict=True))
     return {
         "dev/error_rate": errors / max(tokens, 1),

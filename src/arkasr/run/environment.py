@@ -30,11 +30,11 @@ def describe_environment() -> dict[str, Any]:
         "processor_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "accelerators": gpus,
-        "processes": processes.count(),
+        "processes": processes.world_size(),
     }
 
 
-class Sitting:
+class RunSession:
     """One stretch of work on a run: what it ran on and for how long, kept with those before it.
 
     Args:

@@ -17,59 +17,59 @@ from arkasr.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
 from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.run.context import RunContext
 from arkasr.run.counted import POOLED, comparison_rows, drawn_from, seed_means
 from arkasr.run.development import profile_name
 from arkasr.run.inputs import Inputs
-from arkasr.run.parts import Parts, Row
-from arkasr.run.workshop import Workshop
+from arkasr.run.resumable_work import ResumableWork, Row
 
 
-def evaluate_variant(workshop: Workshop, inputs: Inputs, variant: str, seed: int, progress: Progress) -> None:
+def evaluate_variant(context: RunContext, inputs: Inputs, variant: str, seed: int, progress: Progress) -> None:
     """Transcribe every test set with a variant, sets that are done excepted.
 
     Raises:
         InputError: the variant is not there, or it or a test set is not what this run has used before.
     """
-    recipe, folder = workshop.recipe, workshop.folder
-    names = processes.decided(
+    recipe, folder = context.recipe, context.folder
+    names = processes.broadcast_from_first(
         lambda: [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
     )
-    if processes.is_first():  # what a kill behind a finished set has left
+    if processes.is_first_rank():  # what a kill behind a finished set has left
         for name in set(recipe.evaluation.sets) - set(names):
             shutil.rmtree(folder.prediction_parts(variant, seed, name), ignore_errors=True)
     if not names:
         return
     inputs.check_variant(variant)
-    sets = {name: Parts(folder.prediction_parts(variant, seed, name), workshop.set(name)) for name in names}
+    sets = {name: ResumableWork(folder.prediction_parts(variant, seed, name), context.set(name)) for name in names}
     missing = {name: parts.missing() for name, parts in sets.items()}
-    recognizer = processes.agreed(
-        lambda: workshop.recognizer(recipe.variants[variant], seed) if any(missing.values()) else None
+    recognizer = processes.raise_if_any_fails(
+        lambda: context.recognizer(recipe.variants[variant], seed) if any(missing.values()) else None
     )
     inputs.record()  # a part that a kill leaves must not be completed by another model
     if recognizer is not None:
         total = sum(len(part) for parts in missing.values() for part in parts)
         with progress.count(f"evaluate {variant} (seed {seed})", total) as advance:
             for name, parts in missing.items():
-                _transcribe(workshop, recognizer, name, sets[name], parts, advance)
-    processes.wait()
-    processes.decided(lambda: _write_predictions(workshop, variant, seed, sets))
+                _transcribe(context, recognizer, name, sets[name], parts, advance)
+    processes.barrier()
+    processes.broadcast_from_first(lambda: _write_predictions(context, variant, seed, sets))
 
 
 def _transcribe(
-    workshop: Workshop,
+    context: RunContext,
     recognizer: Recognizer,
     set_name: str,
-    parts: Parts,
+    parts: ResumableWork,
     missing: Sequence[range],
     on_batch: Callable[[int], None],
 ) -> None:
     """Write the missing parts of one test set."""
-    settings = workshop.recipe.evaluation
+    settings = context.recipe.evaluation
     limits = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-    profile, unit = scoring_of(workshop, set_name)
+    profile, unit = scoring_of(context, set_name)
 
     def transcribed(some: Sequence[Utterance]) -> list[Row]:
-        written = recognize(recognizer, some, limits, memory=workshop.memory, on_batch=on_batch)
+        written = recognize(recognizer, some, limits, memory=context.memory, on_batch=on_batch)
         return [
             prediction_row(utterance, recognized, profile, unit)
             for utterance, recognized in zip(some, written, strict=True)
@@ -79,22 +79,22 @@ def _transcribe(
         parts.do(part, transcribed)
 
 
-def _write_predictions(workshop: Workshop, variant: str, seed: int, sets: Mapping[str, Parts]) -> None:
+def _write_predictions(context: RunContext, variant: str, seed: int, sets: Mapping[str, ResumableWork]) -> None:
     for name, parts in sets.items():
-        write_manifest(workshop.folder.predictions(variant, seed, name), parts.rows())
+        write_manifest(context.folder.predictions(variant, seed, name), parts.rows())
         parts.remove()
 
 
-def scoring_of(workshop: Workshop, set_name: str) -> tuple[Profile, Unit]:
+def scoring_of(context: RunContext, set_name: str) -> tuple[Profile, Unit]:
     """Normaliser and unit of a test set, by the language of its utterances.
 
     Raises:
         InputError: its languages are not scored alike.
     """
-    settings = workshop.recipe.evaluation
+    settings = context.recipe.evaluation
     ways = {
         (profile_name(settings, utterance.language), unit_for(utterance.language))
-        for utterance in workshop.set(set_name)
+        for utterance in context.set(set_name)
     }
     if len(ways) > 1:
         raise InputError(f"sets.{set_name}: its languages are not scored alike; make a set of each with `language`")
@@ -114,14 +114,14 @@ def prediction_row(utterance: Utterance, recognized: Recognition, profile: Profi
     return row
 
 
-def collect_results(workshop: Workshop) -> dict[str, Any]:
+def collect_results(context: RunContext) -> dict[str, Any]:
     """`results.json`: every variant, seed and set; means over seeds; comparisons; the support before each OPD stage."""
-    recipe = workshop.recipe
+    recipe = context.recipe
     scores = {
-        (variant, seed, name): _score(workshop, variant, seed, name)
+        (variant, seed, name): _score(context, variant, seed, name)
         for variant, stage in recipe.variants.items()
         for seed in recipe.seeds
-        if workshop.seed_of(stage, seed) == seed
+        if context.seed_of(stage, seed) == seed
         for name in recipe.evaluation.sets
     }
     ran_once = {variant: stages_run_once(recipe, stage) for variant, stage in recipe.variants.items()}
@@ -129,10 +129,10 @@ def collect_results(workshop: Workshop) -> dict[str, Any]:
         "recipe": recipe.name,
         "seeds": recipe.seeds,
         "rows": [results_row(variant, seed, name, result) for (variant, seed, name), result in scores.items()],
-        "pooled": _pooled_rows(workshop, scores),
+        "pooled": _pooled_rows(context, scores),
         "over_seeds": seed_means(recipe.evaluation, scores, ran_once),
         "comparisons": comparison_rows(recipe.evaluation, scores, ran_once),
-        "support": _support_rows(workshop),
+        "support": _support_rows(context),
     }
 
 
@@ -153,19 +153,19 @@ def stages_run_once(recipe: Recipe, name: str) -> list[str]:
     return list(dict.fromkeys(found for part in below if part for found in stages_run_once(recipe, part)))
 
 
-def _score(workshop: Workshop, variant: str, seed: int, name: str) -> Score:
-    path = workshop.folder.predictions(variant, seed, name)
+def _score(context: RunContext, variant: str, seed: int, name: str) -> Score:
+    path = context.folder.predictions(variant, seed, name)
     rows = read_rows(path)
     predictions = [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in rows]
-    profile, unit = scoring_of(workshop, name)
-    settings = workshop.recipe.evaluation
+    profile, unit = scoring_of(context, name)
+    settings = context.recipe.evaluation
     by_speaker = settings.resample == "speaker"
     return score(predictions, profile=profile, unit=unit, by_speaker=by_speaker, samples=settings.samples)
 
 
-def _pooled_rows(workshop: Workshop, scores: dict[tuple[str, int, str], Score]) -> list[dict[str, Any]]:
+def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score]) -> list[dict[str, Any]]:
     """Every variant and seed over all test sets, each of which keeps its size in the samples of the interval."""
-    settings = workshop.recipe.evaluation
+    settings = context.recipe.evaluation
     rows = []
     for variant, seed in dict.fromkeys((variant, seed) for variant, seed, _ in scores):
         parts = {name: scores[variant, seed, name] for name in settings.sets}
@@ -191,16 +191,16 @@ def _pooled_rows(workshop: Workshop, scores: dict[tuple[str, int, str], Score]) 
     return rows
 
 
-def _support_rows(workshop: Workshop) -> list[dict[str, Any]]:
+def _support_rows(context: RunContext) -> list[dict[str, Any]]:
     """What each OPD stage started from, named by the variant (or stage) that its start is."""
-    recipe = workshop.recipe
+    recipe = context.recipe
     variant_of = {stage: variant for variant, stage in recipe.variants.items()}
     rows = []
     for name, stage in recipe.stages.items():
         if not isinstance(stage, OpdStageSettings):
             continue
         for seed in recipe.seeds:
-            path = workshop.folder.stage(name, seed) / "calibration.json"
+            path = context.folder.stage(name, seed) / "calibration.json"
             if path.exists():
                 figures = json.loads(path.read_text(encoding="utf-8"))
                 if "vuss_mean" not in figures:

@@ -15,9 +15,9 @@ from arkasr.data.manifests.opening import LARGE_BYTES
 from arkasr.errors import InputError
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
 from arkasr.recognizers.load import commit_of
+from arkasr.run.context import RunContext
 from arkasr.run.folder import write_json
-from arkasr.run.record import Record, read_record
-from arkasr.run.workshop import Workshop
+from arkasr.run.recorded_inputs import Record, read_record
 
 SET_KEYS = ("train", "dev", "drafts", "audio")
 MODEL_KEYS = ("start", "teacher")
@@ -28,16 +28,16 @@ class Inputs:
     """The inputs of one run.
 
     Args:
-        workshop: has the recipe, its sets, and the run's folder.
+        context: has the recipe, its sets, and the run's folder.
 
     Raises:
         InputError: what is recorded cannot be read, or is damaged.
     """
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
-        self._recipe: Recipe = workshop.recipe
-        self.path = workshop.folder.path / "inputs.json"
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._recipe: Recipe = context.recipe
+        self.path = context.folder.path / "inputs.json"
         self._recorded = read_record(self.path)
         self._new: Record = {"sets": {}, "models": {}}
 
@@ -75,7 +75,7 @@ class Inputs:
         Raises:
             InputError: the file cannot be written.
         """
-        processes.decided(self._record_here)
+        processes.broadcast_from_first(self._record_here)
 
     def _record_here(self) -> None:
         if not any(self._new.values()):
@@ -86,7 +86,7 @@ class Inputs:
             write_json(self.path, self._recorded)
 
     def _check(self, sets: Sequence[str], models: Sequence[str]) -> None:
-        self._workshop.commits |= processes.decided(lambda: self._check_here(sets, models))
+        self._context.commits |= processes.broadcast_from_first(lambda: self._check_here(sets, models))
 
     def _check_here(self, sets: Sequence[str], models: Sequence[str]) -> dict[str, str]:
         """Compare; returns the commit of each hub name."""
@@ -115,8 +115,8 @@ class Inputs:
         return list(dict.fromkeys(used))
 
     def _check_set(self, name: str, manifest: str) -> None:
-        utterances = self._workshop.set(name)
-        path = self._workshop.corpus / manifest
+        utterances = self._context.set(name)
+        path = self._context.corpus / manifest
         if (stat := size_and_time(path)) is None:
             raise InputError(f"sets.{name}: {path}: no such manifest; restore it")
         # The built-in speech is made anew, byte for byte, where its cache was removed.

@@ -14,15 +14,15 @@ from arkasr.recipe.settings import (
     LabelStageSettings,
 )
 from arkasr.recognizers.recognize import RecognitionSettings
+from arkasr.run.context import RunContext
 from arkasr.run.engines import engine_while_needed
 from arkasr.run.folder import write_json
-from arkasr.run.parts import Parts, Row
-from arkasr.run.workshop import Workshop
+from arkasr.run.resumable_work import ResumableWork, Row
 from arkasr.teacher.label import label
 
 
 def run_label_stage(
-    workshop: Workshop,
+    context: RunContext,
     name: str,
     seed: int,
     settings: LabelStageSettings,
@@ -33,13 +33,15 @@ def run_label_stage(
 
     `on_begin` is called when the teacher is loaded and nothing is written yet.
     """
-    folder = workshop.folder.stage(name, seed)
-    utterances = workshop.set(settings.audio)
-    parts = Parts(folder / "parts", utterances)
+    folder = context.folder.stage(name, seed)
+    utterances = context.set(settings.audio)
+    parts = ResumableWork(folder / "parts", utterances)
     missing = parts.missing()
     # The accelerator is vLLM's, where vLLM writes.
-    device = workshop.device if settings.decoding.engine == "own" else torch.device("cpu")
-    teacher = processes.agreed(lambda: workshop.recognizer(settings.start, seed, device) if missing else None)
+    device = context.device if settings.decoding.engine == "own" else torch.device("cpu")
+    teacher = processes.raise_if_any_fails(
+        lambda: context.recognizer(settings.start, seed, device) if missing else None
+    )
     on_begin()
     if teacher is not None:
         recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
@@ -55,18 +57,20 @@ def run_label_stage(
                     recognition,
                     engine=engine,
                     drop_failures=settings.drop_failures,
-                    memory=workshop.memory,
+                    memory=context.memory,
                     on_batch=advance,
                 )
                 return [{"kept": row} for row in labels.rows] + [{"dropped": row} for row in labels.dropped]
 
             for part in missing:
                 parts.do(part, labelled)
-    processes.wait()
-    processes.decided(lambda: write_labels(parts, folder, workshop.folder.labels(name, seed), f"stages.{name}"))
+    processes.barrier()
+    processes.broadcast_from_first(
+        lambda: write_labels(parts, folder, context.folder.labels(name, seed), f"stages.{name}")
+    )
 
 
-def write_labels(parts: Parts, folder: Path, labels: Path, stage: str) -> None:
+def write_labels(parts: ResumableWork, folder: Path, labels: Path, stage: str) -> None:
     """Write what was dropped, the counts and last the labels, all of which are in parts.
 
     Raises:

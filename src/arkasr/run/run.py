@@ -11,14 +11,14 @@ from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 from arkasr.recognizers.device import default_device
 from arkasr.report.page import write_report
 from arkasr.run.checks import check_test_sets
-from arkasr.run.environment import Sitting
+from arkasr.run.context import RunContext
+from arkasr.run.environment import RunSession
 from arkasr.run.evaluation import collect_results, evaluate_variant
 from arkasr.run.folder import RunFolder, write_json
 from arkasr.run.inputs import Inputs
 from arkasr.run.labels import run_label_stage
 from arkasr.run.lock import sole_use
 from arkasr.run.stages import build_stage, run_calibration, run_training_stage
-from arkasr.run.workshop import Workshop
 from arkasr.train.calibrate import Calibration
 
 
@@ -34,64 +34,64 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     Raises:
         InputError: the folder or the data is not as the recipe needs it, or another run is at work in the folder.
     """
-    with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, inputs, sitting):
-        check_test_sets(workshop)
+    with _at_work(recipe, path, resume=resume, progress=progress) as (context, inputs, sitting):
+        check_test_sets(context)
         inputs.check_tests()
         for seed in recipe.seeds:
             for name in recipe.stages:
-                if workshop.seed_of(name, seed) == seed:
-                    run_stage(workshop, inputs, name, seed, progress)
+                if context.seed_of(name, seed) == seed:
+                    run_stage(context, inputs, name, seed, progress)
                     sitting.save()
             for variant, name in recipe.variants.items():
-                if workshop.seed_of(name, seed) == seed:
-                    evaluate_variant(workshop, inputs, variant, seed, progress)
+                if context.seed_of(name, seed) == seed:
+                    evaluate_variant(context, inputs, variant, seed, progress)
                     sitting.save()
-        if processes.is_first():
+        if processes.is_first_rank():
             if recipe.evaluation.sets:
-                write_json(path / "results.json", collect_results(workshop))
+                write_json(path / "results.json", collect_results(context))
             sitting.save()
             if recipe.evaluation.sets:
                 write_report(path)
-        return workshop.folder
+        return context.folder
 
 
 @contextmanager
 def _at_work(
     recipe: Recipe, path: Path, *, resume: bool, progress: Progress
-) -> Iterator[tuple[Workshop, Inputs, Sitting]]:
+) -> Iterator[tuple[RunContext, Inputs, RunSession]]:
     """The run's folder, for this run alone, and the recipe's corpus: the first process makes what is not there yet."""
     with ExitStack() as stack:
 
         def opened() -> RunFolder:
-            if processes.is_first():
+            if processes.is_first_rank():
                 stack.enter_context(sole_use(path, progress.say))
-            return RunFolder.create(path, recipe, resume=resume or not processes.is_first())
+            return RunFolder.create(path, recipe, resume=resume or not processes.is_first_rank())
 
-        workshop = Workshop(recipe, processes.first_before_others(opened), default_device())
-        processes.first_before_others(lambda: workshop.corpus)
-        inputs = processes.agreed(lambda: Inputs(workshop))
-        yield workshop, inputs, Sitting(path / "environment.json", writes=processes.is_first())
+        context = RunContext(recipe, processes.first_rank_first(opened), default_device())
+        processes.first_rank_first(lambda: context.corpus)
+        inputs = processes.raise_if_any_fails(lambda: Inputs(context))
+        yield context, inputs, RunSession(path / "environment.json", writes=processes.is_first_rank())
 
 
-def run_stage(workshop: Workshop, inputs: Inputs, name: str, seed: int, progress: Progress) -> None:
+def run_stage(context: RunContext, inputs: Inputs, name: str, seed: int, progress: Progress) -> None:
     """Run one stage, unless it is finished.
 
     Raises:
         InputError: what it uses is not as the recipe needs it, or not what this run has used before.
     """
-    settings = workshop.recipe.stages[name]
+    settings = context.recipe.stages[name]
     labels = isinstance(settings, LabelStageSettings)
-    result = workshop.folder.labels(name, seed) if labels else workshop.folder.model(name, seed)
-    if processes.decided(result.exists):
-        if labels and processes.is_first():  # what a kill between the labels and this has left
-            shutil.rmtree(workshop.folder.stage(name, seed) / "parts", ignore_errors=True)
+    result = context.folder.labels(name, seed) if labels else context.folder.model(name, seed)
+    if processes.broadcast_from_first(result.exists):
+        if labels and processes.is_first_rank():  # what a kill between the labels and this has left
+            shutil.rmtree(context.folder.stage(name, seed) / "parts", ignore_errors=True)
         return
     inputs.check_stage(name)
     if isinstance(settings, LabelStageSettings):
-        run_label_stage(workshop, name, seed, settings, progress, inputs.record)
+        run_label_stage(context, name, seed, settings, progress, inputs.record)
     else:
-        run_training_stage(workshop, name, seed, settings, progress, inputs.record)
-    processes.wait()
+        run_training_stage(context, name, seed, settings, progress, inputs.record)
+    processes.barrier()
 
 
 def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progress: Progress) -> Path:
@@ -100,18 +100,18 @@ def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progre
     Returns:
         The folder of the trained model.
     """
-    with _at_work(recipe, path, resume=resume, progress=progress) as (workshop, inputs, sitting):
-        run_stage(workshop, inputs, name, recipe.seeds[0], progress)
+    with _at_work(recipe, path, resume=resume, progress=progress) as (context, inputs, sitting):
+        run_stage(context, inputs, name, recipe.seeds[0], progress)
         sitting.save()
-        return workshop.folder.model(name, recipe.seeds[0])
+        return context.folder.model(name, recipe.seeds[0])
 
 
 def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     """Measure what an OPD stage would start from, without a step; nothing is written."""
     settings = recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
-    workshop = Workshop(recipe, RunFolder(path, recipe.seeds[0]), default_device())
-    Inputs(workshop).check_stage(name)
+    context = RunContext(recipe, RunFolder(path, recipe.seeds[0]), default_device())
+    Inputs(context).check_stage(name)
     seed = recipe.seeds[0]
-    with closing(build_stage(workshop, workshop.recognizer(settings.start, seed), settings, seed)) as stage:
-        return run_calibration(workshop, stage, name, seed)
+    with closing(build_stage(context, context.recognizer(settings.start, seed), settings, seed)) as stage:
+        return run_calibration(context, stage, name, seed)

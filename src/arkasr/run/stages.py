@@ -15,11 +15,11 @@ from arkasr.recipe.settings import (
 )
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.batches import build_stream
+from arkasr.run.context import RunContext
 from arkasr.run.development import development_error_rate
 from arkasr.run.engines import engine_for
 from arkasr.run.folder import write_json
 from arkasr.run.teachers import teacher_of
-from arkasr.run.workshop import Workshop
 from arkasr.train.calibrate import Calibration, calibrate
 from arkasr.train.continuation import Continuation
 from arkasr.train.distribution import computing_in, gathered_weights
@@ -34,7 +34,7 @@ COMPUTED_IN = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def run_training_stage(
-    workshop: Workshop,
+    context: RunContext,
     name: str,
     seed: int,
     settings: TrainingStageSettings,
@@ -45,84 +45,84 @@ def run_training_stage(
 
     `on_begin` is called when the stage has found its models and data in order, and is about to use them.
     """
-    folder = workshop.folder
-    student = workshop.recognizer(settings.start, seed)
+    folder = context.folder
+    student = context.recognizer(settings.start, seed)
     with ExitStack() as open_until_done:
 
         def built() -> tuple[Stage, BatchStream]:
-            stage = open_until_done.enter_context(closing(build_stage(workshop, student, settings, seed)))
-            return stage, build_stream(workshop, stage, name, seed, rank=processes.rank(), among=processes.count())
+            stage = open_until_done.enter_context(closing(build_stage(context, student, settings, seed)))
+            return stage, build_stream(context, stage, name, seed, rank=processes.rank(), among=processes.world_size())
 
-        stage, stream = processes.agreed(built)
+        stage, stream = processes.raise_if_any_fails(built)
         on_begin()
-        dev = workshop.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
+        dev = context.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
         if isinstance(settings, OpdStageSettings):
-            processes.decided(lambda: calibrate_once(workshop, stage, name, seed, progress))
+            processes.broadcast_from_first(lambda: calibrate_once(context, stage, name, seed, progress))
         with progress.stage(f"{name} (seed {seed})", settings.optimization.steps) as on_step:
             train(
                 stage,
                 stream,
                 settings.optimization,
                 folder.stage(name, seed),
-                seed=seed_of_order(workshop.recipe, name, seed),
-                continues=continuation_of(workshop, name, seed),
-                schedule_steps=schedule_steps(workshop.recipe, name),
-                evaluate=(lambda: development_error_rate(workshop, student, dev)) if dev else None,
+                seed=seed_of_order(context.recipe, name, seed),
+                continues=continuation_of(context, name, seed),
+                schedule_steps=schedule_steps(context.recipe, name),
+                evaluate=(lambda: development_error_rate(context, student, dev)) if dev else None,
                 on_step=on_step,
                 on_trouble=lambda message: progress.say(f"{name}: {message}"),
             )
     weights = gathered_weights(student.model)
-    if processes.is_first():
+    if processes.is_first_rank():
         folder.save_model(student, name, seed, weights)
 
 
-def calibrate_once(workshop: Workshop, stage: Stage, name: str, seed: int, progress: Progress) -> None:
+def calibrate_once(context: RunContext, stage: Stage, name: str, seed: int, progress: Progress) -> None:
     """Measure what an OPD stage starts from, unless an earlier sitting has done so."""
-    path = workshop.folder.stage(name, seed) / "calibration.json"
+    path = context.folder.stage(name, seed) / "calibration.json"
     if path.exists():
         return
-    calibration = run_calibration(workshop, stage, name, seed)
+    calibration = run_calibration(context, stage, name, seed)
     write_json(path, calibration.support_row() | {"warnings": calibration.warnings})
     for warning in calibration.warnings:
         progress.say(f"{name}: doubtful: {warning}")
 
 
-def run_calibration(workshop: Workshop, stage: Stage, name: str, seed: int) -> Calibration:
+def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> Calibration:
     """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
-    settings = workshop.recipe.stages[name]
+    settings = context.recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
     # In steps of one batch a streamed dataset is one lane, and not one for each batch of a step that is never made.
-    stream = build_stream(workshop, stage, name, seed, rank=0, among=1, accumulation=1)
+    stream = build_stream(context, stage, name, seed, rank=0, among=1, accumulation=1)
     with computing_in(stage, settings.optimization):
         return calibrate(stage, iter(stream), settings.calibration_batches)
 
 
-def continuation_of(workshop: Workshop, name: str, seed: int) -> Continuation | None:
+def continuation_of(context: RunContext, name: str, seed: int) -> Continuation | None:
     """What a stage goes on from; None where it begins anew."""
-    recipe = workshop.recipe
+    recipe = context.recipe
     settings, ended = recipe.stages[name], recipe.stages.get(recipe.stages[name].start)
     assert isinstance(settings, TrainingStageSettings)
     if not settings.continues:
         return None
     assert isinstance(ended, TrainingStageSettings)
     return Continuation(
-        folder=workshop.folder.stage(settings.start, workshop.seed_of(settings.start, seed)),
+        folder=context.folder.stage(settings.start, context.seed_of(settings.start, seed)),
         steps=ended.optimization.steps,
         steps_before=steps_before(recipe, name),
         same_set=settings.train == ended.train,
     )
 
 
-def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStageSettings, seed: int) -> Stage:
+def build_stage(context: RunContext, student: Recognizer, settings: TrainingStageSettings, seed: int) -> Stage:
     """The stage object of a training stage."""
     if isinstance(settings, CtcStageSettings):
         return CtcStage(student, settings.augmentation)
     if isinstance(settings, SftStageSettings):
         return SupervisedStage(student, settings.augmentation)
     assert isinstance(settings, OpdStageSettings)
-    drafts = drafts_of(workshop, settings, seed)
+    drafts = drafts_of(context, settings, seed)
     with ExitStack() as on_failure:
-        teacher = teacher_of(workshop, settings, seed)
+        teacher = teacher_of(context, settings, seed)
         on_failure.callback(teacher.close)
         engine = engine_for(
             student,
@@ -137,7 +137,7 @@ def build_stage(workshop: Workshop, student: Recognizer, settings: TrainingStage
     return stage
 
 
-def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Mapping[str, str]:
+def drafts_of(context: RunContext, settings: OpdStageSettings, seed: int) -> Mapping[str, str]:
     """Texts to try first, by utterance.
 
     Raises:
@@ -145,9 +145,9 @@ def drafts_of(workshop: Workshop, settings: OpdStageSettings, seed: int) -> Mapp
     """
     if settings.drafts is None:
         return {}
-    texts = workshop.heard(settings.drafts, seed).texts()
-    known = settings.train not in workshop.recipe.sets or workshop.recipe.sets[settings.train].dataset is None
-    if known and not any(utterance.id in texts for utterance in workshop.heard(settings.train, seed)):
+    texts = context.training_utterances(settings.drafts, seed).texts()
+    known = settings.train not in context.recipe.sets or context.recipe.sets[settings.train].dataset is None
+    if known and not any(utterance.id in texts for utterance in context.training_utterances(settings.train, seed)):
         raise InputError(
             f"drafts: {settings.drafts!r} has no text for any utterance of {settings.train!r}; name a set or label "
             "stage with the same ids, or leave `drafts` out"

@@ -34,8 +34,8 @@ class InProcessTeacher(Teacher):
             recognizer.model.to("cpu")
 
     @property
-    def listener(self) -> str:
-        return self.recognizer.listener
+    def frontend(self) -> str:
+        return self.recognizer.frontend
 
     def features(self, waveform: np.ndarray) -> Tensor:
         return self.recognizer.features(waveform)
@@ -51,7 +51,7 @@ class InProcessTeacher(Teacher):
 
     @torch.no_grad()
     def _scores(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> TeacherStates:
-        heard, languages = [question.heard for question in questions], [question.language for question in questions]
+        heard, languages = [question.audio for question in questions], [question.language for question in questions]
         prompts = self.recognizer.prompts(heard, languages).to(device)
         states = forced_states(self.recognizer, prompts, [question.transcript for question in questions])
         rows, first = [], 0

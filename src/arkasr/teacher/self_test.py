@@ -113,7 +113,7 @@ class _Trial:
         differences = (expectation - found.log_probs).abs().nan_to_num(nan=torch.inf)
         difference = float(differences.masked_fill(~comparable, 0.0).max())
         if not comparable.any() or difference > self.tolerance:
-            seconds = len(self.question.heard) / SAMPLE_RATE
+            seconds = len(self.question.audio) / SAMPLE_RATE
             raise InputError(
                 f"teacher {replica.url}: on {seconds:.1f} s of audio its log-probabilities are up to {difference:.2g} "
                 f"from {self.whose}, more than `served.tolerance` ({self.tolerance:g}); serve the same weights in "
@@ -129,7 +129,7 @@ def _only(replicas: Replicas, replica: Replica) -> Post:
 
 @torch.no_grad()
 def _scores_here(own: Recognizer, question: Question) -> Callable[[Tensor], Tensor]:
-    features = own.features(question.heard.numpy())
+    features = own.features(question.audio.numpy())
     prompts = own.prompts([features], [question.language]).to(own.device)
     log_probs = forced_logits(own, prompts, [question.transcript]).float().log_softmax(-1).cpu()
     return lambda ids: log_probs.gather(1, ids)
@@ -143,7 +143,7 @@ def _scores_there(scores: NamedScores) -> Callable[[Tensor], Tensor]:
 def _check_prompt(teacher: ServedTeacher, replica: Replica, post: Post, question: Question) -> None:
     body = teacher.request(question, 1, prompt=True)
     read = teacher.replicas.start(post(PATH, body, lambda answer: answer)).result()
-    frames = teacher.recognizer.features(question.heard.numpy()).shape[1]
+    frames = teacher.recognizer.features(question.audio.numpy()).shape[1]
     expected = [*teacher.recognizer.prompt_ids(frames, question.language), *question.transcript.tolist()]
     if not isinstance(read, dict) or read.get("prompt_token_ids") != expected:
         raise InputError(

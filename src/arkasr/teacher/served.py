@@ -52,7 +52,7 @@ class ServedTeacher(Teacher):
     """
 
     every_score = False
-    listener = f"waveform-{SAMPLE_RATE}"
+    frontend = f"waveform-{SAMPLE_RATE}"
 
     def __init__(
         self, recognizer: Recognizer, replicas: Replicas, *, model: str | None = None, best_tokens: int | None = None
@@ -127,7 +127,7 @@ class ServedTeacher(Teacher):
         request = {
             # One placeholder, which the server replaces by as many as the audio needs.
             "token_ids": [*before, self.recognizer.processor.audio_token_id, *after, *question.transcript.tolist()],
-            "content_parts": [{"type": "audio_url", "url": _audio_url(question.heard)}],
+            "content_parts": [{"type": "audio_url", "url": _audio_url(question.audio)}],
             "sampling_params": asked,
             "return_token_ids": prompt,
         }
@@ -137,7 +137,7 @@ class ServedTeacher(Teacher):
 
     def _prompt_length(self, question: Question) -> int:
         shortest = getattr(self.recognizer.processor.feature_extractor, "min_length", 0)
-        frames = max(len(question.heard), shortest) // HOP_LENGTH
+        frames = max(len(question.audio), shortest) // HOP_LENGTH
         return len(self.recognizer.prompt_ids(frames, question.language))
 
     def _read(self, answer: Any, question: Question, top_k: int, best_tokens: int) -> NamedScores | None:

@@ -22,7 +22,7 @@ class Question:
     """An utterance and the transcript that a teacher is forced on.
 
     Attributes:
-        heard: the audio, as the teacher's `features` gave it.
+        audio: the audio, as the teacher's `features` gave it.
         language: that the prompt asks for.
         transcript: LongTensor `[m]`, teacher ids, at least one.
         positions: LongTensor `[n]`, the places in `transcript` that are asked about; −1 = none, and whatever stands in
@@ -31,7 +31,7 @@ class Question:
             −1 = no id.
     """
 
-    heard: Tensor
+    audio: Tensor
     language: str | None
     transcript: Tensor
     positions: Tensor
@@ -131,7 +131,7 @@ class Teacher(ABC):
 
     @property
     @abstractmethod
-    def listener(self) -> str:
+    def frontend(self) -> str:
         """Names what `features` gives."""
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """Augmentation of what is heard and of what the decoder reads, a function of its seed alone.
 
-All listeners of an utterance hear the same change. Each kind of change draws from a seed of its own, and each
+All frontends of an utterance hear the same change. Each kind of change draws from a seed of its own, and each
 utterance, too, so that none of them decides another.
 """
 
@@ -24,7 +24,7 @@ LONGEST_FRAMES = 3_000
 def augment_features(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
     """Stretch, warp and mask each utterance at random; None = leave all as they are.
 
-    A mask of frequencies is drawn in mel bins, and so covers another band where listeners have other bins.
+    A mask of frequencies is drawn in mel bins, and so covers another band where frontends have other bins.
     """
     if settings is None:
         return list(examples)
@@ -32,8 +32,8 @@ def augment_features(examples: Sequence[Example], settings: AugmentationSettings
         replace(
             example,
             features={
-                listener: _changed(clip, settings, generator_for("features", seed, place))
-                for listener, clip in example.features.items()
+                frontend: _changed(clip, settings, generator_for("features", seed, place))
+                for frontend, clip in example.features.items()
             },
         )
         for place, example in enumerate(examples)

@@ -51,7 +51,7 @@ class Checkpoints:
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        if processes.is_first():
+        if processes.is_first_rank():
             for left in folder.glob(f"{WRITING}*"):
                 shutil.rmtree(left)
 
@@ -74,12 +74,12 @@ class Checkpoints:
         """
         self.finish()
         tensors = copies_to_write(self._stage, self._optimizers)
-        random_states = [json.loads(text) for text in processes.exchange(json.dumps(random_state()))]
+        random_states = [json.loads(text) for text in processes.all_gather_text(json.dumps(random_state()))]
         document = {"step": step, "random": random_states, **state}
-        group = processes.group_of("checkpoints") if processes.count() > 1 else None
+        group = processes.group_of("checkpoints") if processes.world_size() > 1 else None
         self._writing = self._thread.submit(self._write, step, tensors, document, dict(memory), group)
 
-    def look(self) -> None:
+    def raise_if_failed(self) -> None:
         """Say now if what is being written has failed.
 
         Raises:
@@ -110,7 +110,7 @@ class Checkpoints:
         Raises:
             InputError: there are checkpoints, and all of them are damaged.
         """
-        name = processes.decided(lambda: self._newest_whole(on_damage))
+        name = processes.broadcast_from_first(lambda: self._newest_whole(on_damage))
         if name is None:
             return None
         place = self.folder / name
@@ -126,7 +126,7 @@ class Checkpoints:
         self, step: int, tensors: dict[str, Tensor], document: dict[str, Any], memory: dict[str, Tensor], group: Any
     ) -> None:
         writing = self.folder / f"{WRITING}{step}"
-        if processes.is_first():
+        if processes.is_first_rank():
             shutil.rmtree(writing, ignore_errors=True)
             writing.mkdir(parents=True)
             if memory:
@@ -142,7 +142,7 @@ class Checkpoints:
             raise OSError(getattr(cause, "errno", None) or errno.EIO, str(cause), str(writing)) from failure
         if group is not None:
             dist.barrier(group)
-        if processes.is_first():
+        if processes.is_first_rank():
             _add_checksums(writing)
             place = self.folder / f"step-{step}"
             shutil.rmtree(place, ignore_errors=True)
@@ -239,7 +239,7 @@ def copies_to_write(stage: nn.Module, optimizers: Sequence[Optimizer]) -> dict[s
 
 def _written_here(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of this process's shares, and of its part of what all processes hold whole, dealt out by size."""
-    dealt = [0] * processes.count()
+    dealt = [0] * processes.world_size()
     names = []
     for name in sorted(tensors):
         if isinstance(tensors[name], DTensor):
@@ -263,7 +263,7 @@ def _load(place: Path, stage: nn.Module, optimizers: Sequence[Optimizer]) -> Non
             states[name] = torch.zeros_like(parameters[name.split(".", 3)[3]])
         if name.startswith("counter."):
             states[name] = torch.zeros(1)
-    load(weights | states, storage_reader=reader, no_dist=processes.count() == 1)
+    load(weights | states, storage_reader=reader, no_dist=processes.world_size() == 1)
     for place_of, optimizer in enumerate(optimizers):
         document = optimizer.state_dict()
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -51,7 +51,7 @@ def spread(accelerator: Accelerator, stage: Stage, settings: OptimizationSetting
     Returns:
         What to call for the loss, and the optimizers; every one of their groups knows its `highest_lr`.
     """
-    if settings.sharding == "full" and processes.count() > 1:
+    if settings.sharding == "full" and processes.world_size() > 1:
         _shard(stage, settings)
         # Not `prepare`: on the CPU it would wrap the shares for DDP, whatever plugin it is given.
         module = accelerator.prepare_model(stage, evaluation_mode=True)
@@ -77,7 +77,7 @@ def _shard(stage: Stage, settings: OptimizationSettings) -> None:
 
 
 @contextmanager
-def whole_weights(module: nn.Module) -> Iterator[None]:
+def unsharded_weights(module: nn.Module) -> Iterator[None]:
     """Inside the block every process holds all weights, gathered once, however often and unevenly they are used.
 
     Without it a process would gather every layer at every token that it writes, and wait for others that write fewer.

@@ -18,7 +18,7 @@ from arkasr.data.examples import Example
 from arkasr.errors import InputError, Interrupted
 from arkasr.train.checkpoint import Checkpoints, random_state, restore_random_state
 from arkasr.train.continuation import Continuation
-from arkasr.train.distribution import accelerator_for, spread, whole_weights
+from arkasr.train.distribution import accelerator_for, spread, unsharded_weights
 from arkasr.train.metrics import Metrics, MetricsLog
 from arkasr.train.quarantine import Quarantine
 from arkasr.train.schedule import rate_factor
@@ -26,10 +26,10 @@ from arkasr.train.settings import OptimizationSettings
 from arkasr.train.signals import StopSignals
 from arkasr.train.stage import Stage
 from arkasr.train.step import StepOutcome, micro_batch_seed, optimizer_step
-from arkasr.train.stream import BatchStream, Unheard
+from arkasr.train.stream import BatchStream, UnreadableUtterance
 
 Evaluation = Callable[[], dict[str, float]]
-StepListener = Callable[[int, dict[str, float]], None]
+StepCallback = Callable[[int, dict[str, float]], None]
 
 
 def train(
@@ -42,7 +42,7 @@ def train(
     continues: Continuation | None = None,
     schedule_steps: int | None = None,
     evaluate: Evaluation | None = None,
-    on_step: StepListener | None = None,
+    on_step: StepCallback | None = None,
     on_trouble: Callable[[str], None] = lambda message: None,
 ) -> None:
     """Train a stage for `settings.steps` steps, continuing from the newest whole checkpoint in `folder`.
@@ -73,7 +73,7 @@ def train(
     torch.manual_seed(seed + processes.rank())
     if settings.activation_checkpointing:
         stage.model.gradient_checkpointing_enable({"use_reentrant": False})
-    if len(set(processes.exchange(stream.fingerprint))) > 1:
+    if len(set(processes.all_gather_text(stream.fingerprint))) > 1:
         raise InputError("the processes do not see the same training set; all must read the same manifest and audio")
     module, optimizers = spread(accelerator, stage, settings)
     checkpoints = Checkpoints(
@@ -104,10 +104,10 @@ def train(
         folder / "quarantine.jsonl",
         len(stream.dataset),
         settings.max_quarantined_share,
-        writes=processes.is_first(),
+        writes=processes.is_first_rank(),
     )
     logged = state["step"] - ("not_evaluated" in state)
-    log = MetricsLog(folder, resumed_step=logged) if processes.is_first() else None
+    log = MetricsLog(folder, resumed_step=logged) if processes.is_first_rank() else None
     resumed_at_evaluation = evaluate is not None and "not_evaluated" in state
     if settings.sharding == "full" and (resumed_at_evaluation or stage.steps_ahead):
         with torch.no_grad():  # shares know their place only behind a forward pass of the whole
@@ -148,8 +148,8 @@ def train(
                 raise Interrupted(stopped_by, _stopped_behind(step - 1))
             merged = _merged(told)
             values = {name: value for name, value in merged.values().items() if math.isfinite(value)}
-            with processes.said_once():
-                quarantine.add([Unheard(**item) for process in told for item in process["unheard"]])
+            with processes.raise_on_first_rank():
+                quarantine.add([UnreadableUtterance(**item) for process in told for item in process["unreadable"]])
                 if remark := stage.judge(merged):
                     on_trouble(f"step {step}: {remark}")
             for process in told:
@@ -161,7 +161,7 @@ def train(
             if skipped_in_a_row:
                 on_trouble(f"step {step} skipped: its loss or gradient is not finite")
             if skipped_in_a_row == settings.max_skipped_steps:
-                with processes.said_once():
+                with processes.raise_on_first_rank():
                     raise InputError(_not_finite(step, skipped_in_a_row, told))
             state = {"skipped_in_a_row": skipped_in_a_row}
             if evaluate and _due(step, settings.evaluate_every, settings.steps):
@@ -169,13 +169,13 @@ def train(
                     state["not_evaluated"] = values
                 else:
                     values |= _evaluated(stage, evaluate)
-                    stopped_by = _first_signal(map(json.loads, processes.exchange(json.dumps(signals.received))))
+                    stopped_by = _first_signal(map(json.loads, processes.all_gather_text(json.dumps(signals.received))))
             if "not_evaluated" not in state:
                 if log:
                     log.write(step, values)
                 if on_step:
                     on_step(step, values)
-            checkpoints.look()
+            checkpoints.raise_if_failed()
             if stopped_by or _due(step, settings.checkpoint_every, settings.steps):
                 save(step, state)
             if stopped_by:
@@ -209,7 +209,7 @@ def _micro_batches(
 
 def _seeds(seed: int, step: int, settings: OptimizationSettings) -> list[int]:
     """Of this process's micro-batches of a step."""
-    places = range(processes.rank(), processes.rank() + settings.accumulation, processes.count())
+    places = range(processes.rank(), processes.rank() + settings.accumulation, processes.world_size())
     return [micro_batch_seed(seed, step, place) for place in places]
 
 
@@ -224,14 +224,14 @@ def _of_this_process(
 
 def _of_all_processes(mine: dict[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
-    for text in processes.exchange(json.dumps(mine)):
+    for text in processes.all_gather_text(json.dumps(mine)):
         merged |= json.loads(text)
     return merged
 
 
 def _evaluated(stage: Stage, evaluate: Evaluation) -> dict[str, float]:
     stage.eval()
-    with whole_weights(stage):
+    with unsharded_weights(stage):
         return evaluate()
 
 
@@ -251,12 +251,12 @@ def _exchanged(outcome: StepOutcome, stream: BatchStream, stage: Stage, signals:
     """What every process has to tell of a step, by rank."""
     mine = {
         "metrics": outcome.metrics.document(),
-        "unheard": [asdict(item) for item in stream.take_unheard()],
+        "unreadable": [asdict(item) for item in stream.take_unreadable()],
         "news": stage.take_news(),
         "heard": [] if outcome.finite else outcome.heard,
         "signal": signals.received,
     }
-    return [json.loads(text) for text in processes.exchange(json.dumps(mine))]
+    return [json.loads(text) for text in processes.all_gather_text(json.dumps(mine))]
 
 
 def _merged(told: Sequence[dict[str, Any]]) -> Metrics:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from arkasr.errors import InputError
 from arkasr.files import append_lines, whole_lines
-from arkasr.train.stream import Unheard
+from arkasr.train.stream import UnreadableUtterance
 
 
 class Quarantine:
@@ -30,14 +30,14 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._reasons)
 
-    def add(self, unheard: Sequence[Unheard]) -> None:
+    def add(self, unreadable: Sequence[UnreadableUtterance]) -> None:
         """Set utterances aside; those that already are stay once.
 
         Raises:
             InputError: the share of the set that may be set aside is exceeded.
         """
         new: dict[str, str] = {}
-        for item in unheard:
+        for item in unreadable:
             if item.id not in self._reasons:
                 new.setdefault(item.id, item.reason)
         if not new:

@@ -59,7 +59,7 @@ class StudentRollouts:
         if not new:
             return
         heard = [example for examples, _ in new for example in examples]
-        features = [example.features[self.student.listener] for example in heard]
+        features = [example.features[self.student.frontend] for example in heard]
         prompts = self.student.prompts(features, [example.utterance.language for example in heard])
         sampled = [self._sampling(len(examples), seed) for examples, seed in new]
         answer = cache(self._ask(self.engine, prompts, sampled))

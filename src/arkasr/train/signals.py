@@ -48,9 +48,9 @@ class StopSignals:
     def asked(self) -> bool:
         """Whether a signal has come, here or to another process that has looked, too."""
         if self.received is not None:
-            processes.announce("stop")
+            processes.set_flag("stop")
             return True
-        return processes.announced("stop")
+        return processes.is_flag_set("stop")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None and time.monotonic() - self._received_at > SECOND_CTRL_C_SECONDS

@@ -20,7 +20,7 @@ from arkasr.errors import InputError
 
 
 @dataclass(frozen=True)
-class Unheard:
+class UnreadableUtterance:
     """An utterance that could not be heard.
 
     Attributes:
@@ -37,17 +37,17 @@ class _Read:
     """A micro-batch before it is handed out; `next_position` where it is a step's last, None elsewhere."""
 
     examples: list[Example]
-    unheard: list[Unheard]
+    unreadable: list[UnreadableUtterance]
     next_position: Any
 
 
-class _Guarded(Dataset[Example | Unheard | InputError]):
+class _Guarded(Dataset[Example | UnreadableUtterance | InputError]):
     """Hands an error over as a value: raised in a worker process it would arrive wrapped in that worker's traceback."""
 
     def __init__(self, dataset: ExampleDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: Any) -> Example | Unheard | InputError:
+    def __getitem__(self, index: Any) -> Example | UnreadableUtterance | InputError:
         try:
             utterance = self.dataset.utterances[index]
         except InputError as error:  # its line cannot be read, and so nothing is known of it
@@ -55,10 +55,12 @@ class _Guarded(Dataset[Example | Unheard | InputError]):
         try:
             return self.dataset[index]
         except InputError as error:
-            return Unheard(utterance.id, str(error))
+            return UnreadableUtterance(utterance.id, str(error))
 
 
-def _as_list(found: list[Example | Unheard | InputError]) -> list[Example | Unheard | InputError]:
+def _as_list(
+    found: list[Example | UnreadableUtterance | InputError],
+) -> list[Example | UnreadableUtterance | InputError]:
     return found
 
 
@@ -100,7 +102,7 @@ class BatchStream:
         rank: this process.
         processes: among how many.
         workers: processes that read ahead; 0 = none.
-        unheard: utterances that are known not to be heard, and are not in the dataset.
+        unreadable: utterances that are known not to be heard, and are not in the dataset.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class BatchStream:
         rank: int = 0,
         processes: int = 1,
         workers: int = 0,
-        unheard: Sequence[Unheard] = (),
+        unreadable: Sequence[UnreadableUtterance] = (),
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
@@ -121,7 +123,7 @@ class BatchStream:
         self._rank = rank
         self._processes = processes
         self._workers = workers
-        self._unheard = list(unheard)
+        self._unreadable = list(unreadable)
 
     def __iter__(self) -> Iterator[list[Example]]:
         """This process's batches without end; in every step each process has as many, some of them empty.
@@ -159,7 +161,7 @@ class BatchStream:
 
     def _handed_out(self, batches: Iterator[_Read]) -> Iterator[list[Example]]:
         for batch in batches:
-            self._unheard += batch.unheard
+            self._unreadable += batch.unreadable
             if batch.next_position is not None:
                 self.position = batch.next_position
             yield batch.examples
@@ -180,7 +182,7 @@ class BatchStream:
                     raise item
             yield _Read(
                 [item for item in found if isinstance(item, Example)],
-                [item for item in found if isinstance(item, Unheard)],
+                [item for item in found if isinstance(item, UnreadableUtterance)],
                 share.positions.popleft() if number % self._rounds == 0 else None,
             )
 
@@ -210,7 +212,7 @@ class BatchStream:
             )
         self.position = self.sampler.behind(steps * self._per_step)
 
-    def take_unheard(self) -> list[Unheard]:
+    def take_unreadable(self) -> list[UnreadableUtterance]:
         """The utterances that could not be heard since this was last asked."""
-        taken, self._unheard = self._unheard, []
+        taken, self._unreadable = self._unreadable, []
         return taken

@@ -26,10 +26,10 @@ def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[st
     `pred_segments` stands where a recording was cut or words have times, `pred_flags` where something is doubtful, and
     `error` where the recording, or a piece of it, could not be heard; `pred_text` is then what could, or null.
     """
-    unheard = transcript.error is not None and not transcript.segments
+    unreadable = transcript.error is not None and not transcript.segments
     row = without(fields, SCORED_TRANSCRIPT) | {
-        "pred_text": None if unheard else transcript.text,
-        "pred_text_raw": None if unheard else transcript.raw,
+        "pred_text": None if unreadable else transcript.text,
+        "pred_text_raw": None if unreadable else transcript.raw,
     }
     segments = transcript.segments
     if len(segments) > 1 or any(segment.words is not None or segment.begin > 0 for segment in segments):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from arkasr.data.audio import SAMPLE_RATE, decode, duration_of
+from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.slices import file_of
 from arkasr.errors import InputError
@@ -77,7 +77,7 @@ class Recording:
             offset = round((self.begin_time or 0.0) * SAMPLE_RATE)
             return np.asarray(self.audio[offset + first : offset + last], dtype=np.float32)
         begin = self.begin_time or 0.0
-        return decode(self.audio, begin + first / SAMPLE_RATE, begin + last / SAMPLE_RATE)
+        return decode_audio(self.audio, begin + first / SAMPLE_RATE, begin + last / SAMPLE_RATE)
 
     @property
     def name(self) -> str:

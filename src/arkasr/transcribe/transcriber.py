@@ -22,8 +22,8 @@ from arkasr.recognizers.device import default_dtype, device_named
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize_clips
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.transcribe.cutting import CutRecording, cut_recording
 from arkasr.transcribe.journal import Journal
-from arkasr.transcribe.plan import Plan, plan
 from arkasr.transcribe.recording import Recording
 from arkasr.transcribe.transcript import Transcript, segment_of
 from arkasr.transcribe.words import Aligner
@@ -143,31 +143,31 @@ class Transcriber:
 
     def _windows(
         self, recordings: Iterator[Recording], left: threading.Event
-    ) -> Iterator[tuple[list[Recording], list[Plan]]]:
+    ) -> Iterator[tuple[list[Recording], list[CutRecording]]]:
         window: list[Recording] = []
-        plans: list[Plan] = []
+        cuts: list[CutRecording] = []
         seconds = 0.0
         for recording in recordings:
             if left.is_set():
                 return
             window.append(recording)
-            plans.append(plan(recording, self.settings.piece_seconds))
-            seconds += plans[-1].seconds
-            if seconds >= WINDOW_BATCHES * self.settings.batch_seconds or len(plans) == WINDOW_RECORDINGS:
-                yield window, plans
-                window, plans, seconds = [], [], 0.0
+            cuts.append(cut_recording(recording, self.settings.piece_seconds))
+            seconds += cuts[-1].seconds
+            if seconds >= WINDOW_BATCHES * self.settings.batch_seconds or len(cuts) == WINDOW_RECORDINGS:
+                yield window, cuts
+                window, cuts, seconds = [], [], 0.0
         if window:
-            yield window, plans
+            yield window, cuts
 
     def _transcribe_window(
         self,
         recordings: Sequence[Recording],
-        plans: Sequence[Plan],
+        cuts: Sequence[CutRecording],
         journal: Journal | None,
         report: Callable[[float, float], None],
     ) -> Iterator[Transcript]:
-        pieces = [(place, span) for place, found in enumerate(plans) for span in found.pieces]
-        keys = [f"{plans[place].identity}:{span.begin}:{span.end}" for place, span in pieces]
+        pieces = [(place, span) for place, found in enumerate(cuts) for span in found.pieces]
+        keys = [f"{cuts[place].identity}:{span.begin}:{span.end}" for place, span in pieces]
         remembered = {number: journal.get(key) for number, key in enumerate(keys)} if journal else {}
         known = {number: recognition for number, recognition in remembered.items() if recognition is not None}
 
@@ -176,7 +176,7 @@ class Transcriber:
             return self.recognizer.features(recordings[place].read(span.begin, span.end))
 
         missing = {number: span.samples / SAMPLE_RATE for number, (_, span) in enumerate(pieces) if number not in known}
-        shares = [1 / len(plans[place].pieces) for place, _ in pieces]
+        shares = [1 / len(cuts[place].pieces) for place, _ in pieces]
         batches = recognize_clips(
             self.recognizer,
             missing,
@@ -190,13 +190,13 @@ class Transcriber:
                 heard = {keys[number]: found for number, found in batch.items() if found.error is None}
                 journal.add(heard)
             report(sum(missing[number] for number in batch), sum(shares[number] for number in batch))
-        silent = sum(found.seconds for found in plans) - sum(missing.values())
+        silent = sum(found.seconds for found in cuts) - sum(missing.values())
         report(silent, len(recordings) - sum(shares[number] for number in missing))
         numbers = iter(range(len(pieces)))
-        for recording, found in zip(recordings, plans, strict=True):
+        for recording, found in zip(recordings, cuts, strict=True):
             yield self._transcript(recording, found, [known[next(numbers)] for _ in found.pieces])
 
-    def _transcript(self, recording: Recording, found: Plan, recognitions: Sequence[Recognition]) -> Transcript:
+    def _transcript(self, recording: Recording, found: CutRecording, recognitions: Sequence[Recognition]) -> Transcript:
         errors = [found.error] if found.error else []
         segments = []
         for span, recognition in zip(found.pieces, recognitions, strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data.audio import decode
+from arkasr.data.audio import decode_audio
 from arkasr.data.corpora.prepare import prepare_corpus
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
@@ -41,7 +41,7 @@ def test_an4_from_its_own_layout(an4, tmp_path):
         "dev": [("r u b o u t", "ftmj")],
         "test": [("enter sixty", "fcaw")],
     }
-    heard = decode(sets["train"][0].audio)
+    heard = decode_audio(sets["train"][0].audio)
     assert np.abs(heard - SAMPLES / 32_768).max() < 1e-4
     assert (tmp_path / "out" / "LICENSE").read_text() == "terms"
     assert "test.jsonl: 1 utterances" in prepared.summary()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arkasr.data.audio import decode
+from arkasr.data.audio import decode_audio
 from arkasr.data.corpora.synthetic import (
     SyntheticCorpusConfig,
     corpus_cache_folder,
@@ -38,7 +38,7 @@ def test_every_line_is_ready_to_train_on(corpus: Path) -> None:
     assert {file.stem for file in corpus.glob("*.jsonl")} == MANIFESTS
     for name in MANIFESTS:
         for utterance in read_manifest(corpus / f"{name}.jsonl"):
-            samples = decode(utterance.audio)
+            samples = decode_audio(utterance.audio)
             assert len(samples) / 16_000 == pytest.approx(utterance.duration)
             assert utterance.id.startswith(name)
             assert utterance.language == ("Chinese" if "-zh-" in utterance.id or name[:2] == "zh" else "English")

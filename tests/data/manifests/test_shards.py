@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from arkasr.data.audio import decode, duration_of
+from arkasr.data.audio import decode_audio, duration_of
 from arkasr.data.examples import ExampleDataset
 from arkasr.data.manifests.check import check_manifest
 from arkasr.data.manifests.indexed import IndexedUtterances
@@ -75,19 +75,19 @@ def test_audio_in_a_shard_is_the_audio_of_the_file(corpus):
     path = manifest_of(corpus)
     files = [next(corpus.glob(f"{place}.*")) for place in range(6)]
     for item, file in zip(read_manifest(path), files, strict=True):
-        assert np.array_equal(decode(item.audio), decode(file))
-        assert np.array_equal(decode(item.audio, 0.1, 0.3), decode(file, 0.1, 0.3))
+        assert np.array_equal(decode_audio(item.audio), decode_audio(file))
+        assert np.array_equal(decode_audio(item.audio, 0.1, 0.3), decode_audio(file, 0.1, 0.3))
         assert item.duration == pytest.approx(duration_of(file), abs=1e-6)
     assert not check_manifest(path, decode_audio=True).problems
 
 
 def test_features_by_the_index_of_a_sharded_manifest(corpus, student):
-    listeners = {student.listener: student.features}
-    whole = ExampleDataset(read_manifest(manifest_of(corpus)), listeners)
-    indexed = ExampleDataset(IndexedUtterances(build_index(corpus / "train.jsonl")), listeners)
+    frontends = {student.frontend: student.features}
+    whole = ExampleDataset(read_manifest(manifest_of(corpus)), frontends)
+    indexed = ExampleDataset(IndexedUtterances(build_index(corpus / "train.jsonl")), frontends)
     for place in (5, 0, 3):
         assert indexed[place].utterance == whole[place].utterance
-        assert indexed[place].features[student.listener].equal(whole[place].features[student.listener])
+        assert indexed[place].features[student.frontend].equal(whole[place].features[student.frontend])
 
 
 def test_text_may_stand_in_a_txt_member_or_nowhere(tmp_path):
@@ -101,7 +101,7 @@ def test_text_may_stand_in_a_txt_member_or_nowhere(tmp_path):
 def test_a_shard_elsewhere_is_named_in_full(corpus, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     found = read_manifest(manifest_of(tmp_path / "elsewhere", corpus / "shards" / "1.tar"))
-    assert len(decode(found[0].audio)) > 0
+    assert len(decode_audio(found[0].audio)) > 0
     assert found[0].fields["audio"].startswith(f"{corpus}/shards/1.tar:")
 
 
@@ -142,7 +142,7 @@ def test_audio_that_cannot_be_read_is_named_and_set_aside_when_it_is_heard(tmp_p
     members = [("x.wav", WAV), ("x.txt", b"a"), ("y.wav", b"words"), ("y.txt", b"b"), ("z.wav", WAV), ("z.txt", b"c")]
     write_tar(tmp_path / "0.tar", members)
     told = []
-    write_manifest(tmp_path / "train.jsonl", rows_of_shards([tmp_path / "0.tar"], tmp_path, on_unheard=told.append))
+    write_manifest(tmp_path / "train.jsonl", rows_of_shards([tmp_path / "0.tar"], tmp_path, on_unreadable=told.append))
     (reason,) = told
     assert reason.startswith(f"{tmp_path}/0.tar: y: {tmp_path}/0.tar:")
     for found in (ListedUtterances(read_manifest(tmp_path / "train.jsonl")), open_indexed(tmp_path / "train.jsonl")):
@@ -169,7 +169,7 @@ def test_a_hard_link_is_what_it_links_to(tmp_path):
     write_with_links(tmp_path / "0.tar", ("y.wav", "x.wav", tarfile.LNKTYPE), ("y.txt", "x.txt", tarfile.LNKTYPE))
     first, second = read_manifest(manifest_of(tmp_path, tmp_path / "0.tar"))
     assert (second.id, second.text) == ("0/y", "a")
-    assert np.array_equal(decode(first.audio), decode(second.audio))
+    assert np.array_equal(decode_audio(first.audio), decode_audio(second.audio))
 
 
 @pytest.mark.parametrize(("target", "kind"), [("absent.wav", tarfile.LNKTYPE), ("x.wav", tarfile.SYMTYPE)])

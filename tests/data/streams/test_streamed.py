@@ -17,8 +17,8 @@ import soundfile
 import torch
 
 from arkasr import scratch
-from arkasr.data.audio import decode
-from arkasr.data.examples import AsGiven, ExampleDataset
+from arkasr.data.audio import decode_audio
+from arkasr.data.examples import ExampleDataset, IdentityLookup
 from arkasr.data.streams import streamed as streamed_module
 from arkasr.data.streams.dataset_source import DatasetSource
 from arkasr.data.streams.streamed import StreamedBatches, StreamPosition
@@ -114,7 +114,7 @@ def test_audio_is_that_of_the_dataset_as_long_as_it_may_be_read(folder):
         for item in late.pop(0) if len(late) == 12 else []:
             place = int(item.id.removeprefix("utt-"))
             expected, _ = soundfile.read(io.BytesIO(sound(place, 0.3 + 0.01 * (place * 29 % 66))), dtype="float32")
-            assert np.array_equal(decode(item.audio), expected)
+            assert np.array_equal(decode_audio(item.audio), expected)
 
 
 @pytest.mark.parametrize("read_ahead", [1, 6, 17])
@@ -127,7 +127,7 @@ def test_a_lane_that_processes_share_keeps_audio_until_each_has_read_its_own(fol
             late.append(batch)
         # A step is formed whole before any of it is read.
         while place % 8 == 7 and len(late) > read_ahead:
-            assert all(len(decode(item.audio)) for item in late.pop(0))
+            assert all(len(decode_audio(item.audio)) for item in late.pop(0))
 
 
 def test_files_of_pools_that_were_heard_are_removed(folder):
@@ -337,7 +337,7 @@ def state_of_two(folder, state, steps):
 def test_a_stage_s_stream_hears_it_with_and_without_workers(folder, student, workers):
     def stream():
         batches = batches_of(folder, read_ahead=2 * workers + 1)
-        dataset = ExampleDataset(AsGiven(66), {student.listener: student.features})
+        dataset = ExampleDataset(IdentityLookup(66), {student.frontend: student.features})
         return BatchStream(dataset, batches, per_step=PER_STEP, workers=workers)
 
     heard = list(itertools.islice(stream(), 10 * PER_STEP))
@@ -351,18 +351,20 @@ def test_a_stage_s_stream_hears_it_with_and_without_workers(folder, student, wor
     for expected, found in zip(heard[6 * PER_STEP :], resumed, strict=False):
         for left, right in zip(expected, found, strict=True):
             assert left.utterance.id == right.utterance.id
-            assert torch.equal(left.features[student.listener], right.features[student.listener])
+            assert torch.equal(left.features[student.frontend], right.features[student.frontend])
 
 
 def test_audio_that_cannot_be_read_is_set_aside_when_it_is_heard(tmp_path, student):
     audio = [b"not audio", *(sound(place, 0.5) for place in range(3))]
     write_parquet(tmp_path / "corpus" / "0.parquet", [{"audio": {"bytes": content}, "text": "a"} for content in audio])
     batches = batches_of(tmp_path / "corpus", source=DatasetSource(path=str(tmp_path / "corpus"), examples=4))
-    stream = BatchStream(ExampleDataset(AsGiven(4), {student.listener: student.features}), batches, per_step=PER_STEP)
+    stream = BatchStream(
+        ExampleDataset(IdentityLookup(4), {student.frontend: student.features}), batches, per_step=PER_STEP
+    )
     list(itertools.islice(stream, PER_STEP))
-    unheard = stream.take_unheard()
-    assert {item.id for item in unheard} == {"0/0"}
-    assert "not audio that can be read" in unheard[0].reason
+    unreadable = stream.take_unreadable()
+    assert {item.id for item in unreadable} == {"0/0"}
+    assert "not audio that can be read" in unreadable[0].reason
 
 
 def test_long_utterances_are_left_out_and_labels_withheld(folder):

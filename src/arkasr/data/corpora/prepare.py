@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arkasr.data.audio import duration_of
-from arkasr.data.corpora.prepare_corpora import CORPORA, Recording
+from arkasr.data.corpora.prepare_corpora import CORPORA, CorpusRecording
 from arkasr.data.manifests.durations import segment_duration
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
 from arkasr.data.manifests.own_fields import LABEL, without
@@ -102,7 +102,7 @@ def _rows_of_manifest(path: Path, corpus: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _row_of_recording(recording: Recording, corpus: str) -> dict[str, Any]:
+def _row_of_recording(recording: CorpusRecording, corpus: str) -> dict[str, Any]:
     return {
         "audio": str(recording.audio.absolute()),
         "text": normalised_text(recording.text),

@@ -13,7 +13,7 @@ from arkasr.errors import InputError
 
 
 @dataclass(frozen=True)
-class Recording:
+class CorpusRecording:
     """One recording as a corpus has it, its text as it stands there."""
 
     audio: Path
@@ -33,7 +33,7 @@ class Corpus:
 
     language: str
     licence: str
-    read: Callable[[Path, Path], dict[str, list[Recording]]]
+    read: Callable[[Path, Path], dict[str, list[CorpusRecording]]]
 
 
 # AN4 has no development set; these speakers of its training part make one.
@@ -44,13 +44,13 @@ DIGIT_FILE = re.compile(r"^(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)$")
 DIGIT_TEST_TAKES = 5  # the authors test on the first five takes of each digit and speaker
 
 
-def read_an4(source: Path, output: Path) -> dict[str, list[Recording]]:
+def read_an4(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
     """AN4 as CMU distributes it: `etc/an4_{train,test}.transcription` and `wav/**/NAME.{raw,sph,wav}`.
 
     Raises:
         InputError: transcripts or recordings are not there.
     """
-    rows: dict[str, list[Recording]] = {"train": [], "dev": [], "test": []}
+    rows: dict[str, list[CorpusRecording]] = {"train": [], "dev": [], "test": []}
     for part in ("train", "test"):
         transcription = source / "etc" / f"an4_{part}.transcription"
         if not transcription.is_file():
@@ -63,27 +63,27 @@ def read_an4(source: Path, output: Path) -> dict[str, list[Recording]]:
             name = match["name"]
             speaker = name.split("-")[1]
             split = "dev" if part == "train" and speaker in AN4_DEV_SPEAKERS else part
-            rows[split].append(Recording(_readable(recordings[name], output), match["text"], speaker))
+            rows[split].append(CorpusRecording(_readable(recordings[name], output), match["text"], speaker))
     return rows
 
 
-def read_spoken_digits(source: Path, output: Path) -> dict[str, list[Recording]]:
+def read_spoken_digits(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
     """The Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_TAKE.wav`, its own split by take.
 
     Raises:
         InputError: no such recordings are there.
     """
-    rows: dict[str, list[Recording]] = {"train": [], "test": []}
+    rows: dict[str, list[CorpusRecording]] = {"train": [], "test": []}
     for path in sorted((source / "recordings").glob("*.wav")):
         if match := DIGIT_FILE.match(path.stem):
             split = "test" if int(match["take"]) < DIGIT_TEST_TAKES else "train"
-            rows[split].append(Recording(path, DIGITS[int(match["digit"])], match["speaker"]))
+            rows[split].append(CorpusRecording(path, DIGITS[int(match["digit"])], match["speaker"]))
     if not rows["train"]:
         raise InputError(f"{source}: expected spoken-digits, which has recordings/0_NAME_0.wav, or train.jsonl")
     return rows
 
 
-def read_dspspeech20(source: Path, output: Path) -> dict[str, list[Recording]]:
+def read_dspspeech20(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
     """dspspeech20 is taken from manifests only: its distribution does not name the words in its files.
 
     Raises:

@@ -62,7 +62,7 @@ def rows_of_shards(
     shards: Sequence[Path],
     folder: Path,
     on_shard: Callable[[int], None] | None = None,
-    on_unheard: Callable[[str], None] | None = None,
+    on_unreadable: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Manifest rows of all samples, in the order in which they stand in the tars.
 
@@ -70,7 +70,7 @@ def rows_of_shards(
         shards: uncompressed tars.
         folder: of the manifest that the rows are for; shards below it are named relative to it.
         on_shard: told of every tar that has been gone through.
-        on_unheard: told why audio cannot be measured; its row has no `duration`, so that training sets it aside.
+        on_unreadable: told why audio cannot be measured; its row has no `duration`, so that training sets it aside.
 
     Raises:
         InputError: a tar cannot be read or is cut off, a sample is not whole, or no audio at all can be measured;
@@ -78,7 +78,7 @@ def rows_of_shards(
     """
     labelled: str | None = None
     unlabelled: str | None = None
-    unheard: str | None = None
+    unreadable: str | None = None
     heard = False
     for shard in shards:
         name = _name_of(shard, folder)
@@ -97,16 +97,16 @@ def rows_of_shards(
                 row |= _duration(sample, sample.audio)
                 heard = True
             except InputError as error:
-                unheard = f"{where}: {error}"
-                if on_unheard:
-                    on_unheard(unheard)
+                unreadable = f"{where}: {error}"
+                if on_unreadable:
+                    on_unreadable(unreadable)
             yield row
         if on_shard:
             on_shard(1)
     if not labelled and not unlabelled:
         raise InputError(f"{shards[0]}: no audio ({', '.join(AUDIO_SUFFIXES)}) in it or in any other shard")
-    if unheard and not heard:
-        raise InputError(unheard)
+    if unreadable and not heard:
+        raise InputError(unreadable)
 
 
 def _row(sample: _Sample, audio: Slice, name: str) -> dict[str, Any]:

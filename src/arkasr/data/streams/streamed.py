@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from arkasr.ahead import ahead
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifests.durations import seconds_of
@@ -22,6 +21,7 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.streams.dataset_source import DatasetSource, count_of, open_dataset
 from arkasr.data.streams.pool_files import PoolFiles, add_audio
 from arkasr.errors import InputError
+from arkasr.prefetch import prefetch
 
 POOL_EXAMPLES = 1_024  # of a lane, whose audio lies in a temporary file until its batches have been heard
 UNMEASURED_SECONDS = 1.0  # taken for the length of audio that cannot be measured, until hearing it says why
@@ -167,7 +167,7 @@ class StreamedBatches:
     def _follow_lane(self, lane: int, position: LanePosition) -> Iterator[tuple[list[Utterance], LanePosition]]:
         files, ended = PoolFiles(self._in_flight), Event()
         # A pool is read while the batches of the one before are heard.
-        pools = ahead(next, itertools.repeat(self._pools(lane, position, files, ended)), 1)
+        pools = prefetch(next, itertools.repeat(self._pools(lane, position, files, ended)), 1)
         try:
             for pool in pools:
                 for place in range(pool.position.batch, len(pool.batches)):

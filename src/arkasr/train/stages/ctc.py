@@ -41,7 +41,7 @@ class CtcStage(Stage):
         """
         device = self.student.device
         features = [
-            example.features[self.student.listener] for example in augment_features(examples, self.augmentation, seed)
+            example.features[self.student.frontend] for example in augment_features(examples, self.augmentation, seed)
         ]
         references = [self.student.transcript_ids(reference_of(example))[:-1] for example in examples]
         # Numbers that the host knows: ctc_loss would ask the device for them.

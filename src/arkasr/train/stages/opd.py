@@ -27,7 +27,7 @@ from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.teacher import NamedScores, Question, Teacher, TeacherScores
 from arkasr.teacher.vocabulary import map_vocabularies
 from arkasr.train.augment import augment_features, join_utterances
-from arkasr.train.distribution import whole_weights
+from arkasr.train.distribution import unsharded_weights
 from arkasr.train.loop_watch import LoopWatch
 from arkasr.train.metrics import Metrics
 from arkasr.train.rollouts import MicroBatch, StudentRollouts
@@ -96,12 +96,12 @@ class DistillationStage(Stage):
         """Compare student and teacher on what the student writes for a micro-batch."""
         device = self.student.device
         examples = self._augmented(examples, seed)
-        features = [example.features[self.student.listener] for example in examples]
+        features = [example.features[self.student.frontend] for example in examples]
         prompts = self.student.prompts(features, [example.utterance.language for example in examples]).to(device)
         # The weights stand still from here to the loss: the encoder runs once, for the rollout and for the gradient.
         with self.clock("encode"):
-            prompts = self.student.heard(prompts)
-        with self.clock("rollout"), whole_weights(self.model):
+            prompts = self.student.embed_audio(prompts)
+        with self.clock("rollout"), unsharded_weights(self.model):
             drafts = self.rollouts.drafts_of(examples)
             transcripts = self.rollouts.write(prompts.detach(), examples, drafts, seed)
             references = [example.utterance.text for example in examples]
@@ -155,7 +155,7 @@ class DistillationStage(Stage):
         return self.rollouts.steps_ahead
 
     def announce(self, micro_batches: Sequence[MicroBatch]) -> None:
-        with self.clock("rollout"), whole_weights(self):
+        with self.clock("rollout"), unsharded_weights(self):
             self.rollouts.begin(
                 [(self._augmented(self.filled(examples), seed), seed) for examples, seed in micro_batches]
             )
@@ -243,7 +243,7 @@ class DistillationStage(Stage):
         proposed = ids.split([len(transcript) for transcript in transcripts])
         return [
             Question(
-                example.features[self.teacher.listener],
+                example.features[self.teacher.frontend],
                 example.utterance.language,
                 alignment.teacher_ids,
                 alignment.teacher_positions,

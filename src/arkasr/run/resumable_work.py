@@ -18,7 +18,7 @@ MOST_UTTERANCES = 1024
 Row = dict[str, Any]
 
 
-class Parts:
+class ResumableWork:
     """The finished parts of one piece of work.
 
     Args:
@@ -32,14 +32,14 @@ class Parts:
 
     def missing(self) -> list[range]:
         """This process's share of what is not done yet, as ranges of places in `utterances`."""
-        done = processes.decided(lambda: [[part.start, part.stop] for part in self._finished()])
-        size = min(MOST_UTTERANCES, -(-len(self.utterances) // processes.count()))
+        done = processes.broadcast_from_first(lambda: [[part.start, part.stop] for part in self._finished()])
+        size = min(MOST_UTTERANCES, -(-len(self.utterances) // processes.world_size()))
         missing = []
         first = 0
         for start, stop in [*done, [len(self.utterances)] * 2]:
             missing += [range(place, min(place + size, start)) for place in range(first, start, size)]
             first = stop
-        return missing[processes.rank() :: processes.count()]
+        return missing[processes.rank() :: processes.world_size()]
 
     def do(self, part: range, work: Callable[[Sequence[Utterance]], list[Row]]) -> None:
         """Do one part; its rows are in a file when this returns."""

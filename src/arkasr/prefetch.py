@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
+def prefetch(work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
     """What `work` makes of every item, in order, computed up to `most` items ahead of what has been taken."""
     left = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from arkasr.ahead import ahead
+from arkasr.prefetch import prefetch
 
 MOST = 2
 
@@ -17,18 +17,18 @@ def test_results_come_in_order_from_another_thread_and_not_too_far_ahead():
         return item * item
 
     found = []
-    for result in ahead(work, range(12), MOST):
+    for result in prefetch(work, range(12), MOST):
         time.sleep(0.01)
         found.append(result)
         assert len(begun) <= len(found) + MOST + 1
     assert found == [item * item for item in range(12)]
     assert threading.current_thread() not in threads
-    assert list(ahead(work, [], MOST)) == []
+    assert list(prefetch(work, [], MOST)) == []
 
 
 def test_what_goes_wrong_there_is_raised_here():
     with pytest.raises(ZeroDivisionError):
-        list(ahead(lambda item: 1 // item, [1, 0, 1], MOST))
+        list(prefetch(lambda item: 1 // item, [1, 0, 1], MOST))
 
 
 def test_leaving_early_leaves_the_rest_undone():
@@ -38,7 +38,7 @@ def test_leaving_early_leaves_the_rest_undone():
         begun.append(item)
         time.sleep(0.02)
 
-    results = ahead(work, range(100), MOST)
+    results = prefetch(work, range(100), MOST)
     next(results)
     results.close()
     assert len(begun) <= MOST + 2

@@ -1,14 +1,14 @@
 import pytest
 
 from arkasr.errors import InputError
-from arkasr.run import parts as module
-from arkasr.run.parts import Parts
+from arkasr.run import resumable_work as module
+from arkasr.run.resumable_work import ResumableWork
 
 
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_UTTERANCES", 4)
-    return Parts(tmp_path / "parts", list(range(10)))
+    return ResumableWork(tmp_path / "parts", list(range(10)))
 
 
 def squares(numbers):

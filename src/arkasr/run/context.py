@@ -19,7 +19,7 @@ from arkasr.run.folder import RunFolder
 from arkasr.run.sets import corpus_folder, load_set, open_with_progress
 
 
-class Workshop:
+class RunContext:
     """Hands out sets and recognisers by the names that the recipe gives them."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
@@ -52,7 +52,7 @@ class Workshop:
             self._sets[name] = load_set(self.recipe.sets[name], self.corpus)
         return self._sets[name]
 
-    def heard(self, name: str, seed: int) -> Utterances:
+    def training_utterances(self, name: str, seed: int) -> Utterances:
         """What a stage trains on: a set, or the labels that a label stage wrote.
 
         Raises:

@@ -10,7 +10,7 @@ from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
 
 
 @dataclass(frozen=True)
-class Plan:
+class CutRecording:
     """What will be heard of a recording.
 
     Attributes:
@@ -26,7 +26,7 @@ class Plan:
     error: str | None = None
 
 
-def plan(recording: Recording, piece_seconds: float) -> Plan:
+def cut_recording(recording: Recording, piece_seconds: float) -> CutRecording:
     """Decide on the pieces of a recording: all of it where it is short, else what holds speech, cut at pauses.
 
     Args:
@@ -38,10 +38,10 @@ def plan(recording: Recording, piece_seconds: float) -> Plan:
         seconds, identity = recording.seconds(), recording.identity()
         samples = round(seconds * SAMPLE_RATE)
         if not recording.find_speech and samples <= LONGEST_CLIP_SECONDS * SAMPLE_RATE:
-            return Plan(seconds, (Span(0, samples),), identity)
+            return CutRecording(seconds, (Span(0, samples),), identity)
         probabilities = speech_probabilities(recording.read, samples)
     except InputError as error:
-        return Plan(0.0, error=str(error))
+        return CutRecording(0.0, error=str(error))
     speech = speech_spans(probabilities, samples)
     pieces = pieces_of(speech, probabilities, round(piece_seconds * SAMPLE_RATE))
-    return Plan(seconds, tuple(pieces), identity)
+    return CutRecording(seconds, tuple(pieces), identity)

@@ -26,19 +26,19 @@ def saved(recognizer, folder, **changes):
     "changes", [{"n_fft": 512}, {"hop_length": 80}, {"dither": 0.1}, {"chunk_length": 20}, {"feature_size": 80}]
 )
 def test_an_extractor_that_is_set_otherwise_has_another_name(student, tmp_path, changes):
-    assert saved(student, tmp_path, **changes).listener != student.listener
+    assert saved(student, tmp_path, **changes).frontend != student.frontend
 
 
 def test_extractors_that_are_set_alike_share_a_name(student, tmp_path):
-    assert saved(student, tmp_path / "same").listener == student.listener
-    assert saved(student, tmp_path / "other", processor_class="AnotherProcessor").listener == student.listener
+    assert saved(student, tmp_path / "same").frontend == student.frontend
+    assert saved(student, tmp_path / "other", processor_class="AnotherProcessor").frontend == student.frontend
 
 
 def test_families_and_filters_have_names_of_their_own(student, teacher, tmp_path):
-    assert student.listener != teacher.listener
+    assert student.frontend != teacher.frontend
     twin = saved(student, tmp_path)
     twin.processor.feature_extractor.mel_filters = student.processor.feature_extractor.mel_filters * 2
-    assert twin.listener != student.listener
+    assert twin.frontend != student.frontend
 
 
 def test_a_teacher_with_another_extractor_hears_its_own_features(student, tmp_path):
@@ -47,8 +47,8 @@ def test_a_teacher_with_another_extractor_hears_its_own_features(student, tmp_pa
     teacher = saved(student, tmp_path / "teacher", n_fft=512)
     dataset = ExampleDataset(
         read_manifest(tmp_path / "set.jsonl"),
-        {recognizer.listener: recognizer.features for recognizer in (student, teacher)},
+        {recognizer.frontend: recognizer.features for recognizer in (student, teacher)},
         FeatureMemory(),
     )
     features = dataset[0].features
-    assert not torch.equal(features[student.listener], features[teacher.listener])
+    assert not torch.equal(features[student.frontend], features[teacher.frontend])
