@@ -64,7 +64,7 @@ def _at_work(
 
         def opened() -> RunFolder:
             if processes.is_first_rank():
-                stack.enter_context(sole_use(path, progress.say))
+                stack.enter_context(sole_use(path, progress.print))
             return RunFolder.create(path, recipe, resume=resume or not processes.is_first_rank())
 
         context = RunContext(recipe, processes.first_rank_first(opened), default_device())

@@ -69,7 +69,7 @@ def run_training_stage(
                 schedule_steps=schedule_steps(context.recipe, name),
                 evaluate=(lambda: development_error_rate(context, student, dev)) if dev else None,
                 on_step=on_step,
-                on_trouble=lambda message: progress.say(f"{name}: {message}"),
+                on_trouble=lambda message: progress.print(f"{name}: {message}"),
             )
     weights = gathered_weights(student.model)
     if processes.is_first_rank():
@@ -84,7 +84,7 @@ def calibrate_once(context: RunContext, stage: Stage, name: str, seed: int, prog
     calibration = run_calibration(context, stage, name, seed)
     write_json(path, calibration.support_row() | {"warnings": calibration.warnings})
     for warning in calibration.warnings:
-        progress.say(f"{name}: doubtful: {warning}")
+        progress.print(f"{name}: doubtful: {warning}")
 
 
 def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> Calibration:
