@@ -104,7 +104,7 @@ def hear(path: Path, way: str, workers: int) -> dict[str, float]:
     started = time.perf_counter()
     context.set("D")
     found["open"] = time.perf_counter() - started
-    stream = build_stream(context, SupervisedStage(student, None), "sft", 0, rank=0, among=1)
+    stream = build_stream(context, SupervisedStage(student, None), "sft", 0, rank=0, world_size=1)
     assert stream.fingerprint  # as `train` has it compared between the processes
     stream.position = position
     batches = iter(stream)

@@ -84,7 +84,7 @@ def _losses_of_stage(context: RunContext, name: str, settings: TrainingStageSett
         stage.rollouts = RolloutsHandedIn(student, stage.settings, stage.rollouts.drafts, None)
     train(
         stage,
-        build_stream(context, stage, name, seed, rank=0, among=1),
+        build_stream(context, stage, name, seed, rank=0, world_size=1),
         settings.optimization,
         context.folder.stage(name, seed),
         seed=seed_of_order(recipe, name, seed),

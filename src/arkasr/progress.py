@@ -31,7 +31,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
-        """A bar over optimizer steps with the latest loss and development error rate; yields `on_step(step, metrics)`."""
+        """A bar over optimizer steps with the latest loss and dev error rate; yields `on_step(step, metrics)`."""
         with self._bar() as bar:
             task = bar.add_task(name, total=steps, figures="")
             latest: dict[str, float] = {}

@@ -104,7 +104,7 @@ def recipe_of(folder, **sets):
     return parse(Recipe, document, "test")
 
 
-def sitting(folder, recipe=None):
+def session(folder, recipe=None):
     return Inputs(RunContext(recipe or recipe_of(folder), RunFolder(folder / "run", 0), torch.device("cpu")))
 
 
@@ -141,11 +141,11 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_set_that_has_changed_is_named_with_what_has_changed(folder, change):
-    use(sitting(folder))
-    use(sitting(folder))
+    use(session(folder))
+    use(session(folder))
     CHANGES[change](folder)
     with pytest.raises(InputError) as refused:
-        use(sitting(folder))
+        use(session(folder))
     told = str(refused.value)
     assert told.startswith(f"sets.L: {folder / 'train.jsonl'}: is not what this run has used before: {change}; ")
     remedy = (
@@ -155,11 +155,11 @@ def test_a_set_that_has_changed_is_named_with_what_has_changed(folder, change):
     assert told.endswith(f"{remedy}, as is right for a copy" if "another time" in change else remedy)
     assert rows_of(folder / "train.jsonl")
     shutil.rmtree(folder / "run")
-    use(sitting(folder))
+    use(session(folder))
 
 
-def test_a_change_within_a_sitting_is_seen_at_the_next_stage(folder):
-    inputs = sitting(folder)
+def test_a_change_within_a_session_is_seen_at_the_next_stage(folder):
+    inputs = session(folder)
     use(inputs)
     os.utime(folder / "train-0.wav")
     with pytest.raises(InputError, match="the audio file of '0' was written at another time"):
@@ -167,14 +167,14 @@ def test_a_change_within_a_sitting_is_seen_at_the_next_stage(folder):
 
 
 def test_only_what_the_recipe_sees_counts(folder):
-    use(sitting(folder), "opd")
+    use(session(folder), "opd")
     rows = [row | {"text": "other labels", "note": "new"} for row in rows_of(folder / "train.jsonl")]
     write(folder / "train.jsonl", rows)
-    inputs = sitting(folder)
+    inputs = session(folder)
     recorded = inputs.path.read_bytes()
     use(inputs, "opd")  # its labels are withheld
     (folder / "dev.jsonl").rename(folder / "elsewhere.jsonl")
-    use(sitting(folder), "opd")  # it does not look there
+    use(session(folder), "opd")  # it does not look there
     assert inputs.path.read_bytes() == recorded
 
 
@@ -189,10 +189,10 @@ def test_only_what_the_recipe_sees_counts(folder):
 )
 @pytest.mark.parametrize("name", ["base", "teacher"])
 def test_a_model_that_was_trained_anew_is_named(folder, name, change, told):
-    use(sitting(folder), "opd")
+    use(session(folder), "opd")
     change(folder / name)
     with pytest.raises(InputError) as refused:
-        use(sitting(folder), "opd")
+        use(session(folder), "opd")
     assert str(refused.value).startswith(
         f"models.{name}: {folder / name}: is not what this run has used before: {told} it, or choose another --output"
     )
@@ -219,33 +219,33 @@ def hub(folder, tmp_path, monkeypatch):
 def test_of_a_hub_name_the_recorded_commit_is_loaded_wherever_the_branch_points(folder, hub):
     recipe = recipe_of(folder)
     recipe.models["base"] = recipe.models["base"].model_copy(update={"pretrained": "org/base"})
-    inputs = sitting(folder, recipe)
+    inputs = session(folder, recipe)
     inputs.check_stage("sft")
     hub.write_text(SECOND)  # between the look and the loading
     loaded = [inputs._context.recognizer("base", 0)]
     inputs.record()
     assert json.loads((folder / "run" / "inputs.json").read_text())["models"]["base"] == {"commit": FIRST}
     for use_it in (lambda inputs: use(inputs, "opd"), lambda inputs: inputs.check_variant("base")):
-        inputs = sitting(folder, recipe)
+        inputs = session(folder, recipe)
         use_it(inputs)
         assert inputs._context.model("base").revision == FIRST
         loaded.append(inputs._context.recognizer("base", 0))
     for recognizer in loaded:
         assert not (next(recognizer.model.parameters()) == 1).all()
-    elsewhere = sitting(folder, recipe)
+    elsewhere = session(folder, recipe)
     elsewhere.path.unlink()
-    elsewhere = sitting(folder, recipe)
+    elsewhere = session(folder, recipe)
     use(elsewhere)
     assert (next(elsewhere._context.recognizer("base", 0).model.parameters()) == 1).all()
 
 
 def test_a_copy_is_accepted_when_the_record_is_deleted(folder):
-    use(sitting(folder))
+    use(session(folder))
     os.utime(folder / "train-0.wav")
     with pytest.raises(InputError, match=r"deleting .* accepts what is there now") as refused:
-        use(sitting(folder))
+        use(session(folder))
     Path(str(refused.value).rpartition("deleting ")[2].partition(" accepts")[0]).unlink()
-    use(sitting(folder))
+    use(session(folder))
 
 
 @pytest.mark.parametrize(
@@ -263,11 +263,11 @@ def test_a_damaged_record_is_one_line(folder, content, place):
     (folder / "run").mkdir()
     (folder / "run" / "inputs.json").write_text(content)
     with pytest.raises(InputError) as refused:
-        use(sitting(folder))
-    told = (
-        f"{folder / 'run' / 'inputs.json'}: is damaged{place}; delete it, and what is there now is taken for what is "
+        use(session(folder))
+    assert str(refused.value) == (
+        f"{folder / 'run' / 'inputs.json'}: is damaged{place}; delete it to accept the present inputs for what is "
+        "still to be computed"
     )
-    assert str(refused.value) == f"{told}still to be computed"
 
 
 def test_what_may_not_be_read_or_written_is_one_line_on_all_processes(folder, monkeypatch):
@@ -277,19 +277,19 @@ def test_what_may_not_be_read_or_written_is_one_line_on_all_processes(folder, mo
     with monkeypatch.context() as patched:
         patched.setattr(Path, "iterdir", refused)
         with pytest.raises(InputError, match="base: Permission denied; check path, permissions"):
-            use(sitting(folder))
-    inputs = sitting(folder)
+            use(session(folder))
+    inputs = session(folder)
     (folder / "run").write_text("a file in the place of the folder")
     with pytest.raises(InputError, match=r"run: File exists; check path, permissions"):
         use(inputs)
     (folder / "run").unlink()
     (folder / "run" / "inputs.json").mkdir(parents=True)
     with pytest.raises(InputError, match=r"inputs\.json: Is a directory; check path and permissions"):
-        sitting(folder)
+        session(folder)
 
 
 def test_a_manifest_that_goes_is_named_with_a_remedy(folder):
-    inputs = sitting(folder)
+    inputs = session(folder)
     use(inputs)
     (folder / "train.jsonl").unlink()
     with pytest.raises(InputError, match=r"sets\.L: .*train\.jsonl: no such manifest; restore it"):
@@ -306,24 +306,24 @@ def test_a_large_set_is_known_by_the_lines_of_its_index_and_a_sample_of_its_file
         write(folder / "train.jsonl", rows)
         build_index(folder / "train.jsonl")
         recipe = recipe_of(folder, L={"manifest": "train.jsonl", **settings})
-        use(sitting(folder, recipe))
+        use(session(folder, recipe))
         recorded = json.loads((folder / "run" / "inputs.json").read_text())["sets"]["L"]
         assert "text" not in recorded
         assert len(recorded["size"]) == 8 * 20
         edited(folder / "train.jsonl", 40, text="the red boot")
         build_index(folder / "train.jsonl")
         with pytest.raises(InputError, match=r"the line of one of the utterances 41 to 41 in the order of the"):
-            use(sitting(folder, recipe))
+            use(session(folder, recipe))
         write(folder / "train.jsonl", rows)
         build_index(folder / "train.jsonl")
-        use(sitting(folder, recipe))
+        use(session(folder, recipe))
         (folder / "run" / "inputs.json").unlink()
-    use(sitting(folder, recipe_of(folder)))
+    use(session(folder, recipe_of(folder)))
     with pytest.raises(InputError, match="its utterances stand in another order"):
-        use(sitting(folder, recipe_of(folder, L={"manifest": "train.jsonl", "shuffle": 1})))
+        use(session(folder, recipe_of(folder, L={"manifest": "train.jsonl", "shuffle": 1})))
     os.utime(folder / "train-1.wav")
     with pytest.raises(InputError, match="the audio file of 'u95' was written at another time"):
-        use(sitting(folder, recipe_of(folder)))
+        use(session(folder, recipe_of(folder)))
 
 
 def test_the_built_in_speech_may_be_made_anew(tmp_path, monkeypatch):
@@ -336,15 +336,15 @@ def test_the_built_in_speech_may_be_made_anew(tmp_path, monkeypatch):
     document["tokenizer"] = {"texts": "dev", "vocab_size": 300}
     document["evaluation"]["sets"] = []
     recipe = parse(Recipe, document, "test")
-    inputs = sitting(tmp_path, recipe)
+    inputs = session(tmp_path, recipe)
     use(inputs)
     assert set(json.loads((tmp_path / "run" / "inputs.json").read_text())["sets"]) == {"L", "dev"}
     corpus = inputs._context.corpus
     age(corpus)  # the same bytes, of another day
-    use(sitting(tmp_path, recipe))
+    use(session(tmp_path, recipe))
     edited(corpus / "train.jsonl", 0, text="something else")
     with pytest.raises(InputError, match=r"the text of .* is another"):
-        use(sitting(tmp_path, recipe))
+        use(session(tmp_path, recipe))
 
 
 def test_a_run_that_goes_on_with_other_data_stops_before_it_computes(folder):
@@ -400,7 +400,7 @@ def killed_behind(monkeypatch, whose, name, run):
 def test_a_transcript_that_a_kill_cut_short_is_not_completed_by_another_model(folder, monkeypatch):
     document = recipe_of(folder).model_dump(mode="json")
     recipe, path = parse(Recipe, document | {"stages": {}, "variants": {"base": "base"}}, "test"), folder / "run"
-    monkeypatch.setattr(parts_module, "MOST_UTTERANCES", 2)
+    monkeypatch.setattr(parts_module, "MAX_PART_UTTERANCES", 2)
     begin = partial(run_recipe, recipe, path, resume=False, progress=Progress())
     killed_behind(monkeypatch, parts_module.ResumableWork, "do", begin)
     assert [part.name for part in path.glob("evaluations/base/dev.parts/*")] == ["0-2.jsonl"]
@@ -458,7 +458,7 @@ def test_calibrate_compares_and_writes_nothing(folder):
     recipe, path = recipe_of(folder), folder / "run"
     calibrate_stage(recipe, "opd", path)
     assert not path.exists()
-    use(sitting(folder), "opd")
+    use(session(folder), "opd")
     os.utime(folder / "teacher" / "model.safetensors")
     with pytest.raises(InputError, match=r"models\.teacher: .*model\.safetensors was written at another time"):
         calibrate_stage(recipe, "opd", path)

@@ -103,7 +103,7 @@ def test_a_streamed_set_is_not_what_servers_are_tried_on(context, server):
 
 
 def test_servers_cannot_be_tried_where_nothing_can_be_heard(context):
-    with pytest.raises(InputError, match="none of the first 100 utterances can be heard, so the teacher's servers"):
+    with pytest.raises(InputError, match="none of the first 100 utterances can be read, so the teacher's servers"):
         teacher_of(*context({"train": "unreadable"}), seed=0)
 
 

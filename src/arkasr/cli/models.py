@@ -27,7 +27,7 @@ def label(
     from arkasr.recognizers.device import default_device
     from arkasr.recognizers.load import load_recognizer
     from arkasr.recognizers.recognize import RecognitionSettings
-    from arkasr.run.engines import engine_while_needed
+    from arkasr.run.engines import open_engine
     from arkasr.teacher.label import label as label_utterances
     from arkasr.train.settings import EngineSettings
 
@@ -40,7 +40,7 @@ def label(
     recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
     with (
-        engine_while_needed(recognizer, decoding, max_new_tokens) as writer,
+        open_engine(recognizer, decoding, max_new_tokens) as writer,
         Progress().count("label", len(utterances)) as advance,
     ):
         labels = label_utterances(recognizer, utterances, settings, engine=writer, on_batch=advance)
