@@ -1,6 +1,6 @@
 """Time and memory of a step of one stage on given devices: the work of its phases held against their ceilings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from arkasr.cost import memory, work
@@ -10,7 +10,6 @@ from arkasr.cost.links import all_reduce_seconds, sharded_seconds
 from arkasr.cost.sizes import Size, size_of_model
 from arkasr.cost.work import Batch, Work
 from arkasr.errors import InputError
-from arkasr.recipe.load import apply_overrides, parse
 from arkasr.recipe.settings import (
     CtcStageSettings,
     LabelStageSettings,
@@ -38,36 +37,30 @@ class StageCost:
 
     Attributes:
         stage: its name.
-        kind: of stage.
         phases: seconds of one device, by phase, in one step.
         links: seconds in which devices talk and do not compute at the same time.
         slowest: seconds for which the others wait for the slowest device.
         data: seconds for which devices wait for features.
         rounds: micro-batches that one device works off, one behind the other, in a step.
         micro_batches: of all devices together.
-        devices: of the cluster.
         audio: seconds of speech in a step, of all devices together.
         tokens: of transcripts in a step, of all devices together.
         steps: that the recipe asks for; None where it asks for a whole set.
-        workers_needed: processes that compute features, for every device, as many as would keep up.
         memory: bytes of one device at the worst moment, by what they hold.
         peak: bytes of one device at the worst moment.
         checkpoint: bytes of a checkpoint; 0 where none is written.
     """
 
     stage: str
-    kind: str
     phases: Mapping[str, float]
     links: float
     slowest: float
     data: float
     rounds: int
     micro_batches: int
-    devices: int
     audio: float
     tokens: float
     steps: int | None
-    workers_needed: int
     memory: Mapping[str, float]
     peak: float
     checkpoint: float
@@ -81,11 +74,6 @@ class StageCost:
     def speed(self) -> float:
         """Seconds of speech worked off in a second."""
         return self.audio / self.seconds
-
-    @property
-    def idle(self) -> float:
-        """Share of the devices' time in which they have no micro-batch."""
-        return 1 - self.micro_batches / (self.rounds * self.devices)
 
     def days(self, hours: float) -> float:
         """Days for so many hours of speech."""
@@ -131,15 +119,6 @@ class Plan:
             InputError: as `cost` does.
         """
         return [self.cost(name) for name in self.recipe.stages]
-
-    def with_set(self, overrides: Sequence[str]) -> "Plan":
-        """The plan of the recipe with other values, given as behind `--set`.
-
-        Raises:
-            InputError: the recipe may not have them.
-        """
-        document = apply_overrides(self.recipe.model_dump(mode="json"), overrides)
-        return replace(self, recipe=parse(Recipe, document, self.recipe.name))
 
     def _size(self, name: str) -> Size:
         model = self.recipe.origin(name)
@@ -197,18 +176,15 @@ def training_cost(
     held = _held(stage, student, teacher, batch, shares=shares, tiles=device.launches_ahead)
     return StageCost(
         stage=name,
-        kind=stage.kind,
         phases={phase: rounds * amount for phase, amount in seconds.items()} | {"optimizer": update},
         links=max(talking - meanwhile, 0.0),
         slowest=slowest,
         data=_waits(hearing, one_round, settings.data_workers) * rounds,
         rounds=rounds,
         micro_batches=settings.accumulation,
-        devices=devices,
         audio=settings.accumulation * batch.audio * (1 - assumed.padding),
         tokens=settings.accumulation * batch.utterances * batch.tokens,
         steps=settings.steps,
-        workers_needed=_workers_needed(hearing, one_round),
         memory=held,
         peak=memory.peak(held, gradients_stay=devices > 1 or rounds > 1),
         checkpoint=4.0 * student.parameters * (1 + memory.MOMENTS),
@@ -259,7 +235,6 @@ def _labelling(
     }
     return StageCost(
         stage=name,
-        kind=stage.kind,
         phases=phases,
         links=0.0,
         slowest=0.0,
@@ -267,11 +242,9 @@ def _labelling(
         data=_waits(hearing, computing, 1 if device.launches_ahead else 0),
         rounds=1,
         micro_batches=cluster.devices,
-        devices=cluster.devices,
         audio=cluster.devices * batch.audio * (1 - assumed.padding),
         tokens=cluster.devices * batch.utterances * batch.tokens,
         steps=None,
-        workers_needed=_workers_needed(hearing, computing),
         memory=held,
         peak=sum(held.values()),
         checkpoint=0.0,
@@ -352,10 +325,6 @@ def _update_seconds(student: Size, shares: int, device: Device) -> float:
 def _waits(hearing: float, computing: float, workers: int) -> float:
     """Seconds a micro-batch waits for features that one core needs `hearing` seconds for."""
     return max(hearing / workers - computing, 0.0) if workers else hearing
-
-
-def _workers_needed(hearing: float, computing: float) -> int:
-    return max(-int(-hearing // computing), 1)
 
 
 def is_served(recipe: Recipe, stage: OpdStageSettings) -> bool:

@@ -1,4 +1,4 @@
-"""What a plan shows: time, speed and memory of every stage, what holds it up, and what all this rests on."""
+"""What a plan shows: time, speed and memory of every stage, whether it fits, and what all this rests on."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,8 +7,7 @@ from rich.table import Table
 
 from arkasr.cost.assumptions import LONGEST_TRANSCRIPT, Assumptions
 from arkasr.cost.device import Device
-from arkasr.cost.estimate import Cluster, Plan, StageCost, is_served
-from arkasr.cost.verdict import verdict
+from arkasr.cost.estimate import Cluster, StageCost, is_served
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 
 # Columns of what is shown: a table narrower than that would break its numbers.
@@ -63,9 +62,15 @@ def memory_table(costs: Sequence[StageCost], device: Device) -> Table:
     return table
 
 
-def verdicts(plan: Plan, costs: Sequence[StageCost]) -> Iterator[str]:
-    """A line a stage."""
-    return (f"{cost.stage}: {verdict(plan, cost)}" for cost in costs)
+def fits(costs: Sequence[StageCost], device: Device) -> Iterator[str]:
+    """A line for each stage: whether its peak fits in the memory of a device."""
+    for cost in costs:
+        used = f"{cost.peak / 1e9:.3g} of {device.memory / 1e9:.3g} GB"
+        if cost.peak <= device.memory:
+            yield f"{cost.stage}: fits: {used}"
+        else:
+            largest = max(cost.memory, key=cost.memory.__getitem__)
+            yield f"{cost.stage}: does not fit: {used}; the largest item is {largest}"
 
 
 def not_counted(recipe: Recipe) -> Iterator[str]:
