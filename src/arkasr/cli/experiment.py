@@ -69,18 +69,17 @@ def plan(
     from arkasr.cost import tables
     from arkasr.cost.assumptions import Assumptions
     from arkasr.cost.device import device_called
-    from arkasr.cost.estimate import Cluster, Plan
+    from arkasr.cost.estimate import Cluster, stage_costs
 
     cluster = Cluster(device_called(device), gpus)
     assumed = Assumptions(utterance_seconds, tokens_per_second, draft_error)
-    on_devices = Plan(settings, cluster, assumed)
-    costs = on_devices.costs()
+    costs = stage_costs(settings, cluster, assumed)
     console = Console(width=max(console.width, tables.WIDTH))
     console.print(tables.time_table(costs, cluster))
     console.print(tables.speed_table(costs, hours))
     console.print(tables.memory_table(costs, cluster.device))
-    said = [*tables.verdicts(on_devices, costs), *tables.not_counted(settings)]
-    for line in [*said, "", *tables.grounds(cluster.device, assumed)]:
+    stages = [*tables.fits(costs, cluster.device), *tables.not_counted(settings)]
+    for line in [*stages, "", *tables.basis(cluster.device, assumed)]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
