@@ -30,7 +30,7 @@ from rich.table import Table
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.batches import DataPosition
 from arkasr.data.indexing import build_index
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.model.processor import INSTRUCTION
@@ -72,7 +72,7 @@ def write_manifest_of(lines: int, folder: Path) -> Path:
             )
 
     path = folder / "train.jsonl"
-    write_whole(path, rows())
+    write_atomically(path, rows())
     return path
 
 

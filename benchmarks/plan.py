@@ -40,7 +40,7 @@ from arkasr.cost.estimate import Cluster, StageCost, training_cost
 from arkasr.cost.sizes import Size, size_of, size_of_model
 from arkasr.cost.work import Batch
 from arkasr.data.audio import SAMPLE_RATE, decode
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 from arkasr.model.build import build_ark_asr
 from arkasr.model.presets import STUDENT_PRESETS
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, SftStageSettings, TokenizerSettings
@@ -277,7 +277,7 @@ def main() -> None:
     device = this_machine()
     print(json.dumps(device.model_dump(), indent=2))
     if options.output:
-        write_whole(options.output, [json.dumps(device.model_dump(), indent=2) + "\n"])
+        write_atomically(options.output, [json.dumps(device.model_dump(), indent=2) + "\n"])
     print_published_size(device)
     ratios: dict[str, list[float]] = {}
     for place, point in enumerate(POINTS if options.repeats else ()):

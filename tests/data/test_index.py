@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from arkasr import locks
 from arkasr.data import checked_records, indexing, opening
 from arkasr.data.examples import seconds_of
 from arkasr.data.index import RECORD, open_index
@@ -271,12 +272,12 @@ def refusing(number):
 
 
 def test_a_file_system_without_locks_has_an_index_all_the_same(folder, monkeypatch):
-    monkeypatch.setattr(indexing.fcntl, "flock", refusing(errno.ENOLCK))
+    monkeypatch.setattr(locks.fcntl, "lockf", refusing(errno.ENOLCK))
     assert len(build_index(write(folder, *lines_of_all_kinds(20)))) == 20
 
 
 def test_a_lock_that_fails_otherwise_is_named(folder, monkeypatch):
-    monkeypatch.setattr(indexing.fcntl, "flock", refusing(errno.EIO))
+    monkeypatch.setattr(locks.fcntl, "lockf", refusing(errno.EIO))
     with pytest.raises(OSError, match=r"Input/output error: .*set\.jsonl\.index"):
         build_index(write(folder, *lines_of_all_kinds(20)))
 

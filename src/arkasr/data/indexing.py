@@ -3,15 +3,15 @@
 Needs little memory however long the manifest is. The index appears when it is complete, whatever happens before.
 """
 
-import fcntl
 import json
 import math
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from errno import EACCES, ENOLCK, ENOSYS, EOPNOTSUPP, EPERM, EROFS
+from contextlib import ExitStack, contextmanager, suppress
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 from zlib import crc32
 
@@ -36,7 +36,8 @@ from arkasr.data.index import (
 )
 from arkasr.data.manifest import ManifestError, Problem, Utterance, parse_line, same_id
 from arkasr.errors import InputError
-from arkasr.files import errors_named, write_whole
+from arkasr.files import atomic_path, errors_named, write_atomically
+from arkasr.locks import LocksUnsupportedError, locked
 
 MOST_PROBLEMS = 10_000  # bad lines after which no more are looked for
 IDS_AT_ONCE = 2**20  # ids that are sorted at once
@@ -59,32 +60,29 @@ def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None, *
     """
     if not manifest.is_file():
         raise InputError(f"{manifest}: no such manifest")
-    folder = _folder_for(manifest)
-    with _alone_in(folder):
+    with _locked_folder(manifest) as folder, errors_named(folder):
         if not anew and (index := open_index(manifest)):
             return index
         (folder / DESCRIPTION).unlink(missing_ok=True)
         fingerprint = fingerprint_of(manifest)
-        # A lock may not be seen on other machines, which then make the same index beside this one.
-        writing = {name: folder / f".{name}.{platform.node()}.writing" for name in (LINES, IDS, "numbered")}
-        try:
+        # Other machines may not see the lock, and then write the same index at the same time.
+        machine = platform.node()
+        with (
+            atomic_path(folder / LINES, writer=machine) as lines_path,
+            atomic_path(folder / IDS, writer=machine) as ids_path,
+        ):
             with (
-                writing[LINES].open("wb+") as records,
-                writing[IDS].open("wb+") as ids,
-                writing["numbered"].open("wb+") as numbered,
+                lines_path.open("wb+") as records,
+                ids_path.open("wb+") as ids,
+                TemporaryFile(dir=folder) as numbered,
             ):
                 said = _index_lines(manifest, records, ids, numbered, on_bytes or (lambda read: None))
                 seal(records, RECORD)
                 seal(ids, IDENTITY)
             if fingerprint_of(manifest) != fingerprint:
                 raise InputError(f"{manifest}: was written to while it was read; index it when it is complete")
-            for name in (LINES, IDS):
-                writing[name].replace(folder / name)
-        finally:
-            for path in writing.values():
-                path.unlink(missing_ok=True)
         said |= {"format": FORMAT, "manifest": fingerprint}
-        write_whole(folder / DESCRIPTION, [json.dumps(said | {"crc32": checksum_of(said)}) + "\n"])
+        write_atomically(folder / DESCRIPTION, [json.dumps(said | {"crc32": checksum_of(said)}) + "\n"])
     return ManifestIndex(manifest, folder)
 
 
@@ -200,32 +198,25 @@ def _at(file: IO[bytes], dtype: np.dtype, place: int) -> np.void:
     return found
 
 
-def _folder_for(manifest: Path) -> Path:
-    """The folder to write an index into: beside the manifest, or in the cache where there is no leave to."""
-    beside, cached = folders_of(manifest)
-    try:
-        beside.mkdir(exist_ok=True)
-        (beside / _LOCK).touch()
-    except FileExistsError as error:
-        raise InputError(f"{beside}: is where the index of {manifest.name} belongs; move the file away") from error
-    except OSError as error:
-        if error.errno not in (EACCES, EPERM, EROFS):
-            raise
-        cached.mkdir(parents=True, exist_ok=True)
-        return cached
-    return beside
-
-
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for other processes that make the same index, where the file system has locks.
-
-    The system lets go of the lock of one that is killed.
-    """
-    with errors_named(folder), (folder / _LOCK).open("w") as file:
+def _locked_folder(manifest: Path) -> Iterator[Path]:
+    """The folder for the index, locked: beside the manifest, or in the cache if that folder is not writable."""
+    beside, cached = folders_of(manifest)
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _create_locked(beside, stack)
+            folder = beside
+        except FileExistsError as error:
+            raise InputError(f"{beside}: is where the index of {manifest.name} belongs; move the file away") from error
         except OSError as error:
-            if error.errno not in (ENOLCK, ENOSYS, EOPNOTSUPP):
+            if error.errno not in (EACCES, EPERM, EROFS):
                 raise
-        yield
+            _create_locked(cached, stack)
+            folder = cached
+        yield folder
+
+
+def _create_locked(folder: Path, stack: ExitStack) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(LocksUnsupportedError), errors_named(folder):
+        stack.enter_context(locked(folder / _LOCK))
