@@ -31,7 +31,6 @@ def folder(tmp_path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(indexing, "CHUNK", 7)
-    monkeypatch.setattr(indexing, "IDS_AT_ONCE", 5)
 
 
 def write(folder, *lines):
@@ -214,7 +213,7 @@ def test_a_manifest_that_changes_under_its_index_is_named(folder, monkeypatch):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert index.utterance(4).id == read_manifest(path)[4].id
     for found in (index, open_index(path)):
-        with pytest.raises(InputError, match=r"set\.jsonl: what stands at byte \d+ is not the line that was indexed"):
+        with pytest.raises(InputError, match=r"set\.jsonl: the line at byte \d+ has changed since it was indexed"):
             found.utterance(3)
     again = open_manifest_of_any_size(path, monkeypatch)
     assert again[3].text == "TEXT 3"
