@@ -13,7 +13,7 @@ from typing import Any
 from arkasr.data.languages import canonical_language
 from arkasr.data.slices import missing_of
 from arkasr.errors import InputError
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 
 TASKS = ("asr",)
 MAX_SECONDS = 1e9  # thirty years: anything longer is no time in a file
@@ -119,7 +119,7 @@ def parse_manifest(
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON Lines; the file appears under its name when it is complete."""
-    write_whole(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
