@@ -14,7 +14,7 @@ from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from arkasr.vllm.questions import questions
+from arkasr.vllm.requests import requests_for
 from tests.models import SMALL_STUDENT, TEXTS
 from tests.train.test_loop import SETTINGS, Stream
 
@@ -116,11 +116,13 @@ def test_what_was_asked_before_an_update_is_written_with_the_weights_of_then(eng
 def test_the_prompt_that_vllm_reads_and_that_its_server_makes_is_that_of_training(engine, student, prompts):
     from arkasr.vllm.inputs import prompt_token_ids
 
-    asked = questions(student, prompts)
-    answers = engine._llm.generate(asked, use_tqdm=False)
+    requests = requests_for(student, prompts)
+    answers = engine._llm.generate(requests, use_tqdm=False)
     frames = prompts.audio["audios_mask"].sum(1).tolist()
     assert [answer.prompt_token_ids for answer in answers] == [student.prompt_ids(count, None) for count in frames]
-    assert [question["prompt_token_ids"] for question in asked] == [prompt_token_ids(student.tokenizer)] * len(asked)
+    assert [request["prompt_token_ids"] for request in requests] == [prompt_token_ids(student.tokenizer)] * len(
+        requests
+    )
 
 
 def test_drawn_tokens_differ_between_seeds_and_not_with_the_same(engine, student, prompts):

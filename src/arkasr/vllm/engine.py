@@ -28,7 +28,7 @@ from arkasr.recognizers.decoding import Sampling, Transcripts
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.scratch import scratch_folder
 from arkasr.vllm.engine_process import environment
-from arkasr.vllm.questions import family_of, questions
+from arkasr.vllm.requests import family_of, requests_for
 
 LONGEST_CLIP_FRAMES = MAX_SAMPLES // HOP_LENGTH
 SEEDS = 2**31
@@ -133,14 +133,14 @@ class VllmEngine:
         common: dict[str, Any] = {"max_tokens": max_new_tokens, "stop_token_ids": [stop], "detokenize": False}
         if not family_of(recognizer).masks_tokens:
             common["allowed_token_ids"] = recognizer.allowed_tokens.nonzero().squeeze(1).tolist()
-        asked = questions(recognizer, prompts)
+        requests = requests_for(recognizer, prompts)
         if sampling is None:
-            parameters = [SamplingParams(temperature=0.0, **common) for _ in asked]
+            parameters = [SamplingParams(temperature=0.0, **common) for _ in requests]
         else:
             seeds = (sampling.uniforms[:, 0] * SEEDS).long().tolist()
             parameters = [SamplingParams(temperature=sampling.temperature, seed=seed, **common) for seed in seeds]
         answers: Future[list[Any]] = Future()
-        self._jobs.put((answers, partial(self._write, weights, asked, parameters)))
+        self._jobs.put((answers, partial(self._write, weights, requests, parameters)))
         return partial(self._transcripts, answers)
 
     def _transcripts(self, answers: Future[list[Any]]) -> Transcripts:
@@ -160,10 +160,10 @@ class VllmEngine:
     def _lives(self) -> bool:
         return all(process.is_alive() for process in self._processes)
 
-    def _write(self, weights: Path | None, asked: list[Any], parameters: list[Any]) -> list[Any]:
+    def _write(self, weights: Path | None, requests: list[Any], parameters: list[Any]) -> list[Any]:
         if weights is not None:
             self._take_over(weights)
-        answers: list[Any] = self._llm.generate(asked, parameters, use_tqdm=False)
+        answers: list[Any] = self._llm.generate(requests, parameters, use_tqdm=False)
         return answers
 
     def _written_weights(self) -> Path:
