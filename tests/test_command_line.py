@@ -210,7 +210,7 @@ def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_p
         (["nonsense"], "nonsense"),
         (["train", "otd", "recipes/smoke.yaml"], "train otd: did you mean 'opd'?"),
         (["run", "recipes/smoke.yaml", "--output", "README.md"], "README.md"),
-        (["data", "prepare", "an4"], "say where the corpus is with --from DIR"),
+        (["data", "prepare", "an4"], "give the folder of the corpus with --from DIR"),
         (["run"], "Missing argument 'recipe'"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_served_teacher_has_been_tried_on_what_can_be_heard(context, server, h
 
 def test_a_streamed_set_is_not_what_servers_are_tried_on(context, server):
     streamed = {"dataset": {"path": "nowhere"}}
-    with pytest.raises(InputError, match="and 'L' is streamed; give the stage a `dev` set of files"):
+    with pytest.raises(InputError, match="and 'L' is streamed; give the stage a `dev` set from a manifest"):
         teacher_of(*context(heard=streamed), seed=0)
     teacher_of(*context({"dev": "files"}, heard=streamed), seed=0).close()
     assert server.succeeded == 4

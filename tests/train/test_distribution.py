@@ -79,7 +79,7 @@ def test_a_student_in_shares_is_whole_only_while_it_writes_and_the_plan_knows(se
     student = build_ark_asr(uneven_processes.DEEP_STUDENT, vocabulary)
     layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]
     weights = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
-    size = size_of("deep", student)
+    size = size_of(student)
     at_once = size.parameters - sum(weights) + max(weights)
     assert seen["whole-sft"] == [at_once] * 2
     assert seen["whole-opd"] == [size.parameters] * 2
