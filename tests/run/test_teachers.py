@@ -88,8 +88,8 @@ def test_a_served_teacher_has_been_tried_on_what_can_be_heard(context, server, h
         assert isinstance(teacher, ServedTeacher)
         # Two utterances, each for its prompt and for its scores, and once more where no weights say which to expect.
         assert server.succeeded == (4 if served.get("weights", True) else 6)
-        question = requests_of(teacher.recognizer, hear(teacher), teacher)[0]
-        assert scores_of(teacher, question).other_log_prob.isnan().all() == (served.get("scores") != "best")
+        request = requests_of(teacher.recognizer, hear(teacher), teacher)[0]
+        assert scores_of(teacher, request).other_log_prob.isnan().all() == (served.get("scores") != "best")
     finally:
         teacher.close()
 

@@ -104,10 +104,10 @@ def recipe(student, teacher, server, tmp_path):
     teacher.save(tmp_path / "teacher")
     generator = np.random.default_rng(0)
     rows = []
-    for place in range(12):
-        seconds = 0.6 + 0.05 * place
-        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-        row = {"audio": f"{place}.wav", "text": TEXTS[place % 2], "language": "English", "duration": seconds}
+    for index in range(12):
+        seconds = 0.6 + 0.05 * index
+        soundfile.write(tmp_path / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        row = {"audio": f"{index}.wav", "text": TEXTS[index % 2], "language": "English", "duration": seconds}
         rows.append(json.dumps(row))
     (tmp_path / "train.jsonl").write_text("\n".join(rows))
     served = {"urls": [server.url], "weights": False}
