@@ -122,7 +122,9 @@ def test_an_interrupted_run_says_how_to_go_on(manifest, model):
     process.send_signal(signal.SIGINT)
     printed = process.communicate()[1].decode().strip().splitlines()
     assert process.returncode == 130
-    assert printed[-1] == ("arkasr: interrupted; `run` and `train` continue with --resume, repeat `transcribe` as it was")
+    assert printed[-1] == (
+        "arkasr: interrupted; `run` and `train` continue with --resume, repeat `transcribe` as it was"
+    )
     assert journal.is_file()
     assert not output.exists()
 

@@ -44,7 +44,7 @@ def main() -> None:
         status = INTERRUPTED
     if status == INTERRUPTED:
         print(
-            "arkasr: interrupted; `run` and `train` continue with --resume; repeat `transcribe` as it was",
+            "arkasr: interrupted; continue `run` and `train` with --resume, `transcribe` by the same command",
             file=sys.stderr,
         )
     sys.exit(status)
