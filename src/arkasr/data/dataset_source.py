@@ -31,7 +31,7 @@ class DatasetSource(Settings):
     """Column of the transcript. `null`: there is none."""
 
     language: str | None = None
-    """Language of every utterance, a name or a code. `null`: not known, or in `language_column`."""
+    """Language of the utterances for which `language_column` has none, a name or a code. `null`: not known."""
 
     language_column: str | None = None
     """Column of the language. `null`: there is none."""
