@@ -1,4 +1,4 @@
-"""The base of everything that a file of the user's is parsed into. Knows nothing of what the keys mean."""
+"""Base class of every settings class. A settings class checks what a user wrote in a file; its fields are the keys."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from arkasr.errors import nearest_of
 
 
 class Settings(BaseModel):
-    """Base of everything a recipe file is parsed into: unknown keys are errors, values do not change."""
+    """Immutable settings that refuse unknown keys. The docstring below a field describes its key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
