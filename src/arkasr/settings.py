@@ -1,5 +1,7 @@
 """Base class of every settings class. A settings class checks what a user wrote in a file; its fields are the keys."""
 
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -20,3 +22,8 @@ class Settings(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {key!r}; {nearest_of(str(key), cls.model_fields)}")
         return document
+
+
+def first_repeated(values: Sequence[Hashable]) -> Any:
+    """The first value that occurs twice; None if all differ."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)

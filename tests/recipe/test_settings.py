@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from arkasr.errors import InputError
-from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe, TrainingStageSettings
+from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.smoke import shrink
 from arkasr.run.folder import RunFolder
 

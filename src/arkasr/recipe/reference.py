@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from arkasr.recipe.settings import Recipe
+from arkasr.recipe.settings.unchecked import UncheckedRecipe
 from arkasr.settings import Settings
 
 MARKED = re.compile(r"<!-- keys of (\w+) -->\n.*?<!-- end of keys -->", re.DOTALL)
@@ -53,7 +54,7 @@ def settings_classes() -> dict[str, type]:
         for inner in (*annotation.__bases__, *(get_type_hints(annotation)[key] for key in _properties(annotation))):
             visit(inner)
 
-    visit(Recipe)
+    visit(UncheckedRecipe)
     return found
 
 

@@ -6,8 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from arkasr.data.languages import canonical_language
 from arkasr.evaluate.normalize import get_profile
-from arkasr.recipe.settings.rules import first_repeated
-from arkasr.settings import Settings
+from arkasr.settings import Settings, first_repeated
 
 
 class EvaluationSettings(Settings):

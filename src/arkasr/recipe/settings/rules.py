@@ -3,11 +3,10 @@
 Every rule takes a parsed recipe and raises ValueError with a message that names the key and the remedy.
 """
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
-from arkasr.recipe.continuation import check_continuation
+from arkasr.recipe.settings.continuation import check_continuation
 from arkasr.recipe.settings.stages import (
     AnyStageSettings,
     CtcStageSettings,
@@ -16,9 +15,8 @@ from arkasr.recipe.settings.stages import (
     SftStageSettings,
     TrainingStageSettings,
 )
-
-if TYPE_CHECKING:
-    from arkasr.recipe.settings.recipe import Recipe
+from arkasr.recipe.settings.unchecked import UncheckedRecipe
+from arkasr.settings import first_repeated
 
 Target = Literal["set", "weights", "labels"]
 IN_WORDS: dict[Target, str] = {
@@ -36,31 +34,26 @@ class Reference(NamedTuple):
     targets: tuple[Target, ...]
 
 
-def check_rules(recipe: "Recipe") -> None:
+def check_rules(recipe: UncheckedRecipe) -> None:
     """Check every rule. Rules that follow references come after the one that checks them."""
     for rule in RULES:
         rule(recipe)
 
 
-def first_repeated(values: Sequence[Hashable]) -> Any:
-    """The first value that occurs twice; None if all differ."""
-    return next((value for value, count in Counter(values).items() if count > 1), None)
-
-
-def seeds_differ(recipe: "Recipe") -> None:
+def seeds_differ(recipe: UncheckedRecipe) -> None:
     """A seed names the results of a stage, so it occurs once."""
     if (repeated := first_repeated(recipe.seeds)) is not None:
         raise ValueError(f"seeds: {repeated} occurs twice; remove one")
 
 
-def stages_and_models_have_different_names(recipe: "Recipe") -> None:
+def stages_and_models_have_different_names(recipe: UncheckedRecipe) -> None:
     """`start`, `teacher` and variants name a model or a stage by the same key."""
     for name in recipe.stages:
         if name in recipe.models:
             raise ValueError(f"stages.{name}: a model has the same name; rename one")
 
 
-def stages_refer_to_what_is_above_them(recipe: "Recipe") -> None:
+def stages_refer_to_what_is_above_them(recipe: UncheckedRecipe) -> None:
     """Stages run in the order of the file, so a stage uses earlier ones only."""
     known: dict[Target, set[str]] = {"set": set(recipe.sets), "weights": set(recipe.models), "labels": set()}
     for name, stage in recipe.stages.items():
@@ -74,14 +67,14 @@ def stages_refer_to_what_is_above_them(recipe: "Recipe") -> None:
         known["labels" if stage.kind == "label" else "weights"].add(name)
 
 
-def variants_are_models(recipe: "Recipe") -> None:
+def variants_are_models(recipe: UncheckedRecipe) -> None:
     """A variant is a model, or the weights of a training stage."""
     for variant, name in recipe.variants.items():
         if name not in recipe.models and not isinstance(recipe.stages.get(name), TrainingStageSettings):
             raise ValueError(f"variants.{variant}: there is no model or training stage {name!r}; correct the name")
 
 
-def evaluation_refers_to_sets_and_variants(recipe: "Recipe") -> None:
+def evaluation_refers_to_sets_and_variants(recipe: UncheckedRecipe) -> None:
     """Test sets and compared variants exist."""
     for name in recipe.evaluation.sets:
         if name not in recipe.sets:
@@ -95,7 +88,7 @@ def evaluation_refers_to_sets_and_variants(recipe: "Recipe") -> None:
                 )
 
 
-def presets_have_a_tokenizer(recipe: "Recipe") -> None:
+def presets_have_a_tokenizer(recipe: UncheckedRecipe) -> None:
     """A model with random weights needs a vocabulary, and the vocabulary needs texts."""
     if recipe.tokenizer is None:
         if any(model.preset for model in recipe.models.values()):
@@ -107,7 +100,7 @@ def presets_have_a_tokenizer(recipe: "Recipe") -> None:
         )
 
 
-def streamed_sets_are_only_trained_on(recipe: "Recipe") -> None:
+def streamed_sets_are_only_trained_on(recipe: UncheckedRecipe) -> None:
     """A streamed dataset is read once in its own order, which only training can do."""
     uses = [
         (f"stages.{name}.{reference.key}", reference.name)
@@ -123,14 +116,14 @@ def streamed_sets_are_only_trained_on(recipe: "Recipe") -> None:
             raise ValueError(f"{key}: the set {name!r} is streamed, and only `train` can be; use a set with `manifest`")
 
 
-def continuations_share_a_schedule(recipe: "Recipe") -> None:
+def continuations_share_a_schedule(recipe: UncheckedRecipe) -> None:
     """A stage with `continues` fits the stage that it continues."""
     for name, stage in recipe.stages.items():
         if isinstance(stage, TrainingStageSettings):
             check_continuation(recipe, name)
 
 
-def data_orders_are_not_named_like_stages(recipe: "Recipe") -> None:
+def data_orders_are_not_named_like_stages(recipe: UncheckedRecipe) -> None:
     """A stage without `data_order` uses its own name for its order."""
     for name, stage in recipe.stages.items():
         if not isinstance(stage, TrainingStageSettings) or stage.data_order == name:
@@ -142,7 +135,7 @@ def data_orders_are_not_named_like_stages(recipe: "Recipe") -> None:
             )
 
 
-def supervised_stages_have_labels(recipe: "Recipe") -> None:
+def supervised_stages_have_labels(recipe: UncheckedRecipe) -> None:
     """CTC and SFT learn from labels."""
     for name, stage in recipe.stages.items():
         if not isinstance(stage, CtcStageSettings | SftStageSettings) or stage.train not in recipe.sets:
@@ -154,7 +147,7 @@ def supervised_stages_have_labels(recipe: "Recipe") -> None:
             )
 
 
-def served_teachers_can_answer(recipe: "Recipe") -> None:
+def served_teachers_can_answer(recipe: UncheckedRecipe) -> None:
     """A server hears the recording as it is, scores some of the tokens, and keeps its weights to itself."""
     for name, stage in recipe.stages.items():
         teacher = recipe.models.get(stage.teacher) if isinstance(stage, OpdStageSettings) else None
@@ -176,7 +169,7 @@ def served_teachers_can_answer(recipe: "Recipe") -> None:
             )
 
 
-def stages_have_one_precision(recipe: "Recipe") -> None:
+def stages_have_one_precision(recipe: UncheckedRecipe) -> None:
     """The processes of a run are set up once, for one precision."""
     training = [stage for stage in recipe.stages.values() if isinstance(stage, TrainingStageSettings)]
     precisions = {stage.optimization.mixed_precision for stage in training}
@@ -186,7 +179,7 @@ def stages_have_one_precision(recipe: "Recipe") -> None:
         )
 
 
-RULES: tuple[Callable[["Recipe"], None], ...] = (
+RULES: tuple[Callable[[UncheckedRecipe], None], ...] = (
     seeds_differ,
     stages_and_models_have_different_names,
     stages_refer_to_what_is_above_them,

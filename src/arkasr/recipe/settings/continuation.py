@@ -4,10 +4,9 @@ Comes in: a parsed recipe. Goes out: seeds and step counts of a stage. How a sta
 """
 
 import hashlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from arkasr.recipe.settings import Recipe, TrainingStageSettings
+from arkasr.recipe.settings.stages import TrainingStageSettings
+from arkasr.recipe.settings.unchecked import UncheckedRecipe
 
 # `optimization` keys in which the parts of one schedule may differ.
 FREE_IN_A_PART = {
@@ -16,7 +15,7 @@ FREE_IN_A_PART = {
 }  # fmt: skip
 
 
-def seed_of_order(recipe: "Recipe", name: str, seed: int) -> int:
+def seed_of_order(recipe: UncheckedRecipe, name: str, seed: int) -> int:
     """The seed of a stage's shuffle and augmentation, 48 bits.
 
     It depends on the run's seed and on the stage's `data_order`, by default its name. So two stages see different
@@ -27,12 +26,12 @@ def seed_of_order(recipe: "Recipe", name: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{order}".encode()).digest()[:6], "big")
 
 
-def steps_before(recipe: "Recipe", name: str) -> int:
+def steps_before(recipe: UncheckedRecipe, name: str) -> int:
     """Optimizer steps of the schedule before a stage begins."""
     return sum(_steps(recipe, part) for part in _schedule(recipe, name)[:-1])
 
 
-def schedule_steps(recipe: "Recipe", name: str) -> int:
+def schedule_steps(recipe: UncheckedRecipe, name: str) -> int:
     """Optimizer steps of the schedule that a stage is part of, from its first stage to its last."""
     continuations = [other for other in recipe.stages if _continued(recipe, other) == name]
     if continuations:
@@ -40,7 +39,7 @@ def schedule_steps(recipe: "Recipe", name: str) -> int:
     return steps_before(recipe, name) + _steps(recipe, name)
 
 
-def check_continuation(recipe: "Recipe", name: str) -> None:
+def check_continuation(recipe: UncheckedRecipe, name: str) -> None:
     """Check that a stage with `continues` can share a schedule with the stage that it starts from.
 
     Raises:
@@ -71,7 +70,7 @@ def check_continuation(recipe: "Recipe", name: str) -> None:
     _check_common_end(recipe, name)
 
 
-def _check_common_end(recipe: "Recipe", name: str) -> None:
+def _check_common_end(recipe: UncheckedRecipe, name: str) -> None:
     """All stages that continue the same stage must end at the same step: its rates depend on that step."""
     start, end = recipe.stages[name].start, schedule_steps(recipe, name)
     for other in recipe.stages:
@@ -83,7 +82,7 @@ def _check_common_end(recipe: "Recipe", name: str) -> None:
             )
 
 
-def _schedule(recipe: "Recipe", name: str) -> list[str]:
+def _schedule(recipe: UncheckedRecipe, name: str) -> list[str]:
     """The stages of a schedule up to `name`, first to last."""
     stages = [name]
     while (previous := _continued(recipe, stages[0])) is not None:
@@ -91,17 +90,17 @@ def _schedule(recipe: "Recipe", name: str) -> list[str]:
     return stages
 
 
-def _continued(recipe: "Recipe", name: str) -> str | None:
+def _continued(recipe: UncheckedRecipe, name: str) -> str | None:
     """The stage that a stage continues."""
     stage = recipe.stages[name]
     return stage.start if getattr(stage, "continues", False) else None
 
 
-def _steps(recipe: "Recipe", name: str) -> int:
+def _steps(recipe: UncheckedRecipe, name: str) -> int:
     return _training(recipe, name).optimization.steps
 
 
-def _training(recipe: "Recipe", name: str) -> "TrainingStageSettings":
+def _training(recipe: UncheckedRecipe, name: str) -> TrainingStageSettings:
     stage = recipe.stages[name]
     assert stage.kind != "label"
     return stage
