@@ -8,9 +8,9 @@ from arkasr.cost import work
 from arkasr.cost.sizes import MEL_FRAMES_PER_SECOND, size_of
 from arkasr.cost.work import Batch
 from arkasr.distill.fused import fused_union_topk_kl
-from arkasr.recognizers.head import top_of_head
+from arkasr.recognizers.head import top_tokens
 from arkasr.recognizers.scoring import forced_logits, forced_states
-from tests.models import hear_noise
+from tests.models import noise_examples
 
 SECONDS, TEXT = 4.0, "the red book is in london"
 # Frames are rounded, queries do not see themselves twice, and the last token is not read: nothing else differs.
@@ -25,7 +25,7 @@ def batch(student):
 def heard_by(recognizer):
     """Prompts and transcripts of a batch of equal clips, and attention in products that torch's counter knows."""
     recognizer.model.set_attn_implementation("eager")
-    examples = hear_noise(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
+    examples = noise_examples(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
     prompts = recognizer.prompts([example.features[recognizer.frontend] for example in examples], ["English"] * 3)
     return prompts, [recognizer.transcript_ids(TEXT)] * 3
 
@@ -47,7 +47,7 @@ def test_hearing_and_reading_take_the_operations_that_torch_counts(which, reques
         operations, states = counted(lambda: forced_states(recognizer, heard, transcripts))
         assert work.read(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)
         found = states[:, None].flatten(0, 1)
-        operations, _ = counted(lambda: top_of_head(found.double(), recognizer.head.double(), None, 8, torch.float64))
+        operations, _ = counted(lambda: top_tokens(found.double(), recognizer.head.double(), None, 8, torch.float64))
         assert work.top(size, batch, mixed=False).operations == operations
 
 
@@ -91,7 +91,7 @@ def test_the_support_is_a_small_part_of_what_is_counted(student, teacher, batch)
     torch.manual_seed(0)
     states = torch.randn(positions, student.embedding_size), torch.randn(positions, teacher.embedding_size)
     heads = student.head.detach(), teacher.head.detach()[: student.vocab_size]
-    tops = [top_of_head(state, head, None, top_k, torch.float32) for state, head in zip(states, heads, strict=True)]
+    tops = [top_tokens(state, head, None, top_k, torch.float32) for state, head in zip(states, heads, strict=True)]
     left_out, _ = counted(
         lambda: fused_union_topk_kl(
             states[0], heads[0], states[1], heads[1], top_k=top_k, student_top=tops[0], teacher_top=tops[1]

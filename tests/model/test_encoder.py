@@ -5,14 +5,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from arkasr.errors import InputError
 from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, audio_tokens
-from tests import plain_ark
+from tests import reference_ark_asr
 
 
 @pytest.mark.parametrize("frames", [2, 7, 8, 9, 50, 123])
 def test_the_audio_side_equals_the_formulas(student, frames):
     mel = torch.randn(40, frames, generator=torch.Generator().manual_seed(frames))
     embeddings, counts = student.model.get_audio_features(mel[None])
-    expected = plain_ark.audio_embeddings(student.model.state_dict(), mel, heads=2)
+    expected = reference_ark_asr.audio_embeddings(student.model.state_dict(), mel, heads=2)
     assert counts.tolist() == [len(expected)] == [audio_tokens(frames)]
     assert (embeddings - expected).norm() < 1e-5 * expected.norm()
 

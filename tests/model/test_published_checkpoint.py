@@ -11,7 +11,7 @@ from arkasr import ArkAsrConfig, ArkAsrForConditionalGeneration, ArkAsrProcessor
 from arkasr.errors import InputError
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.load import load_recognizer
-from tests import plain_ark, published
+from tests import published, reference_ark_asr
 
 PROMPT = (151_665, 151_666, 151_663, 151_667, 5501, 1356, 3114, 419, 7699, 13, 151_668)
 AUDIO, STOP, FIRST_CODEC = 151_663, 151_645, 151_670
@@ -75,9 +75,11 @@ def test_embeddings_and_logits_equal_the_formulas(checkpoint, waveform):
     with torch.no_grad():
         embeddings, _ = model.get_audio_features(inputs["audios"])
         logits = model(input_ids=ids[None], audios=inputs["audios"]).logits[0]
-    audio = plain_ark.audio_embeddings(weights, inputs["audios"][0], heads)
+    audio = reference_ark_asr.audio_embeddings(weights, inputs["audios"][0], heads)
     assert relative_difference(embeddings, audio) < 1e-5
-    plain = plain_ark.logits(weights, ids, audio, sizes["num_attention_heads"], sizes["num_key_value_heads"], AUDIO)
+    plain = reference_ark_asr.logits(
+        weights, ids, audio, sizes["num_attention_heads"], sizes["num_key_value_heads"], AUDIO
+    )
     assert relative_difference(logits, plain) < 1e-5
     assert torch.equal(logits.argmax(-1), plain.argmax(-1))
 
@@ -117,7 +119,7 @@ def test_the_card_s_conversation_gives_the_published_ids(checkpoint, waveform, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sampling_rate": 8_000}, "sampling_rate is 8000; Ark-ASR hears 16000 Hz"),
+        ({"sampling_rate": 8_000}, "sampling_rate is 8000; Ark-ASR takes 16000 Hz"),
         ({"audio_padding": "max_length"}, "only 'longest' gives the published results"),
     ],
 )
@@ -130,7 +132,7 @@ def test_arguments_that_would_change_results_are_refused(checkpoints, waveform, 
 @pytest.mark.parametrize("parts", [[], [{"type": "audio", "array": [0.0] * 800}] * 2])
 def test_a_conversation_holds_one_audio(checkpoints, parts):
     processor = AutoProcessor.from_pretrained(checkpoints["0.6b"][0])
-    with pytest.raises(ValueError, match=f"holds {len(parts)} audio parts; Ark-ASR hears exactly one"):
+    with pytest.raises(ValueError, match=f"holds {len(parts)} audio parts; Ark-ASR takes exactly one"):
         processor.apply_chat_template([{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}])
 
 
@@ -148,7 +150,9 @@ def test_plain_generate_writes_no_control_token_and_stops(checkpoints, waveform)
     folder, _ = checkpoints["0.6b"]
     model = AutoModelForCausalLM.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
-    inputs = processor.transcription_request([waveform])
+    inputs = processor.apply_chat_template(
+        [conversation({"type": "audio", "array": waveform})], add_generation_prompt=True
+    )
 
     def shout(head, arguments, scores):
         scores[..., loud] += torch.tensor([900.0, 800.0, 700.0, 600.0, 500.0, 100.0])
@@ -192,12 +196,16 @@ def test_norms_and_positions_that_the_encoder_does_not_use_change_nothing(checkp
 def test_features_are_cast_to_the_models_dtype(checkpoint, waveform, dtype):
     folder, weights, sizes = checkpoint
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    inputs = AutoProcessor.from_pretrained(folder).transcription_request([waveform])
+    inputs = AutoProcessor.from_pretrained(folder).apply_chat_template(
+        conversation({"type": "audio", "array": waveform}), add_generation_prompt=True
+    )
     with torch.no_grad():
         embeddings, _ = model.get_audio_features(inputs["audios"])
         logits = model(**inputs).logits
     assert embeddings.dtype == logits.dtype == dtype
-    audio = plain_ark.audio_embeddings(weights, inputs["audios"][0], sizes["whisper_config"]["encoder_attention_heads"])
+    audio = reference_ark_asr.audio_embeddings(
+        weights, inputs["audios"][0], sizes["whisper_config"]["encoder_attention_heads"]
+    )
     assert relative_difference(embeddings, audio) < {torch.bfloat16: 0.05, torch.float16: 0.006}[dtype]
 
 

@@ -69,7 +69,7 @@ def test_a_head_of_its_own_is_kept(student, tmp_path):
 
 def test_nothing_is_overwritten_and_nothing_guessed(checkpoint, tmp_path, teacher):
     folder, _, _ = checkpoint
-    with pytest.raises(InputError, match="is there already; name a folder that is not"):
+    with pytest.raises(InputError, match="exists already; name a folder that does not"):
         convert(str(folder), tmp_path, None, "auto", "5GB")
     with pytest.raises(InputError, match="did you mean 'published'"):
         convert(str(folder), tmp_path / "new", "publish", "auto", "5GB")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from arkasr.recognizers.ark_asr import build_ark_asr
-from arkasr.recognizers.decoding import Sampling, _Rows, decode
+from arkasr.recognizers.decoding import Sampling, _CachedDecoder, decode
 from arkasr.recognizers.draft import Draft
-from arkasr.recognizers.head import best_of_head, sample_of_head, top_of_head
+from arkasr.recognizers.head import greedy_tokens, sampled_tokens, top_tokens
 from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
 from tests.models import SMALL_STUDENT
 
@@ -21,7 +21,7 @@ def write_along(transcript: list[int], draft: list[int], most: int = 10**6) -> i
     """Let a model that always writes `transcript` be asked along a draft; the number of times it is asked."""
     guide, written, passes = Draft(draft, STOP), [], 0
     while written[-1:] != [STOP]:
-        guess = guide.guess(most)
+        guess = guide.propose(most)
         assert STOP not in guess
         assert len(guess) <= most
         # Behind a wrong token the model is confused and says a token that is nowhere.
@@ -30,7 +30,7 @@ def write_along(transcript: list[int], draft: list[int], most: int = 10**6) -> i
         for place in range(len(guess)):
             right = [*written, *guess[: place + 1]] == transcript[: len(written) + place + 1]
             said.append(transcript[len(written) + place + 1] if right else 1000)
-        agreed = guide.see(guess, said)
+        agreed = guide.verify(guess, said)
         written += said[: agreed + 1]
         assert written == transcript[: len(written)]
         passes += 1
@@ -148,17 +148,17 @@ def test_the_same_transcripts_and_the_same_states_with_drafts_of_any_quality(rec
 
 
 def test_the_cache_holds_no_more_than_the_longest_row_once_rows_have_left(recognizer, prompts, monkeypatch):
-    leave, widths = _Rows.stay, []
+    original, widths = _CachedDecoder.keep_rows, []
 
-    def stay(rows, staying):
-        before = rows._cache.get_seq_length()
-        leave(rows, staying)
-        cached = rows._attention_mask[:, :-1]
-        assert rows._cache.get_seq_length() == cached.shape[1] == cached.sum(1).max()
-        assert all(len(layer.keys) == len(layer.values) == len(staying) for layer in rows._cache.layers)
+    def keep_rows(decoder, rows):
+        before = decoder._cache.get_seq_length()
+        original(decoder, rows)
+        cached = decoder._attention_mask[:, :-1]
+        assert decoder._cache.get_seq_length() == cached.shape[1] == cached.sum(1).max()
+        assert all(len(layer.keys) == len(layer.values) == len(rows) for layer in decoder._cache.layers)
         widths.append((before, cached.shape[1]))
 
-    monkeypatch.setattr(_Rows, "stay", stay)
+    monkeypatch.setattr(_CachedDecoder, "keep_rows", keep_rows)
     expected = decode(recognizer, prompts, max_new_tokens=CAP)
     recognizer.stop_token_id = torch.cat(expected.tokens).mode().values.item()
     expected = decode(recognizer, prompts, max_new_tokens=CAP)
@@ -198,7 +198,7 @@ def test_drawn_tokens_follow_the_distribution():
     draws = 200_000
     uniforms = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
     drawn = torch.cat(
-        [sample_of_head(hidden.expand(len(part), -1), head, allowed, 1.7, part) for part in uniforms.split(1000)]
+        [sampled_tokens(hidden.expand(len(part), -1), head, allowed, 1.7, part) for part in uniforms.split(1000)]
     )
     logits = (hidden @ head.T)[0].masked_fill(~allowed, -torch.inf)
     expected = (logits / 1.7).softmax(0)
@@ -210,17 +210,17 @@ def test_drawn_tokens_follow_the_distribution():
 def test_the_last_possible_token_takes_what_rounding_leaves():
     head = torch.tensor([[1.0], [2.0], [-1000.0], [3.0]])
     allowed = torch.tensor([True, True, True, False])
-    assert sample_of_head(torch.ones(1, 1), head, allowed, 1.0, torch.tensor([1.0], dtype=torch.float64)).item() == 1
+    assert sampled_tokens(torch.ones(1, 1), head, allowed, 1.0, torch.tensor([1.0], dtype=torch.float64)).item() == 1
 
 
 def test_the_best_of_equals_is_the_first(monkeypatch):
     head = torch.tensor([[0.0], [1.0], [0.5], [1.0], [1.0]]).repeat(1000, 1)
-    assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
-    assert best_of_head(torch.ones(2, 1), head, None).tolist() == [1, 1]
+    assert top_tokens(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
+    assert greedy_tokens(torch.ones(2, 1), head, None).tolist() == [1, 1]
     monkeypatch.setattr("arkasr.recognizers.head.SMALLEST_TILE_TOKENS", 7)
     monkeypatch.setitem(__import__("arkasr.recognizers.head").recognizers.head.TILE_SCORES, "cpu", 1)
-    assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
-    assert best_of_head(torch.ones(2, 1), head, None).tolist() == [1, 1]
+    assert top_tokens(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
+    assert greedy_tokens(torch.ones(2, 1), head, None).tolist() == [1, 1]
 
 
 def test_a_draft_is_cut_where_it_says_what_may_not_be_written(recognizer, prompts):

@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from arkasr.errors import InputError
+from arkasr.model.processor import transcription_conversation
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
@@ -48,7 +49,8 @@ def test_the_prompt_is_the_published_one(student):
 
 def test_training_and_inference_see_the_same_prompt_id_by_id(student, clips):
     trained = student.prompts([student.features(clip) for clip in clips], [None] * len(clips))
-    asked = student.processor.transcription_request(clips)
+    conversations = [transcription_conversation(clip) for clip in clips]
+    asked = student.processor.apply_chat_template(conversations, add_generation_prompt=True)
     assert torch.equal(trained.input_ids, asked["input_ids"])
     assert torch.equal(trained.attention_mask, asked["attention_mask"])
     assert torch.equal(trained.audio["audios"], asked["audios"])

@@ -11,7 +11,7 @@ from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from tests.pretended_device import OnDevice, pretended_device, put_on_device
+from tests.simulated_gpu import OnDevice, put_on_device, simulated_gpu
 
 LANGUAGES = ["English"] * 5
 
@@ -29,7 +29,7 @@ def test_a_rollout_waits_once_a_pass(student, hear, monkeypatch, drafted, drawn)
     expected = decode(student, student.embed_audio(prompts_of(student, examples)), max_new_tokens=10, sampling=sampling)
     drafts = [[*tokens.tolist()[:4], 7, *tokens.tolist()[5:]] for tokens in expected.tokens] if drafted else None
     put_on_device(student.model)
-    with pretended_device(monkeypatch) as waits:
+    with simulated_gpu(monkeypatch) as waits:
         prompts = student.embed_audio(prompts_of(student, examples))
         assert waits.asked == [], waits.where
         written = decode(student, prompts, max_new_tokens=10, drafts=drafts, sampling=sampling)
@@ -46,7 +46,7 @@ def test_a_micro_batch_waits_as_often_as_the_documents_say(student, teacher, hea
     opd = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
     expected = {stage: stage(examples, seed=0).total.item() for stage in (ctc, sft, opd)}
     put_on_device(ctc, student.model, teacher.model)
-    with pretended_device(monkeypatch) as waits:
+    with simulated_gpu(monkeypatch) as waits:
         loss = sft(examples, seed=0)
         aligned = ctc(examples, seed=0)
         assert waits.asked == [], waits.where

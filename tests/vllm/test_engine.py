@@ -65,13 +65,13 @@ def test_tokens_that_may_not_be_written_are_not_even_where_they_score_highest(en
         favourite = student.model(**asked).logits[0, -1].argmax()
         embeddings[~student.allowed_tokens] = 3 * embeddings[favourite]
         assert not student.allowed_tokens[student.model(**asked).logits[:, -1].argmax(-1)].any()
-    engine.updated()
+    engine.on_weights_changed()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert all(student.allowed_tokens[tokens].all() for tokens in found.tokens)
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
     with torch.no_grad():
         embeddings.copy_(untrained)
-    engine.updated()
+    engine.on_weights_changed()
 
 
 def test_after_steps_of_an_optimizer_the_rollouts_are_those_of_the_new_weights(
@@ -79,7 +79,7 @@ def test_after_steps_of_an_optimizer_the_rollouts_are_those_of_the_new_weights(
 ):
     before = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     learn(student, hear(student), tmp_path, steps=60)
-    engine.updated()
+    engine.on_weights_changed()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
@@ -93,20 +93,20 @@ def test_whatever_part_of_the_weights_changes_a_clip_heard_before_is_heard_anew(
     with torch.no_grad():
         for parameter in student.model.get_submodule(part).parameters():
             parameter.add_(torch.randn_like(parameter))
-    engine.updated()
+    engine.on_weights_changed()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
 
 
 def test_what_was_asked_before_an_update_is_written_with_the_weights_of_then(engine, student, prompts):
-    asked = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    asked = engine.submit(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     expected = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     with torch.no_grad():
         for parameter in student.model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    engine.updated()
-    asked_later = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    engine.on_weights_changed()
+    asked_later = engine.submit(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert_same(asked(), expected)
     now = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in now.tokens] != [tokens.tolist() for tokens in expected.tokens]
@@ -143,7 +143,7 @@ def test_distillation_takes_the_same_steps_with_either_engine(engine, student, t
     lines = []
     for name, writer in (("own", None), ("vllm", engine)):
         student.model.load_state_dict(start)
-        engine.updated()
+        engine.on_weights_changed()
         stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12), engine=writer)
         train(stage, Stream([examples]), settings, tmp_path / name, seed=0)
         lines.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])

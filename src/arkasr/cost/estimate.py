@@ -263,7 +263,7 @@ def _labelling(
         phases=phases,
         links=0.0,
         slowest=0.0,
-        # One thread reads ahead of an accelerator (arkasr.recognizers.recognize).
+        # One thread reads ahead of an accelerator (arkasr.recognizers.inference).
         data=_waits(hearing, computing, 1 if device.launches_ahead else 0),
         rounds=1,
         micro_batches=cluster.devices,

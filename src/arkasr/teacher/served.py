@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.model.frames import HOP_LENGTH, clip_of
-from arkasr.recognizers.head import Top
+from arkasr.recognizers.head import TopTokens
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.teacher.replicas import Replicas, UnusableAnswerError
 from arkasr.teacher.teacher import Answer, NamedScores, Question, Teacher
@@ -172,7 +172,7 @@ class ServedTeacher(Teacher):
         # As many as in process, which fills up with tokens that are not allowed.
         top = torch.tensor(_filled(tops, -1, min(top_k, self.vocab_size)))[rows]
         unknown = torch.full((len(rows),), math.nan)
-        return NamedScores(ids, log_probs, elsewhere, Top(top, top[:, 0], torch.zeros(len(rows)), unknown))
+        return NamedScores(ids, log_probs, elsewhere, TopTokens(top, top[:, 0], torch.zeros(len(rows)), unknown))
 
     def _best_tokens(self, answer: Any, question: Question, best_tokens: int) -> list[list[tuple[int, float]]]:
         """Ids and log-probabilities at every place of the transcript, best first, the forced token's among them."""
@@ -247,7 +247,7 @@ def _joined(answers: Sequence[NamedScores]) -> NamedScores:
         torch.cat([widened(answer.ids, -1) for answer in answers]),
         torch.cat([widened(answer.log_probs, -math.inf) for answer in answers]),
         torch.cat([answer.elsewhere for answer in answers]),
-        Top(
+        TopTokens(
             torch.cat([top.ids for top in tops]),
             torch.cat([top.best for top in tops]),
             torch.cat([top.log_normaliser for top in tops]),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arkasr.recognizers.head import Top
+from arkasr.recognizers.head import TopTokens
 from arkasr.recognizers.recognizer import Recognizer
 
 
@@ -50,7 +50,7 @@ class TeacherStates:
 
     hidden: Tensor
     head: Tensor
-    top: Top | None
+    top: TopTokens | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class NamedScores:
     ids: Tensor
     log_probs: Tensor
     elsewhere: Tensor
-    top: Top
+    top: TopTokens
 
     def of(self, ids: Tensor) -> Tensor:
         """Log-probabilities `[N, K]` of ids `[N, K]`."""
@@ -77,7 +77,7 @@ class NamedScores:
 
     def to(self, device: torch.device) -> "NamedScores":
         """The same scores on another device."""
-        top = Top(*(getattr(self.top, field.name).to(device) for field in fields(Top)))
+        top = TopTokens(*(getattr(self.top, field.name).to(device) for field in fields(TopTokens)))
         return NamedScores(self.ids.to(device), self.log_probs.to(device), self.elsewhere.to(device), top)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from arkasr.recognizers.device import widest_float
+from arkasr.recognizers.precision import widest_float
 
 
 class Metrics:

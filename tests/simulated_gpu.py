@@ -126,7 +126,7 @@ def put_on_device(*modules: nn.Module) -> None:
 
 
 @contextmanager
-def pretended_device(monkeypatch):
+def simulated_gpu(monkeypatch):
     """Inside the block, tensors go to the device without a wait by `to_device` only."""
     real = devices.to_device
 
