@@ -282,7 +282,7 @@ def compiled(setting: Setting) -> Findings:
 def synchronisations(setting: Setting) -> Findings:
     """How often the host waits for the device in a rollout and in a step, as PyTorch counts it."""
     if setting.device == "cpu":
-        yield Finding("waits for the device", "counted on a GPU only; tests count them on a pretended one")
+        yield Finding("waits for the device", "counted on a GPU only; tests count them on a simulated one")
         return
     student, teacher = setting.student(torch.bfloat16), setting.teacher(torch.bfloat16)
     examples = _examples(setting, student, teacher)
