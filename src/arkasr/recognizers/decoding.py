@@ -7,7 +7,7 @@ the tokens equal those of `model.generate(do_sample=False)` with the same tokens
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class _Row:
     """The transcript of one clip while it is written.
 
     Attributes:
+        uniforms: float64 `[max_new_tokens]`, as in `Sampling`; empty for greedy decoding.
         tokens: written so far.
         state_indices: of each token, the index of the state that predicted it, among the states of all passes.
     """
@@ -67,6 +68,7 @@ class _Row:
     draft: Draft
     stop_token_id: int
     max_new_tokens: int
+    uniforms: Tensor
     tokens: list[int] = field(default_factory=list)
     state_indices: list[int] = field(default_factory=list)
 
@@ -82,13 +84,18 @@ class _Row:
         """Tokens to verify in the next pass, leaving room for the model's own next token."""
         return [] if self.finished else self.draft.propose(self.max_new_tokens - len(self.tokens) - 1)
 
+    def next_uniforms(self, proposal: Sequence[int]) -> Tensor:
+        """The uniform numbers of the proposed tokens and the next one; a finished row repeats one of its own."""
+        first = min(len(self.tokens), self.max_new_tokens - 1)
+        return self.uniforms[first : first + len(proposal) + 1]
+
     def extend(self, proposal: Sequence[int], predicted: list[int], first_state: int) -> int:
         """Append the accepted tokens and the next one; returns how many tokens were accepted.
 
         Args:
             proposal: `[m]`, from `propose`.
             predicted: `[m + 1]`, as for `Draft.verify`.
-            first_state: index of the state that predicted the first of them.
+            first_state: index of the state of the first prediction.
         """
         if self.finished:
             return 0
@@ -121,9 +128,12 @@ def decode(
         sampling: None = greedy.
     """
     head, stop, allowed = recognizer.head, recognizer.stop_token_id, recognizer.allowed_tokens
-    if drafts is None:
-        drafts = [()] * len(prompts.input_ids)
-    rows = [_Row(Draft(_allowed_prefix(draft, allowed), stop), stop, max_new_tokens) for draft in drafts]
+    clips = len(prompts.input_ids)
+    uniforms_of = torch.empty(clips, 0) if sampling is None else sampling.uniforms
+    rows = [
+        _Row(Draft(_allowed_prefix(draft, allowed), stop), stop, max_new_tokens, uniforms)
+        for draft, uniforms in zip(drafts or [()] * clips, uniforms_of, strict=True)
+    ]
     mask = TokenMask.of(allowed, head)
     decoder = _CachedDecoder(recognizer, prompts)
     states: list[Tensor] = []
@@ -133,16 +143,15 @@ def decode(
         proposals = [row.propose() for row in batch]
         states.append(decoder.step(proposals))
         if sampling is None:
-            predicted = greedy_tokens(states[-1], head, mask).tolist()
+            tokens = greedy_tokens(states[-1], head, mask)
         else:
-            uniforms = to_device(_uniforms(sampling, batch, decoder.clips, proposals), head.device)
-            predicted = sampled_tokens(states[-1], head, mask, sampling.temperature, uniforms).tolist()
-        accepted, first = [], 0
+            uniforms = torch.cat([row.next_uniforms(proposal) for row, proposal in zip(batch, proposals, strict=True)])
+            tokens = sampled_tokens(states[-1], head, mask, sampling.temperature, to_device(uniforms, head.device))
+        predictions, accepted = iter(tokens.tolist()), []
         for row, proposal in zip(batch, proposals, strict=True):
-            after = first + len(proposal) + 1
-            accepted.append(row.extend(proposal, predicted[first:after], state_count + first))
-            first = after
-        state_count += first
+            predicted = list(islice(predictions, len(proposal) + 1))
+            accepted.append(row.extend(proposal, predicted, state_count))
+            state_count += len(predicted)
         unfinished = [index for index, row in enumerate(batch) if not row.finished]
         if unfinished:
             decoder.accept(accepted, [row.tokens[-1] for row in batch])
@@ -163,18 +172,6 @@ def _allowed_prefix(draft: Sequence[int], allowed: Tensor) -> Sequence[int]:
     in_vocabulary = tokens < len(allowed)
     writable = in_vocabulary & allowed[tokens.where(in_vocabulary, 0)]
     return draft[: int(writable.int().cumprod(0).sum())]
-
-
-def _uniforms(
-    sampling: Sampling, batch: Sequence[_Row], clips: Sequence[int], proposals: Sequence[Sequence[int]]
-) -> Tensor:
-    """The uniform numbers of all predictions of a pass, `[sum (m_r + 1)]`; a finished row repeats one of its own."""
-    return torch.cat(
-        [
-            sampling.uniforms[clip, min(len(row.tokens), row.max_new_tokens - 1) :][: len(proposal) + 1]
-            for clip, row, proposal in zip(clips, batch, proposals, strict=True)
-        ]
-    )
 
 
 class _CachedDecoder:

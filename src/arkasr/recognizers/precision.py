@@ -1,5 +1,6 @@
 """Dtypes: of stored weights, of products under autocast, and of sums and losses."""
 
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -37,10 +38,7 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
     """Dtype of scores and losses: float64 if any of the tensors has it, else float32."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
