@@ -22,7 +22,7 @@ def refuse_incomplete(name: str | PathLike, loading_info: Mapping[str, Any]) -> 
     """
     if missing := sorted(loading_info["missing_keys"]):
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(f"model {name}: has no weight {missing[0]}{others}; fetch the checkpoint anew")
+        raise InputError(f"model {name}: has no weight {missing[0]}{others}; download the checkpoint again")
     if mismatched := sorted(loading_info["mismatched_keys"]):
         key, found, expected = mismatched[0]
         others = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""

@@ -1,7 +1,7 @@
 """Ark-ASR: an audio encoder in front of a Qwen2 decoder, as a native Transformers class.
 
-Module names follow the published checkpoints (`audio_encoder.*`, `model.*`, `lm_head.*`). Of tokens the model knows
-the audio placeholder; the prompt for `generate` comes from the generation config.
+Module names follow the published checkpoints (`audio_encoder.*`, `model.*`, `lm_head.*`). The model knows the
+id of the audio placeholder; the prompt for `generate` comes from the generation config.
 """
 
 import os

@@ -88,7 +88,7 @@ def _input_errors(name: str | Path) -> Iterator[None]:
     except InputError:
         raise
     except SafetensorError as error:
-        raise InputError(f"model {first_broken_file(name) or name}: {error}; fetch the file anew") from error
+        raise InputError(f"model {first_broken_file(name) or name}: {error}; download the file again") from error
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
             f"model {name}: {first_line_of(error)} Give a folder written by arkasr or a hub name"
