@@ -23,7 +23,7 @@ from arkasr.distill.objective import UnionTopkKL
 from arkasr.distill.rollout import keep_rollouts
 from arkasr.distill.support import look_up
 from arkasr.recognizers.decoding import decode
-from arkasr.recognizers.head import Top, top_of_head
+from arkasr.recognizers.head import TopTokens, top_tokens
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_states
@@ -48,7 +48,7 @@ def best_scores(
     if rest == "nothing":
         other_log_prob = torch.full_like(other_log_prob, NO_PROBABILITY)
     zeros = torch.zeros(len(top))
-    return SparseScores(ids, scores, other_log_prob, Top(top, top[:, 0], zeros, zeros))
+    return SparseScores(ids, scores, other_log_prob, TopTokens(top, top[:, 0], zeros, zeros))
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def main() -> None:
     here = states_of(student, [heard[clip] for clip, _ in kept], spoken, [tokens for _, tokens in kept])
     log_probs = (there @ teacher.head.T).detach().float().log_softmax(-1)
     student_head = student.head.detach()
-    student_top = top_of_head(here, student_head, student.allowed_tokens, options.top_k, torch.float32)
+    student_top = top_tokens(here, student_head, student.allowed_tokens, options.top_k, torch.float32)
 
     def compare(scores: SparseScores, divergence: str) -> tuple[UnionTopkKL, float, Tensor]:
         hidden = here.clone().requires_grad_()

@@ -13,7 +13,7 @@ from arkasr.recipe.settings import ModelSettings
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.scoring import forced_states
 from arkasr.train.optimizer import build_optimizers
-from tests.models import hear_noise
+from tests.models import noise_examples
 from tests.train.test_loop import SETTINGS
 
 
@@ -28,7 +28,7 @@ SECONDS, TEXT = 4.0, "the red book is in london"
 
 
 def equal_utterances(recognizer):
-    examples = hear_noise(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
+    examples = noise_examples(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
     prompts = recognizer.prompts([example.features[recognizer.frontend] for example in examples], ["English"] * 3)
     return prompts, [recognizer.transcript_ids(TEXT)] * 3
 

@@ -8,9 +8,9 @@ from arkasr.cost import work
 from arkasr.cost.sizes import MEL_FRAMES_PER_SECOND, size_of
 from arkasr.cost.work import Batch, Decoding
 from arkasr.distill.fused import fused_union_topk_kl
-from arkasr.recognizers.head import top_of_head
+from arkasr.recognizers.head import top_tokens
 from arkasr.recognizers.scoring import forced_logits, forced_states
-from tests.models import hear_noise
+from tests.models import noise_examples
 
 SECONDS, TEXT = 4.0, "the red book is in london"
 # The estimate does not round frames, and counts the last token, which the decoder does not read.
@@ -25,7 +25,7 @@ def batch(student):
 def equal_utterances(recognizer):
     """Prompts and transcripts of a batch; attention runs as matrix products, which torch counts."""
     recognizer.model.set_attn_implementation("eager")
-    examples = hear_noise(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
+    examples = noise_examples(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
     prompts = recognizer.prompts([example.features[recognizer.frontend] for example in examples], ["English"] * 3)
     return prompts, [recognizer.transcript_ids(TEXT)] * 3
 
@@ -46,7 +46,7 @@ def test_encoder_decoder_and_head_take_the_operations_that_torch_counts(which, r
         assert work.encode(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)
         operations, states = counted(lambda: forced_states(recognizer, encoded, transcripts))
         assert work.decode(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)
-        operations, _ = counted(lambda: top_of_head(states.double(), recognizer.head.double(), None, 8, torch.float64))
+        operations, _ = counted(lambda: top_tokens(states.double(), recognizer.head.double(), None, 8, torch.float64))
         assert work.top_tokens(size, batch, mixed=False).operations == operations
 
 
@@ -90,7 +90,7 @@ def test_the_logits_on_the_support_are_a_small_part_of_a_step(student, teacher, 
     torch.manual_seed(0)
     states = torch.randn(positions, student.embedding_size), torch.randn(positions, teacher.embedding_size)
     heads = student.head.detach(), teacher.head.detach()[: student.vocab_size]
-    tops = [top_of_head(state, head, None, top_k, torch.float32) for state, head in zip(states, heads, strict=True)]
+    tops = [top_tokens(state, head, None, top_k, torch.float32) for state, head in zip(states, heads, strict=True)]
     not_counted, _ = counted(
         lambda: fused_union_topk_kl(
             states[0], heads[0], states[1], heads[1], top_k=top_k, student_top=tops[0], teacher_top=tops[1]

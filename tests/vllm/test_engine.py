@@ -65,19 +65,19 @@ def test_forbidden_tokens_are_never_written_even_with_the_highest_scores(engine,
         favourite = student.model(**inputs).logits[0, -1].argmax()
         embeddings[~student.allowed_tokens] = 3 * embeddings[favourite]
         assert not student.allowed_tokens[student.model(**inputs).logits[:, -1].argmax(-1)].any()
-    engine.updated()
+    engine.on_weights_changed()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert all(student.allowed_tokens[tokens].all() for tokens in found.tokens)
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
     with torch.no_grad():
         embeddings.copy_(untrained)
-    engine.updated()
+    engine.on_weights_changed()
 
 
 def test_after_optimizer_steps_rollouts_use_the_new_weights(engine, student, hear, prompts, tmp_path):
     before = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     learn(student, hear(student), tmp_path, steps=60)
-    engine.updated()
+    engine.on_weights_changed()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
@@ -91,20 +91,20 @@ def test_a_change_of_any_weights_changes_the_transcripts_of_known_clips(engine, 
     with torch.no_grad():
         for parameter in student.model.get_submodule(part).parameters():
             parameter.add_(torch.randn_like(parameter))
-    engine.updated()
+    engine.on_weights_changed()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
 
 
 def test_a_pending_call_uses_the_weights_of_its_submission(engine, student, prompts):
-    pending = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    pending = engine.submit(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     expected = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     with torch.no_grad():
         for parameter in student.model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    engine.updated()
-    pending_later = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    engine.on_weights_changed()
+    pending_later = engine.submit(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert_same(pending(), expected)
     now = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in now.tokens] != [tokens.tolist() for tokens in expected.tokens]
@@ -143,7 +143,7 @@ def test_distillation_takes_equal_steps_with_both_engines(engine, student, teach
     lines = []
     for name, writer in (("own", None), ("vllm", engine)):
         student.model.load_state_dict(start)
-        engine.updated()
+        engine.on_weights_changed()
         stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12), engine=writer)
         train(stage, Stream([examples]), settings, tmp_path / name, seed=0)
         lines.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])

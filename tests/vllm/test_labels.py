@@ -7,9 +7,9 @@ import torch
 
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
 from arkasr.recognizers.ark_asr import build_ark_asr
+from arkasr.recognizers.inference import RecognitionSettings
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
-from arkasr.recognizers.recognize import RecognitionSettings
 from arkasr.teacher.label import label
 from arkasr.vllm.engine import VllmEngine
 from tests.vllm.test_engine import SIZES

@@ -25,7 +25,7 @@ def main() -> None:
         with torch.no_grad():
             for parameter in student.model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        engine.updated()
+        engine.on_weights_changed()
     engine.close()
 
 

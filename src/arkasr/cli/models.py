@@ -25,8 +25,8 @@ def label(
     from arkasr.progress import Progress
     from arkasr.recipe.load import parse
     from arkasr.recognizers.device import default_device
+    from arkasr.recognizers.inference import RecognitionSettings
     from arkasr.recognizers.load import load_recognizer
-    from arkasr.recognizers.recognize import RecognitionSettings
     from arkasr.run.engines import open_engine
     from arkasr.teacher.label import label as label_utterances
     from arkasr.train.settings import EngineSettings
@@ -92,7 +92,7 @@ def transcribe(
     """Transcribe recordings of any length."""
     from arkasr.data.replacing import files_of_model
     from arkasr.progress import Progress
-    from arkasr.recognizers.load import dtype_named
+    from arkasr.recognizers.precision import dtype_named
     from arkasr.transcribe import command
     from arkasr.transcribe.inputs import opened, read_at
     from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
@@ -130,7 +130,7 @@ def evaluate(
 ) -> None:
     """Transcribe a manifest and print its error rate with a 95% interval."""
     from arkasr.recognizers.device import default_device
-    from arkasr.recognizers.recognize import RecognitionSettings
+    from arkasr.recognizers.inference import RecognitionSettings
     from arkasr.run.scoring_commands import evaluate_manifest
 
     settings = RecognitionSettings(batch_seconds, max_new_tokens)

@@ -173,7 +173,7 @@ def label_cost(
         phase: work_seconds(each, device, "no") for phase, each in work.label_phases(teacher, batch, passes).items()
     }
     audio = batch.audio * (1 - assumed.padding)
-    # On an accelerator one thread computes features ahead of the batch (arkasr.recognizers.recognize).
+    # On an accelerator one thread computes features ahead of the batch (arkasr.recognizers.inference).
     workers = 1 if device.launches_ahead else 0
     items = memory.label_memory(teacher, batch)
     return StageCost(

@@ -8,7 +8,7 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import get_profile, unit_for
 from arkasr.recipe.settings import EvaluationSettings
-from arkasr.recognizers.recognize import RecognitionSettings, recognize
+from arkasr.recognizers.inference import RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.context import RunContext
 

@@ -15,7 +15,7 @@ from arkasr.evaluate.scoring import OF_ONE_MODEL, Prediction, Score, metric_name
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
-from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize
+from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.context import RunContext
 from arkasr.run.counted import POOLED, comparison_rows, resampling_units, seed_means

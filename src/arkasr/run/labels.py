@@ -13,7 +13,7 @@ from arkasr.progress import Progress
 from arkasr.recipe.settings import (
     LabelStageSettings,
 )
-from arkasr.recognizers.recognize import RecognitionSettings
+from arkasr.recognizers.inference import RecognitionSettings
 from arkasr.run.context import RunContext
 from arkasr.run.engines import open_engine
 from arkasr.run.folder import write_json

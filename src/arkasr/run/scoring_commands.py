@@ -14,8 +14,8 @@ from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
 from arkasr.evaluate.significance import paired_comparison
 from arkasr.progress import Progress
+from arkasr.recognizers.inference import RecognitionSettings, recognize
 from arkasr.recognizers.load import load_recognizer
-from arkasr.recognizers.recognize import RecognitionSettings, recognize
 from arkasr.report.wording import count, few_speakers
 from arkasr.run.evaluation import prediction_row
 

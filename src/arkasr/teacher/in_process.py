@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from arkasr.recognizers.device import to_device
-from arkasr.recognizers.head import top_of_head
+from arkasr.recognizers.head import top_tokens
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_states
 from arkasr.teacher.teacher import PendingScores, ScoringRequest, Teacher, TeacherStates
@@ -63,4 +63,4 @@ class InProcessTeacher(Teacher):
         head = self.recognizer.head.detach()
         if top_k is None:
             return TeacherStates(states, head, None)
-        return TeacherStates(states, head, top_of_head(states, head, self.allowed_tokens, top_k, torch.float32))
+        return TeacherStates(states, head, top_tokens(states, head, self.allowed_tokens, top_k, torch.float32))

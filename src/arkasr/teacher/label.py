@@ -15,8 +15,8 @@ from arkasr.data.manifests.durations import segment_duration
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.own_fields import LABEL, without
 from arkasr.recognizers.engine import Engine
+from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.loops import is_looping
-from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
 
 FASTEST_LETTERS_PER_SECOND = 35.0  # auctioneers reach about 30

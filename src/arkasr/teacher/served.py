@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.model.frames import HOP_LENGTH, clip_of
-from arkasr.recognizers.head import Top
+from arkasr.recognizers.head import TopTokens
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.teacher.replicas import InvalidResponseError, Replicas
 from arkasr.teacher.teacher import PendingScores, ScoringRequest, SparseScores, Teacher
@@ -178,7 +178,7 @@ class ServedTeacher(Teacher):
         # As wide as the top k of a teacher in process.
         top = torch.tensor(_padded(tops, -1, min(top_k, self.vocab_size)))[rows]
         unknown = torch.full((len(rows),), math.nan)
-        return SparseScores(ids, log_probs, other_log_prob, Top(top, top[:, 0], torch.zeros(len(rows)), unknown))
+        return SparseScores(ids, log_probs, other_log_prob, TopTokens(top, top[:, 0], torch.zeros(len(rows)), unknown))
 
     def _best_tokens(self, response: Any, request: ScoringRequest, best_tokens: int) -> list[list[tuple[int, float]]]:
         """Ids and log-probabilities at every position of the transcript, best first, with the forced token's."""
@@ -255,7 +255,7 @@ def _concatenated(parts: Sequence[SparseScores]) -> SparseScores:
         torch.cat([widened(part.ids, -1) for part in parts]),
         torch.cat([widened(part.log_probs, -math.inf) for part in parts]),
         torch.cat([part.other_log_prob for part in parts]),
-        Top(
+        TopTokens(
             torch.cat([top.ids for top in tops]),
             torch.cat([top.best for top in tops]),
             torch.cat([top.log_normaliser for top in tops]),

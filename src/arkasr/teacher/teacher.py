@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arkasr.recognizers.head import Top
+from arkasr.recognizers.head import TopTokens
 from arkasr.recognizers.recognizer import Recognizer
 
 
@@ -49,7 +49,7 @@ class TeacherStates:
 
     hidden: Tensor
     head: Tensor
-    top: Top | None
+    top: TopTokens | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class SparseScores:
     ids: Tensor
     log_probs: Tensor
     other_log_prob: Tensor
-    top: Top
+    top: TopTokens
 
     def log_probs_of(self, ids: Tensor) -> Tensor:
         """Log-probabilities `[N, K]` of ids `[N, K]`."""
@@ -76,7 +76,7 @@ class SparseScores:
 
     def to(self, device: torch.device) -> "SparseScores":
         """The same scores on another device."""
-        top = Top(*(getattr(self.top, field.name).to(device) for field in fields(Top)))
+        top = TopTokens(*(getattr(self.top, field.name).to(device) for field in fields(TopTokens)))
         return SparseScores(self.ids.to(device), self.log_probs.to(device), self.other_log_prob.to(device), top)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from arkasr.files import write_atomically
-from arkasr.recognizers.device import widest_float
+from arkasr.recognizers.precision import widest_float
 
 
 class Metrics:

@@ -118,9 +118,9 @@ class VllmEngine:
         Raises:
             InputError: vLLM has failed.
         """
-        return self.ask(recognizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling)()
+        return self.submit(recognizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling)()
 
-    def ask(
+    def submit(
         self, recognizer: Recognizer, prompts: Prompts, *, max_new_tokens: int, sampling: Sampling | None = None
     ) -> Callable[[], Transcripts]:
         """Start a call with the present weights; the returned function waits for the transcripts."""
@@ -179,8 +179,8 @@ class VllmEngine:
         self._llm.llm_engine.reset_encoder_cache()
         shutil.rmtree(weights)
 
-    def updated(self) -> None:
-        """Learn that the recogniser's weights have changed: what is asked from now on is written with them."""
+    def on_weights_changed(self) -> None:
+        """Use the recogniser's new weights for all later calls."""
         self._updated = True
 
     def close(self) -> None:

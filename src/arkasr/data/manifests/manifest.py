@@ -32,7 +32,6 @@ class Utterance:
         id: unique in its manifest.
         speaker: any label.
         duration: seconds of the piece; None = the manifest does not say.
-        task: what is asked for.
         fields: the line as it was read, unknown fields included, for passing through to outputs.
     """
 
@@ -44,7 +43,6 @@ class Utterance:
     id: str
     speaker: str | None
     duration: float | None
-    task: str
     fields: Mapping[str, Any]
 
 
@@ -174,7 +172,6 @@ def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
         id=str(identity) if identity is not None else _default_id(name, begin, end),
         speaker=_string(fields, "speaker"),
         duration=duration if duration is not None or end is None else end - (begin or 0.0),
-        task=task,
         fields=fields,
     )
 

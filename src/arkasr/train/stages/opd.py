@@ -20,7 +20,8 @@ from arkasr.distill.support import look_up
 from arkasr.errors import InputError
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.engine import Engine
-from arkasr.recognizers.head import Top, as_computed, top_of_head
+from arkasr.recognizers.head import TopTokens, top_tokens
+from arkasr.recognizers.precision import product_dtype
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.teacher.in_process import InProcessTeacher
@@ -183,7 +184,7 @@ class DistillationStage(Stage):
 
     def updated(self) -> None:
         if self.rollouts.engine is not None:
-            self.rollouts.engine.updated()
+            self.rollouts.engine.on_weights_changed()
 
     def judge(self, step: Metrics) -> str | None:
         """Count how many of all tokens so far the teacher can answer for, and see whether more and more rollouts loop.
@@ -234,7 +235,11 @@ class DistillationStage(Stage):
         )
 
     def _questions(
-        self, heard: Sequence[Example], transcripts: Sequence[Tensor], alignments: Sequence[Alignment], student_top: Top
+        self,
+        heard: Sequence[Example],
+        transcripts: Sequence[Tensor],
+        alignments: Sequence[Alignment],
+        student_top: TopTokens,
     ) -> list[ScoringRequest]:
         """What the teacher is asked about every utterance: its scores, those of K^S_t and of y_t among them."""
         # A teacher that gives every score is not told which, and the device is not asked for them.
@@ -255,7 +260,7 @@ class DistillationStage(Stage):
     def _compare(
         self,
         student_states: Tensor,
-        student_top: Top,
+        student_top: TopTokens,
         top_states: Tensor | None,
         teacher: TeacherScores,
         generated: Tensor,
@@ -297,7 +302,7 @@ class DistillationStage(Stage):
         return self._moved
 
     @torch.no_grad()
-    def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> tuple[Top, Tensor | None]:
+    def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> tuple[TopTokens, Tensor | None]:
         """What the student found best as it wrote; for references, which it did not write, as it reads them now.
 
         Returns:
@@ -314,8 +319,8 @@ class DistillationStage(Stage):
                 written[place] = states
         states = torch.cat([states for states in written if states is not None])
         allowed, head = self.student.allowed_tokens, self.student.head.detach()
-        top = top_of_head(states, head, allowed, self.settings.top_k, torch.float32)
-        return top, states if as_computed(states).dtype in (torch.bfloat16, torch.float16) else None
+        top = top_tokens(states, head, allowed, self.settings.top_k, torch.float32)
+        return top, states if product_dtype(states) in (torch.bfloat16, torch.float16) else None
 
     def _rollout_metrics(self, rollouts: Rollouts) -> Metrics:
         metrics = Metrics()
