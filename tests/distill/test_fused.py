@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from arkasr.distill import fused, fused_union_topk_kl, union_topk_kl
+from arkasr.distill import chunked, fused, fused_union_topk_kl, union_topk_kl
 from arkasr.distill.diagnostics import support_diagnostics
 from arkasr.recognizers import head as output_head
 
@@ -15,7 +15,7 @@ def many_tiles(monkeypatch):
     monkeypatch.setitem(output_head.TILE_SCORES, "cpu", 1)
     monkeypatch.setattr(output_head, "GROUP_TOKENS", 4)
     monkeypatch.setitem(output_head.COPIED_ROWS, "cpu", 70)
-    monkeypatch.setattr(fused, "DENSE_POSITIONS", 6)
+    monkeypatch.setattr(chunked, "CHUNK_POSITIONS", 6)
 
 
 def problem(seed=0, dtype=torch.float64):
@@ -168,7 +168,7 @@ def test_half_precision_operands_lose_nothing_more_on_the_way():
 def test_best_tokens_of_another_number_are_refused():
     tensors, arguments = problem()
     top = output_head.top_of_head(tensors[2], tensors[3], None, 4, torch.float64)
-    with pytest.raises(ValueError, match=r"have shape \(23, 4\), expected \(23, 5\)"):
+    with pytest.raises(ValueError, match=r"teacher's top-k has shape \(23, 4\), expected \(23, 5\)"):
         fused_union_topk_kl(*tensors, **OPTIONS, **arguments, teacher_top=top)
 
 

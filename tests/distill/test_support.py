@@ -1,30 +1,24 @@
 import pytest
 import torch
 
-from arkasr.distill.support import (
-    build_support,
-    invert_map,
-    log_probabilities,
-    members,
-    restrict,
-    working_dtype,
-)
+from arkasr.distill.options import Objective
+from arkasr.distill.support import build_support, log_probabilities, mask_disallowed, vocabulary_mask, working_dtype
+from arkasr.distill.vocabularies import Vocabularies, invert_map
 
 NOTHING = float("-inf")
 
 
-def build(teacher, student, *, teacher_to_student=None, **options):
+def build(teacher, student, *, top_k, teacher_to_student=None, student_support=None, support="union"):
     teacher, student = torch.tensor(teacher), torch.tensor(student)
     if teacher_to_student is None:
         teacher_to_student = list(range(teacher.shape[1]))
-    m = torch.tensor(teacher_to_student)
-    return build_support(
-        teacher,
-        student,
-        teacher_to_student=m,
-        student_to_teacher=invert_map(m, student.shape[1]),
-        **options,
+    vocabularies = Vocabularies.complete(
+        student.shape[1],
+        teacher.shape[1],
+        torch.device("cpu"),
+        teacher_to_student=torch.tensor(teacher_to_student),
     )
+    return build_support(teacher, student, Objective(top_k=top_k, support=support), vocabularies, student_support)
 
 
 def tokens(support, mask, n=0):
@@ -97,9 +91,9 @@ def test_log_probabilities_keep_minus_infinity():
 
 def test_restrict_and_members_and_dtype():
     allowed = torch.tensor([True, False])
-    assert restrict(torch.ones(1, 2, dtype=torch.bfloat16), allowed, torch.float32).tolist() == [[1, NOTHING]]
+    assert mask_disallowed(torch.ones(1, 2, dtype=torch.bfloat16), allowed, torch.float32).tolist() == [[1, NOTHING]]
     ids, mask = torch.tensor([[0, 2, 0]]), torch.tensor([[False, True, False]])
-    assert members(ids, mask, 3).tolist() == [[False, False, True]]
+    assert vocabulary_mask(ids, mask, 3).tolist() == [[False, False, True]]
     half, double = torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.float64)
     assert working_dtype(half, half) == torch.float32
     assert working_dtype(half, double) == torch.float64

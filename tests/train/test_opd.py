@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from arkasr.distill import fused_union_topk_kl
+from arkasr.distill.fused import StudentStates, divergence_from_states
 from arkasr.errors import InputError
 from arkasr.model.processor import INSTRUCTION
 from arkasr.recognizers.ark_asr import ArkAsr, build_ark_asr
@@ -68,7 +68,7 @@ def test_the_gradient_of_the_head_is_whole_over_micro_batches_whether_or_not_it_
     found = gradients()
     assert all(gradient.layout == torch.strided for gradient in found)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("arkasr.train.stages.opd.fused_union_topk_kl", fused_union_topk_kl_dense)
+        patch.setattr("arkasr.train.stages.opd.StudentStates", dense_head_gradient)
         expected = gradients()
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -90,8 +90,8 @@ def teacher_on(teacher, device):
     return teacher
 
 
-def fused_union_topk_kl_dense(*arguments, **options):
-    return fused_union_topk_kl(*arguments, **options | {"sparse_head_gradient": False})
+def dense_head_gradient(*arguments, **options):
+    return StudentStates(*arguments, **options | {"sparse_head_gradient": False})
 
 
 def test_the_student_moves_towards_the_teacher_and_the_teacher_stays(student, teacher, hear, tmp_path):
@@ -415,12 +415,17 @@ def test_a_loop_is_counted_and_masked_from_where_its_prefix_repeats(student, tea
     assert loss.count == once + in_all + 2 - (in_loop if looping == "mask" else 0)
 
 
-def test_what_a_loop_says_does_not_reach_the_gradient(student, teacher, hear):
+def test_what_a_loop_says_does_not_reach_the_gradient(student, teacher, hear, monkeypatch):
     """A loop of eight rounds and one of nine differ in nothing that is compared but their length and their stop."""
     examples = hear(student, teacher)[:1]
     stage = DistillationStage(student, teacher, OBJECTIVE)
     seen = []
-    stage._compare, compare = lambda *given: seen.append(compare(*given)) or seen[-1], stage._compare
+
+    def recorded(*arguments):
+        seen.append(divergence_from_states(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr("arkasr.train.stages.opd.divergence_from_states", recorded)
     for rounds in (8, 9):
         writing(stage, [over_and_over("red book in", rounds)])
         stage(examples, seed=0)
