@@ -35,11 +35,11 @@ def _divergence(log_p: Tensor, log_q: Tensor, kind: str, beta: float) -> Tensor:
         return _kl(log_q, log_p)
     # A logaddexp of two −inf has a NaN gradient. A class that is absent from both adds nothing to the sum.
     absent = (log_p == NO_PROBABILITY) & (log_q == NO_PROBABILITY)
-    log_m = torch.logaddexp(
+    log_r = torch.logaddexp(
         log_p.masked_fill(absent, 0.0) + math.log(beta),
         log_q.masked_fill(absent, 0.0) + math.log(1 - beta),
     )
-    return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
+    return beta * _kl(log_p, log_r) + (1 - beta) * _kl(log_q, log_r)
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def union_topk_kl(
         support: "union", "teacher", "student", "intersection" or "full"; see `merge_supports`.
         tail: "none", or "bucket": all tokens outside U_t form one more class. p_t and q_t are then the full
             distributions at temperature τ with their tails merged.
-        beta: of "jsd" only: β KL(p ‖ m) + (1 − β) KL(q ‖ m) with m = β p + (1 − β) q.
+        beta: of "jsd" only: β KL(p ‖ r) + (1 − β) KL(q ‖ r) with r = β p + (1 − β) q.
         upstream_scores: score the teacher's own top-k by raw logits and all other tokens by log-probabilities, as the
             published training code does; for comparison only.
 

@@ -140,22 +140,21 @@ class RolloutSettings(EngineSettings):
 
 
 class ObjectiveSettings(Settings):
-    """The distillation objective (specification objective) and the rollouts it is computed on.
+    """The distillation objective and its rollouts (docs/objective.md).
 
     Attributes:
-        top_k: tokens that teacher and student each bring to the support.
+        top_k: tokens that teacher and student each contribute to the support.
         temperature: softens both distributions on the support.
         divergence: `forward_kl` (the paper), `reverse_kl` or `jsd`.
         beta: weight of the teacher in the mixture of `jsd`.
         support: `union` (the paper), `teacher`, `student`, `intersection` or `full`.
-        tail: `none` (the paper), or `bucket`: what is outside the support is one more class.
-        upstream_scores: reproduce the published code's mix of logits and log-probabilities.
+        tail: `none` (the paper), or `bucket`: all tokens outside the support form one more class.
+        upstream_scores: mix raw logits and log-probabilities, as the published code does.
         max_new_tokens: cap on the tokens of a rollout.
-        rollouts: what writes them.
-        rollout_temperature: 0 = greedy rollouts (the paper); above, tokens are drawn at this temperature.
-        min_mapped_share: below this share of rollout tokens that the teacher can score, the run stops.
-        looping: what becomes of a rollout that repeats itself over and over: `mask` leaves the repetition out of the
-            loss, `keep` compares it like everything else (the paper).
+        rollouts: what generates the rollouts.
+        rollout_temperature: 0 = greedy rollouts (the paper); above 0, tokens are sampled at this temperature.
+        min_mapped_share: the run stops if the teacher can score less than this share of the rollout tokens.
+        looping: `mask` leaves the loops of a rollout out of the loss; `keep` (the paper) does not.
     """
 
     top_k: int = Field(default=32, ge=1)
