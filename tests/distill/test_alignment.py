@@ -3,7 +3,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from arkasr.distill.alignment import align, align_by_bytes, byte_spans, retokenise, token_bytes
+from arkasr.distill.alignment import align, align_by_bytes, byte_spans, token_bytes
 from arkasr.errors import InputError
 from arkasr.teacher.vocabulary import map_vocabularies
 
@@ -39,7 +39,10 @@ def transcript(tokenizer, text):
 
 
 def pair(student, teacher, ids):
-    return retokenise(ids, student, teacher, student_stop=student.eos_token_id, teacher_stop=teacher.eos_token_id)
+    """Align by bytes, as if no id had a counterpart."""
+    unmapped = torch.full((len(student),), -1)
+    stops = {"student_stop": student.eos_token_id, "teacher_stop": teacher.eos_token_id}
+    return align(ids, unmapped, student, teacher, **stops)
 
 
 def test_token_bytes_add_up_to_the_text_even_for_parts_of_characters():

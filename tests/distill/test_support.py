@@ -25,7 +25,7 @@ def tokens(support, mask, n=0):
     return support.student_ids[n][mask[n]].tolist()
 
 
-def test_the_union_holds_every_token_once_and_knows_where_it_came_from():
+def test_the_union_holds_every_token_once_and_marks_its_origin():
     u = build([[4.0, 3.0, 2.0, 1.0]], [[1.0, 4.0, 2.0, 3.0]], top_k=2)
     assert tokens(u, u.mask) == [0, 1, 3]
     assert tokens(u, u.in_teacher) == [0, 1]
@@ -35,34 +35,34 @@ def test_the_union_holds_every_token_once_and_knows_where_it_came_from():
     assert u.student_ids.shape[1] <= 2 * 2 + 1
 
 
-def test_teacher_ids_stand_beside_their_student_ids():
+def test_teacher_and_student_ids_of_a_slot_are_the_same_token():
     m = [2, -1, 0, 1]
     u = build([[4.0, 3.0, 2.0, 1.0]], [[1.0, 4.0, 2.0]], top_k=4, teacher_to_student=m)
     assert tokens(u, u.mask) == [0, 1, 2]
     assert u.teacher_ids[u.mask].tolist() == [2, 3, 0]
 
 
-def test_rows_have_supports_of_their_own_size():
+def test_support_sizes_differ_by_position():
     u = build([[4.0, 3.0, 0.0, 0.0]] * 2, [[4.0, 3.0, 0.0, 0.0], [0.0, 0.0, 3.0, 4.0]], top_k=2)
     assert u.size.tolist() == [2, 4]
     assert u.overlap.tolist() == [2, 0]
 
 
-def test_empty_and_repeated_slots_of_a_rollouts_support_count_for_nothing():
+def test_empty_and_repeated_slots_of_the_students_top_k_are_ignored():
     rollout = torch.tensor([[3, 3, -1, -1]])
     u = build([[4.0, 3.0, 2.0, 1.0]], [[4.0, 3.0, 2.0, 1.0]], top_k=1, student_support=rollout)
     assert tokens(u, u.mask) == [0, 3]
     assert tokens(u, u.in_student) == [3]
 
 
-def test_a_token_without_probability_on_either_side_is_no_candidate():
+def test_a_token_without_probability_in_either_model_is_no_candidate():
     u = build([[4.0, 3.0, NOTHING, 1.0]], [[NOTHING, 3.0, 9.0, 1.0]], top_k=4, support="full")
     assert tokens(u, u.mask) == [1, 3]
     u = build([[4.0, 3.0, NOTHING, 1.0]], [[NOTHING, 3.0, 9.0, 1.0]], top_k=4)
     assert tokens(u, u.mask) == [1, 3]
 
 
-def test_a_row_in_which_nothing_has_probability_has_no_support():
+def test_a_row_of_minus_infinity_has_no_support():
     u = build([[NOTHING] * 3, [3.0, 2.0, 1.0]], [[1.0, 2.0, 3.0]] * 2, top_k=2)
     assert u.size.tolist() == [0, 3]
 
@@ -89,7 +89,7 @@ def test_log_probabilities_keep_minus_infinity():
     ]
 
 
-def test_restrict_and_members_and_dtype():
+def test_masks_and_working_dtype():
     allowed = torch.tensor([True, False])
     assert mask_disallowed(torch.ones(1, 2, dtype=torch.bfloat16), allowed, torch.float32).tolist() == [[1, NOTHING]]
     ids, mask = torch.tensor([[0, 2, 0]]), torch.tensor([[False, True, False]])

@@ -39,40 +39,15 @@ def align(
     student_stop: int,
     teacher_stop: int,
 ) -> Alignment:
-    """Map every id if all have a counterpart, m⁻¹(y), else retokenise the text.
+    """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
 
-    Args:
-        ids: as in `retokenise`, like the tokenizers and stop tokens.
-        student_to_teacher: m⁻¹, LongTensor [V_S], −1 = no counterpart.
-        student_tokenizer: byte-level BPE.
-        teacher_tokenizer: byte-level BPE.
-        student_stop: id of the student's stop token.
-        teacher_stop: id of the teacher's stop token.
-
-    Raises:
-        InputError: a tokenizer is not byte-level.
-    """
-    teacher_ids = map_ids(student_to_teacher, ids)
-    if bool((teacher_ids >= 0).all()):
-        return Alignment(teacher_ids, torch.arange(len(ids)), retokenised=False)
-    return retokenise(ids, student_tokenizer, teacher_tokenizer, student_stop=student_stop, teacher_stop=teacher_stop)
-
-
-def retokenise(
-    ids: Tensor,
-    student_tokenizer: PreTrainedTokenizerBase,
-    teacher_tokenizer: PreTrainedTokenizerBase,
-    *,
-    student_stop: int,
-    teacher_stop: int,
-) -> Alignment:
-    """Tokenise the decoded text with the teacher's tokenizer, and pair positions by byte offset.
-
-    No position is paired after the first byte in which the two texts differ: from there on the teacher reads another
-    text. The texts differ where the student left a character unfinished or the teacher's tokenizer normalises.
+    After retokenising, no position is paired after the first byte in which the two texts differ: from there on the
+    teacher reads another text. They differ where the student left a character unfinished or the teacher's tokenizer
+    normalises.
 
     Args:
         ids: LongTensor [n], student ids, with the final stop token if the student emitted it.
+        student_to_teacher: m⁻¹, LongTensor [V_S], −1 = no counterpart.
         student_tokenizer: byte-level BPE.
         teacher_tokenizer: byte-level BPE.
         student_stop: id of the student's stop token.
@@ -81,6 +56,9 @@ def retokenise(
     Raises:
         InputError: a tokenizer is not byte-level.
     """
+    mapped_ids = map_ids(student_to_teacher, ids)
+    if bool((mapped_ids >= 0).all()):
+        return Alignment(mapped_ids, torch.arange(len(ids)), retokenised=False)
     student_ids = ids.tolist()
     student_text = b"".join(token_bytes(student_tokenizer, student_ids))
     text = student_text.decode("utf-8", errors="replace")

@@ -1,4 +1,7 @@
-"""Stops a run whose teacher can score too few rollout tokens (docs/objective.md, "When ids do not all map")."""
+"""Stops a run whose teacher can score too few rollout tokens (docs/objective.md, "When ids do not all map").
+
+In: counts of a step, over all processes. The alignment itself is in `arkasr.distill.alignment`.
+"""
 
 import torch
 from torch import Tensor
