@@ -150,27 +150,18 @@ def divergence_from_states(
         return _compare(student, teacher.top, teacher.of, dtype, objective, vocabularies)
     if objective.needs_every_score:
         support = student.top.ids if student.support is None and student.top is not None else student.support
-        return divergence_in_chunks(
-            (student.hidden, student.head),
-            (teacher.hidden, teacher.head),
-            objective,
-            vocabularies,
-            support,
-            student.generated,
-        )
+        states = (student.hidden, student.head), (teacher.hidden, teacher.head)
+        return divergence_in_chunks(*states, objective, vocabularies, support, student.generated)
     dtype = working_dtype(student.hidden, teacher.hidden)
     # Step 1: l^T_t of the teacher's top-k.
     teacher_top = teacher.top
     if teacher_top is None:
         teacher_top = top_of_head(teacher.hidden, teacher.head, vocabularies.teacher_allowed, objective.top_k, dtype)
-    return _compare(
-        student,
-        teacher_top,
-        lambda ids: scores_of(teacher.hidden, teacher.head, ids, dtype),
-        dtype,
-        objective,
-        vocabularies,
-    )
+
+    def teacher_scores_of(ids: Tensor) -> Tensor:
+        return scores_of(teacher.hidden, teacher.head, ids, dtype)
+
+    return _compare(student, teacher_top, teacher_scores_of, dtype, objective, vocabularies)
 
 
 def _compare(

@@ -14,16 +14,7 @@ CHOICES = {
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Which divergence is computed, and on which support.
-
-    Attributes:
-        top_k: k, the tokens that each model contributes to the support.
-        temperature: τ, applied on the support.
-        divergence: "forward_kl" KL(p ‖ q), "reverse_kl" KL(q ‖ p), or "jsd".
-        beta: β of "jsd".
-        support: "union", "teacher", "student", "intersection" or "full"; see `merge_supports`.
-        tail: "none", or "bucket": all tokens outside U_t form one more class.
-        upstream_scores: mix raw logits and log-probabilities, as the published code does.
+    """Which divergence is computed, and on which support. The fields are those options of `union_topk_kl`.
 
     Raises:
         InputError: a value does not exist or is out of range; the message names its recipe key.

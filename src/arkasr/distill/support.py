@@ -94,19 +94,10 @@ def build_support(
     student_support: Tensor | None = None,
     generated: Tensor | None = None,
 ) -> Support:
-    """Find U_t for every position from the scores of both vocabularies.
+    """Find U_t from scores [N, V_T] and [N, V_S], −inf outside A_T and A_S; the rest as in `union_topk_kl`.
 
-    A token with a score of −inf in either model, as outside A_T and A_S, is no candidate at that position. The student
-    cannot learn to produce it, or the teacher's score for it means nothing.
-
-    Args:
-        teacher_scores: [N, V_T], l^T_t or any scores in the same order, −inf outside A_T.
-        student_scores: [N, V_S], −inf outside A_S.
-        objective: k and the kind of support; a k above the vocabulary size means all tokens.
-        vocabularies: the map between the ids.
-        student_support: LongTensor [N, k'], the student's top-k at rollout time, −1 = empty slot; None = the top-k of
-            `student_scores`.
-        generated: LongTensor [N], the generated ids, −1 = none; None = none at any position.
+    A token with a score of −inf in either model is no candidate at that position. The student cannot learn to produce
+    it, or the teacher's score for it means nothing.
 
     Returns:
         Support with K = 2k + 1 slots at most; with "full" one slot for every mapped token.

@@ -38,16 +38,9 @@ class Vocabularies:
         student_allowed: Tensor | None = None,
         teacher_allowed: Tensor | None = None,
     ) -> "Vocabularies":
-        """Check the shapes, and fill in the maps that are not given.
+        """Check the shapes against V_S and V_T, and create missing maps on the device.
 
-        Args:
-            student_size: V_S.
-            teacher_size: V_T.
-            device: where a new map is created.
-            teacher_to_student: None = same ids.
-            student_to_teacher: None = computed, which makes the host wait for the device.
-            student_allowed: as above.
-            teacher_allowed: as above.
+        Without `teacher_to_student`, equal ids correspond. The host waits if `student_to_teacher` must be computed.
 
         Raises:
             ValueError: a shape is wrong, or two teacher ids share a student id.

@@ -18,14 +18,7 @@ from arkasr.train.metrics import Metrics
 
 
 def add_rollouts(metrics: Metrics, rollouts: Rollouts, drafts: Sequence[Sequence[int]], cap: int) -> None:
-    """Add the `rollout/` metrics.
-
-    Args:
-        metrics: of the micro-batch.
-        rollouts: of B utterances.
-        drafts: B drafts as token ids, empty = none.
-        cap: `max_new_tokens`.
-    """
+    """Add the `rollout/` metrics. An empty draft means that the utterance has none; `cap` is `max_new_tokens`."""
     statistics = rollout_statistics(rollouts.transcripts, rollouts.stopped, cap)
     batch = len(rollouts.transcripts)
     for name, values in statistics.items():

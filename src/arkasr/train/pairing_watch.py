@@ -24,11 +24,7 @@ class PairingWatch:
         self._paired = self._tokens = 0
 
     def step(self, paired: int, tokens: int) -> None:
-        """Count one optimizer step.
-
-        Args:
-            paired: rollout tokens of all processes that have a teacher position.
-            tokens: all rollout tokens.
+        """Count the rollout tokens of one optimizer step, and those of them with a teacher position.
 
         Raises:
             InputError: the share since the start of training is too low.

@@ -225,31 +225,23 @@ class DistillationStage(Stage):
         )
 
     def _questions(
-        self,
-        examples: Sequence[Example],
-        kept: Sequence[Rollout],
-        alignments: Sequence[Alignment],
-        student_top: Top,
+        self, examples: Sequence[Example], kept: Sequence[Rollout], alignments: Sequence[Alignment], student_top: Top
     ) -> list[Question]:
         """One question for each rollout. A served teacher is asked for the scores of K^S_t and y_t by name."""
         # A teacher that gives every score needs no names, and the top-k need not be copied from the device.
         no_ids = torch.empty((len(student_top.ids), 0), dtype=torch.long)
         top_ids = no_ids if self.teacher.every_score else student_top.ids.cpu()
         split = top_ids.split([len(rollout.tokens) for rollout in kept])
-        questions = []
-        for rollout, alignment, ids in zip(kept, alignments, split, strict=True):
-            example = examples[rollout.index]
-            named = torch.cat((ids, rollout.tokens.cpu()[:, None]), dim=1)
-            questions.append(
-                Question(
-                    example.features[self.teacher.frontend],
-                    example.utterance.language,
-                    alignment.teacher_ids,
-                    alignment.teacher_positions,
-                    map_ids(self.vocabulary.student_to_teacher, named),
-                )
+        return [
+            Question(
+                examples[rollout.index].features[self.teacher.frontend],
+                examples[rollout.index].utterance.language,
+                alignment.teacher_ids,
+                alignment.teacher_positions,
+                map_ids(self.vocabulary.student_to_teacher, torch.cat((ids, rollout.tokens.cpu()[:, None]), dim=1)),
             )
-        return questions
+            for rollout, alignment, ids in zip(kept, alignments, split, strict=True)
+        ]
 
     def _compared_tokens(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> Tensor:
         """The rollout tokens, LongTensor [N]; −1 where no teacher position is paired or a loop is masked."""
