@@ -3,7 +3,11 @@ import torch
 
 from arkasr.distill import chunked, fused, fused_union_topk_kl, union_topk_kl
 from arkasr.distill.diagnostics import support_diagnostics
+from arkasr.distill.fused import StudentStates, divergence_from_states
+from arkasr.distill.options import Objective
+from arkasr.distill.vocabularies import Vocabularies
 from arkasr.recognizers import head as output_head
+from arkasr.teacher.teacher import NamedScores
 
 POSITIONS, STUDENT_VOCAB, TEACHER_VOCAB = 23, 70, 61
 OPTIONS = {"top_k": 5, "temperature": 1.3, "beta": 0.3}
@@ -170,6 +174,16 @@ def test_a_top_k_of_another_size_is_an_error():
     top = output_head.top_of_head(tensors[2], tensors[3], None, 4, torch.float64)
     with pytest.raises(ValueError, match=r"teacher's top-k has shape \(23, 4\), expected \(23, 5\)"):
         fused_union_topk_kl(*tensors, **OPTIONS, **arguments, teacher_top=top)
+
+
+@pytest.mark.parametrize("option", [{"support": "full"}, {"tail": "bucket"}, {"upstream_scores": True}], ids=str)
+def test_named_scores_are_not_enough_for_some_options(option):
+    tensors, _ = problem()
+    top = output_head.top_of_head(*tensors[2:], None, 5, torch.float64)
+    named = NamedScores(top.ids, torch.zeros(POSITIONS, 5), torch.zeros(POSITIONS), top)
+    vocabularies = Vocabularies.complete(STUDENT_VOCAB, TEACHER_VOCAB, torch.device("cpu"))
+    with pytest.raises(ValueError, match="need a teacher in this process"):
+        divergence_from_states(StudentStates(*tensors[:2]), named, Objective(**option), vocabularies)
 
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])

@@ -155,11 +155,11 @@ def test_permuted_teacher_ids_give_the_loss_of_equal_ids():
 
 def test_two_micro_batches_normalised_over_the_step_equal_one_batch():
     generated = torch.tensor([0, 1, 2, -1, 4, 5, 6])
-    whole = logits(7, 20, seed=4).requires_grad_()
+    full = logits(7, 20, seed=4).requires_grad_()
     teacher = logits(7, 20, seed=5)
-    union_topk_kl(whole, teacher, top_k=3, generated=generated).loss.backward()
+    union_topk_kl(full, teacher, top_k=3, generated=generated).loss.backward()
 
-    halves = whole.detach().clone().requires_grad_()
+    halves = full.detach().clone().requires_grad_()
     results = [
         union_topk_kl(halves[rows], teacher[rows], top_k=3, generated=generated[rows])
         for rows in (slice(0, 2), slice(2, 7))
@@ -167,7 +167,7 @@ def test_two_micro_batches_normalised_over_the_step_equal_one_batch():
     valid_positions = sum(int(result.valid.sum()) for result in results)
     for result in results:
         (result.per_position.sum() / valid_positions).backward()
-    torch.testing.assert_close(halves.grad, whole.grad)
+    torch.testing.assert_close(halves.grad, full.grad)
 
 
 def test_temperature_applies_on_the_support_and_scales_the_loss_by_its_square():

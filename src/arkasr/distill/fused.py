@@ -145,7 +145,7 @@ def divergence_from_states(
     """
     if isinstance(teacher, NamedScores):
         if objective.needs_teacher_states:
-            raise ValueError("support 'full', tail 'bucket' and upstream_scores need the teacher's states")
+            raise ValueError("support 'full', tail 'bucket' and upstream_scores need a teacher in this process")
         dtype = working_dtype(student.hidden, teacher.log_probs)
         return _compare(student, teacher.top, teacher.of, dtype, objective, vocabularies)
     if objective.needs_every_score:
