@@ -18,10 +18,11 @@ from torch import Tensor
 
 from arkasr.data.audio import decode_audio
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.distill.fused import named_union_topk_kl
-from arkasr.distill.objective import UnionTopkKL
+from arkasr.distill.fused import StudentStates, divergence_from_states
+from arkasr.distill.options import Objective
+from arkasr.distill.result import UnionTopkKL
 from arkasr.distill.rollout import keep_rollouts
-from arkasr.distill.support import look_up
+from arkasr.distill.vocabularies import Vocabularies, map_ids
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.head import TopTokens, top_tokens
 from arkasr.recognizers.load import load_recognizer
@@ -73,7 +74,7 @@ def main() -> None:
     heard = [student.features(waveform) for waveform in waveforms]
     transcripts = decode(student, student.prompts(heard, languages), max_new_tokens=64)
     rollouts = keep_rollouts(student, transcripts, [None] * len(heard))
-    kept = [(rollout.clip, rollout.tokens) for rollout in rollouts.kept]
+    kept = [(rollout.index, rollout.tokens) for rollout in rollouts.kept]
     vocabulary = map_vocabularies(
         student.tokenizer,
         teacher.tokenizer,
@@ -82,7 +83,13 @@ def main() -> None:
         student_vocab_size=student.vocab_size,
         teacher_vocab_size=teacher.vocab_size,
     )
-    forced = [look_up(vocabulary.student_to_teacher, tokens) for _, tokens in kept]
+    vocabularies = Vocabularies(
+        vocabulary.teacher_to_student,
+        vocabulary.student_to_teacher,
+        student.allowed_tokens,
+        teacher.allowed_tokens,
+    )
+    forced = [map_ids(vocabulary.student_to_teacher, tokens) for _, tokens in kept]
     assert all((ids >= 0).all() for ids in forced), "take two models of one vocabulary"
     spoken = [languages[clip] for clip, _ in kept]
     there = states_of(teacher, [teacher.features(waveforms[clip]) for clip, _ in kept], spoken, forced)
@@ -93,18 +100,9 @@ def main() -> None:
 
     def compare(scores: SparseScores, divergence: str) -> tuple[UnionTopkKL, float, Tensor]:
         hidden = here.clone().requires_grad_()
-        result = named_union_topk_kl(
-            hidden,
-            student_head,
-            scores,
-            teacher_to_student=vocabulary.teacher_to_student,
-            top_k=options.top_k,
-            student_allowed=student.allowed_tokens,
-            teacher_allowed=teacher.allowed_tokens,
-            student_top=student_top,
-            generated=torch.cat([tokens for _, tokens in kept]),
-            divergence=divergence,
-        )
+        states = StudentStates(hidden, student_head, torch.cat([tokens for _, tokens in kept]), top=student_top)
+        objective = Objective(top_k=options.top_k, divergence=divergence)
+        result = divergence_from_states(states, scores, objective, vocabularies)
         result.loss.backward()
         return result, float(result.loss.detach()), hidden.grad
 

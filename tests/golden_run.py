@@ -6,6 +6,7 @@ the weights. Rounding errors stay small in float64, with AdamW, and at a low rat
 at the rate of the recipe the losses of the first steps jump.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -80,7 +81,7 @@ def _losses_of_stage(context: RunContext, name: str, settings: TrainingStageSett
     stage = build_stage(context, student, settings, seed).double()
     if isinstance(stage, DistillationStage):
         stage.teacher.recognizer.model.double()
-        stage.settings = stage.settings.model_copy(update={"top_k": WHOLE_VOCABULARY})
+        stage.objective = replace(stage.objective, top_k=WHOLE_VOCABULARY)
         stage.rollouts = RolloutsHandedIn(student, stage.settings, stage.rollouts.drafts, None)
     train(
         stage,

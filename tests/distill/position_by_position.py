@@ -1,6 +1,6 @@
 """The objective written a second time, one position at a time, with sets, dicts and float64 `math` only.
 
-Follows docs/objective.md and shares nothing with arkasr.distill, so that each can be held against the other.
+It follows docs/objective.md and shares no code with arkasr.distill, so the two can be compared.
 """
 
 from dataclasses import dataclass
@@ -29,18 +29,18 @@ class Chosen:
 
 
 def choose(x: Position, top_k: int, support: str) -> Chosen:
-    say_teacher = {i for i in x.teacher_allowed if x.teacher[i] > -inf}
-    say_student = {j for j in x.student_allowed if x.student[j] > -inf}
-    shared = {j for i, j in x.teacher_to_student.items() if i in say_teacher and j in say_student}
-    best_teacher = sorted(say_teacher, key=lambda i: -x.teacher[i])[:top_k]
-    best_student = sorted(say_student, key=lambda j: -x.student[j])[:top_k]
+    possible_teacher = {i for i in x.teacher_allowed if x.teacher[i] > -inf}
+    possible_student = {j for j in x.student_allowed if x.student[j] > -inf}
+    shared = {j for i, j in x.teacher_to_student.items() if i in possible_teacher and j in possible_student}
+    best_teacher = sorted(possible_teacher, key=lambda i: -x.teacher[i])[:top_k]
+    best_student = sorted(possible_student, key=lambda j: -x.student[j])[:top_k]
     teacher_top = {x.teacher_to_student[i] for i in best_teacher if i in x.teacher_to_student} & shared
     student_top = set(best_student if x.rollout_support is None else x.rollout_support) & shared
-    emitted = {x.generated} & shared
+    generated = {x.generated} & shared
     chosen = {
-        "union": teacher_top | student_top | emitted,
+        "union": teacher_top | student_top | generated,
         "teacher": teacher_top,
-        "student": student_top | emitted,
+        "student": student_top | generated,
         "intersection": teacher_top & student_top,
         "full": shared,
     }[support]
@@ -58,7 +58,7 @@ def tail_masses(x: Position, support: set[int]) -> tuple[float, float]:
 
 
 def divergence(x: Position, support: set[int], kind: str, tail: str, temperature: float, beta: float) -> float:
-    """τ² D(p, q) on a support that is held fixed."""
+    """τ² D(p, q) on a fixed support."""
     teacher_of = {j: i for i, j in x.teacher_to_student.items()}
     p = {j: exp(x.teacher[teacher_of[j]] / temperature) for j in support}
     q = {j: exp(x.student[j] / temperature) for j in support}
@@ -66,8 +66,8 @@ def divergence(x: Position, support: set[int], kind: str, tail: str, temperature
         inside = {teacher_of[j] for j in support}
         p_rest = sum(exp(x.teacher[i] / temperature) for i in x.teacher_allowed - inside)
         q_rest = sum(exp(x.student[j] / temperature) for j in x.student_allowed - support)
-        impossible = (kind == "forward_kl" and q_rest == 0) or (kind == "reverse_kl" and p_rest == 0)
-        if not impossible:
+        infinite = (kind == "forward_kl" and q_rest == 0) or (kind == "reverse_kl" and p_rest == 0)
+        if not infinite:
             p["rest"], q["rest"] = p_rest, q_rest
     p = {v: weight / sum(p.values()) for v, weight in p.items()}
     q = {v: weight / sum(q.values()) for v, weight in q.items()}
@@ -76,8 +76,8 @@ def divergence(x: Position, support: set[int], kind: str, tail: str, temperature
     elif kind == "reverse_kl":
         value = kl(q, p)
     else:
-        middle = {v: beta * p[v] + (1 - beta) * q[v] for v in p}
-        value = beta * kl(p, middle) + (1 - beta) * kl(q, middle)
+        mixture = {v: beta * p[v] + (1 - beta) * q[v] for v in p}
+        value = beta * kl(p, mixture) + (1 - beta) * kl(q, mixture)
     return temperature**2 * value
 
 
@@ -88,13 +88,13 @@ def kl(a: dict, b: dict) -> float:
 def gradient(x: Position, loss, step: float = 1e-5) -> list[float]:
     """Central differences of `loss(position)` in the student's scores."""
     slopes = []
-    for place, score in enumerate(x.student):
+    for index, score in enumerate(x.student):
         if score == -inf:
             slopes.append(0.0)
             continue
         values = []
-        for moved in (score + step, score - step):
-            student = [*x.student[:place], moved, *x.student[place + 1 :]]
+        for shifted in (score + step, score - step):
+            student = [*x.student[:index], shifted, *x.student[index + 1 :]]
             values.append(loss(Position(**{**vars(x), "student": student})))
         slopes.append((values[0] - values[1]) / (2 * step))
     return slopes

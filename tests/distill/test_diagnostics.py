@@ -57,7 +57,7 @@ def test_overlap_advantage_is_the_mean_over_the_shared_tokens():
     assert values["overlap_advantage"].item() < 0
 
 
-def test_overlap_figures_are_zero_where_nothing_is_shared():
+def test_overlap_metrics_are_zero_without_a_shared_token():
     student = torch.tensor([[0.0, 0.0, 5.0, 4.0]])
     teacher = torch.tensor([[5.0, 4.0, 0.0, 0.0]])
     values, result = diagnose(student, teacher, top_k=2)
@@ -66,7 +66,7 @@ def test_overlap_figures_are_zero_where_nothing_is_shared():
         assert values[name].item() == 0
 
 
-def test_identical_models_agree_in_everything():
+def test_identical_models_agree_in_every_metric():
     scores = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
     values, _ = diagnose(scores, scores.clone(), top_k=4)
     assert values["overlap_ratio"].tolist() == [1] * 5
@@ -75,7 +75,7 @@ def test_identical_models_agree_in_everything():
     assert values["overlap_advantage"].abs().max() < 1e-6
 
 
-def test_agreement_is_of_tokens_not_of_ids():
+def test_argmax_agreement_compares_tokens_not_ids():
     student = torch.tensor([[5.0, 0.0, 1.0], [5.0, 0.0, 1.0]])
     teacher = torch.tensor([[0.0, 5.0, 1.0], [5.0, 0.0, 1.0]])
     values, _ = diagnose(student, teacher, top_k=2, teacher_to_student=torch.tensor([1, 0, 2]))
@@ -90,7 +90,7 @@ def test_distributions_are_over_the_allowed_tokens():
     assert values["entropy_student"].item() == pytest.approx(log(4))
 
 
-def test_positions_that_are_not_valid_are_zero_whatever_they_hold():
+def test_invalid_positions_are_zero_for_any_logits():
     student, teacher = torch.randn(2, 6), torch.randn(2, 6)
     student[1], teacher[1] = float("nan"), float("-inf")
     values, result = diagnose(student, teacher, top_k=2, generated=torch.tensor([0, -1]))
@@ -98,14 +98,6 @@ def test_positions_that_are_not_valid_are_zero_whatever_they_hold():
     assert set(values) == set(POSITION_METRICS)
     for value in values.values():
         assert value[1].item() == 0
-
-
-def random_batch(seed, positions):
-    generator = torch.Generator().manual_seed(seed)
-    student = torch.randn(positions, 12, generator=generator)
-    teacher = torch.randn(positions, 12, generator=generator)
-    generated = torch.arange(positions) % 3 - 1
-    return diagnose(student, teacher, top_k=2, generated=generated)
 
 
 def test_rollout_statistics():

@@ -1,10 +1,14 @@
 import pytest
 import torch
 
-from arkasr.distill import fused, fused_union_topk_kl, union_topk_kl
+from arkasr.distill import chunked, fused, fused_union_topk_kl, union_topk_kl
 from arkasr.distill.diagnostics import support_diagnostics
+from arkasr.distill.fused import StudentStates, divergence_from_states
+from arkasr.distill.options import Objective
+from arkasr.distill.vocabularies import Vocabularies
 from arkasr.recognizers import head as output_head
 from arkasr.recognizers import head_scores
+from arkasr.teacher.teacher import SparseScores
 
 POSITIONS, STUDENT_VOCAB, TEACHER_VOCAB = 23, 70, 61
 OPTIONS = {"top_k": 5, "temperature": 1.3, "beta": 0.3}
@@ -16,11 +20,11 @@ def many_tiles(monkeypatch):
     monkeypatch.setitem(output_head.TILE_SCORES, "cpu", 1)
     monkeypatch.setattr(output_head, "GROUP_TOKENS", 4)
     monkeypatch.setitem(head_scores.COPIED_ROWS, "cpu", 70)
-    monkeypatch.setattr(fused, "DENSE_POSITIONS", 6)
+    monkeypatch.setattr(chunked, "CHUNK_POSITIONS", 6)
 
 
 def problem(seed=0, dtype=torch.float64):
-    """Hidden states, heads, and everything that a recipe hands over: partial map, blocked tokens, rollouts."""
+    """Hidden states, heads, a partial map, blocked tokens, and the student's top-k and ids of a rollout."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -75,14 +79,14 @@ def test_equals_the_dense_reference_in_value_and_gradient(kind, support, tail, g
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_upstream_scores_too():
+def test_upstream_scores_equal_the_dense_reference():
     tensors, arguments = problem(1)
     options = OPTIONS | arguments | {"upstream_scores": True}
     expected, found = dense(tensors, **options), fused_union_topk_kl(*tensors, **options)
     torch.testing.assert_close(found.per_position, expected.per_position)
 
 
-def test_what_is_known_already_spares_the_passes_over_the_vocabularies(monkeypatch):
+def test_a_given_top_k_saves_the_passes_over_the_vocabularies(monkeypatch):
     tensors, arguments = problem(2)
     del arguments["student_support"]
     expected = dense(tensors, **OPTIONS, **arguments)
@@ -116,8 +120,8 @@ def test_no_positions_and_no_valid_ones():
         assert not gradient.any()
 
 
-def test_no_more_than_a_tile_of_logits_is_ever_there():
-    """Peak memory of the backward pass, counted in elements: far less than positions times vocabulary."""
+def test_no_tensor_is_larger_than_a_tile_of_logits():
+    """The largest tensor has far fewer elements than positions times vocabulary."""
     positions, vocabulary, width = 64, 60_000, 4
     largest = 0
 
@@ -152,8 +156,8 @@ def test_tiles_without_an_allowed_token(blocked):
         torch.testing.assert_close(diagnosed[name], values, rtol=1e-9, atol=1e-11, msg=name)
 
 
-def test_half_precision_operands_lose_nothing_more_on_the_way():
-    """Scores and gradients of bf16 states and heads are those of the same numbers in float64, rounded once."""
+def test_half_precision_inputs_are_rounded_once():
+    """With bf16 states and heads, scores and gradients equal those of float64, rounded once."""
     tensors, arguments = problem(5, torch.bfloat16)
     exact = [tensor.detach().double() for tensor in tensors]
     for tensor in exact[:2]:
@@ -166,15 +170,25 @@ def test_half_precision_operands_lose_nothing_more_on_the_way():
         torch.testing.assert_close(ours.double(), theirs, rtol=2**-7, atol=1e-4)
 
 
-def test_best_tokens_of_another_number_are_refused():
+def test_a_top_k_of_another_size_is_an_error():
     tensors, arguments = problem()
     top = output_head.top_tokens(tensors[2], tensors[3], None, 4, torch.float64)
-    with pytest.raises(ValueError, match=r"have shape \(23, 4\), expected \(23, 5\)"):
+    with pytest.raises(ValueError, match=r"teacher's top-k has shape \(23, 4\), expected \(23, 5\)"):
         fused_union_topk_kl(*tensors, **OPTIONS, **arguments, teacher_top=top)
 
 
+@pytest.mark.parametrize("option", [{"support": "full"}, {"tail": "bucket"}, {"upstream_scores": True}], ids=str)
+def test_named_scores_are_not_enough_for_some_options(option):
+    tensors, _ = problem()
+    top = output_head.top_tokens(*tensors[2:], None, 5, torch.float64)
+    named = SparseScores(top.ids, torch.zeros(POSITIONS, 5), torch.zeros(POSITIONS), top)
+    vocabularies = Vocabularies.complete(STUDENT_VOCAB, TEACHER_VOCAB, torch.device("cpu"))
+    with pytest.raises(ValueError, match="need a teacher in this process"):
+        divergence_from_states(StudentStates(*tensors[:2]), named, Objective(**option), vocabularies)
+
+
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
-def test_a_sparse_gradient_of_the_head_is_the_dense_one_and_adds_up_with_an_embeddings(kind):
+def test_the_sparse_head_gradient_equals_the_dense_one_and_adds_to_that_of_an_embedding(kind):
     (hidden, head, *teacher), arguments = problem()
     read = torch.arange(POSITIONS) % 7
 
@@ -201,7 +215,7 @@ def test_a_sparse_gradient_of_the_head_is_the_dense_one_and_adds_up_with_an_embe
 
 @pytest.mark.parametrize(("vocabulary", "top_k"), [(100, 120), (100, 99), (131, 400), (64, 64)])
 @pytest.mark.parametrize("tile_tokens", [70, 1024])
-def test_more_best_tokens_than_there_are_means_all_of_them(monkeypatch, vocabulary, top_k, tile_tokens):
+def test_a_top_k_above_the_vocabulary_size_means_all_tokens(monkeypatch, vocabulary, top_k, tile_tokens):
     monkeypatch.setattr(output_head, "GROUP_TOKENS", 64)
     monkeypatch.setattr(output_head, "SMALLEST_TILE_TOKENS", tile_tokens)
     generator = torch.Generator().manual_seed(0)
@@ -217,8 +231,8 @@ def test_more_best_tokens_than_there_are_means_all_of_them(monkeypatch, vocabula
 
 
 @pytest.mark.parametrize("given_in", [torch.float32, torch.bfloat16])
-def test_half_precision_rounds_states_and_head_and_nothing_else(given_in):
-    """Best tokens, normaliser, entropy and chosen scores are those of the rounded numbers, summed up in float64."""
+def test_half_precision_rounds_only_states_and_head(given_in):
+    """Top-k, normaliser, entropy and scores equal those of the rounded inputs in float64."""
     generator = torch.Generator().manual_seed(0)
     hidden, head = (torch.randn(rows, 64, generator=generator).to(given_in) for rows in (50, 3_000))
     exact = hidden.bfloat16().double() @ head.bfloat16().double().T
@@ -238,7 +252,7 @@ def test_half_precision_rounds_states_and_head_and_nothing_else(given_in):
 
 
 @pytest.mark.parametrize("options", [{}, {"tail": "bucket"}, {"support": "full"}], ids=str)
-def test_loss_masses_and_gradient_under_autocast_are_those_of_the_rounded_numbers(options):
+def test_under_autocast_loss_masses_and_gradient_are_those_of_rounded_inputs(options):
     tensors, arguments = problem(5, torch.float32)
     arguments |= options
     rounded = [tensor.detach().bfloat16().double() for tensor in tensors]

@@ -1,8 +1,7 @@
-"""What on-policy distillation looks like from inside (docs/objective.md, "Diagnostics"; paper, section 4.3).
+"""Diagnostics of on-policy distillation (docs/objective.md, "Diagnostics"; paper, section 4.3).
 
-In: the result of a micro-batch, or the rollouts themselves. Out: values per position or
-utterance and, gathered over a step, the numbers of `metrics.jsonl`. Knows no process group: its sums are
-tensors, ready to be reduced.
+In: the result of a micro-batch, or its rollouts. Out: values per position or utterance. Means over a step and over
+processes are left to `arkasr.train.metrics`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from arkasr.distill.objective import UnionTopkKL
+from arkasr.distill.result import UnionTopkKL
 from arkasr.distill.support import NO_PROBABILITY, log_probabilities
 
 POSITION_METRICS = (
@@ -27,29 +26,28 @@ POSITION_METRICS = (
     "tail_mass_student",
     "argmax_agreement",
 )
-ROLLOUT_METRICS = ("tokens", "empty", "stopped", "truncated", "repetition")
 REPETITION_NGRAM = 4  # tokens
 
 
 @torch.no_grad()
 def support_diagnostics(result: UnionTopkKL, *, top_k: int) -> dict[str, Tensor]:
-    """Describe every position. Distributions are at temperature 1, over the whole of A_T or A_S.
+    """Describe every position. Distributions are at temperature 1, over all of A_T or A_S.
 
     Args:
-        result: what `union_topk_kl` or its fast path returned.
-        top_k: k, as given there.
+        result: of `union_topk_kl` or its fast path.
+        top_k: its k.
 
     Returns:
         The values [N] of `POSITION_METRICS`, 0 where not valid:
 
         - vuss: |U_t|, tokens. overlap: |K^T ∩ K^S|, tokens. overlap_ratio: |K^T ∩ K^S| / k.
         - overlap_mass_teacher, overlap_mass_student: probability on K^T ∩ K^S, not renormalised.
-        - overlap_advantage: mean over v in K^T ∩ K^S of p̄(v) · (log q̄(v) − log p̄(v)), nats, with the
-          teacher's p̄ and the student's q̄ renormalised on K^T ∩ K^S. It is −KL(p̄ ‖ q̄) / |K^T ∩ K^S|: at
-          most 0; 0 if none is shared.
+        - overlap_advantage: mean over v in K^T ∩ K^S of p̄(v) · (log q̄(v) − log p̄(v)), nats. The teacher's p̄ and
+          the student's q̄ are renormalised on K^T ∩ K^S. It equals −KL(p̄ ‖ q̄) / |K^T ∩ K^S|, is never above 0,
+          and is 0 if no token is shared.
         - entropy_teacher, entropy_student: nats. entropy_gap: their absolute difference.
         - tail_mass_teacher, tail_mass_student: probability outside U_t.
-        - argmax_agreement: 1 where both models find the same token most probable, else 0.
+        - argmax_agreement: 1 where the same token is the most probable one in both models, else 0.
     """
     u, teacher, student = result.support, result.teacher, result.student
     shared = u.in_teacher & u.in_student
@@ -82,23 +80,25 @@ def rollout_statistics(token_ids: Sequence[Tensor], stopped: Tensor, cap: int) -
     """Describe B rollouts as token sequences.
 
     Args:
-        token_ids: B LongTensors, the ids generated for each utterance, its stop token included if emitted.
+        token_ids: B LongTensors, the ids generated for each utterance, with the stop token if emitted.
         stopped: BoolTensor [B], the utterances that ended in the stop token.
-        cap: number of tokens at which generation was cut off.
+        cap: the number of tokens at which generation was cut off.
 
     Returns:
-        The values [B] of `ROLLOUT_METRICS`: tokens, the stop token not counted; empty, 1 where that is 0;
-        stopped; truncated, 1 where the cap was reached without a stop; repetition, the share of an
-        utterance's token 4-grams that occurred earlier in it (0 for an utterance of fewer than two).
+        The values [B]:
+
+        - tokens: without the stop token. empty: whether there are none. stopped: as given.
+        - truncated: whether the cap was reached without a stop.
+        - repetition: the share of an utterance's token 4-grams that occurred earlier in it; 0 if it has fewer than two.
     """
-    texts = [ids[: len(ids) - int(end)] for ids, end in zip(token_ids, stopped.tolist(), strict=True)]
-    tokens = torch.tensor([len(text) for text in texts], dtype=torch.long, device=stopped.device)
+    without_stop = [ids[: len(ids) - int(end)] for ids, end in zip(token_ids, stopped.tolist(), strict=True)]
+    tokens = torch.tensor([len(ids) for ids in without_stop], dtype=torch.long, device=stopped.device)
     return {
         "tokens": tokens,
         "empty": tokens == 0,
         "stopped": stopped,
         "truncated": ~stopped & (tokens >= cap),
-        "repetition": torch.tensor([_repeated_share(text) for text in texts], device=stopped.device),
+        "repetition": torch.tensor([_repeated_share(ids) for ids in without_stop], device=stopped.device),
     }
 
 

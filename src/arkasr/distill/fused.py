@@ -1,27 +1,50 @@
 """The objective from hidden states: the same result as `union_topk_kl`, without logits of the whole vocabulary.
 
-The student is scored on the support only, the teacher's best tokens are found tile by tile, and nothing larger than a
-tile is kept. In float32 docs/objective.md holds to the letter, and every option has a test against the dense reference;
-what bfloat16 changes is said there.
+In: hidden states and output heads, or the scores of named tokens from a served teacher. Out: the result of
+docs/objective.md, exact in float32; that page says what bfloat16 changes. The student is scored on the support only.
+The teacher's top-k are found tile by tile in `arkasr.recognizers.head`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from arkasr.distill.chunked import divergence_in_chunks
 from arkasr.distill.divergence import divergence_of
-from arkasr.distill.objective import ModelView, UnionTopkKL, check_options, union_topk_kl
-from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids, working_dtype
+from arkasr.distill.options import Objective
+from arkasr.distill.result import ModelView, UnionTopkKL
+from arkasr.distill.support import NO_PROBABILITY, merge_supports
+from arkasr.distill.vocabularies import Vocabularies, check_shape, map_ids
 from arkasr.recognizers.head import TopTokens, top_tokens
-from arkasr.recognizers.head_scores import token_scores, vocabulary_scores
-from arkasr.teacher.teacher import SparseScores
+from arkasr.recognizers.head_scores import token_scores
+from arkasr.recognizers.precision import working_dtype
+from arkasr.teacher.teacher import SparseScores, TeacherScores, TeacherStates
 
-# Options that need every token's score are computed for so many positions at a time.
-DENSE_POSITIONS = 64
+
+@dataclass(frozen=True, slots=True)
+class StudentStates:
+    """The student at N positions of its own transcripts: logits are hidden · headᵀ.
+
+    Attributes:
+        hidden: [N, H_S], gradient flows into it.
+        head: [V_S, H_S], gradient flows into it.
+        generated: y, LongTensor [N]; None = no condition on y_t.
+        support: LongTensor [N, k], the top-k at rollout time; None = those of `top`.
+        top: the top-k with normaliser and entropy; None = found from `hidden` in one pass over the vocabulary.
+        top_hidden: [N, H_S], the states that `top` was found from; None = `hidden`. In half precision the two may
+            differ. The student's probabilities are then those of `top_hidden`.
+        sparse_head_gradient: give `head` a sparse gradient, with the rows of U_t only.
+    """
+
+    hidden: Tensor
+    head: Tensor
+    generated: Tensor | None = None
+    support: Tensor | None = None
+    top: TopTokens | None = None
+    top_hidden: Tensor | None = None
+    sparse_head_gradient: bool = False
 
 
 def fused_union_topk_kl(
@@ -48,290 +71,164 @@ def fused_union_topk_kl(
     teacher_top: TopTokens | None = None,
     sparse_head_gradient: bool = False,
 ) -> UnionTopkKL:
-    """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ on either side.
+    """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ in both models.
 
-    The tail masses are 1 − Σ and so exact to the rounding of 1, where the reference sums the tail itself.
+    The tail masses are 1 − Σ, exact to the rounding of 1. The reference sums the tail itself.
 
     Args:
         student_hidden: [N, H_S], gradient flows into it.
         student_head: [V_S, H_S], gradient flows into it.
         teacher_hidden: [N, H_T].
         teacher_head: [V_T, H_T].
-        top_k: as in `union_topk_kl`, like all options not named here.
+        top_k: as in `union_topk_kl`, like all options not described here.
         temperature: τ.
         teacher_to_student: LongTensor [V_T].
-        student_to_teacher: LongTensor [V_S], its inverse where it is known already: making and checking it makes the
-            host wait for the device.
+        student_to_teacher: LongTensor [V_S], the inverse; None = computed, which makes the host wait for the device.
         student_allowed: BoolTensor [V_S].
         teacher_allowed: BoolTensor [V_T].
         student_support: LongTensor [N, k]; None = found here, in one pass over the student's vocabulary.
         generated: LongTensor [N].
         divergence: "forward_kl", "reverse_kl" or "jsd".
-        support: "full" needs every score, and is computed densely for a few positions at a time.
+        support: "full" needs every score. It is computed densely, a few positions at a time.
         tail: "bucket" needs every score, too.
         beta: of "jsd" only.
         upstream_scores: for comparison only.
-        student_top: what `top_tokens` finds for the student, where the rollout has it already; takes the place of
-            `student_support`, and spares the pass over the student's vocabulary.
-        student_top_hidden: [N, H_S], the states that `student_top` was found from, where they may differ from
-            `student_hidden`, as they do in half precision; the student's probabilities are then those of that moment.
-        teacher_top: what `top_tokens` finds for the teacher, where it is known already.
-        sparse_head_gradient: give the student's head a sparse gradient, of the rows in U_t. For a head that is tied to
-            the embeddings, whose dense gradient it is added to; most optimizers refuse it alone. Without effect where
-            every score is needed.
+        student_top: what `top_tokens` finds for the student, if the rollout has it already. It replaces
+            `student_support` and saves the pass over the student's vocabulary.
+        student_top_hidden: [N, H_S], the states that `student_top` was found from. Needed in half precision, where they
+            may differ from `student_hidden`. The student's probabilities are then those of these states.
+        teacher_top: what `top_tokens` finds for the teacher, if it is known already.
+        sparse_head_gradient: give the student's head a sparse gradient, with the rows of U_t only. Meant for a head
+            that is tied to the embeddings, whose dense gradient it is added to. Most optimizers reject a sparse
+            gradient alone. No effect where every score is needed.
 
     Raises:
-        InputError: an option that does not exist or a value outside its range.
-        ValueError: tensors that do not fit together.
+        InputError: an option does not exist or is out of range; the message names its recipe key.
+        ValueError: the shapes of two tensors do not match.
     """
-    check_options(top_k, temperature, divergence, support, tail, beta, upstream_scores)
-    options: dict[str, Any] = {
-        "top_k": top_k,
-        "temperature": temperature,
-        "teacher_to_student": teacher_to_student,
-        "student_allowed": student_allowed,
-        "teacher_allowed": teacher_allowed,
-        "divergence": divergence,
-        "support": support,
-        "beta": beta,
-        "upstream_scores": upstream_scores,
-    }
-    if student_top is not None:
-        student_support = student_top.ids
-    if needs_every_score(support, tail):
-        options["tail"] = tail
-        return _dense_by_chunks(
-            student_hidden, student_head, teacher_hidden, teacher_head, student_support, generated, options
-        )
-    dtype = working_dtype(student_hidden, teacher_hidden)
-    # Step 1: l^T_t of the teacher's best.
-    if teacher_top is None:
-        teacher_top = top_tokens(teacher_hidden, teacher_head, teacher_allowed, top_k, dtype)
-    if teacher_to_student is None:
-        options["teacher_to_student"] = same_ids(len(teacher_head), len(student_head), student_hidden.device)
-    return _compared(
-        student_hidden,
-        student_head,
-        teacher_top,
-        lambda ids: token_scores(teacher_hidden, teacher_head, ids, dtype),
-        dtype,
-        student_to_teacher=student_to_teacher,
-        student_support=student_support,
-        student_top=student_top,
-        student_top_hidden=student_top_hidden,
-        generated=generated,
-        sparse_head_gradient=sparse_head_gradient,
-        **options,
-    )
-
-
-def named_union_topk_kl(
-    student_hidden: Tensor,
-    student_head: Tensor,
-    teacher: SparseScores,
-    *,
-    teacher_to_student: Tensor,
-    student_to_teacher: Tensor | None = None,
-    top_k: int = 32,
-    temperature: float = 1.0,
-    student_allowed: Tensor | None = None,
-    teacher_allowed: Tensor | None = None,
-    generated: Tensor | None = None,
-    divergence: str = "forward_kl",
-    support: str = "union",
-    beta: float = 0.5,
-    student_top: TopTokens | None = None,
-    student_top_hidden: Tensor | None = None,
-    sparse_head_gradient: bool = False,
-) -> UnionTopkKL:
-    """τ² KL(p_t ‖ q_t) of `union_topk_kl` from the teacher's scores of the tokens in U_t, as a server gives them.
-
-    Exact in loss and gradient where every token of U_t has its score: p_t is renormalised on U_t, so that it does not
-    matter that a server normalises over all tokens and not over A_T. The teacher's masses count what it gives to tokens
-    outside A_T as lost, and its entropy is not known.
-
-    Args:
-        student_hidden: [N, H_S], gradient flows into it.
-        student_head: [V_S, H_S], gradient flows into it.
-        teacher: of the same N positions.
-        teacher_to_student: LongTensor [V_T].
-        student_to_teacher: as in `fused_union_topk_kl`.
-        top_k: as in `fused_union_topk_kl`, like all options not named here.
-        temperature: τ.
-        student_allowed: BoolTensor [V_S].
-        teacher_allowed: BoolTensor [V_T].
-        generated: LongTensor [N].
-        divergence: "forward_kl", "reverse_kl" or "jsd".
-        support: any but "full".
-        beta: of "jsd" only.
-        student_top: as in `fused_union_topk_kl`.
-        student_top_hidden: as in `fused_union_topk_kl`.
-        sparse_head_gradient: as in `fused_union_topk_kl`.
-
-    Raises:
-        InputError: an option that does not exist or a value outside its range.
-        ValueError: an option that needs every score, or tensors that do not fit together.
-    """
-    check_options(top_k, temperature, divergence, support, "none", beta, False)
-    if needs_every_score(support, "none"):
-        raise ValueError(f"support {support!r} needs every score, and named scores are some")
-    return _compared(
-        student_hidden,
-        student_head,
-        teacher.top,
-        teacher.log_probs_of,
-        working_dtype(student_hidden, teacher.log_probs),
+    vocabularies = Vocabularies.complete(
+        len(student_head),
+        len(teacher_head),
+        student_hidden.device,
         teacher_to_student=teacher_to_student,
         student_to_teacher=student_to_teacher,
-        top_k=top_k,
-        temperature=temperature,
         student_allowed=student_allowed,
         teacher_allowed=teacher_allowed,
-        student_support=None if student_top is None else student_top.ids,
-        student_top=student_top,
-        student_top_hidden=student_top_hidden,
-        generated=generated,
-        divergence=divergence,
-        support=support,
-        beta=beta,
-        upstream_scores=False,
-        sparse_head_gradient=sparse_head_gradient,
+    )
+    if student_top is not None:
+        student_support = student_top.ids
+    return divergence_from_states(
+        StudentStates(
+            hidden=student_hidden,
+            head=student_head,
+            generated=generated,
+            support=student_support,
+            top=student_top,
+            top_hidden=student_top_hidden,
+            sparse_head_gradient=sparse_head_gradient,
+        ),
+        TeacherStates(teacher_hidden, teacher_head, teacher_top),
+        Objective(top_k, temperature, divergence, beta, support, tail, upstream_scores),
+        vocabularies,
     )
 
 
-def _compared(
-    student_hidden: Tensor,
-    student_head: Tensor,
+def divergence_from_states(
+    student: StudentStates, teacher: TeacherScores, objective: Objective, vocabularies: Vocabularies
+) -> UnionTopkKL:
+    """The objective at N positions, from a teacher in process or from the scores that a server returns.
+
+    Named scores give the exact loss and gradient if every token of U_t has one. p_t is renormalised on U_t, so a server
+    may normalise over all tokens instead of A_T. The teacher's masses are then too low by what it gives to tokens
+    outside A_T, and its entropy is NaN.
+
+    Raises:
+        ValueError: the objective needs scores that the teacher does not give, or shapes do not match.
+    """
+    if isinstance(teacher, SparseScores):
+        if objective.needs_teacher_states:
+            raise ValueError("support 'full', tail 'bucket' and upstream_scores need a teacher in this process")
+        dtype = working_dtype(student.hidden, teacher.log_probs)
+        return _compare(student, teacher.top, teacher.log_probs_of, dtype, objective, vocabularies)
+    if objective.needs_every_score:
+        support = student.top.ids if student.support is None and student.top is not None else student.support
+        states = (student.hidden, student.head), (teacher.hidden, teacher.head)
+        return divergence_in_chunks(*states, objective, vocabularies, support, student.generated)
+    dtype = working_dtype(student.hidden, teacher.hidden)
+    # Step 1: l^T_t of the teacher's top-k.
+    teacher_top = teacher.top
+    if teacher_top is None:
+        teacher_top = top_tokens(teacher.hidden, teacher.head, vocabularies.teacher_allowed, objective.top_k, dtype)
+
+    def teacher_scores_of(ids: Tensor) -> Tensor:
+        return token_scores(teacher.hidden, teacher.head, ids, dtype)
+
+    return _compare(student, teacher_top, teacher_scores_of, dtype, objective, vocabularies)
+
+
+def _compare(
+    student: StudentStates,
     teacher_top: TopTokens,
     teacher_scores_of: Callable[[Tensor], Tensor],
     dtype: torch.dtype,
-    *,
-    top_k: int,
-    temperature: float,
-    teacher_to_student: Tensor,
-    student_to_teacher: Tensor | None,
-    student_allowed: Tensor | None,
-    teacher_allowed: Tensor | None,
-    student_support: Tensor | None,
-    student_top: TopTokens | None,
-    student_top_hidden: Tensor | None,
-    generated: Tensor | None,
-    divergence: str,
-    support: str,
-    beta: float,
-    upstream_scores: bool,
-    sparse_head_gradient: bool,
+    objective: Objective,
+    vocabularies: Vocabularies,
 ) -> UnionTopkKL:
-    """Steps 2 to 6 from the teacher's best tokens and its scores `[N, K]` of any ids `[N, K]`."""
-    student_vocab, teacher_vocab = len(student_head), len(teacher_to_student)
-    _check_tops(len(student_hidden), top_k, (student_top, student_vocab), (teacher_top, teacher_vocab))
-    if student_to_teacher is None:
-        student_to_teacher = invert_map(teacher_to_student, student_vocab)
+    """Steps 2 to 6 from the teacher's top-k and a function that scores any ids [N, K] as [N, K]."""
+    positions, top_k, temperature = len(student.hidden), objective.top_k, objective.temperature
+    student_top = student.top
+    if student_top is None:
+        allowed = vocabularies.student_allowed
+        student_top = top_tokens(student.hidden.detach(), student.head.detach(), allowed, top_k, dtype)
+    check_shape("student's top-k", student_top.ids, positions, min(top_k, len(vocabularies.student_to_teacher)))
+    check_shape("teacher's top-k", teacher_top.ids, positions, min(top_k, len(vocabularies.teacher_to_student)))
 
     # Steps 2 and 3: K^T_t, K^S_t and U_t.
-    if student_top is None:
-        student_top = top_tokens(student_hidden.detach(), student_head.detach(), student_allowed, top_k, dtype)
-    if student_support is None:
-        student_support = student_top.ids
     u = merge_supports(
-        look_up(teacher_to_student, teacher_top.ids),
-        student_support.long(),
-        generated,
-        student_to_teacher=student_to_teacher,
-        possible=lambda student_ids, teacher_ids: (
-            _allowed(student_ids, student_allowed) & _allowed(teacher_ids, teacher_allowed)
-        ),
-        support=support,
+        map_ids(vocabularies.teacher_to_student, teacher_top.ids),
+        (student_top.ids if student.support is None else student.support).long(),
+        student.generated,
+        objective.support,
+        vocabularies,
+        vocabularies.are_allowed,
     )
 
     # Step 4: the valid positions.
-    valid = u.size >= 2
-    if generated is not None:
-        valid = valid & (look_up(student_to_teacher, generated.long()) >= 0)
+    valid = u.valid(student.generated, vocabularies)
 
     # Step 5: scores on U_t only.
     with torch.no_grad():
         teacher_scores = teacher_scores_of(u.teacher_ids)
         teacher_log_probs = teacher_scores - teacher_top.log_normaliser.to(dtype)[:, None]
-    p_scores = torch.where(u.in_teacher, teacher_scores, teacher_log_probs) if upstream_scores else teacher_log_probs
+    p_scores = teacher_log_probs
+    if objective.upstream_scores:
+        p_scores = torch.where(u.in_teacher, teacher_scores, teacher_log_probs)
     q_scores = token_scores(
-        student_hidden, student_head, u.student_ids, dtype, sparse_head_gradient=sparse_head_gradient
+        student.hidden, student.head, u.student_ids, dtype, sparse_head_gradient=student.sparse_head_gradient
     )
-    in_support = q_scores.masked_fill(~u.mask, NO_PROBABILITY)
+    p_scores, in_support = (scores.masked_fill(~u.mask, NO_PROBABILITY) for scores in (p_scores, q_scores))
 
     # Step 6: the loss.
     per_position = temperature**2 * divergence_of(
-        p_scores.masked_fill(~u.mask, NO_PROBABILITY) / temperature, in_support / temperature, valid, divergence, beta
+        p_scores / temperature, in_support / temperature, valid, objective.divergence, objective.beta
     )
     with torch.no_grad():
-        scores = q_scores.detach()
-        if student_top_hidden is not None:
-            scores = token_scores(student_top_hidden, student_head.detach(), u.student_ids, dtype)
-        student_log_probs = scores - student_top.log_normaliser.to(dtype)[:, None]
-        teacher_mass = teacher_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
-        student_mass = student_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
+        student_scores = q_scores.detach()
+        if student.top_hidden is not None:
+            student_scores = token_scores(student.top_hidden, student.head.detach(), u.student_ids, dtype)
+        student_log_probs = student_scores - student_top.log_normaliser.to(dtype)[:, None]
     return UnionTopkKL(
-        loss=per_position.sum() / valid.sum().clamp_min(1),
         per_position=per_position,
         valid=valid,
-        support_size=u.size,
-        overlap=u.overlap,
-        teacher_tail_mass=torch.where(valid, (1 - teacher_mass).clamp_min(0), 0.0),
-        student_tail_mass=torch.where(valid, (1 - student_mass).clamp_min(0), 0.0),
+        teacher_tail_mass=_tail_mass(teacher_log_probs, u.mask, valid),
+        student_tail_mass=_tail_mass(student_log_probs, u.mask, valid),
         support=u,
         teacher=ModelView(teacher_log_probs, teacher_top.entropy, teacher_top.best),
         student=ModelView(student_log_probs, student_top.entropy, student_top.best),
     )
 
 
-def needs_every_score(support: str, tail: str) -> bool:
-    """Whether an objective looks at the whole vocabulary, so that the best tokens alone do not do."""
-    return tail == "bucket" or support == "full"
-
-
-def _check_tops(positions: int, top_k: int, *tops: tuple[TopTokens | None, int]) -> None:
-    for top, vocab_size in tops:
-        expected = (positions, min(top_k, vocab_size))
-        if top is not None and top.ids.shape != expected:
-            raise ValueError(f"the best tokens of a side have shape {tuple(top.ids.shape)}, expected {expected}")
-
-
-def _dense_by_chunks(
-    student_hidden: Tensor,
-    student_head: Tensor,
-    teacher_hidden: Tensor,
-    teacher_head: Tensor,
-    student_support: Tensor | None,
-    generated: Tensor | None,
-    options: dict[str, Any],
-) -> UnionTopkKL:
-    """The dense reference for a few positions at a time; the backward pass computes their logits once more."""
-
-    def compare(first: int, hidden: Tensor, head: Tensor) -> UnionTopkKL:
-        rows = slice(first, first + DENSE_POSITIONS)
-        return union_topk_kl(
-            vocabulary_scores(hidden, head),
-            vocabulary_scores(teacher_hidden[rows], teacher_head),
-            student_support=None if student_support is None else student_support[rows],
-            generated=None if generated is None else generated[rows],
-            **options,
-        )
-
-    parts = [
-        checkpoint(compare, first, student_hidden[first : first + DENSE_POSITIONS], student_head, use_reentrant=False)
-        for first in range(0, max(len(student_hidden), 1), DENSE_POSITIONS)
-    ]
-    joined: UnionTopkKL = _joined(parts)
-    return replace(joined, loss=joined.per_position.sum() / joined.valid.sum().clamp_min(1))
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """One dataclass of the positions of several, field by field; of scalars the first one's."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts)) if parts[0].dim() else parts[0]
-    names = [field.name for field in fields(parts[0])]
-    return type(parts[0])(*(_joined([getattr(part, name) for part in parts]) for name in names))
-
-
-def _allowed(ids: Tensor, allowed: Tensor | None) -> Tensor:
-    return torch.ones_like(ids, dtype=torch.bool) if allowed is None else allowed[ids]
+def _tail_mass(log_probs: Tensor, in_u: Tensor, valid: Tensor) -> Tensor:
+    """The probability [N] outside U_t, from log-probabilities [N, K] of the candidates; 0 where not valid."""
+    mass = log_probs.masked_fill(~in_u, NO_PROBABILITY).exp().sum(dim=1)
+    return torch.where(valid, (1 - mass).clamp_min(0), 0.0)

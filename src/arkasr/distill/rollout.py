@@ -1,6 +1,7 @@
-"""What becomes of a batch that the student has written, and what stands in for transcripts that came out empty.
+"""The rollouts of a batch, with references in place of empty ones.
 
-Source: arXiv 2605.28139, section 3.2; docs/objective.md, "When the rollout is empty". Knows nothing of the teacher.
+Source: arXiv 2605.28139, section 3.2; docs/objective.md, "When the rollout is empty". In: the student's transcripts.
+Out: the transcripts on which both models are compared. The teacher is left to others.
 """
 
 from collections.abc import Sequence
@@ -17,52 +18,52 @@ from arkasr.recognizers.text import clean_transcript
 
 @dataclass(frozen=True)
 class Rollout:
-    """The transcript on which one utterance is compared.
+    """The transcript on which both models are compared for one utterance.
 
     Attributes:
-        clip: place of the utterance in the batch.
-        tokens: int64 `[n]`, the stop token included when it was written.
+        index: of the utterance in the batch.
+        tokens: int64 `[n]`, with the stop token if it was generated.
+        states: the decoder's states from which the tokens were generated, `[n, H]` on the model's device; None for a
+            reference and for engines that do not return them.
         stopped: whether it ends in the stop token.
-        loop: place of the token that starts a loop over (`loops.py`); None = no loop, or the student did not write it.
-        states: what the student's decoder held as it wrote each token, `[n, H]` on the model's device; None for a
-            reference, and where an engine wrote that does not tell.
+        loop_start: index of the token at which the looping words start for the second time; None = no loop, or a
+            reference.
     """
 
-    clip: int
+    index: int
     tokens: Tensor
     states: Tensor | None
     stopped: bool = True
-    loop: int | None = None
+    loop_start: int | None = None
 
     def outside_loop(self) -> Tensor:
-        """Bool `[n]`: the positions whose prefix repeats nothing, and the stop token.
+        """Bool `[n]`: the positions up to and including `loop_start`, and the stop token.
 
-        The token that starts the loop over is among them: the teacher does not yet read a repetition there, and may
-        say what should have come instead.
+        At `loop_start` the teacher has not read a repetition yet, and can score what should come instead.
         """
         outside = torch.ones(len(self.tokens), dtype=torch.bool)
-        if self.loop is not None:
-            outside[self.loop + 1 : len(self.tokens) - int(self.stopped)] = False
+        if self.loop_start is not None:
+            outside[self.loop_start + 1 : len(self.tokens) - int(self.stopped)] = False
         return outside
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What became of a batch.
+    """The rollouts of a batch.
 
     Attributes:
-        kept: one rollout for every utterance that is not skipped.
-        written: what the student wrote for every utterance, empty ones included.
-        loops: for every utterance, the place of the token that starts a loop over; None = no loop.
-        stopped: bool `[B]`, whether it came to a stop before the cap.
-        fallbacks: empty rollouts replaced by the reference.
-        skipped: empty rollouts without a reference.
-        passes: how many times the decoder ran.
+        kept: one rollout for each utterance that is not skipped.
+        transcripts: the student's tokens for every utterance, empty transcripts included.
+        loop_starts: as in `Rollout`, for every utterance.
+        stopped: bool `[B]`, whether the stop token was generated before the cap.
+        fallbacks: number of empty rollouts replaced by the reference.
+        skipped: number of empty rollouts without a reference.
+        passes: number of decoder passes.
     """
 
     kept: list[Rollout]
-    written: list[Tensor]
-    loops: list[int | None]
+    transcripts: list[Tensor]
+    loop_starts: list[int | None]
     stopped: Tensor
     fallbacks: int
     skipped: int
@@ -70,34 +71,35 @@ class Rollouts:
 
 
 def keep_rollouts(student: Recognizer, transcripts: Transcripts, references: Sequence[str | None]) -> Rollouts:
-    """Sort out a batch that the student has written.
+    """Find loops, and replace or skip empty transcripts.
 
     Args:
-        student: whose tokens these are.
-        transcripts: B of them.
-        references: B texts to fall back on, None where there is none.
+        student: the recogniser that generated the transcripts.
+        transcripts: of B utterances.
+        references: B texts that replace empty transcripts, None = there is none.
     """
     states: Sequence[Tensor | None] = [None] * len(transcripts.tokens)
     if transcripts.states is not None:
         states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])
     stopped = transcripts.stopped.tolist()
     texts = [student.transcript_text(tokens) for tokens in transcripts.tokens]
-    loops = [_loop_in(student, *written) for written in zip(transcripts.tokens, texts, stopped, strict=True)]
+    loop_starts = [_loop_start(student, *one) for one in zip(transcripts.tokens, texts, stopped, strict=True)]
     kept, fallbacks, skipped = [], 0, 0
-    for clip, (tokens, text, reference) in enumerate(zip(transcripts.tokens, texts, references, strict=True)):
+    for index, (tokens, text, reference) in enumerate(zip(transcripts.tokens, texts, references, strict=True)):
         if clean_transcript(text):
-            kept.append(Rollout(clip, tokens, states[clip], stopped[clip], loops[clip]))
+            kept.append(Rollout(index, tokens, states[index], stopped[index], loop_starts[index]))
         elif reference:
-            kept.append(Rollout(clip, student.transcript_ids(reference), None))
+            kept.append(Rollout(index, student.transcript_ids(reference), None))
             fallbacks += 1
         else:
             skipped += 1
-    return Rollouts(kept, transcripts.tokens, loops, transcripts.stopped, fallbacks, skipped, transcripts.passes)
+    return Rollouts(kept, transcripts.tokens, loop_starts, transcripts.stopped, fallbacks, skipped, transcripts.passes)
 
 
-def _loop_in(student: Recognizer, tokens: Tensor, text: str, stopped: bool) -> int | None:
-    """The place of the token that starts the first loop of a transcript over; `text` is what the tokens say."""
-    start = loop_start(text, cut_off=not stopped)
-    if start is None:
+def _loop_start(student: Recognizer, tokens: Tensor, text: str, stopped: bool) -> int | None:
+    """`Rollout.loop_start` of a transcript; `text` is its decoded text."""
+    first_character = loop_start(text, cut_off=not stopped)
+    if first_character is None:
         return None
-    return next(place for place in range(len(tokens)) if len(student.transcript_text(tokens[: place + 1])) > start)
+    lengths = (len(student.transcript_text(tokens[: count + 1])) for count in range(len(tokens)))
+    return next(index for index, length in enumerate(lengths) if length > first_character)

@@ -1,22 +1,22 @@
-"""On-policy distillation: the student writes, the teacher says at each token what it would have written.
+"""On-policy distillation: the student generates a transcript, and the teacher scores each of its tokens.
 
-One micro-batch of algorithm 1 (arXiv 2605.28139, section 3): rollout, teacher forcing, union support, divergence. The
-mathematics is in `arkasr.distill`; this file only brings the two models and the utterances together.
+One micro-batch of algorithm 1 (arXiv 2605.28139, section 3): rollout, teacher forcing, union support, divergence. In:
+utterances. Out: the loss and its metrics. The mathematics is in `arkasr.distill`, the optimizer step in the loop.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from arkasr.data.examples import Example
-from arkasr.distill.alignment import Alignment, map_transcript, retokenise
-from arkasr.distill.diagnostics import rollout_statistics, support_diagnostics
-from arkasr.distill.fused import fused_union_topk_kl, named_union_topk_kl, needs_every_score
-from arkasr.distill.objective import UnionTopkKL
-from arkasr.distill.rollout import Rollout, Rollouts, keep_rollouts
-from arkasr.distill.support import look_up
+from arkasr.distill.alignment import Alignment, align
+from arkasr.distill.fused import StudentStates, divergence_from_states
+from arkasr.distill.options import Objective
+from arkasr.distill.rollout import Rollout, keep_rollouts
+from arkasr.distill.vocabularies import Vocabularies, map_ids
 from arkasr.errors import InputError
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.engine import Engine
@@ -25,36 +25,35 @@ from arkasr.recognizers.precision import product_dtype
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.teacher.in_process import InProcessTeacher
-from arkasr.teacher.teacher import ScoringRequest, SparseScores, Teacher, TeacherScores
+from arkasr.teacher.teacher import ScoringRequest, Teacher
 from arkasr.teacher.vocabulary import map_vocabularies
 from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import unsharded_weights
 from arkasr.train.loop_watch import LoopWatch
 from arkasr.train.metrics import Metrics
+from arkasr.train.opd_metrics import add_alignments, add_length_ratio, add_positions, add_rollouts
+from arkasr.train.pairing_watch import PairingWatch
 from arkasr.train.rollouts import MicroBatch, StudentRollouts
 from arkasr.train.settings import AugmentationSettings, ObjectiveSettings
 from arkasr.train.stage import Stage, StageLoss
 
-# A few odd rollouts say nothing about two vocabularies.
-JUDGED_FROM_TOKENS = 200
-
 
 class DistillationStage(Stage):
-    """Union top-k divergence from the teacher along the student's own transcripts, per valid position.
+    """Union top-k divergence from the teacher on the student's own transcripts, per valid position.
 
-    The encoder runs once for rollout and gradient, and so in the mode of training; Ark-ASR's has no dropout.
+    The encoder runs once, in training mode, for the rollout and for the gradient. Ark-ASR's encoder has no dropout.
 
     Args:
-        student: learns.
-        teacher: scores; a recogniser does so in this process, and its weights do not change. Closed with the stage.
-        settings: the objective.
-        drafts: by utterance, a text that the student probably writes, such as the teacher's label; they spare time and
-            change nothing else.
-        engine: writes the rollouts; None = the student itself, along the drafts.
-        augmentation: of what both models hear; None = the recordings as they are.
+        student: the recogniser that is trained.
+        teacher: scores the rollouts. A recogniser does so in this process, with fixed weights. Closed with the stage.
+        settings: the objective and the rollouts.
+        drafts: by utterance id, a text that the student is likely to generate, such as the teacher's label. Drafts save
+            time and change nothing else.
+        engine: generates the rollouts; None = the student itself, with the drafts.
+        augmentation: of the features that both models read; None = none.
 
     Raises:
-        InputError: the objective looks at scores that the teacher does not give.
+        InputError: the objective or the augmentation needs a teacher in this process.
     """
 
     def __init__(
@@ -67,23 +66,22 @@ class DistillationStage(Stage):
         augmentation: AugmentationSettings | None = None,
     ) -> None:
         super().__init__(student)
-        # A plain attribute of a non-module keeps the teacher out of parameters() and of checkpoints.
+        # A Teacher is not a module, so its weights are neither in parameters() nor in checkpoints.
         self.teacher: Teacher = InProcessTeacher(teacher) if isinstance(teacher, Recognizer) else teacher
         self.settings = settings
+        self.objective = Objective(**{field.name: getattr(settings, field.name) for field in fields(Objective)})
         self.augmentation = augmentation
-        self.loop_watch = LoopWatch()
-        self.dense = needs_every_score(settings.support, settings.tail)
-        if (self.dense or settings.upstream_scores) and not self.teacher.full_vocabulary:
+        if self.objective.needs_teacher_states and not self.teacher.full_vocabulary:
             raise InputError(
-                "objective: `support: full`, `tail: bucket` and `upstream_scores` look at scores that a served teacher "
-                "does not give; leave them out, or take the teacher into the training process"
+                "objective: `support: full`, `tail: bucket` and `upstream_scores` need scores that a served teacher "
+                "does not give; remove them, or load the teacher in the training process"
             )
         if augmentation is not None and not self.teacher.full_vocabulary:
-            raise InputError("augmentation: a served teacher hears the recording as it is; leave it out")
-        drafts = {} if drafts is None else drafts  # asking how many there are may read them all
+            raise InputError("augmentation: a served teacher receives the original recording; remove augmentation")
+        drafts = {} if drafts is None else drafts  # not `drafts or {}`: the length may require reading all of them
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
-        self._paired = self._written = 0
-        self._moved: dict[str, Tensor] | None = None
+        self.loop_watch = LoopWatch()
+        self.pairing_watch = PairingWatch(settings.min_mapped_share)
         self.vocabulary = map_vocabularies(
             student.tokenizer,
             self.teacher.tokenizer,
@@ -92,14 +90,15 @@ class DistillationStage(Stage):
             student_vocab_size=student.vocab_size,
             teacher_vocab_size=self.teacher.vocab_size,
         )
+        self._on_device: tuple[torch.device, Vocabularies] | None = None
 
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
-        """Compare student and teacher on what the student writes for a micro-batch."""
-        device = self.student.device
+        """Compare student and teacher on the student's rollouts for a micro-batch."""
         examples = self._augmented(examples, seed)
         features = [example.features[self.student.frontend] for example in examples]
-        prompts = self.student.prompts(features, [example.utterance.language for example in examples]).to(device)
-        # The weights stand still from here to the loss: the encoder runs once, for the rollout and for the gradient.
+        languages = [example.utterance.language for example in examples]
+        prompts = self.student.prompts(features, languages).to(self.student.device)
+        # The weights do not change before the loss, so one encoder pass serves the rollout and the gradient.
         with self.clock("encode"):
             prompts = self.student.embed_audio(prompts)
         with self.clock("rollout"), unsharded_weights(self.model):
@@ -107,44 +106,50 @@ class DistillationStage(Stage):
             transcripts = self.rollouts.write(prompts.detach(), examples, drafts, seed)
             references = [example.utterance.text for example in examples]
             rollouts = keep_rollouts(self.student, transcripts, references)
-            student_top, top_states = (
-                self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else (None, None)
-            )
-        metrics = self._rollout_metrics(rollouts)
-        metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), len(drafts))
-        self._count_length(metrics, rollouts, self.rollouts.given_lengths(examples))
-        if student_top is None:
-            # Through the model all the same, as on other processes.
+            top = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
+        metrics = Metrics()
+        add_rollouts(metrics, rollouts, drafts, self.settings.max_new_tokens)
+        add_length_ratio(metrics, rollouts, self.rollouts.given_lengths(examples))
+        if top is None:
+            # Every process must run the same forward and backward passes.
             stop = torch.tensor([self.student.stop_token_id])
-            nothing = forced_logits(self.student, prompts, [stop] * len(examples)).sum() * 0.0
-            return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics)
+            return _no_loss(forced_logits(self.student, prompts, [stop] * len(examples)).sum(), metrics)
+        return self._loss_of_rollouts(examples, prompts, rollouts.kept, top, metrics)
 
-        written = [rollout.tokens for rollout in rollouts.kept]
-        prompts = prompts.select([rollout.clip for rollout in rollouts.kept])
+    def _loss_of_rollouts(
+        self,
+        examples: Sequence[Example],
+        prompts: Prompts,
+        kept: Sequence[Rollout],
+        top: tuple[TopTokens, Tensor | None],
+        metrics: Metrics,
+    ) -> StageLoss:
+        device, top_k = self.student.device, self.objective.top_k
+        student_top, top_states = top
         with self.clock("teacher"):
-            alignments = [self._align(transcript) for transcript in written]
-            heard = [examples[rollout.clip] for rollout in rollouts.kept]
-            self._count_pairing(metrics, written, alignments)
-            questions = self._questions(heard, written, alignments, student_top)
-            # A teacher elsewhere works while the student reads what it wrote.
-            answer = self.teacher.submit(questions, None if self.dense else self.settings.top_k, device)
+            alignments = [self._align(rollout.tokens) for rollout in kept]
+            add_alignments(metrics, kept, alignments, self.vocabulary.student_to_teacher)
+            requests = self._scoring_requests(examples, kept, alignments, student_top)
+            # A served teacher works while the student reads its rollouts.
+            pending_scores = self.teacher.submit(requests, None if self.objective.needs_every_score else top_k, device)
         with self.clock("student"):
-            student_states = forced_states(self.student, prompts, written)
+            prompts = prompts.select([rollout.index for rollout in kept])
+            hidden = forced_states(self.student, prompts, [rollout.tokens for rollout in kept])
         with self.clock("teacher"):
-            teacher_scores = answer(self.stop_asked)
+            teacher_scores = pending_scores(self.stop_asked)
         if teacher_scores is None:
-            nothing = (student_states.sum() + self.student.head.sum()) * 0.0
-            return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics, given_up=True)
+            return _no_loss(hidden.sum() + self.student.head.sum(), metrics, given_up=True)
         with self.clock("student"):
-            paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments])
-            compared = paired
-            if self.settings.looping == "mask":
-                compared = paired & torch.cat([rollout.outside_loop() for rollout in rollouts.kept])
-            generated = torch.cat(written).masked_fill(~compared, -1)
-            result = self._compare(
-                student_states, student_top, top_states, teacher_scores, to_device(generated, device)
+            student = StudentStates(
+                hidden,
+                self.student.head,
+                generated=to_device(self._compared_tokens(kept, alignments), device),
+                top=student_top,
+                top_hidden=top_states,
+                sparse_head_gradient=self.student.head is self.student.model.get_input_embeddings().weight,
             )
-            self._count_positions(metrics, result)
+            result = divergence_from_states(student, teacher_scores, self.objective, self._vocabularies_on(device))
+            add_positions(metrics, result, top_k)
         return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
 
     @property
@@ -166,14 +171,14 @@ class DistillationStage(Stage):
 
     def memory(self) -> dict[str, Tensor]:
         return self.rollouts.remembered.tensors() | {
-            "pairing": torch.tensor([self._paired, self._written]),
+            "pairing": self.pairing_watch.tensor(),
             "loops": self.loop_watch.tensor(),
         }
 
     def remember(self, memory: Mapping[str, Tensor], under_way: Mapping[str, Any]) -> None:
         self.rollouts.remembered.restore(memory)
         self.rollouts.restore(under_way)
-        self._paired, self._written = memory["pairing"].tolist()
+        self.pairing_watch.restore(memory["pairing"])
         self.loop_watch.restore(memory["loops"])
         self.updated()
 
@@ -187,27 +192,15 @@ class DistillationStage(Stage):
             self.rollouts.engine.on_weights_changed()
 
     def judge(self, step: Metrics) -> str | None:
-        """Count how many of all tokens so far the teacher can answer for, and see whether more and more rollouts loop.
+        """Check the share of tokens that the teacher can score, and whether more and more rollouts loop.
 
         Raises:
-            InputError: fewer than `min_mapped_share`.
+            InputError: the share is below `min_mapped_share`.
         """
-        self._judge_pairing(step)
+        paired, tokens = step.counted("teacher/paired_share")
+        self.pairing_watch.step(int(paired), int(tokens))
         runaway, rollouts = step.counted("rollout/runaway")
         return self.loop_watch.step(int(runaway), int(rollouts))
-
-    def _judge_pairing(self, step: Metrics) -> None:
-        paired, written = step.counted("teacher/paired_share")
-        self._paired += int(paired)
-        self._written += int(written)
-        if self._written < JUDGED_FROM_TOKENS:
-            return
-        share = self._paired / self._written
-        if share < self.settings.min_mapped_share:
-            raise InputError(
-                f"objective.min_mapped_share: the teacher can score {share:.0%} of the rollout tokens, less than the "
-                f"{self.settings.min_mapped_share:.0%} asked for; use a teacher with a nearer vocabulary, or lower it"
-            )
 
     def take_news(self) -> dict[str, Any]:
         return self.rollouts.remembered.take_news()
@@ -219,158 +212,85 @@ class DistillationStage(Stage):
         self.rollouts.step_done()
 
     def _augmented(self, examples: Sequence[Example], seed: int) -> list[Example]:
-        """What both models hear of a micro-batch."""
+        """The micro-batch as both models read it."""
         return augment_features(join_utterances(examples, self.augmentation, seed), self.augmentation, seed)
 
     def _align(self, transcript: Tensor) -> Alignment:
-        teacher_ids = map_transcript(transcript, self.vocabulary)
-        if teacher_ids is not None:
-            return Alignment(teacher_ids, torch.arange(len(teacher_ids)))
-        return retokenise(
+        return align(
             transcript,
+            self.vocabulary.student_to_teacher,
             self.student.tokenizer,
             self.teacher.tokenizer,
             student_stop=self.student.stop_token_id,
             teacher_stop=self.teacher.stop_token_id,
         )
 
-    def _questions(
+    def _scoring_requests(
         self,
-        heard: Sequence[Example],
-        transcripts: Sequence[Tensor],
+        examples: Sequence[Example],
+        kept: Sequence[Rollout],
         alignments: Sequence[Alignment],
         student_top: TopTokens,
     ) -> list[ScoringRequest]:
-        """What the teacher is asked about every utterance: its scores, those of K^S_t and of y_t among them."""
-        # A teacher that gives every score is not told which, and the device is not asked for them.
-        nothing = torch.empty((len(student_top.ids), 0), dtype=torch.long)
-        ids = nothing if self.teacher.full_vocabulary else student_top.ids.cpu()
-        proposed = ids.split([len(transcript) for transcript in transcripts])
+        """One request for each rollout. A served teacher is asked for the scores of K^S_t and y_t by id."""
+        # A teacher that gives every score needs no names, and the top-k need not be copied from the device.
+        no_ids = torch.empty((len(student_top.ids), 0), dtype=torch.long)
+        top_ids = no_ids if self.teacher.full_vocabulary else student_top.ids.cpu()
+        split = top_ids.split([len(rollout.tokens) for rollout in kept])
         return [
             ScoringRequest(
-                example.features[self.teacher.frontend],
-                example.utterance.language,
+                examples[rollout.index].features[self.teacher.frontend],
+                examples[rollout.index].utterance.language,
                 alignment.teacher_ids,
                 alignment.teacher_positions,
-                look_up(self.vocabulary.student_to_teacher, torch.cat((ids, transcript.cpu()[:, None]), dim=1)),
+                map_ids(self.vocabulary.student_to_teacher, torch.cat((ids, rollout.tokens.cpu()[:, None]), dim=1)),
             )
-            for example, transcript, alignment, ids in zip(heard, transcripts, alignments, proposed, strict=True)
+            for rollout, alignment, ids in zip(kept, alignments, split, strict=True)
         ]
 
-    def _compare(
-        self,
-        student_states: Tensor,
-        student_top: TopTokens,
-        top_states: Tensor | None,
-        teacher: TeacherScores,
-        generated: Tensor,
-    ) -> UnionTopkKL:
-        options: dict[str, Any] = {
-            "top_k": self.settings.top_k,
-            "temperature": self.settings.temperature,
-            **self._vocabularies_on(student_states.device),
-            "student_top": student_top,
-            "student_top_hidden": top_states,
-            "generated": generated,
-            "divergence": self.settings.divergence,
-            "support": self.settings.support,
-            "beta": self.settings.beta,
-            "sparse_head_gradient": self.student.head is self.student.model.get_input_embeddings().weight,
-        }
-        if isinstance(teacher, SparseScores):
-            return named_union_topk_kl(student_states, self.student.head, teacher, **options)
-        return fused_union_topk_kl(
-            student_states,
-            self.student.head,
-            teacher.hidden,
-            teacher.head,
-            teacher_top=teacher.top,
-            tail=self.settings.tail,
-            upstream_scores=self.settings.upstream_scores,
-            **options,
-        )
+    def _compared_tokens(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> Tensor:
+        """The rollout tokens, LongTensor [N]; −1 where no teacher position is paired or a loop is masked."""
+        compared = torch.cat([alignment.teacher_positions for alignment in alignments]) >= 0
+        if self.settings.looping == "mask":
+            compared = compared & torch.cat([rollout.outside_loop() for rollout in kept])
+        return torch.cat([rollout.tokens for rollout in kept]).masked_fill(~compared, -1)
 
-    def _vocabularies_on(self, device: torch.device) -> dict[str, Tensor]:
-        """The map between the vocabularies both ways, and what either side may say; moved once."""
-        if self._moved is None or self._moved["student_allowed"].device != device:
-            self._moved = {
-                "teacher_to_student": self.vocabulary.teacher_to_student.to(device),
-                "student_to_teacher": self.vocabulary.student_to_teacher.to(device),
-                "student_allowed": self.student.allowed_tokens.to(device),
-                "teacher_allowed": self.teacher.allowed_tokens.to(device),
-            }
-        return self._moved
+    def _vocabularies_on(self, device: torch.device) -> Vocabularies:
+        """The vocabularies on the device, copied once."""
+        if self._on_device is None or self._on_device[0] != device:
+            vocabularies = Vocabularies(
+                self.vocabulary.teacher_to_student.to(device),
+                self.vocabulary.student_to_teacher.to(device),
+                self.student.allowed_tokens.to(device),
+                self.teacher.allowed_tokens.to(device),
+            )
+            self._on_device = device, vocabularies
+        return self._on_device[1]
 
     @torch.no_grad()
     def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> tuple[TopTokens, Tensor | None]:
-        """What the student found best as it wrote; for references, which it did not write, as it reads them now.
+        """The student's top-k when it generated each token. For tokens it did not generate, or without states, now.
 
         Returns:
-            The best tokens, and the states that they were found from where these are not to rounding of float32 those
-            of teacher forcing.
+            The top-k, and the states that they were found from. None = the states of teacher forcing are the same to
+            rounding of float32.
         """
-        written = [rollout.states for rollout in kept]
-        given = [place for place, states in enumerate(written) if states is None]
-        if given:
-            references = [kept[place].tokens for place in given]
-            read = forced_states(self.student, prompts.select([kept[place].clip for place in given]), references)
-            parts = read.split([len(tokens) for tokens in references])
-            for place, states in zip(given, parts, strict=True):
-                written[place] = states
-        states = torch.cat([states for states in written if states is not None])
+        states_of = [rollout.states for rollout in kept]
+        missing = [number for number, states in enumerate(states_of) if states is None]
+        if missing:
+            transcripts = [kept[number].tokens for number in missing]
+            forced = forced_states(
+                self.student, prompts.select([kept[number].index for number in missing]), transcripts
+            )
+            parts = forced.split([len(tokens) for tokens in transcripts])
+            for number, states in zip(missing, parts, strict=True):
+                states_of[number] = states
+        states = torch.cat([states for states in states_of if states is not None])
         allowed, head = self.student.allowed_tokens, self.student.head.detach()
-        top = top_tokens(states, head, allowed, self.settings.top_k, torch.float32)
+        top = top_tokens(states, head, allowed, self.objective.top_k, torch.float32)
         return top, states if product_dtype(states) in (torch.bfloat16, torch.float16) else None
 
-    def _rollout_metrics(self, rollouts: Rollouts) -> Metrics:
-        metrics = Metrics()
-        statistics = rollout_statistics(rollouts.written, rollouts.stopped, self.settings.max_new_tokens)
-        batch = len(rollouts.written)
-        for name, values in statistics.items():
-            metrics.mean(f"rollout/{name}", values.float().sum(), batch)
-        looping = [loop is not None for loop in rollouts.loops]
-        metrics.mean("rollout/looping", sum(looping), batch)
-        runaway = torch.tensor(looping, device=rollouts.stopped.device) | statistics["truncated"]
-        metrics.mean("rollout/runaway", runaway.sum(), batch)
-        metrics.mean("rollout/fallback_rate", rollouts.fallbacks, batch)
-        metrics.mean("rollout/skipped_rate", rollouts.skipped, batch)
-        metrics.mean("rollout/passes", rollouts.passes, 1)
-        return metrics
 
-    def _count_length(self, metrics: Metrics, rollouts: Rollouts, given: Sequence[int | None]) -> None:
-        """Log the length of the rollouts against the texts of `drafts`, which are the teacher's if it labelled them."""
-        written = [
-            (len(tokens), length) for tokens, length in zip(rollouts.written, given, strict=True) if length is not None
-        ]
-        if written:
-            tokens, expected = map(sum, zip(*written, strict=True))
-            metrics.mean("rollout/length_ratio", tokens, expected)
-
-    def _count_pairing(self, metrics: Metrics, transcripts: Sequence[Tensor], alignments: Sequence[Alignment]) -> None:
-        """Log how well the teacher can answer."""
-        tokens = torch.cat(list(transcripts))
-        positions = torch.cat([alignment.teacher_positions for alignment in alignments])
-        metrics.mean("teacher/paired_share", (positions >= 0).sum(), len(positions))
-        metrics.mean("teacher/mapped_share", (self.vocabulary.student_to_teacher[tokens] >= 0).sum(), len(tokens))
-        for transcript, alignment in zip(transcripts, alignments, strict=True):
-            exact = map_transcript(transcript, self.vocabulary) is not None
-            metrics.mean("teacher/retokenised_rate", not exact, 1)
-            if not exact:
-                unpaired = (alignment.teacher_positions < 0).sum()
-                metrics.mean("teacher/retokenisation_mismatch_rate", unpaired, len(transcript))
-
-    def _count_positions(self, metrics: Metrics, result: UnionTopkKL) -> None:
-        valid = result.valid
-        count = valid.sum()
-        metrics.mean("support/valid_share", count, len(valid))
-        diagnostics = support_diagnostics(result, top_k=self.settings.top_k)
-        sizes = diagnostics.pop("vuss")
-        metrics.mean("support/vuss_mean", sizes.sum(), count)
-        if len(sizes):
-            metrics.minimum("support/vuss_min", sizes.masked_fill(~valid, torch.inf).min())
-            metrics.maximum("support/vuss_max", sizes.masked_fill(~valid, -torch.inf).max())
-        shared = valid & (diagnostics.pop("overlap") > 0)
-        for name, values in diagnostics.items():
-            # A served teacher's entropy is not known.
-            defined = (shared if name == "overlap_advantage" else valid) & ~values.isnan()
-            metrics.mean(f"support/{name}", torch.where(defined, values, 0.0).sum(), defined.sum())
+def _no_loss(value: Tensor, metrics: Metrics, *, given_up: bool = False) -> StageLoss:
+    """A loss of 0 over no positions whose backward pass goes through the graph of `value`."""
+    return StageLoss(value * 0.0, torch.zeros((), dtype=torch.long, device=value.device), metrics, given_up)

@@ -1,0 +1,56 @@
+"""Shared by the tests of OPD: settings, a student with empty rollouts, and rollouts with given texts."""
+
+import torch
+
+from arkasr.recognizers.ark_asr import ArkAsr
+from arkasr.recognizers.decoding import Transcripts
+from arkasr.train.loop import train
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.sft import SupervisedStage
+from tests.train.stream import Stream
+from tests.train.test_loop import SETTINGS
+
+OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
+
+
+class SilentStudent(ArkAsr):
+    """A student whose rollouts hold the stop token only."""
+
+    @property
+    def allowed_tokens(self):
+        allowed = torch.zeros(self.vocab_size, dtype=torch.bool)
+        allowed[self.stop_token_id] = True
+        return allowed
+
+    @allowed_tokens.setter
+    def allowed_tokens(self, _):
+        pass
+
+
+def overfit(recognizer, examples, folder):
+    """Train the recogniser on a few examples until its rollouts have words and a stop token."""
+    settings = SETTINGS.model_copy(update={"steps": 60, "schedule": "constant"})
+    train(SupervisedStage(recognizer, None), Stream([examples]), settings, folder, seed=0)
+
+
+def set_rollouts(stage, texts):
+    """Make these texts the rollouts of every later micro-batch."""
+    tokens = [stage.student.transcript_ids(text) for text in texts]
+    transcripts = Transcripts(tokens, torch.ones(len(tokens), dtype=torch.bool), None, passes=1)
+    stage.rollouts.write = lambda *arguments: transcripts
+
+
+def text_ids(student, text):
+    """The token ids of a text without the stop token."""
+    return student.transcript_ids(text)[:-1].tolist()
+
+
+def repeated(text, times):
+    return " ".join([text] * times)
+
+
+def tokens_before_the_loop(student):
+    """How many tokens of a repeated "red book in" come before the second "red", the space included."""
+    tokens = text_ids(student, repeated("red book in", 9))
+    texts = [student.transcript_text(torch.tensor(tokens[:count])) for count in range(len(tokens))]
+    return max(count for count, text in enumerate(texts) if len(text) <= len("red book in "))

@@ -1,0 +1,80 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from arkasr.train.calibrate import calibrate, verdict
+from arkasr.train.distribution import computing_in
+from arkasr.train.loop import train
+from arkasr.train.metrics import read_metrics
+from arkasr.train.stages.opd import DistillationStage
+from tests.train.opd import OBJECTIVE, SilentStudent, overfit
+from tests.train.stream import Stream
+from tests.train.test_loop import SETTINGS
+
+
+def test_calibration_changes_no_weights_and_warns_of_a_distant_student(student, teacher, hear):
+    before = {name: value.clone() for name, value in student.model.state_dict().items()}
+    examples = hear(student, teacher)
+    calibration = calibrate(DistillationStage(student, teacher, OBJECTIVE), iter([examples, examples]), 2)
+    assert len(calibration.vuss_of_batches) == 2
+    row = calibration.support_row()
+    assert row["vuss_min"] <= row["vuss_mean"] <= row["vuss_max"]
+    assert any("tokens that the student also ranks high" in warning for warning in calibration.warnings)
+    assert any("hit the cap" in warning for warning in calibration.warnings)
+    for name, value in student.model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_calibration_warns_if_all_rollouts_are_empty(student, teacher, hear):
+    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in hear(student, teacher)]
+    stage = DistillationStage(SilentStudent(student.model, student.processor), teacher, OBJECTIVE)
+    calibration = calibrate(stage, iter([unlabelled]), 1)
+    assert calibration.support_row() == {}
+    assert calibration.warnings == ["no position of any rollout can be compared: train the student with SFT first"]
+
+
+def test_a_close_student_gets_no_warning():
+    close = {
+        "support/vuss_mean": 9.0,
+        "support/overlap_mass_teacher": 0.95,
+        "teacher/mapped_share": 1.0,
+        "rollout/fallback_rate": 0.04,
+        "rollout/skipped_rate": 0.04,
+        "rollout/truncated": 0.01,
+    }
+    assert verdict(close) == []
+    assert "bring the student closer" in verdict(close | {"support/overlap_mass_teacher": 0.3})[0]
+    assert "vocabulary" in verdict(close | {"teacher/mapped_share": 0.5})[0]
+    assert "empty" in verdict(close | {"rollout/skipped_rate": 0.4})[0]
+    assert "cap" in verdict(close | {"rollout/truncated": 0.4})[0]
+
+
+def test_calibration_remembers_no_rollouts(student, teacher, hear):
+    stage = DistillationStage(student, teacher, OBJECTIVE)
+    calibrate(stage, iter([hear(student, teacher)]), 1)
+    assert not stage.memory()["token_lengths"].numel()
+
+
+def test_in_bfloat16_masses_add_up_to_one_and_calibration_equals_training(student, teacher, hear, tmp_path):
+    """Top-k probabilities once added up to 1.099: the normaliser came from rounded scores, the scores did not."""
+    examples = hear(student, teacher)
+    overfit(teacher, examples, tmp_path / "teacher")
+    overfit(student, examples, tmp_path / "student")
+    vocabulary = min(student.vocab_size, teacher.vocab_size)
+    objective = OBJECTIVE.model_copy(update={"top_k": vocabulary})
+    stage = DistillationStage(student, teacher, objective)
+    settings = SETTINGS.model_copy(update={"steps": 1, "mixed_precision": "bf16"})
+    with computing_in(stage, settings):
+        measured = calibrate(stage, iter([examples]), 1).metrics
+    for side in ("teacher", "student"):
+        overlap, tail = (measured[f"support/{name}_mass_{side}"] for name in ("overlap", "tail"))
+        assert overlap + tail == pytest.approx(1, abs=1e-4)
+        assert overlap <= 1 + 1e-5
+    AcceleratorState._reset_state(True)
+    train(stage, Stream([examples]), settings, tmp_path / "opd", seed=0)
+    AcceleratorState._reset_state(True)
+    [line] = read_metrics(tmp_path / "opd" / "metrics.jsonl")
+    for name in ("loss", "support/tail_mass_teacher", "support/entropy_student"):
+        assert line[name] == pytest.approx(measured[name], rel=1e-5)
