@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 
 install: $(STAMP)
 
-# torch first and pinned: the constraint resolves to the CPU build where one is offered.
+# torch is installed first: its pinned version resolves to a CPU build if the index has one.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
@@ -19,8 +19,8 @@ quickstart: install
 test: install lint
 	$(BIN)/python -m pytest -m 'not slow and not vllm'
 
-# The tests that need vLLM, in an environment of their own, since vLLM's CPU build pins its own versions. Server and trainer
-# share the cores: one thread each.
+# Tests that need vLLM run in their own environment, because vLLM's CPU build pins other versions. One thread each for
+# server and trainer, because they share the cores.
 VLLM := .venv-vllm
 test-vllm: $(VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm
@@ -35,7 +35,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# DEVICE=cuda for the figures of a GPU. Rollouts need the student of benchmarks/rollouts.yaml, which says how to get it.
+# DEVICE=cuda measures a GPU. benchmarks.rollouts runs only if the student of benchmarks/rollouts.yaml has been trained.
 DEVICE ?= cpu
 STUDENT := runs/rollouts/stages/words/model
 ifeq ($(DEVICE),cuda)
@@ -52,7 +52,7 @@ bench-opd: install
 	$(BIN)/python -m benchmarks.opd_step --device $(DEVICE)
 	$(BIN)/python -m benchmarks.opd_step --device $(DEVICE) --student ark-asr-0.6b $(FULL_SIZE)
 
-# Correctness first, then speed, on a machine with a GPU; goes on where it stopped. GPU='--device cpu --tiny' tries the code.
+# Checks a GPU, then measures it. Finished parts are not repeated. GPU='--device cpu --tiny' tries the same code on a CPU.
 gpu: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.gpu $(GPU)

@@ -1,4 +1,4 @@
-"""Drafts with a known share of mistakes."""
+"""Drafts with a given error rate."""
 
 import random
 from collections.abc import Sequence
@@ -7,13 +7,18 @@ from typing import TypeVar
 Unit = TypeVar("Unit")
 
 
-def corrupted(said: Sequence[Unit], share: float, others: Sequence[Unit], draw: random.Random) -> list[Unit]:
-    """About so many words or tokens replaced (70%), left out, or followed by another (15% each)."""
+def corrupted(
+    transcript: Sequence[Unit], error_rate: float, vocabulary: Sequence[Unit], generator: random.Random
+) -> list[Unit]:
+    """A copy with errors in about `error_rate` of the words or tokens.
+
+    70% of the errors are substitutions, 15% deletions and 15% insertions.
+    """
     draft: list[Unit] = []
-    for unit in said:
-        chance = draw.random() / share if share else 2.0
+    for unit in transcript:
+        chance = generator.random() / error_rate if error_rate else 2.0
         if chance >= 0.85:
             draft.append(unit)
         if chance < 0.7 or 0.85 <= chance < 1:
-            draft.append(draw.choice(others))
+            draft.append(generator.choice(vocabulary))
     return draft

@@ -1,11 +1,13 @@
-"""Audio into features: how much a second, with and without workers, so that a trainer does not wait for its data.
+"""Seconds of audio that are turned into features in a second, by number of data workers.
 
     python -m benchmarks.features
     python -m benchmarks.features --workers 0 8 16 --seconds 10
 
-The stream of an OPD stage from FLAC files, or members of a tar, to the features of the published student and of its
-teacher, which are computed one after the other from one decoded waveform. Divide what a trainer hears a second, from
-its own `time/…` metrics or `benchmarks/opd_step.py`, by the figure for one core: so many cores a device must have.
+Prints the speed of an OPD stage's stream, from FLAC files or members of a tar to the features of the published student
+alone, and of student and teacher. Audio is noise; no data is needed.
+
+How many cores a device needs: divide the seconds of audio that a trainer uses in a second (`time/…` in its metrics, or
+`benchmarks.opd_step`) by the figure for 0 workers, which use one core.
 """
 
 import argparse
@@ -20,7 +22,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import soundfile
 import torch
-from benchmarks.timing import spread
+from benchmarks.random_models import (
+    STUDENT_OF_PUBLISHED_FEATURES,
+    TEACHER_OF_PUBLISHED_FEATURES,
+    base_vocabulary,
+)
+from benchmarks.timing import median_and_range
 from rich.console import Console
 from rich.table import Table
 
@@ -29,25 +36,13 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset
 from arkasr.data.manifests.manifest import Utterance, read_manifest, write_manifest
 from arkasr.data.manifests.shards import find_shards, rows_of_shards
-from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
-from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
+from arkasr.recognizers.ark_asr import build_ark_asr
+from arkasr.recognizers.qwen3_asr import build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.stream import BatchStream
 
 UTTERANCES = 64
 BATCH_SECONDS = 80.0
-
-
-def frontends() -> list[Recognizer]:
-    """Recognisers of the smallest size that hear as the published ones do."""
-    vocabulary = train_base_vocabulary(["a few words"], 330, [INSTRUCTION, *PROMPT_WORDS])
-    student, teacher = ARK_ASR_PRESETS["ark-asr-tiny"], QWEN3_ASR_PRESETS["qwen3-asr-tiny"]
-    mels = {"num_mel_bins": ARK_ASR_PRESETS["ark-asr-0.6b"]["whisper_config"]["num_mel_bins"]}
-    student = student | {"whisper_config": student["whisper_config"] | mels}
-    teacher = teacher | {"audio_config": teacher["audio_config"] | mels}
-    return [build_ark_asr(student, vocabulary), build_qwen3_asr(teacher, vocabulary)]
 
 
 def write_audio(folder: Path, seconds: float) -> dict[str, list[Utterance]]:
@@ -70,38 +65,40 @@ def audio_seconds_a_second(
     utterances: list[Utterance], recognizers: list[Recognizer], workers: int, batches: int
 ) -> float:
     functions = {recognizer.frontend: recognizer.features for recognizer in recognizers}
-    seconds = [item.duration or 0.0 for item in utterances]
-    sampler = DurationBatchSampler(seconds, max_audio_seconds=BATCH_SECONDS)
+    durations = [item.duration or 0.0 for item in utterances]
+    sampler = DurationBatchSampler(durations, max_audio_seconds=BATCH_SECONDS)
     stream = iter(BatchStream(ExampleDataset(utterances, functions), sampler, workers=workers))
-    # Workers have started, and what they have read ahead by then is used up.
+    # Start the workers, and use up the batches that they have prefetched by then.
     list(itertools.islice(stream, 2 * workers + 1))
     started = time.perf_counter()
-    heard = sum(item.utterance.duration for batch in itertools.islice(stream, batches) for item in batch)
-    return heard / (time.perf_counter() - started)
+    audio = sum(item.utterance.duration for batch in itertools.islice(stream, batches) for item in batch)
+    return audio / (time.perf_counter() - started)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="numbers of data workers")
     parser.add_argument("--seconds", type=float, default=10.0, help="longest utterance")
-    parser.add_argument("--batches", type=int, default=24)
+    parser.add_argument("--batches", type=int, default=24, help="timed batches")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    student, teacher = frontends()
-    heard_by = {"student": [student], "student and teacher": [student, teacher]}
+    vocabulary = base_vocabulary(0)
+    student = build_ark_asr(STUDENT_OF_PUBLISHED_FEATURES, vocabulary)
+    teacher = build_qwen3_asr(TEACHER_OF_PUBLISHED_FEATURES, vocabulary)
+    columns = {"student": [student], "student and teacher": [student, teacher]}
     with TemporaryDirectory() as folder:
         audio = write_audio(Path(folder), options.seconds)
-        table = Table("workers", "audio", *heard_by, title=f"audio seconds a second, {os.cpu_count()} cores")
+        table = Table("workers", "audio", *columns, title=f"seconds of audio a second, {os.cpu_count()} cores")
         for workers, (name, utterances) in itertools.product(options.workers, audio.items()):
-            found = {
-                column: [
+            cells = []
+            for recognizers in columns.values():
+                speeds = [
                     audio_seconds_a_second(utterances, recognizers, workers, options.batches)
                     for _ in range(options.repeats)
                 ]
-                for column, recognizers in heard_by.items()
-            }
-            table.add_row(str(workers), name, *(spread(values, 0) for values in found.values()))
+                cells.append(median_and_range(speeds, 0))
+            table.add_row(str(workers), name, *cells)
     Console().print(table)
 
 

@@ -1,10 +1,11 @@
-"""What a machine without network needs to run `benchmarks/gpu.py`: wheels and real speech, in the ignored `.gpu`.
+"""Collects what `benchmarks/gpu.py` needs on a machine without network: wheels and real speech, in the ignored `.gpu`.
 
     python -m benchmarks.gpu_carry
 
-Writes `.gpu` anew, checks that the wheels lack nothing, and prints the call. On the machine PyTorch, Transformers and
-the other packages of `THERE` are installed, arkasr is not: `PYTHONPATH` finds its source. Carries no model weights,
-since the smallest Whisper in half precision (76 MB) alone is over the limit.
+Replaces `.gpu`, checks that no wheel is missing, and prints the command for the machine. PyTorch, Transformers and the
+other packages of `INSTALLED` must be installed there; arkasr need not be, since `PYTHONPATH` points to its source.
+Needs pip and an index. There are no model weights, because the smallest Whisper (76 MB in half precision) alone is over
+the limit.
 """
 
 import shutil
@@ -23,24 +24,24 @@ from arkasr.errors import InputError
 
 FOLDER = Path(".gpu")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-LIMIT_MIB = 64.0  # of the folder and the project's files together
-SPEECH_MB = {"librispeech-train-piece/all.jsonl": 4.0, "an4/train.jsonl": 2.0}  # of audio, from the first line on
+LIMIT_MIB = 64.0  # for the folder and the project's files together
+SPEECH_MB = {"librispeech-train-piece/all.jsonl": 4.0, "an4/train.jsonl": 2.0}  # the first ones of the manifest
 
-# pip matches a platform exactly, so that every age of the C library has to be named.
+# pip matches a platform exactly, so every version of the C library must be listed.
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
 PYTHON = {"python_version": "3.12", "python_full_version": "3.12.3", "implementation_name": "cpython", "extra": ""}
 SYSTEM = {"os_name": "posix", "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
-# A package stands behind those that need it: their bounds on its version are known when its turn comes.
+# A package comes after those that require it, because their version bounds must be known when it is downloaded.
 PACKAGES = (
     *("jiwer", "rapidfuzz", "silero-vad", "plotly", "soxr", "soundfile", "cffi", "pycparser"),
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "httpx2", "httpcore2", "truststore"),
-    *("typing-extensions", "idna"),  # there, but pydantic and httpx2 ask for late versions
-    "espeakng-loader",  # speaks the corpus of recipes/smoke.yaml
+    *("typing-extensions", "idna"),  # installed there, but too old for pydantic and httpx2
+    "espeakng-loader",  # synthesises the corpus of recipes/smoke.yaml
     *("wetext", "kaldifst", "contractions", "textsearch", "anyascii", "pyahocorasick"),  # normalises its Mandarin
-    *("trl", "datasets", "multiprocess", "dill"),  # a row of benchmarks/objective.py; trl imports datasets
+    *("trl", "datasets", "multiprocess", "dill"),  # for benchmarks/objective.py; trl imports datasets
 )
-# What is installed there of all that the above and arkasr ask for; None = some version.
-THERE: dict[str, str | None] = {
+# Packages that the machine has, of those that the above and arkasr require; None = the version is not checked.
+INSTALLED: dict[str, str | None] = {
     "accelerate": "1.15.0",
     "huggingface-hub": "1.33.0",
     "numpy": "2.5.2",
@@ -53,14 +54,16 @@ THERE: dict[str, str | None] = {
 
 
 def download(package: str, folder: Path) -> None:
-    """Put one wheel of `package` into `folder`, of a version that the wheels there agree to.
+    """Download a wheel of `package` whose version meets the requirements of the wheels in `folder`.
 
     Raises:
-        InputError: the index has no such wheel, or does not answer.
+        InputError: pip failed, for example because the index has no such wheel.
     """
-    needs = [need for wheel in folder.glob("*.whl") for need in needs_of(wheel)]
+    requirements = [requirement for wheel in folder.glob("*.whl") for requirement in requirements_of(wheel)]
     bounds = ",".join(
-        str(need.specifier) for need in needs if need.specifier and canonicalize_name(need.name) == package
+        str(requirement.specifier)
+        for requirement in requirements
+        if requirement.specifier and canonicalize_name(requirement.name) == package
     )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--python-version", "3.12", "--implementation", "cp"]
@@ -68,48 +71,49 @@ def download(package: str, folder: Path) -> None:
     command += ["--dest", str(folder), package + bounds]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        said = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise InputError(f"{package}{bounds}: cannot be downloaded ({said}); see PACKAGES in benchmarks/gpu_carry.py")
+        reason = (result.stderr.strip().splitlines() or ["no message from pip"])[-1]
+        raise InputError(f"{package}{bounds}: cannot be downloaded ({reason}); see PACKAGES in benchmarks/gpu_carry.py")
 
 
-def needs_of(wheel: Path) -> list[Requirement]:
-    """What a wheel asks for on the machine, its extras left out."""
+def requirements_of(wheel: Path) -> list[Requirement]:
+    """Requirements of a wheel on the machine, without extras."""
     [metadata] = distributions(path=[str(wheel)])
-    needs = [Requirement(requirement) for requirement in metadata.requires or []]
-    return [need for need in needs if need.marker is None or need.marker.evaluate(PYTHON | SYSTEM)]
+    requirements = [Requirement(text) for text in metadata.requires or []]
+    return [item for item in requirements if item.marker is None or item.marker.evaluate(PYTHON | SYSTEM)]
 
 
-def check_complete(wheels: Iterable[Path], there: Mapping[str, str | None], project: Iterable[str]) -> None:
-    """See that the wheels and what is there meet all requirements of the wheels and of the project.
+def check_complete(wheels: Iterable[Path], installed: Mapping[str, str | None], project: Iterable[str]) -> None:
+    """Check that wheels and installed packages meet all requirements of the wheels and of the project.
 
     Args:
         wheels: their files.
-        there: versions of installed packages by name; None = not known, and taken to be right.
+        installed: versions of installed packages by name; None = not checked.
         project: the project's own requirements, without markers.
 
     Raises:
         InputError: names every requirement that is not met.
     """
-    needs, versions = {"arkasr": [Requirement(requirement) for requirement in project]}, dict(there)
+    requirements, versions = {"arkasr": [Requirement(text) for text in project]}, dict(installed)
     for wheel in wheels:
-        name, version, *_ = parse_wheel_filename(wheel.name)
-        needs[name], versions[name] = needs_of(wheel), str(version)
+        package, version, *_ = parse_wheel_filename(wheel.name)
+        requirements[package], versions[package] = requirements_of(wheel), str(version)
     unmet = []
-    for asking, need in ((asking, need) for asking, all_needs in needs.items() for need in all_needs):
-        name = canonicalize_name(need.name)
-        found = versions.get(name)
-        if name not in versions or (found and not need.specifier.contains(found, prereleases=True)):
-            unmet.append(f"{asking} needs {need} and finds {found or 'none'}")
+    for package, required in requirements.items():
+        for requirement in required:
+            name = canonicalize_name(requirement.name)
+            found = versions.get(name)
+            if name not in versions or (found and not requirement.specifier.contains(found, prereleases=True)):
+                unmet.append(f"{package} requires {requirement}, found {found or 'none'}")
     if unmet:
-        raise InputError(f"{'; '.join(unmet)}: mend PACKAGES or THERE in benchmarks/gpu_carry.py")
+        raise InputError(f"{'; '.join(unmet)}: correct PACKAGES or INSTALLED in benchmarks/gpu_carry.py")
 
 
 def copy_speech(manifest: Path, folder: Path, megabytes: float) -> int:
-    """Copy the first utterances of a manifest, as many as fit into `megabytes`, and its licence; returns how many."""
-    rows, left = [], megabytes * 1e6
+    """Copy the first utterances of a manifest up to `megabytes`, and its licence. Returns the number of utterances."""
+    rows, bytes_left = [], megabytes * 1e6
     for utterance in read_manifest(manifest):
-        left -= utterance.audio.stat().st_size
-        if left < 0:
+        bytes_left -= utterance.audio.stat().st_size
+        if bytes_left < 0:
             break
         copy = folder / utterance.fields["audio"]
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -122,27 +126,31 @@ def copy_speech(manifest: Path, folder: Path, megabytes: float) -> int:
 
 
 def bytes_of(files: Iterable[Path]) -> int:
-    """Of all files among the paths."""
+    """Total size of the files among the paths."""
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def files_of_project() -> list[Path]:
-    """What travels without being named: the files that Git tracks, and those that it does not ignore."""
+    """Files that are copied to the machine anyway: tracked by Git, or untracked and not ignored."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [Path(name) for name in listed.split("\0") if name]
 
 
-def check_size(carried: int, project: int) -> None:
-    """Print both sizes, given in bytes, and their sum; an `InputError` if that is over the limit."""
-    sizes = [f"{size / 2**20:.1f}" for size in (carried, project, carried + project)]
-    print("{} MiB carried + {} MiB of the project = {} MiB".format(*sizes), f"of at most {LIMIT_MIB:.0f}")
-    if carried + project > LIMIT_MIB * 2**20:
+def check_size(collected: int, project: int) -> None:
+    """Print both sizes and their sum; sizes in bytes.
+
+    Raises:
+        InputError: the sum is over the limit.
+    """
+    sizes = [f"{size / 2**20:.1f}" for size in (collected, project, collected + project)]
+    print("{} MiB in .gpu + {} MiB of the project = {} MiB".format(*sizes), f"of at most {LIMIT_MIB:.0f}")
+    if collected + project > LIMIT_MIB * 2**20:
         raise InputError(f"{sizes[2]} MiB are over the limit of {LIMIT_MIB:.0f}; shorten PACKAGES or SPEECH_MB")
 
 
-def call_of(folder: Path) -> str:
-    """The shell command for the machine, in the project's root there; what it writes goes into the folder `$OUT`."""
+def command_for(folder: Path) -> str:
+    """The shell command for the machine, run in the project's root; its findings go into the folder `$OUT`."""
     install = "python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade"
     speech = f" --speech {folder / 'speech'}" if (folder / "speech").exists() else ""
     run = f"export PYTHONPATH={folder / 'site'}:src:. && python3 -m benchmarks.gpu --output $OUT{speech}"
@@ -151,23 +159,23 @@ def call_of(folder: Path) -> str:
 
 def main() -> None:
     wheels = FOLDER / "wheels"
-    shutil.rmtree(FOLDER, ignore_errors=True)  # two versions of a package would stop the installation
+    shutil.rmtree(FOLDER, ignore_errors=True)  # pip refuses two versions of a package
     wheels.mkdir(parents=True)
     for package in PACKAGES:
         download(package, wheels)
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    check_complete(sorted(wheels.iterdir()), THERE, project)
+    check_complete(sorted(wheels.iterdir()), INSTALLED, project)
     print(f"{len(PACKAGES)} wheels, {bytes_of(wheels.iterdir()) / 2**20:.1f} MiB")
     for name, megabytes in SPEECH_MB.items():
         manifest = SHARED_DATA / name
         if not manifest.exists():
-            print(f"{name}: not here, so no speech of it")
+            print(f"{name}: not found, its speech is left out")
             continue
-        copied = FOLDER / "speech" / manifest.parent.name
-        count = copy_speech(manifest, copied, megabytes)
-        print(f"{name}: {count} utterances, {bytes_of(copied.rglob('*')) / 2**20:.1f} MiB")
+        target = FOLDER / "speech" / manifest.parent.name
+        count = copy_speech(manifest, target, megabytes)
+        print(f"{name}: {count} utterances, {bytes_of(target.rglob('*')) / 2**20:.1f} MiB")
     check_size(bytes_of(FOLDER.rglob("*")), bytes_of(files_of_project()))
-    print(f"carry: {FOLDER}\ncommand: {call_of(FOLDER)}")
+    print(f"carry: {FOLDER}\ncommand: {command_for(FOLDER)}")
 
 
 if __name__ == "__main__":

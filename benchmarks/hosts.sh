@@ -1,5 +1,6 @@
 #!/bin/bash
-# A recipe on two hosts with addresses of their own, made of network namespaces; needs root and iproute2.
+# Runs a recipe on two simulated hosts: network namespaces with one address each. Exit code 0 if both processes succeed.
+# Needs root and iproute2.
 #
 #   sudo benchmarks/hosts.sh RECIPE --output DIR [more options of `arkasr run`]
 set -eu

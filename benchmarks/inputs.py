@@ -1,10 +1,10 @@
-"""What it costs to compare a set with what a run has recorded of it, in processor time.
+"""CPU time of comparing a training set with what a run has recorded of it, which each resume does.
 
     python -m benchmarks.inputs
     python -m benchmarks.inputs --utterances 10000000
 
-Every utterance has a file of its own up to `--files`, and shares one beyond; the files hold a byte, since nobody hears
-them. A set of over 131,072 utterances is looked at through the index of its manifest.
+Prints CPU milliseconds and the bytes that the run records. Writes the sets itself; each audio file holds one byte,
+because none is decoded. Sets of more than 131,072 utterances are read through the index of their manifest.
 """
 
 import argparse
@@ -38,9 +38,9 @@ def write_set(folder: Path, utterances: int, files: int) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--utterances", type=int, nargs="+", default=[8_000, 100_000, 1_000_000])
-    parser.add_argument("--files", type=int, default=100_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--utterances", type=int, nargs="+", default=[8_000, 100_000, 1_000_000], help="sizes of sets")
+    parser.add_argument("--files", type=int, default=100_000, help="most audio files; more utterances share them")
     options = parser.parse_args()
     for count in options.utterances:
         with TemporaryDirectory() as folder:
@@ -50,12 +50,12 @@ def main() -> None:
                 IndexedUtterances(build_index(manifest)) if large else ListedUtterances(read_manifest(manifest))
             )
             recorded = identity_of(utterances, by_lines=large, times=True)
-            begun = time.process_time()
+            started = time.process_time()
             found = difference(recorded, identity_of(utterances, by_lines=large, times=True), utterances)
-            seconds = time.process_time() - begun
+            seconds = time.process_time() - started
             assert found is None
             size = len(json.dumps(recorded))
-            print(f"{count:>10,} utterances: {1000 * seconds:,.0f} ms of a processor, {size:,} bytes recorded")
+            print(f"{count:>10,} utterances: {1000 * seconds:,.0f} ms of CPU time, {size:,} bytes recorded")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of what runs between two calls, on the CPU as Linux counts it and on an accelerator as torch does."""
+"""Peak memory: resident memory of the process on a CPU (Linux), PyTorch's allocated memory on a GPU."""
 
 import re
 from pathlib import Path
@@ -7,12 +7,11 @@ import torch
 
 
 def resident_bytes(kind: str) -> int:
-    """Bytes of this process, now (VmRSS) or at their highest (VmHWM)."""
+    """Resident memory of this process: `VmRSS` is the present value, `VmHWM` the peak."""
     return int(re.search(rf"{kind}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def start_watching_memory(device: str) -> None:
-    """Forget the peak so far."""
+def reset_peak_memory(device: str) -> None:
     if device == "cpu":
         Path("/proc/self/clear_refs").write_text("5")
     else:
@@ -20,5 +19,5 @@ def start_watching_memory(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int:
-    """The highest since then."""
+    """Peak since `reset_peak_memory`."""
     return resident_bytes("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()

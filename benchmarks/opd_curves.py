@@ -1,15 +1,15 @@
-"""How the cost of an OPD step grows with audio, text, vocabulary, k and batch, beside an SFT step: a table and a plot.
+"""Cost of OPD and SFT steps by seconds of audio, tokens, vocabulary, k and batch size: tables and a plot.
 
     python -m benchmarks.opd_curves --output docs/opd-cost.svg
 
-One thing is varied at a time around the point `START`, on the small student. Every figure is a multiple of the SFT step
-at that point, measured in the same run. Needs matplotlib.
+One quantity is varied at a time around `START`, on the small student with random weights. All costs are in units of the
+SFT step at `START`, measured in the same run. Needs matplotlib.
 """
 
 import argparse
 from pathlib import Path
 
-from benchmarks.opd_step import Measured, measure, options_of
+from benchmarks.opd_step import Measurement, measure, parse_options
 from matplotlib import pyplot
 
 START = {"utterances": 8, "seconds": 10.0, "tokens": 40, "vocabulary": 20_000, "top_k": 32}
@@ -20,18 +20,18 @@ VARIED = {
     "top_k": [8, 32, 128, 512],
     "utterances": [2, 4, 8, 16, 32],
 }
-NAMES = {
+LABELS = {
     "seconds": "seconds of audio an utterance",
     "tokens": "tokens an utterance",
     "vocabulary": "vocabulary",
     "top_k": "k",
     "utterances": "utterances a batch",
 }
-LINES = {"OPD step": "#0072b2", "its rollout": "#56b4e9", "SFT step": "#d55e00", "teacher": "#999999"}
+CURVES = {"OPD step": "#0072b2", "its rollout": "#56b4e9", "SFT step": "#d55e00", "teacher": "#999999"}
 
 
-def at(point: dict[str, float], repeats: int) -> Measured:
-    options = options_of([])
+def measure_at(point: dict[str, float], repeats: int) -> Measurement:
+    options = parse_options([])
     for name, value in point.items():
         setattr(options, name, value)
     options.repeats = repeats
@@ -40,28 +40,25 @@ def at(point: dict[str, float], repeats: int) -> Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/opd-cost.svg"))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("docs/opd-cost.svg"), help="the plot")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each point")
     options = parser.parse_args()
-    at(START, 1)  # what is slow only the first time
-    unit = at(START, options.repeats).seconds["sft"]["step"]
+    measure_at(START, 1)  # warm-up
+    unit = measure_at(START, options.repeats).seconds["sft"]["step"]
     figure, panels = pyplot.subplots(1, len(VARIED), figsize=(15, 3.2), layout="constrained")
     for panel, (name, values) in zip(panels, VARIED.items(), strict=True):
-        lines: dict[str, list[float]] = {line: [] for line in LINES}
-        print(f"| {NAMES[name]} | {' | '.join(LINES)} | OPD / SFT |\n|---|{'---|' * (len(LINES) + 1)}")
+        rows = []
+        print(f"| {LABELS[name]} | {' | '.join(CURVES)} | OPD / SFT |\n|---|{'---|' * (len(CURVES) + 1)}")
         for value in values:
-            found = at(START | {name: value}, options.repeats)
+            found = measure_at(START | {name: value}, options.repeats)
             opd, sft = found.seconds["opd"], found.seconds["sft"]
-            row = [opd["step"] / unit, opd["rollout"] / unit, sft["step"] / unit, opd["teacher"] / unit]
-            for line, figure_of_line in zip(lines.values(), row, strict=True):
-                line.append(figure_of_line)
-            print(
-                f"| {value:g} | {' | '.join(f'{cell:.2f}' for cell in row)} | {opd['step'] / sft['step']:.2f} |",
-                flush=True,
-            )
-        for line, heights in lines.items():
-            panel.plot(values, heights, marker="o", markersize=3, color=LINES[line], label=line)
-        panel.set_xlabel(NAMES[name])
+            seconds = (opd["step"], opd["rollout"], sft["step"], opd["teacher"])
+            rows.append([taken / unit for taken in seconds])
+            cells = " | ".join(f"{cost:.2f}" for cost in rows[-1])
+            print(f"| {value:g} | {cells} | {opd['step'] / sft['step']:.2f} |", flush=True)
+        for (curve, color), costs in zip(CURVES.items(), zip(*rows, strict=True), strict=True):
+            panel.plot(values, costs, marker="o", markersize=3, color=color, label=curve)
+        panel.set_xlabel(LABELS[name])
         panel.set_ylim(bottom=0)
         if name in ("vocabulary", "top_k"):
             panel.set_xscale("log")

@@ -1,9 +1,9 @@
-"""The full-size 0.6B, published layout and random weights, against the plain float64 formulas: run once, no ratio.
+"""Ark-ASR 0.6B in Transformers against the formulas in float64, on a checkpoint of the published layout.
 
     python -m benchmarks.parity --audio CLIP
 
-Writes the checkpoint (4.6 GB) into a temporary folder, loads it through the Auto classes, and prints the largest
-difference of audio embeddings and logits relative to the largest value.
+Prints the largest difference of audio embeddings and of logits, relative to the largest value. The weights are random.
+The checkpoint is written into a temporary folder (4.6 GB) and loaded with the Auto classes.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from arkasr.model.processor import transcription_conversation
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--audio", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audio", type=Path, required=True, help="a short recording")
     parser.add_argument("--size", choices=["0.6b", "3b"], default="0.6b")
     options = parser.parse_args()
     sizes = published.SIZES[options.size]
@@ -36,17 +36,18 @@ def main() -> None:
         embeddings, _ = model.get_audio_features(inputs["audios"])
         logits = model(input_ids=ids[None], audios=inputs["audios"]).logits[0]
     del model
-    audio = reference_ark_asr.audio_embeddings(
+    expected_embeddings = reference_ark_asr.audio_embeddings(
         weights, inputs["audios"][0], sizes["whisper_config"]["encoder_attention_heads"]
     )
     heads = sizes["num_attention_heads"], sizes["num_key_value_heads"]
-    plain = reference_ark_asr.logits(weights, ids, audio, *heads, audio_token_id=151_663)
+    expected_logits = reference_ark_asr.logits(weights, ids, expected_embeddings, *heads, audio_token_id=151_663)
     parameters = sum(tensor.numel() for name, tensor in weights.items() if name != "lm_head.weight")
     print(f"{options.size}: {parameters:,} parameters, {len(waveform) / 16_000:.1f} s, {len(ids)} positions")
-    for name, found, expected in (("embeddings", embeddings, audio), ("logits", logits, plain)):
+    pairs = {"embeddings": (embeddings, expected_embeddings), "logits": (logits, expected_logits)}
+    for name, (found, expected) in pairs.items():
         difference = (found.double() - expected).abs().max() / expected.abs().max()
-        agreeing = (found.argmax(-1) == expected.argmax(-1)).float().mean()
-        print(f"{name}: largest relative difference {difference:.1e}, same argmax {agreeing:.1%}")
+        equal = (found.argmax(-1) == expected.argmax(-1)).float().mean()
+        print(f"{name}: largest relative difference {difference:.1e}, equal argmax {equal:.1%}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Short recordings that are taken for silence, and noise that is taken for speech.
+"""Errors of voice activity detection: short recordings taken for silence, and noise taken for speech.
 
     python -m benchmarks.short_recordings MANIFEST ...
 
-Every utterance of the manifests holds speech. Prints how many of them voice activity finds none in, names them, and
-says what it finds in a minute of silence, of noise of each colour, of hum, tone and clicks.
+Prints the number and the ids of utterances in which no speech is found; all utterances of the manifests must contain
+speech. Then prints how much speech is found in a minute each of silence, noises of three colours, hum, tone and clicks.
 """
 
 import argparse
@@ -22,20 +22,21 @@ MINUTE = 60 * SAMPLE_RATE
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifests", nargs="+", type=Path)
+    parser.add_argument("manifests", nargs="+", type=Path, help="of recordings that contain speech")
     total, silent = 0, list[Utterance]()
     for manifest in parser.parse_args().manifests:
         utterances = read_manifest(manifest)
-        found = [item for item in utterances if not spans_of(decode_audio(item.audio, item.begin_time, item.end_time))]
-        print(f"{manifest}: {len(found)} of {len(utterances)} taken for silence", flush=True)
-        total, silent = total + len(utterances), silent + found
-    print(f"together: {len(silent)} of {total}: {', '.join(item.id for item in silent) or 'none'}")
+        waveforms = (decode_audio(item.audio, item.begin_time, item.end_time) for item in utterances)
+        missed = [item for item, waveform in zip(utterances, waveforms, strict=True) if not find_speech(waveform)]
+        print(f"{manifest}: {len(missed)} of {len(utterances)} taken for silence", flush=True)
+        total, silent = total + len(utterances), silent + missed
+    print(f"total: {len(silent)} of {total}: {', '.join(item.id for item in silent) or 'none'}")
     for name, noise in noises():
-        seconds = sum(span.samples for span in spans_of(noise)) / SAMPLE_RATE
+        seconds = sum(span.samples for span in find_speech(noise)) / SAMPLE_RATE
         print(f"a minute of {name}: {seconds:.1f} s taken for speech")
 
 
-def spans_of(waveform: np.ndarray) -> list[Span]:
+def find_speech(waveform: np.ndarray) -> list[Span]:
     probabilities = speech_probabilities(lambda begin, end: waveform[begin:end], len(waveform))
     return speech_spans(probabilities, len(waveform))
 

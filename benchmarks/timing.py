@@ -1,4 +1,4 @@
-"""The clock of the benchmarks, and how ratios of what it says are printed."""
+"""Wall-clock times of the benchmarks, and how their ratios are printed."""
 
 import statistics
 import time
@@ -10,26 +10,30 @@ import torch
 Result = TypeVar("Result")
 
 
-def timed(work: Callable[[], Result], device: str) -> tuple[Result, float]:
-    """What `work` gives and its seconds, from an idle device until the device is done with it."""
-    _wait(device)
+def timed(function: Callable[[], Result], device: str) -> tuple[Result, float]:
+    """Call `function` and return its result and its seconds; waits for the device before and after."""
+    _synchronize(device)
     started = time.perf_counter()
-    result = work()
-    _wait(device)
+    result = function()
+    _synchronize(device)
     return result, time.perf_counter() - started
 
 
-def seconds_taken(work: Callable[[], object], device: str) -> float:
-    """Seconds of `work` alone."""
-    return timed(work, device)[1]
+def seconds_taken(function: Callable[[], object], device: str) -> float:
+    return timed(function, device)[1]
 
 
-def spread(ratios: Sequence[float], digits: int = 2) -> str:
-    """Median, lowest and highest."""
-    median, *ends = (f"{ratio:.{digits}f}" for ratio in (statistics.median(ratios), min(ratios), max(ratios)))
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Ratios of pairs; both lists have the same length."""
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]
+
+
+def median_and_range(values: Sequence[float], digits: int = 2) -> str:
+    """For example `1.29 (1.23 to 1.35)`."""
+    median, *ends = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
     return f"{median} ({' to '.join(ends)})"
 
 
-def _wait(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()

@@ -1,10 +1,10 @@
-"""What it brings that vLLM writes the next step's rollouts while this one is trained: `staleness: 1` against 0.
+"""Time of an OPD step if vLLM writes the next step's rollouts during training (`staleness: 1`), against `staleness: 0`.
 
-    .venv-vllm/bin/python -m benchmarks.vllm_ahead --model FOLDER --manifest FILE
+    OMP_NUM_THREADS=1 .venv-vllm/bin/python -m benchmarks.vllm_ahead --model FOLDER --manifest FILE
 
-OPD steps on real recordings with one engine, in turns without and with a step ahead, every turn from the same weights.
-Trainer and engine should not take each other's cores: OMP_NUM_THREADS=1 on two of them. Prints the median time of a
-step of each, what the trainer waits for rollouts in it, and the ratio of the two over the pairs of turns.
+Prints the median time of a step, how long the trainer waits for rollouts in it, and the ratio of the two settings. Both
+alternate with one engine, and each run starts from the same weights. Needs vLLM, a model and real recordings.
+Trainer and engine must not compete for cores: use one thread each on two cores.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.timing import spread
+from benchmarks.timing import median_and_range
 
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory
@@ -33,12 +33,12 @@ WARM_UP_STEPS = 2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="the student, and its own teacher")
+    parser.add_argument("--model", required=True, help="student, which is also its own teacher")
     parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--turns", type=int, default=3, help="of each")
-    parser.add_argument("--batch-seconds", type=float, default=30.0)
-    parser.add_argument("--cache-gib", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of a run")
+    parser.add_argument("--turns", type=int, default=3, help="runs of each setting")
+    parser.add_argument("--batch-seconds", type=float, default=30.0, help="audio of a batch")
+    parser.add_argument("--cache-gib", type=float, default=1.0, help="vLLM's key-value cache")
     options = parser.parse_args()
     student, teacher = load_recognizer(options.model), load_recognizer(options.model)
     start = copy.deepcopy(student.model.state_dict())
@@ -50,8 +50,8 @@ def main() -> None:
     )
     engine = VllmEngine(student, max_new_tokens=128, dtype="float32", cache_gib=options.cache_gib)
 
-    def steps_of(staleness: int) -> tuple[float, float]:
-        """Median seconds of a step, and of the wait for rollouts in it."""
+    def train_with(staleness: int) -> tuple[float, float]:
+        """Median seconds of a step, and of waiting for rollouts in it."""
         student.model.load_state_dict(start)
         engine.on_weights_changed()
         objective = ObjectiveSettings(max_new_tokens=128, rollouts=RolloutSettings(engine="vllm", staleness=staleness))
@@ -68,15 +68,14 @@ def main() -> None:
         taken = [after - before for before, after in pairwise(ends)]
         return statistics.median(taken[WARM_UP_STEPS:]), statistics.median(waits[WARM_UP_STEPS:])
 
-    ratios = []
+    step_ratios = []
     for _ in range(options.turns):
-        (waiting, waited), (ahead, waited_ahead) = steps_of(0), steps_of(1)
-        ratios.append(ahead / waiting)
-        print(
-            f"a step {waiting:.2f} s, of it rollouts {waited:.2f} s; a step ahead {ahead:.2f} s, {waited_ahead:.2f} s"
-        )
+        present, ahead = train_with(0), train_with(1)
+        step_ratios.append(ahead[0] / present[0])
+        for staleness, (step, wait) in enumerate((present, ahead)):
+            print(f"staleness {staleness}: step {step:.2f} s, waiting for rollouts {wait:.2f} s")
     engine.close()
-    print(f"with a step ahead over without: {spread(ratios)} in {options.turns} pairs of turns")
+    print(f"step with staleness 1 / 0: {median_and_range(step_ratios)}, {options.turns} pairs of runs")
 
 
 if __name__ == "__main__":

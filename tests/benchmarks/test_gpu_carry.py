@@ -1,10 +1,10 @@
-"""What is carried to a machine without network: complete, small enough, and named in the call."""
+"""`benchmarks.gpu_carry`: wheels are complete, files fit the limit, speech is copied, the command names all folders."""
 
 import json
 import zipfile
 
 import pytest
-from benchmarks.gpu_carry import LIMIT_MIB, bytes_of, call_of, check_complete, check_size, copy_speech
+from benchmarks.gpu_carry import LIMIT_MIB, bytes_of, check_complete, check_size, command_for, copy_speech
 
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
@@ -20,30 +20,30 @@ def wheel_of(folder, name, *requirements):
 
 def test_a_missing_dependency_of_a_wheel_is_named(tmp_path):
     wheels = [wheel_of(tmp_path, "ear", "drum>=2", "Nerve_cell"), wheel_of(tmp_path, "nerve_cell")]
-    with pytest.raises(InputError, match=r"^ear needs drum>=2 and finds none: mend PACKAGES") as error:
+    with pytest.raises(InputError, match=r"^ear requires drum>=2, found none: correct PACKAGES") as error:
         check_complete(wheels, {}, [])
     assert "\n" not in str(error.value)
 
 
-def test_what_is_there_or_not_meant_for_the_machine_is_not_missing(tmp_path):
+def test_installed_packages_and_requirements_of_other_systems_are_not_missing(tmp_path):
     wheel = wheel_of(
         tmp_path, "ear", "drum>=2", "old; python_version < '3.12'", "win; os_name == 'nt'", "more; extra == 'a'"
     )
     check_complete([wheel], {"drum": "2.1+local", "numpy": None}, ["numpy>=2", "ear"])
 
 
-@pytest.mark.parametrize("there", [{"drum": "1.9"}, {"drum": "3.0"}])
-def test_a_version_that_is_out_of_bounds_is_named(tmp_path, there):
-    with pytest.raises(InputError, match=rf"ear needs drum<3,>=2 and finds {there['drum']}"):
-        check_complete([wheel_of(tmp_path, "ear", "drum<3,>=2")], there, [])
+@pytest.mark.parametrize("installed", [{"drum": "1.9"}, {"drum": "3.0"}])
+def test_a_version_out_of_bounds_is_named(tmp_path, installed):
+    with pytest.raises(InputError, match=rf"ear requires drum<3,>=2, found {installed['drum']}"):
+        check_complete([wheel_of(tmp_path, "ear", "drum<3,>=2")], installed, [])
 
 
-def test_a_requirement_of_the_project_that_nothing_meets_is_named():
-    with pytest.raises(InputError, match=r"arkasr needs torch>=2\.10 and finds none"):
+def test_an_unmet_requirement_of_the_project_is_named():
+    with pytest.raises(InputError, match=r"arkasr requires torch>=2\.10, found none"):
         check_complete([], {}, ["torch>=2.10"])
 
 
-def test_too_much_to_carry_is_an_error_of_one_line(capsys):
+def test_files_over_the_limit_are_an_error_of_one_line(capsys):
     limit = int(LIMIT_MIB * 2**20)
     check_size(limit - 1, 1)
     assert "64.0 MiB of at most 64" in capsys.readouterr().out
@@ -52,14 +52,14 @@ def test_too_much_to_carry_is_an_error_of_one_line(capsys):
     assert "\n" not in str(error.value)
 
 
-def test_the_call_names_every_folder(tmp_path):
+def test_the_command_names_every_folder(tmp_path):
     (tmp_path / "wheels").mkdir()
-    assert "--speech" not in call_of(tmp_path)
+    assert "--speech" not in command_for(tmp_path)
     (tmp_path / "speech").mkdir()
-    assert all(str(folder) in call_of(tmp_path) for folder in tmp_path.iterdir())
+    assert all(str(folder) in command_for(tmp_path) for folder in tmp_path.iterdir())
 
 
-def test_speech_is_copied_from_the_first_line_on_with_its_licence(tmp_path):
+def test_the_first_utterances_are_copied_with_their_licence(tmp_path):
     corpus, copied = tmp_path / "corpus", tmp_path / "copied"
     (corpus / "flac").mkdir(parents=True)
     (corpus / "LICENSE.TXT").write_text("free")
