@@ -15,7 +15,7 @@ import numpy as np
 from arkasr.data.audio import SAMPLE_RATE, decode_audio
 from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.manifests.manifest import Utterance, read_manifest
-from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
+from arkasr.transcribe.speech import SampleRange, speech_probabilities, speech_ranges
 
 MINUTE = 60 * SAMPLE_RATE
 
@@ -35,9 +35,9 @@ def main() -> None:
         print(f"a minute of {name}: {seconds:.1f} s taken for speech")
 
 
-def spans_of(waveform: np.ndarray) -> list[Span]:
+def spans_of(waveform: np.ndarray) -> list[SampleRange]:
     probabilities = speech_probabilities(lambda begin, end: waveform[begin:end], len(waveform))
-    return speech_spans(probabilities, len(waveform))
+    return speech_ranges(probabilities, len(waveform))
 
 
 def noises() -> Iterator[tuple[str, np.ndarray]]:

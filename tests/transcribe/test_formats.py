@@ -4,7 +4,7 @@ import random
 import pytest
 
 from arkasr.transcribe.formats import FORMATS, named_text, transcript_row
-from arkasr.transcribe.transcript import Segment, Transcript, Word, join_texts
+from arkasr.transcribe.transcript import Segment, Transcript, Word, join_segment_texts
 
 FIELDS = {"audio": "talk.mp3", "speaker": "s1", "extra": [1, 2]}
 TALK = Transcript(
@@ -129,4 +129,4 @@ def test_lines_are_as_wide_as_they_look():
     ],
 )
 def test_pieces_are_joined_as_their_script_is_written(texts, joined):
-    assert join_texts(texts) == joined
+    assert join_segment_texts(texts) == joined

@@ -8,7 +8,7 @@ import torch
 from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.corpora.espeak import ESPEAK_SAMPLE_RATE, Voice, speak
 from arkasr.transcribe import speech
-from arkasr.transcribe.speech import FRAME_SAMPLES, speech_probabilities, speech_spans
+from arkasr.transcribe.speech import FRAME_SAMPLES, speech_probabilities, speech_ranges
 
 MINUTE = 60 * 16_000
 
@@ -16,7 +16,7 @@ MINUTE = 60 * 16_000
 def spans_of(waveform):
     probabilities = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
     assert len(probabilities) == -(-len(waveform) // FRAME_SAMPLES)
-    return speech_spans(probabilities, len(waveform))
+    return speech_ranges(probabilities, len(waveform))
 
 
 def minute_of(kind):

@@ -4,9 +4,9 @@ import torch
 from transformers import Qwen3ASRForTokenClassification
 
 from arkasr.errors import InputError
+from arkasr.transcribe.aligner import Aligner
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.transcript import Segment
-from arkasr.transcribe.words import Aligner
 
 ALIGNER_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
