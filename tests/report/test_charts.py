@@ -5,7 +5,7 @@ import plotly.graph_objects
 import pytest
 
 from arkasr.report.charts import diagnostic_charts, learning_charts
-from arkasr.report.curves import MOST_POINTS, thin
+from arkasr.report.curves import MAX_POINTS, downsample
 from arkasr.report.run_folder import read_run
 from tests.report.example_run import build_run, write_lines
 
@@ -56,8 +56,8 @@ def test_values_that_are_not_finite_are_gaps(run_path: Path) -> None:
 @pytest.mark.parametrize("length", [1, 199, 200, 201, 5000])
 def test_thinning_keeps_the_end_the_mean_and_the_extremes(length: int) -> None:
     points = [(step, float(step % 7)) for step in range(1, length + 1)]
-    mean, highest, lowest = (thin(points, name) for name in ("support/vuss_mean", "x_max", "x_min"))
-    assert len(mean.steps) <= MOST_POINTS
+    mean, highest, lowest = (downsample(points, name) for name in ("support/vuss_mean", "x_max", "x_min"))
+    assert len(mean.steps) <= MAX_POINTS
     assert mean.steps[-1] == length
     assert max(highest.values) == max(value for _, value in points)
     assert min(lowest.values) == min(value for _, value in points)

@@ -123,7 +123,7 @@ def test_sound_is_embedded_up_to_the_limit_and_the_rest_is_counted(run_path: Pat
     clips = [button["data-clip"] or "" for button in reader.of("button")]
     assert len(clips) == 2 * 3
     assert all(clip.startswith("data:audio/mpeg;base64,") for clip in clips)
-    assert "3 utterances with sound, those with the most errors; 1 were left out" in words(reader)
+    assert "3 utterances with audio, those with the most errors; 1 were left out" in words(reader)
 
 
 def test_a_missing_recording_is_named_in_place_of_its_button(run_path: Path) -> None:

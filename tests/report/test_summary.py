@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from arkasr.report.run_folder import read_run
-from arkasr.report.summary import summarise, verdict
+from arkasr.report.summary import conclusion, summarise
 from tests.report.test_tables import edit_results
 
 
@@ -22,7 +22,7 @@ def compare(run_path: Path, a: str, b: str, difference: float, p: float) -> None
     [
         (-0.05, 0.002, "base+td+opd makes fewer errors than base: "),
         (-0.05, 0.2, "base+td+opd is not significantly different from base: "),
-        (0.05, 0.002, "base+td+opd makes more errors than base, the wrong way: "),
+        (0.05, 0.002, "base+td+opd makes more errors than base: "),
         (0.05, 0.2, "base+td+opd is not significantly different from base: "),
     ],
 )
@@ -40,14 +40,14 @@ def test_the_headline_has_rates_difference_interval_and_p(run_path: Path) -> Non
     compare(run_path, "base+td+opd", "base", -0.05, 0.0312)
     headline = summarise(read_run(run_path)).headline
     figures = "20.0% → 15.0% (−5.0 points, 95% interval −6.0 to −3.0, p = 0.031)"
-    assert headline.endswith(f"{figures}. This speaks of two models.")
+    assert headline.endswith(f"{figures}. This holds for two models.")
 
 
 def test_a_pair_given_the_other_way_round_reads_the_same(run_path: Path) -> None:
     compare(run_path, "base", "base+td+opd", 0.05, 0.0001)
     headline = summarise(read_run(run_path)).headline
     assert headline.startswith("base+td+opd makes fewer errors than base: ")
-    assert headline.endswith("(−5.0 points, 95% interval −7.0 to −4.0, p < 0.001). This speaks of two models.")
+    assert headline.endswith("(−5.0 points, 95% interval −7.0 to −4.0, p < 0.001). This holds for two models.")
 
 
 def test_without_a_comparison_nothing_is_claimed(run_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_without_a_comparison_nothing_is_claimed(run_path: Path) -> None:
 
 
 def test_failed_transcriptions_are_not_silent(run_path: Path) -> None:
-    assert "failed" not in " ".join(summarise(read_run(run_path)).others)
+    assert "failed" not in " ".join(summarise(read_run(run_path)).details)
     edit_results(run_path, lambda results: results["rows"][1].update(failed=3))
-    assert "3 transcriptions failed" in summarise(read_run(run_path)).others[-1]
+    assert "3 transcriptions failed" in summarise(read_run(run_path)).details[-1]
 
 
 def test_a_run_of_one_variant_has_a_headline_too(run_path: Path) -> None:
@@ -70,5 +70,5 @@ def test_verdicts_name_the_better_one(run_path: Path) -> None:
     said = {}
     for difference, p in ((-0.05, 0.01), (0.05, 0.01), (-0.05, 0.06)):
         compare(run_path, "base+opd", "base", difference, p)
-        said[difference, p] = verdict(read_run(run_path).comparisons[0])
+        said[difference, p] = conclusion(read_run(run_path).comparisons[0])
     assert list(said.values()) == ["a is better", "b is better", "not significant"]

@@ -80,7 +80,7 @@ def test_what_all_ps_speak_of_stands_once_below_them(run_path: Path, width: int)
     rows, below = comparisons(run_path, width)
     assert sum("< 0.001" in row for row in rows) == 2
     assert any(row.split()[-1] == "shows" for row in rows)
-    assert below == f"This speaks of {SCOPE}."
+    assert below == f"This holds for {SCOPE}."
 
 
 def test_ps_that_speak_of_different_things_say_so_by_name(run_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_ps_that_speak_of_different_things_say_so_by_name(run_path: Path) -> Non
     edit_results(run_path, change)
     _, below = comparisons(run_path, 80)
     assert below == (
-        "base+td+opd − base: This speaks of the two recipes (3 training seeds). "
-        f"base+td+opd − base+sft: This speaks of {SCOPE}."
+        "base+td+opd − base: This holds for the two recipes (3 training seeds). "
+        f"base+td+opd − base+sft: This holds for {SCOPE}."
     )
 
 
@@ -114,7 +114,7 @@ def test_a_comparison_without_a_p_is_a_dash(run_path: Path) -> None:
 def test_the_number_of_voices_stands_below_the_rates(run_path: Path) -> None:
     text = printed(run_path, 160)
     assert "en-clean: 4 utterances, 3 speakers" in text
-    assert "the luck of so few speakers (3) is left out" in " ".join(text.split())
+    assert "the variance between so few speakers (3) is not included" in " ".join(text.split())
     edit_results(run_path, lambda results: [row.update(speakers=None) for row in results["rows"]])
     assert "speakers" not in printed(run_path, 160)
 
@@ -126,12 +126,12 @@ def test_few_voices_are_said_with_every_verdict(run_path: Path) -> None:
         ]
 
     edit_results(run_path, pool)
-    said = f"This speaks of {SCOPE}; the luck of so few speakers (8) is left out."
+    said = f"This holds for {SCOPE}; the variance between so few speakers (8) is not included."
     assert comparisons(run_path, 80)[1] == said
     assert summarise(read_run(run_path)).headline.endswith(said)
     recipe = run_path / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("evaluation:", "evaluation:\n  resample: speaker"))
-    assert comparisons(run_path, 80)[1].endswith("; an interval over so few speakers (8) covers too little.")
+    assert comparisons(run_path, 80)[1].endswith("; an interval over so few speakers (8) is too narrow.")
 
 
 def test_several_seeds_show_mean_deviation_and_the_interval_of_the_recipe(tmp_path: Path) -> None:
