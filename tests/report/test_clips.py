@@ -20,7 +20,7 @@ def decoded(uri: str | None) -> tuple[np.ndarray, int]:
     return soundfile.read(io.BytesIO(base64.b64decode(payload)))
 
 
-def test_a_clip_is_the_recording_only_smaller(tmp_path: Path) -> None:
+def test_a_clip_is_the_recording_resampled(tmp_path: Path) -> None:
     path = tone(tmp_path / "a.flac", 2.0, rate=44_100)
     samples, rate = decoded(embedded_clip({"audio_path": str(path)}, max_seconds=30).uri)
     assert rate == 16_000
@@ -29,7 +29,7 @@ def test_a_clip_is_the_recording_only_smaller(tmp_path: Path) -> None:
     assert abs(np.fft.rfftfreq(len(samples), 1 / rate)[spectrum.argmax()] - 440) < 5
 
 
-def test_only_the_piece_between_the_times_is_taken(tmp_path: Path) -> None:
+def test_a_clip_is_cut_by_begin_and_end_time(tmp_path: Path) -> None:
     row = {"audio_path": str(tone(tmp_path / "a.flac", 3.0)), "begin_time": 1.0, "end_time": 1.5}
     samples, rate = decoded(embedded_clip(row, max_seconds=1).uri)
     assert abs(len(samples) / rate - 0.5) < 0.15
@@ -37,7 +37,7 @@ def test_only_the_piece_between_the_times_is_taken(tmp_path: Path) -> None:
     assert embedded_clip(row, max_seconds=1).missing == "recording longer than 1 s"
 
 
-def test_recordings_that_are_gone_or_broken_say_so(tmp_path: Path) -> None:
+def test_a_missing_or_broken_recording_has_a_reason(tmp_path: Path) -> None:
     assert embedded_clip({"audio_path": str(tmp_path / "gone.flac")}, max_seconds=30).missing == "recording not found"
     assert embedded_clip({}, max_seconds=30).missing == "recording not found"
     (tmp_path / "broken.flac").write_bytes(b"fLaC no more")

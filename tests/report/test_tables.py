@@ -21,7 +21,7 @@ def edit_results(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def row_of(table: RateTable, variant: str) -> RateTableRow:
-    return next(line for line in table.rows if line.variant == variant)
+    return next(row for row in table.rows if row.variant == variant)
 
 
 def rates_of(path: Path, variant: str, name: str) -> list[float]:
@@ -51,10 +51,10 @@ def test_several_seeds_show_mean_and_sample_deviation(tmp_path: Path) -> None:
     assert cell.mean == pytest.approx(np.mean(rates))
     assert cell.deviation == pytest.approx(np.std(rates, ddof=1))
     assert cell.ci95 == pytest.approx((np.mean(rates) - 0.05, np.mean(rates) + 0.05))
-    taught_once = row_of(table, "teacher").cells[0]
-    assert taught_once is not None
-    assert taught_once.deviation is None
-    assert taught_once.ci95 is not None
+    teacher = row_of(table, "teacher").cells[0]
+    assert teacher is not None
+    assert teacher.deviation is None
+    assert teacher.ci95 is not None
 
 
 def test_pooled_is_all_errors_over_all_tokens_not_a_mean_of_rates(run_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_pooled_is_all_errors_over_all_tokens_not_a_mean_of_rates(run_path: Path
     assert cell.mean == pytest.approx(80 / 400)
 
 
-def test_pooled_rows_of_the_results_win_over_sums(run_path: Path) -> None:
+def test_pooled_rows_of_the_results_take_precedence_over_sums(run_path: Path) -> None:
     def change(results: dict[str, Any]) -> None:
         row = dict(results["rows"][0])
         results["rows"].append(row | {"set": "pooled", "rate": 0.5, "ci95": [0.4, 0.6]})
@@ -86,14 +86,14 @@ def test_pooled_rows_of_the_results_win_over_sums(run_path: Path) -> None:
 def test_the_best_student_is_marked_and_never_the_teacher(run_path: Path) -> None:
     table = rate_table(read_run(run_path))
     for place in range(len(table.columns)):
-        cells = {line.variant: line.cells[place] for line in table.rows}
+        cells = {row.variant: row.cells[place] for row in table.rows}
         students = {name: cell.mean for name, cell in cells.items() if cell and name != "teacher"}
         marked = {name for name, cell in cells.items() if cell and cell.best}
         lowest = min(mean for mean in students.values() if mean is not None)
         assert marked == {name for name, mean in students.items() if mean == lowest}
 
 
-def test_a_variant_without_a_set_has_a_gap_and_no_pooled_rate(run_path: Path) -> None:
+def test_a_variant_that_was_not_scored_on_a_set_has_no_pooled_rate(run_path: Path) -> None:
     edit_results(run_path, lambda results: results["rows"].pop())
     cells = row_of(rate_table(read_run(run_path)), "base+td+opd").cells
     assert cells[0] is not None
@@ -136,7 +136,7 @@ def test_support_is_averaged_over_seeds_and_keeps_the_extremes(tmp_path: Path) -
     assert before.warnings == []
 
 
-def test_what_speaks_against_opd_is_said_once_for_all_seeds(tmp_path: Path) -> None:
+def test_warnings_about_opd_appear_once_for_all_seeds(tmp_path: Path) -> None:
     path = build_run(tmp_path / "run", seeds=(0, 2))
 
     def doubt(results: dict[str, Any]) -> None:

@@ -12,15 +12,15 @@ def write_transcripts(run_path: Path, variant: str, *rows: dict[str, Any], name:
 
 
 def only_base(run_path: Path, *rows: dict[str, Any], name: str = "en-clean") -> None:
-    """Let `base` have written these, and the others nothing."""
+    """Make these the only transcripts: `base` has them, the other variants have none."""
     for variant in VARIANTS:
         write_transcripts(run_path, variant, name=name)
     write_transcripts(run_path, "base", *rows, name=name)
 
 
-def test_errors_are_marked_by_kind_after_the_normaliser(run_path: Path) -> None:
-    told, heard = "Seven red boats left the harbour.", "oh yes seven bread boats left harbour"
-    only_base(run_path, {"id": "a", "text": told, "pred_text": heard})
+def test_errors_are_marked_by_kind_after_normalisation(run_path: Path) -> None:
+    reference, hypothesis = "Seven red boats left the harbour.", "oh yes seven bread boats left harbour"
+    only_base(run_path, {"id": "a", "text": reference, "pred_text": hypothesis})
     (item,) = load_shown_test_set(read_run(run_path), "en-clean", Limits()).utterances
     assert item.reference == "seven red boats left the harbour"
     assert item.transcripts == [
@@ -50,18 +50,18 @@ def test_character_error_rates_are_marked_by_character(run_path: Path) -> None:
     ]
 
 
-def test_pieces_agree_with_the_errors_that_were_scored(tmp_path: Path) -> None:
+def test_chunks_agree_with_the_scored_errors(tmp_path: Path) -> None:
     run = read_run(build_run(tmp_path / "run", utterances=20))
     for name in run.test_sets:
         shown = load_shown_test_set(run, name, Limits())
         for variant in run.variants:
-            lowest = sum(item.errors_of(variant) for item in shown.utterances)
+            errors = sum(item.errors_of(variant) for item in shown.utterances)
             (score,) = (row for row in run.scores if row.variant == variant and row.set == name)
             # The example counts the edits it made; an alignment may need fewer, never more.
-            assert 0.8 * score.errors <= lowest <= score.errors
+            assert 0.8 * score.errors <= errors <= score.errors
 
 
-def test_a_failure_and_a_missing_reference_are_shown_as_such(run_path: Path) -> None:
+def test_failures_and_missing_references_are_distinguished(run_path: Path) -> None:
     only_base(
         run_path,
         {"id": "a", "text": "one two", "error": "holds no audio"},
@@ -75,7 +75,7 @@ def test_a_failure_and_a_missing_reference_are_shown_as_such(run_path: Path) -> 
     assert silent.transcripts == [AlignedTranscript("base", [AlignmentChunk("delete", "one two", "")], 2, 2)]
 
 
-def test_the_hardest_utterances_are_kept_and_heard_in_the_manifests_order(run_path: Path) -> None:
+def test_utterances_with_the_most_errors_are_kept_in_the_manifests_order(run_path: Path) -> None:
     texts = {"a": "one two three", "b": "one two three", "c": "one", "d": "one two"}
     rows = [{"id": key, "text": text, "pred_text": "", "errors": len(text.split())} for key, text in texts.items()]
     only_base(run_path, *rows)
@@ -94,7 +94,7 @@ def test_variants_are_paired_by_id_not_by_line(run_path: Path) -> None:
         assert all("".join(p.reference for p in transcript.chunks) for transcript in item.transcripts)
 
 
-def test_a_recording_that_is_gone_does_not_stop_the_others(run_path: Path) -> None:
+def test_a_missing_recording_does_not_affect_the_others(run_path: Path) -> None:
     path = run_path / "evaluations" / "teacher" / "en-clean.jsonl"
     first = json.loads(path.read_text().splitlines()[0])
     Path(first["audio_path"]).unlink()

@@ -13,7 +13,7 @@ from arkasr.report.wording import (
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("text", "expected"),
     [
         (percent(0.1234), "12.3"),
         (percent(0.01239, 2), "1.24"),
@@ -42,5 +42,5 @@ from arkasr.report.wording import (
         (count(1200, "utterance"), "1,200 utterances"),
     ],
 )
-def test_numbers_read_well(said: str, expected: str) -> None:
-    assert said == expected
+def test_numbers_as_text(text: str, expected: str) -> None:
+    assert text == expected

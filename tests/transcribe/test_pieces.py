@@ -10,15 +10,15 @@ MAXIMUM = 160_000
 
 
 def random_speech(seed):
-    """Spans of every length with pauses of every length, and the probabilities of their frames."""
+    """Sample ranges and pauses of many lengths, and the probabilities of their frames."""
     generator = np.random.default_rng(seed)
-    spans, place = [], 0
+    ranges, place = [], 0
     for _ in range(40):
         place += int(generator.choice([0, 1, 3_000, 20_000, 100_000]))
         length = int(generator.choice([600, 8_000, 60_000, 159_999, 160_000, 160_001, 700_000]))
-        spans.append(SampleRange(place, place + length))
+        ranges.append(SampleRange(place, place + length))
         place += length
-    return spans, generator.random(-(-place // FRAME_SAMPLES)).astype(np.float32)
+    return ranges, generator.random(-(-place // FRAME_SAMPLES)).astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -30,11 +30,11 @@ def test_all_speech_is_in_exactly_one_piece_and_no_piece_is_too_long(seed):
     held = np.zeros(speech[-1].end, dtype=np.int8)
     for piece in pieces:
         held[piece.begin : piece.end] += 1
-    for span in speech:
-        assert (held[span.begin : span.end] == 1).all()
+    for part in speech:
+        assert (held[part.begin : part.end] == 1).all()
 
 
-def test_short_speech_is_joined_and_a_long_pause_is_not_heard():
+def test_short_speech_is_joined_and_a_long_pause_is_left_out():
     speech = [SampleRange(0, 16_000), SampleRange(20_000, 30_000), SampleRange(90_000, 100_000)]
     assert pieces_of(speech, np.ones(200), MAXIMUM) == [SampleRange(0, 30_000), SampleRange(90_000, 100_000)]
 
@@ -56,5 +56,5 @@ def test_speech_without_a_pause_is_cut_where_speech_is_least_likely():
     assert (second.begin, third.begin, third.end) == (first.end, second.end, 700 * FRAME_SAMPLES)
 
 
-def test_no_speech_no_pieces():
+def test_no_speech_gives_no_pieces():
     assert pieces_of([], np.zeros(100), MAXIMUM) == []
