@@ -85,8 +85,8 @@ def test_pooled_rows_of_the_results_take_precedence_over_sums(run_path: Path) ->
 
 def test_the_best_student_is_marked_and_never_the_teacher(run_path: Path) -> None:
     table = rate_table(read_run(run_path))
-    for place in range(len(table.columns)):
-        cells = {row.variant: row.cells[place] for row in table.rows}
+    for index in range(len(table.columns)):
+        cells = {row.variant: row.cells[index] for row in table.rows}
         students = {name: cell.mean for name, cell in cells.items() if cell and name != "teacher"}
         marked = {name for name, cell in cells.items() if cell and cell.best}
         lowest = min(mean for mean in students.values() if mean is not None)

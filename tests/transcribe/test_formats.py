@@ -99,8 +99,8 @@ def test_cues_have_one_or_two_lines_and_contain_all_text():
     draw = random.Random(0)
     for _ in range(100):
         spelled = ["".join(draw.choices("abcdefghij", k=draw.randint(1, 14))) for _ in range(40)]
-        heard = [word if draw.random() < 0.9 else "otherwise" for word in spelled]
-        words = tuple(Word(word, 0.3 * place, 0.3 * place + 0.2) for place, word in enumerate(heard))
+        aligned = [word if draw.random() < 0.9 else "otherwise" for word in spelled]
+        words = tuple(Word(word, 0.3 * place, 0.3 * place + 0.2) for place, word in enumerate(aligned))
         segment = Segment(0.0, 12.0, " ".join(spelled), "", (), words)
         shown = [cue.split("\n")[2:] for cue in FORMATS["srt"](FIELDS, Transcript((segment,), 12.0)).split("\n\n")]
         lines = [[line for line in cue if line] for cue in shown]

@@ -24,13 +24,13 @@ def test_stored_recognitions_are_read_back(tmp_path):
 def test_complete_lines_survive_a_kill_at_any_byte(tmp_path):
     path = tmp_path / "journal"
     write(path)
-    whole = path.read_bytes()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
+    complete = path.read_bytes()
+    for length in range(len(complete)):
+        path.write_bytes(complete[:length])
         with Journal(path, RUN) as journal:
-            assert (journal.get("b") == SECOND) == (length == len(whole))
+            assert (journal.get("b") == SECOND) == (length == len(complete))
             journal.add({name: value for name, value in {"a": FIRST, "b": SECOND}.items() if not journal.get(name)})
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == complete
 
 
 @pytest.mark.parametrize("damage", [b"\0\0\0\0\n", b"[1]\n", b'{"key": "b", "words": 3}\n', b'"text"\n'])

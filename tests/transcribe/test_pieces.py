@@ -12,13 +12,13 @@ MAXIMUM = 160_000
 def random_speech(seed):
     """Sample ranges and pauses of many lengths, and the probabilities of their frames."""
     generator = np.random.default_rng(seed)
-    ranges, place = [], 0
+    ranges, position = [], 0
     for _ in range(40):
-        place += int(generator.choice([0, 1, 3_000, 20_000, 100_000]))
+        position += int(generator.choice([0, 1, 3_000, 20_000, 100_000]))
         length = int(generator.choice([600, 8_000, 60_000, 159_999, 160_000, 160_001, 700_000]))
-        ranges.append(SampleRange(place, place + length))
-        place += length
-    return ranges, generator.random(-(-place // FRAME_SAMPLES)).astype(np.float32)
+        ranges.append(SampleRange(position, position + length))
+        position += length
+    return ranges, generator.random(-(-position // FRAME_SAMPLES)).astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -53,11 +53,11 @@ def test_every_sentence_is_found(long_recording, spoken):
 
 def test_processing_in_blocks_hardly_changes_the_probabilities(long_recording, monkeypatch):
     waveform, _ = long_recording
-    whole = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
+    expected = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
     monkeypatch.setattr(speech, "BLOCK_FRAMES", 500)
     blocks = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
-    assert len(blocks) == len(whole)
-    assert ((blocks > 0.5) == (whole > 0.5)).mean() > 0.995
+    assert len(blocks) == len(expected)
+    assert ((blocks > 0.5) == (expected > 0.5)).mean() > 0.995
 
 
 def test_loading_silero_keeps_the_number_of_threads():

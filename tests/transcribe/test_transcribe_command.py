@@ -93,8 +93,8 @@ def test_a_manifest_keeps_its_fields_and_order_and_a_bad_line_does_not_stop_the_
 
 
 def test_a_killed_run_continues_and_gives_the_same_lines(manifest, model):
-    undisturbed, output = manifest.with_name("whole.jsonl"), manifest.with_name("killed.jsonl")
-    assert transcribe(manifest, "-o", undisturbed, "--batch-size", 1, model=model).returncode == 0
+    expected, output = manifest.with_name("expected.jsonl"), manifest.with_name("killed.jsonl")
+    assert transcribe(manifest, "-o", expected, "--batch-size", 1, model=model).returncode == 0
     journal = output.with_name(f".{output.name}.partial")
     command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", str(model), "-o", str(output)]
     command += ["--max-new-tokens", "12", "--batch-size", "1"]
@@ -104,9 +104,9 @@ def test_a_killed_run_continues_and_gives_the_same_lines(manifest, model):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        assert not output.exists() or output.read_bytes() == undisturbed.read_bytes()
+        assert not output.exists() or output.read_bytes() == expected.read_bytes()
     assert transcribe(manifest, "-o", output, "--batch-size", 1, model=model).returncode == 0
-    assert output.read_bytes() == undisturbed.read_bytes()
+    assert output.read_bytes() == expected.read_bytes()
     assert not list(manifest.parent.glob(".*"))
 
 

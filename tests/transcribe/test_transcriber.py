@@ -40,8 +40,8 @@ def test_a_transcript_does_not_depend_on_batch_or_order(student, clips):
     together = transcriber(student, batch_clips=64, batch_seconds=2_000.0)
     assert [found.raw for found in together.transcribe(clips)] == by_eight == alone
     order = np.random.default_rng(1).permutation(64)
-    shuffled = [found.raw for found in together.transcribe([clips[place] for place in order])]
-    assert shuffled == [alone[place] for place in order]
+    shuffled = [found.raw for found in together.transcribe([clips[index] for index in order])]
+    assert shuffled == [alone[index] for index in order]
     assert len(set(alone)) > 50
 
 

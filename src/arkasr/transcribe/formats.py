@@ -86,7 +86,7 @@ def _cues(transcript: Transcript) -> Iterator[Word]:
 
 
 def _cues_of_words(segment: Segment) -> Iterator[Word]:
-    """The segment's whole text, divided if a cue would be too long, and at pauses."""
+    """Cues with all of the segment's text, divided if a cue would be too long, and at pauses."""
     assert segment.words
     words = segment.words
     starts = [*_word_starts(segment.text, words), len(segment.text)]

@@ -167,32 +167,34 @@ class Transcriber:
         journal: Journal | None,
         report: Callable[[float, float], None],
     ) -> Iterator[Transcript]:
-        pieces = [(number, piece) for number, cut in enumerate(cuts) for piece in cut.pieces]
-        keys = [f"{cuts[number].identity}:{piece.begin}:{piece.end}" for number, piece in pieces]
-        stored = {place: journal.get(key) for place, key in enumerate(keys)} if journal else {}
-        known = {place: recognition for place, recognition in stored.items() if recognition is not None}
-        missing = {place: piece.samples / SAMPLE_RATE for place, (_, piece) in enumerate(pieces) if place not in known}
-        shares = [1 / len(cuts[number].pieces) for number, _ in pieces]
+        pieces = [
+            (recording, cut, piece) for recording, cut in zip(recordings, cuts, strict=True) for piece in cut.pieces
+        ]
+        keys = [f"{cut.identity}:{piece.begin}:{piece.end}" for _, cut, piece in pieces]
+        shares = [1 / len(cut.pieces) for _, cut, _ in pieces]
+        stored = {index: journal.get(key) for index, key in enumerate(keys)} if journal else {}
+        known = {index: recognition for index, recognition in stored.items() if recognition is not None}
+        missing = {index: piece.samples / SAMPLE_RATE for index, (*_, piece) in enumerate(pieces) if index not in known}
 
-        def features(place: int) -> Tensor:
-            number, piece = pieces[place]
-            return self.recognizer.features(recordings[number].read(piece.begin, piece.end))
+        def features(index: int) -> Tensor:
+            recording, _, piece = pieces[index]
+            return self.recognizer.features(recording.read(piece.begin, piece.end))
 
         batches = recognize_clips(
             self.recognizer,
             missing,
             features,
-            lambda place: recordings[pieces[place][0]].language or self.language,
+            lambda index: pieces[index][0].language or self.language,
             RecognitionSettings(self.settings.batch_seconds, self.settings.max_new_tokens, self.settings.batch_clips),
         )
         for batch in batches:
             known |= batch
             if journal:
-                journal.add({keys[place]: found for place, found in batch.items() if found.error is None})
-            report(sum(missing[place] for place in batch), sum(shares[place] for place in batch))
+                journal.add({keys[index]: found for index, found in batch.items() if found.error is None})
+            report(sum(missing[index] for index in batch), sum(shares[index] for index in batch))
         seconds_not_decoded = sum(cut.seconds for cut in cuts) - sum(missing.values())
-        report(seconds_not_decoded, len(recordings) - sum(shares[place] for place in missing))
-        recognitions = (known[place] for place in range(len(pieces)))
+        report(seconds_not_decoded, len(recordings) - sum(shares[index] for index in missing))
+        recognitions = (known[index] for index in range(len(pieces)))
         for recording, cut in zip(recordings, cuts, strict=True):
             yield self._transcript(recording, cut, list(itertools.islice(recognitions, len(cut.pieces))))
 
