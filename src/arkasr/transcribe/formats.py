@@ -4,7 +4,7 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
 from arkasr.recognizers.loops import is_unspaced
@@ -15,6 +15,14 @@ MAX_CUE_LINES = 2
 MAX_CUE_SECONDS = 7.0
 MAX_CUE_PAUSE = 1.0  # seconds between two words of one cue
 SPACES_AND_WORD = re.compile(r"\s*\S+")
+
+
+class Cue(NamedTuple):
+    """A subtitle; times in seconds from the start of the recording."""
+
+    text: str
+    begin: float
+    end: float
 
 
 def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[str, Any]:
@@ -76,16 +84,16 @@ def vtt(fields: Mapping[str, Any], transcript: Transcript) -> str:
     )
 
 
-def _cues(transcript: Transcript) -> Iterator[Word]:
-    """Subtitle cues: a segment, or, if its words have times, a few of them."""
+def _cues(transcript: Transcript) -> Iterator[Cue]:
+    """One cue per segment, or several if its words have times."""
     for segment in transcript.segments:
         if segment.words:
             yield from _cues_of_words(segment)
         elif segment.text:
-            yield Word(segment.text, segment.begin, segment.end)
+            yield Cue(segment.text, segment.begin, segment.end)
 
 
-def _cues_of_words(segment: Segment) -> Iterator[Word]:
+def _cues_of_words(segment: Segment) -> Iterator[Cue]:
     """Cues with all of the segment's text, divided if a cue would be too long, and at pauses."""
     assert segment.words
     words = segment.words
@@ -98,11 +106,11 @@ def _cues_of_words(segment: Segment) -> Iterator[Word]:
             or word.end - words[first].begin > MAX_CUE_SECONDS
             or word.begin - words[number - 1].end > MAX_CUE_PAUSE
         ):
-            yield Word(shown, words[first].begin, words[number - 1].end)
+            yield Cue(shown, words[first].begin, words[number - 1].end)
             first = number
     rest = segment.text[starts[first] :].strip()
     if rest:
-        yield Word(rest, words[first].begin, words[-1].end)
+        yield Cue(rest, words[first].begin, words[-1].end)
 
 
 def _word_starts(text: str, words: Sequence[Word]) -> list[int]:
