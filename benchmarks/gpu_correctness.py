@@ -28,7 +28,7 @@ from arkasr.data.manifests.manifest import read_rows
 from arkasr.distill import fused_union_topk_kl, union_topk_kl
 from arkasr.errors import first_line_of
 from arkasr.recognizers.decoding import decode
-from arkasr.recognizers.head import top_of_head
+from arkasr.recognizers.head import top_tokens
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.train.loop import train
@@ -55,7 +55,7 @@ def objective(setting: Setting) -> Findings:
         ]
         read = torch.randint(vocabulary, (positions,), device=setting.device)
         allowed = torch.rand(vocabulary) < 0.9
-        best = top_of_head(made[0], made[1], allowed, 32, torch.float32).ids
+        best = top_tokens(made[0], made[1], allowed, 32, torch.float32).ids
         single = dtype == torch.float32
         options = {"top_k": 32, "student_allowed": allowed.to(setting.device), "student_support": best}
 
@@ -282,7 +282,7 @@ def compiled(setting: Setting) -> Findings:
 def synchronisations(setting: Setting) -> Findings:
     """How often the host waits for the device in a rollout and in a step, as PyTorch counts it."""
     if setting.device == "cpu":
-        yield Finding("waits for the device", "counted on a GPU only; tests count them on a pretended one")
+        yield Finding("waits for the device", "counted on a GPU only; tests count them on a simulated one")
         return
     student, teacher = setting.student(torch.bfloat16), setting.teacher(torch.bfloat16)
     examples = _examples(setting, student, teacher)

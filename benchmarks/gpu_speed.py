@@ -16,7 +16,7 @@ from benchmarks.timing import seconds_taken, spread, timed
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.recognizers.decoding import decode
-from arkasr.recognizers.recognize import RecognitionSettings, recognize_clips
+from arkasr.recognizers.inference import RecognitionSettings, recognize_clips
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.train.distribution import accelerator_for
 from arkasr.train.distribution import spread as laid_out

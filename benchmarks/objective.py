@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from arkasr.distill import fused_union_topk_kl, union_topk_kl
 from arkasr.recognizers import head as output_head
-from arkasr.recognizers.head import Top, top_of_head
+from arkasr.recognizers.head import TopTokens, top_tokens
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Problem:
     student_head: Tensor  # [V, H_S], gradient wanted
     teacher_hidden: Tensor  # [B, P + cap, H_T]
     teacher_head: Tensor  # [V, H_T]
-    top: Top  # of B n positions, the student's at rollout time
+    top: TopTokens  # of B n positions, the student's at rollout time
     prompt: int
     tokens: int
     read: Tensor | None  # [B, P + cap], what a tied head embeds: it gives the head a dense gradient
@@ -69,7 +69,7 @@ def problem(options: argparse.Namespace) -> Problem:
     made = Problem(hidden[0], heads[0], hidden[1], heads[1], None, options.prompt, options.tokens, None)
     if options.tied:
         made.read = torch.randint(options.vocabulary, (options.utterances, length), device=options.device)
-    made.top = top_of_head(made.scored(made.student_states()), heads[0], None, options.top_k, torch.float32)
+    made.top = top_tokens(made.scored(made.student_states()), heads[0], None, options.top_k, torch.float32)
     made.student_hidden.requires_grad_()
     made.student_head.requires_grad_()
     return made

@@ -11,11 +11,12 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tests import plain_ark, published
+from tests import published, reference_ark_asr
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import arkasr  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.data.audio import decode_audio
+from arkasr.model.processor import transcription_conversation
 
 
 def main() -> None:
@@ -29,15 +30,17 @@ def main() -> None:
         weights = published.write_checkpoint(folder, sizes, lm_head=False, shards=3)
         model = AutoModelForCausalLM.from_pretrained(folder)
         processor = AutoProcessor.from_pretrained(folder)
-    inputs = processor.transcription_request([waveform])
+    inputs = processor.apply_chat_template(transcription_conversation(waveform), add_generation_prompt=True)
     ids = torch.cat((inputs["input_ids"][0], torch.tensor([4321, 99, 151_645])))
     with torch.no_grad():
         embeddings, _ = model.get_audio_features(inputs["audios"])
         logits = model(input_ids=ids[None], audios=inputs["audios"]).logits[0]
     del model
-    audio = plain_ark.audio_embeddings(weights, inputs["audios"][0], sizes["whisper_config"]["encoder_attention_heads"])
+    audio = reference_ark_asr.audio_embeddings(
+        weights, inputs["audios"][0], sizes["whisper_config"]["encoder_attention_heads"]
+    )
     heads = sizes["num_attention_heads"], sizes["num_key_value_heads"]
-    plain = plain_ark.logits(weights, ids, audio, *heads, audio_token_id=151_663)
+    plain = reference_ark_asr.logits(weights, ids, audio, *heads, audio_token_id=151_663)
     parameters = sum(tensor.numel() for name, tensor in weights.items() if name != "lm_head.weight")
     print(f"{options.size}: {parameters:,} parameters, {len(waveform) / 16_000:.1f} s, {len(ids)} positions")
     for name, found, expected in (("embeddings", embeddings, audio), ("logits", logits, plain)):

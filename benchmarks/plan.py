@@ -38,9 +38,9 @@ from arkasr.cost.assumptions import Assumptions
 from arkasr.cost.device import Device, Shares
 from arkasr.cost.estimate import Cluster, StageCost, training_cost
 from arkasr.cost.sizes import Size, size_of, size_of_model
-from arkasr.cost.work import Batch
+from arkasr.cost.work import Batch, Decoding
 from arkasr.data.audio import SAMPLE_RATE, decode_audio
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, SftStageSettings, TokenizerSettings
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
@@ -201,10 +201,9 @@ def predicted(point: Point, student: Size, teacher: Size, passes: float, device:
             student,
             teacher if name == "opd" else None,
             Cluster(device, 1),
+            batch,
+            Decoding(passes, drafted=True),
             assumed,
-            drafted=True,
-            batch=batch,
-            passes=passes,
         )
         for name, stage in settings_of(point).items()
     }
@@ -275,13 +274,13 @@ def main() -> None:
     device = this_machine()
     print(json.dumps(device.model_dump(), indent=2))
     if options.output:
-        write_whole(options.output, [json.dumps(device.model_dump(), indent=2) + "\n"])
+        write_atomically(options.output, [json.dumps(device.model_dump(), indent=2) + "\n"])
     print_published_size(device)
     ratios: dict[str, list[float]] = {}
     for place, point in enumerate(POINTS if options.repeats else ()):
         asked = point.options(options.repeats)
         student, teacher = models_of(point, asked)
-        sizes = size_of("student", student), size_of("teacher", teacher)
+        sizes = size_of(student), size_of(teacher)
         del student, teacher
         found = measure(asked)
         print(f"\n{point}; {found.passes:.1f} decoder passes")

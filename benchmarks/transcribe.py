@@ -22,6 +22,7 @@ from arkasr import Transcriber, TranscriptionSettings
 from arkasr.data.audio import decode_audio
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance, read_manifest
+from arkasr.model.processor import transcription_conversation
 from arkasr.recognizers.text import clean_transcript
 from arkasr.transcribe.recording import recording_of
 
@@ -33,7 +34,8 @@ def plain(transcriber: Transcriber, utterances: list[Utterance], batch_size: int
         clips = [
             decode_audio(item.audio, item.begin_time, item.end_time) for item in utterances[first : first + batch_size]
         ]
-        inputs = processor.transcription_request(clips).to(model.device)
+        conversations = [transcription_conversation(clip) for clip in clips]
+        inputs = processor.apply_chat_template(conversations, add_generation_prompt=True).to(model.device)
         written = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
         texts += [clean_transcript(text) for text in processor.batch_decode(written, skip_special_tokens=True)]
     return texts

@@ -53,7 +53,7 @@ def main() -> None:
     def steps_of(staleness: int) -> tuple[float, float]:
         """Median seconds of a step, and of the wait for rollouts in it."""
         student.model.load_state_dict(start)
-        engine.updated()
+        engine.on_weights_changed()
         objective = ObjectiveSettings(max_new_tokens=128, rollouts=RolloutSettings(engine="vllm", staleness=staleness))
         stage = DistillationStage(student, teacher, objective, engine=engine)
         stream = BatchStream(dataset, DurationBatchSampler(lengths, max_audio_seconds=options.batch_seconds, seed=0))

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.models import hear_noise, small_student, small_teacher, small_vocabulary
+from tests.models import noise_examples, small_student, small_teacher, small_vocabulary
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +21,4 @@ def teacher(vocabulary):
 @pytest.fixture
 def hear():
     """Examples of noise that say something, as the given recognisers hear them."""
-    return hear_noise
+    return noise_examples

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from arkasr.data.manifests.manifest import read_rows, write_manifest
-from arkasr.recipe.continuation import schedule_steps, seed_of_order
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import LabelStageSettings, Recipe, TrainingStageSettings
+from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order
 from arkasr.recognizers.decoding import Transcripts
 from arkasr.run.batches import build_stream
 from arkasr.run.context import RunContext
@@ -84,7 +84,7 @@ def _losses_of_stage(context: RunContext, name: str, settings: TrainingStageSett
         stage.rollouts = RolloutsHandedIn(student, stage.settings, stage.rollouts.drafts, None)
     train(
         stage,
-        build_stream(context, stage, name, seed, rank=0, among=1),
+        build_stream(context, stage, name, seed, rank=0, world_size=1),
         settings.optimization,
         context.folder.stage(name, seed),
         seed=seed_of_order(recipe, name, seed),

@@ -1,4 +1,4 @@
-"""Small models of the real classes, and noise for them to hear."""
+"""Small models of the real classes, and examples of noise."""
 
 from pathlib import Path
 
@@ -43,16 +43,14 @@ def small_teacher(vocabulary):
     return build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary)
 
 
-def hear_noise(*recognizers, seconds=(0.8, 1.5, 1.1, 0.6, 1.3), texts=TEXTS):
-    """Examples of noise that say something, as the given recognisers hear them."""
+def noise_examples(*recognizers, seconds=(0.8, 1.5, 1.1, 0.6, 1.3), texts=TEXTS):
+    """Examples of noise with texts, and with the features of the given recognisers."""
     generator = np.random.default_rng(0)
     examples = []
-    for place, (length, text) in enumerate(zip(seconds, texts, strict=False)):
+    for index, (length, text) in enumerate(zip(seconds, texts, strict=False)):
         waveform = generator.normal(size=int(length * 16_000)).astype(np.float32) * 0.1
         language = "Chinese" if text and not text.isascii() else "English"
-        utterance = Utterance(
-            Path(f"noise-{place}.wav"), text, None, None, language, str(place), None, length, "asr", {}
-        )
+        utterance = Utterance(Path(f"noise-{index}.wav"), text, None, None, language, str(index), None, length, {})
         features = {recognizer.frontend: recognizer.features(waveform) for recognizer in recognizers}
         examples.append(Example(utterance, features))
     return examples

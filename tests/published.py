@@ -1,7 +1,7 @@
-"""A folder laid out as the published checkpoints are, with random weights: every key, shape, field and token that the
-specification ark-asr-checkpoint gives in its sections 1, 2 and 4.
+"""Writes a checkpoint in the published layout with random weights.
 
-Written from that page alone and without arkasr, so that what loads it is tested against the page.
+All keys, shapes, fields and tokens follow the specification ark-asr-checkpoint, sections 1, 2 and 4. It does not use
+arkasr, so that loading is tested against the specification.
 """
 
 import json
@@ -50,7 +50,7 @@ SMALL_WHISPER = {
     "max_source_positions": 1500,
     "activation_function": "gelu",
 }
-# The same heads, vocabularies and kinds of layers; decoder heads of 8 and 16 as of 64 and 128 there.
+# The same numbers of heads and vocabularies; the decoder's head size is 8 and 16 instead of 64 and 128.
 SCALED = {
     "0.6b": SIZES["0.6b"]
     | {"hidden_size": 112, "num_hidden_layers": 3, "intermediate_size": 320, "whisper_config": SMALL_WHISPER},
@@ -79,7 +79,7 @@ MARKERS = [
     *["object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start", "quad_end"],
     *["vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"],
 ]
-# Not flagged special, so that skip_special_tokens leaves them in.
+# Not flagged special, so skip_special_tokens keeps them.
 PLAIN_TOKENS = {
     **{151_646 + place: f"<|{name}|>" for place, name in enumerate(MARKERS)},
     151_657: "<tool_call>",
@@ -95,7 +95,7 @@ FIRST_CODEC_TOKEN = 151_670
 
 
 def shapes(sizes):
-    """Key to shape, as in section 2."""
+    """The shape of every key (section 2)."""
     hidden, vocabulary = sizes["hidden_size"], sizes["vocab_size"]
     values = hidden // sizes["num_attention_heads"] * sizes["num_key_value_heads"]
     whisper = sizes["whisper_config"]
@@ -145,7 +145,7 @@ def shapes(sizes):
 
 
 def random_weights(sizes, seed=0):
-    """Key to tensor: matrices keep the size of what they map, so that no layer is idle; `lm_head` is the embedding."""
+    """A tensor for every key. Matrices preserve the scale of their input, so every layer has an effect."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in shapes(sizes).items():
@@ -165,7 +165,7 @@ def random_weights(sizes, seed=0):
 
 
 def config(sizes):
-    """config.json as in section 1."""
+    """The content of config.json (section 1)."""
     return {
         "architectures": ["ArkasrForConditionalGeneration"],
         "auto_map": {
@@ -195,7 +195,7 @@ def config(sizes):
 
 
 def write_tokenizer(folder, codec_tokens):
-    """The ids of section 4 over a base vocabulary whose other tokens are fillers."""
+    """A tokenizer with the ids of section 4; the other base tokens are fillers."""
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
     others = iter([piece for piece in pieces if piece not in INSTRUCTION_IDS])
     instruction = {token_id: token for token, token_id in INSTRUCTION_IDS.items()}
@@ -284,7 +284,7 @@ def write_weights(folder, weights, shards=1):
 
 
 def write_checkpoint(folder, sizes, *, lm_head, shards=1, seed=0):
-    """The whole folder; returns the weights."""
+    """Write all files of the folder; returns the weights, always with `lm_head`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(sizes), indent=2))

@@ -1,4 +1,4 @@
-"""Work done ahead of its use, in a thread of its own, in the order in which it is used."""
+"""Compute items ahead of their use, in order, in one background thread."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,14 +10,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetch(work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
-    """What `work` makes of every item, in order, computed up to `most` items ahead of what has been taken."""
-    left = iter(items)
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+def prefetch(work: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
+    """Yield `work(item)` for every item, in order, computed up to `depth` items ahead of the consumer."""
+    remaining = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         try:
-            waiting = deque(pool.submit(work, item) for item in islice(left, most + 1))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, item) for item in islice(left, 1))
+            pending = deque(pool.submit(work, item) for item in islice(remaining, depth + 1))
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(work, item) for item in islice(remaining, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

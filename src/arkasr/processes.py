@@ -1,7 +1,7 @@
-"""What the processes of one run tell each other: short texts, decisions, and that all have come to the same place.
+"""Collective operations on short texts between the processes of one run: gather, broadcast, barrier, flags, errors.
 
-A run is one process, or as many as `torchrun`, `accelerate launch` or SLURM start. Knows nothing of gradients, which
-Accelerate exchanges, nor of what the texts say.
+A run has one process, or as many as `torchrun`, `accelerate launch` or SLURM start. Every rank must call each
+collective function, in the same order. Accelerate exchanges gradients; this module does not.
 """
 
 import json
@@ -20,28 +20,28 @@ from arkasr.errors import InputError, ReportedByFirstRank
 
 Result = TypeVar("Result")
 
-# Others may evaluate or label for hours before they come to the place where the first one waits.
-PATIENCE = timedelta(hours=24)
-WHERE_OTHERS_ARE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# One rank may evaluate or label for hours while the others wait for it.
+COLLECTIVE_TIMEOUT = timedelta(hours=24)
+RENDEZVOUS_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def start() -> None:
-    """Join the processes that the launcher has started, if it has started several.
+    """Join the process group if the launcher has started several processes.
 
     Raises:
-        InputError: the environment speaks of several processes and does not say how to find them.
+        InputError: `WORLD_SIZE` is set without the variables that say where the other processes are.
     """
-    announced = os.environ.get("WORLD_SIZE", "1")
-    if announced == "1":
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
         return
-    if missing := [name for name in WHERE_OTHERS_ARE if name not in os.environ]:
-        raise InputError(f"WORLD_SIZE={announced} without {', '.join(missing)}: start with torchrun, or unset it")
-    PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+    if missing := [name for name in RENDEZVOUS_VARIABLES if name not in os.environ]:
+        raise InputError(f"WORLD_SIZE={size} without {', '.join(missing)}: start with torchrun, or unset it")
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=COLLECTIVE_TIMEOUT)
     barrier()
 
 
 def finish() -> None:
-    """Part from the other processes when the work is done."""
+    """Leave the process group once every rank has reached this point."""
     if dist.is_initialized():
         barrier()
         group_of.cache_clear()
@@ -49,31 +49,31 @@ def finish() -> None:
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_first_rank() -> bool:
-    """Whether this is the process that writes files and speaks to the terminal."""
+    """Whether this process has rank 0, which writes files and prints to the terminal."""
     return rank() == 0
 
 
 @cache
 def group_of(purpose: str) -> Any:
-    """A group of all processes on the CPU for one kind of message; every process must ask in the same order.
+    """A gloo group of all ranks for one purpose; every rank must create its groups in the same order.
 
-    Threads that exchange messages at the same time need a group each.
+    Two threads that communicate at the same time need two groups.
     """
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    return dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
 
 
 def all_gather_text(text: str) -> list[str]:
-    """The text of every process, by rank; none is empty, and every process must call this."""
+    """All-gather: the text of every rank, by rank. No text may be empty."""
     if world_size() == 1:
         return [text]
     group = group_of("texts")
@@ -87,71 +87,72 @@ def all_gather_text(text: str) -> list[str]:
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every rank has called this."""
     all_gather_text("-")
 
 
-def set_flag(what: str) -> None:
-    """Have something known to every process that looks, whatever the others are doing; nobody waits."""
+def set_flag(name: str) -> None:
+    """Set a flag that every rank can read with `is_flag_set`; not a collective, returns at once."""
     if world_size() > 1:
-        _store().set(what, "-")
+        _store().set(name, "-")
 
 
-def is_flag_set(what: str) -> bool:
-    """Whether a process has announced it."""
-    return world_size() > 1 and _store().check([what])
+def is_flag_set(name: str) -> bool:
+    """Whether any rank has set the flag."""
+    return world_size() > 1 and _store().check([name])
 
 
 def _store() -> Any:
-    """What the processes found each other by."""
+    """The key-value store of the rendezvous."""
     return dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
 
 
-def broadcast_from_first(decide: Callable[[], Any]) -> Any:
-    """What the first process decides or finds out, JSON-able, on every process.
+def broadcast_from_first(compute: Callable[[], Any]) -> Any:
+    """Call `compute` on rank 0 and return its JSON-able result on every rank.
 
     Raises:
-        InputError: the first process did; all others then raise `ReportedByFirstRank`.
+        InputError: `compute` raised it on rank 0; every other rank raises `ReportedByFirstRank`.
     """
     if not is_first_rank():
-        told = json.loads(all_gather_text("-")[0])
-        if "error" in told:
-            raise ReportedByFirstRank(told["error"])
-        return told["decision"]
+        received = json.loads(all_gather_text("-")[0])
+        if "error" in received:
+            raise ReportedByFirstRank(received["error"])
+        return received["result"]
     try:
-        decision = decide()
+        result = compute()
     except InputError as error:
         all_gather_text(json.dumps({"error": str(error)}))
         raise
-    all_gather_text(json.dumps({"decision": decision}))
-    return decision
+    all_gather_text(json.dumps({"result": result}))
+    return result
 
 
 def raise_if_any_fails(work: Callable[[], Result]) -> Result:
-    """What some work comes to in each process, once it has come to something in all of them.
+    """Call `work` on every rank and return its result once it has succeeded on all of them.
 
     Raises:
-        InputError: of the first process for which it did; all but the first process raise `ReportedByFirstRank`.
+        InputError: `work` raised it on some rank. Rank 0 raises the first such error by rank, every other rank
+            `ReportedByFirstRank`.
     """
-    done: list[Result] = []
+    results: list[Result] = []
     error = ""
     try:
-        done.append(work())
+        results.append(work())
     except InputError as failure:
         error = str(failure)
-    said = [json.loads(text) for text in all_gather_text(json.dumps(error))]
-    if errors := [error for error in said if error]:
+    gathered = [json.loads(text) for text in all_gather_text(json.dumps(error))]
+    if errors := [error for error in gathered if error]:
         with raise_on_first_rank():
             raise InputError(errors[0])
-    return done[0]
+    return results[0]
 
 
 @contextmanager
 def raise_on_first_rank() -> Iterator[None]:
-    """Around what fails on every process alike: all but the first one raise `ReportedByFirstRank` instead.
+    """Wrap code that fails on every rank alike, so that only rank 0 shows the error.
 
     Raises:
-        InputError: the first process's.
+        InputError: on rank 0; every other rank raises `ReportedByFirstRank`.
     """
     try:
         yield
@@ -162,11 +163,11 @@ def raise_on_first_rank() -> Iterator[None]:
 
 
 def first_rank_first(work: Callable[[], Any]) -> Any:
-    """Let the first process do something that leaves files, and only then the others, which find them.
+    """Call `work` on rank 0 first, so that the other ranks then find the files it has written.
 
     Raises:
-        InputError: as `broadcast_from_first` does.
+        InputError: as `broadcast_from_first`.
     """
-    done: list[Any] = []
-    broadcast_from_first(lambda: done.append(work()))
-    return done[0] if is_first_rank() else work()
+    results: list[Any] = []
+    broadcast_from_first(lambda: results.append(work()))
+    return results[0] if is_first_rank() else work()

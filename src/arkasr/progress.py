@@ -1,4 +1,4 @@
-"""Progress of a run on a terminal: one bar for the stage at work, one line for each that is done."""
+"""Progress bars on the terminal."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,58 +20,58 @@ from arkasr import processes
 
 
 class Progress:
-    """Bars on standard error, so that standard output holds results only; of several processes the first one speaks."""
+    """Progress bars on standard error, shown by rank 0 only; standard output holds nothing but results."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, quiet=not processes.is_first_rank())
 
-    def say(self, message: str) -> None:
-        """One line about what is at work."""
+    def print(self, message: str) -> None:
+        """Print one line above the bar."""
         self.console.print(message, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
-        """A bar over optimizer steps that shows the loss and the development error rate last seen."""
+        """A bar over optimizer steps with the latest loss and dev error rate; yields `on_step(step, metrics)`."""
         with self._bar() as bar:
             task = bar.add_task(name, total=steps, figures="")
-            seen: dict[str, float] = {}
+            latest: dict[str, float] = {}
 
             def on_step(step: int, values: dict[str, float]) -> None:
-                seen.update({key: values[key] for key in ("loss", "dev/error_rate") if key in values})
-                bar.update(task, completed=step, figures=_figures(seen))
+                latest.update({key: values[key] for key in ("loss", "dev/error_rate") if key in values})
+                bar.update(task, completed=step, figures=_figures(latest))
 
             yield on_step
 
     @contextmanager
     def count(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar over things."""
+        """A bar over `total` items; yields `advance(items)`."""
         with self._bar() as bar:
             task = bar.add_task(name, total=total, figures="")
             yield lambda done: bar.update(task, advance=done)
 
     @contextmanager
     def bytes(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar over the bytes of a file."""
+        """A bar over the bytes of a file; yields `advance(bytes)`."""
         with self._bar(counted=DownloadColumn(binary_units=True)) as bar:
             task = bar.add_task(name, total=total, figures="")
             yield lambda done: bar.update(task, advance=done)
 
     @contextmanager
     def audio(self, name: str, recordings: int) -> Iterator[Callable[[float, float], None]]:
-        """A bar over recordings that shows how much faster than speech they are transcribed.
+        """A bar over recordings that shows how much faster than real time they are transcribed.
 
-        What is handed out is told the seconds of audio, and the (shares of) recordings, just done.
+        Yields `on_progress(seconds, recordings)`: seconds of audio and recordings just done, fractions allowed.
         """
         started = time.monotonic()
-        heard = 0.0
+        audio_seconds = 0.0
         with self._bar(len(name)) as bar:
             task = bar.add_task(name, total=recordings, figures="")
 
-            def on_progress(seconds: float, done: float) -> None:
-                nonlocal heard
-                heard += seconds
-                speed = heard / max(time.monotonic() - started, 1e-3)
-                bar.update(task, advance=done, figures=f"{speed:.1f}x real time")
+            def on_progress(seconds: float, recordings: float) -> None:
+                nonlocal audio_seconds
+                audio_seconds += seconds
+                speed = audio_seconds / max(time.monotonic() - started, 1e-3)
+                bar.update(task, advance=recordings, figures=f"{speed:.1f}x real time")
 
             yield on_progress
 
@@ -88,10 +88,10 @@ class Progress:
         )
 
 
-def _figures(seen: dict[str, float]) -> str:
+def _figures(latest: dict[str, float]) -> str:
     parts = []
-    if "loss" in seen:
-        parts.append(f"loss {seen['loss']:.3f}")
-    if "dev/error_rate" in seen:
-        parts.append(f"dev {seen['dev/error_rate']:.1%}")
+    if "loss" in latest:
+        parts.append(f"loss {latest['loss']:.3f}")
+    if "dev/error_rate" in latest:
+        parts.append(f"dev {latest['dev/error_rate']:.1%}")
     return " ".join(parts)

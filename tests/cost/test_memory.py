@@ -1,4 +1,6 @@
-"""Bytes against those of real tensors."""
+"""Estimated bytes against those of real tensors."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +13,13 @@ from arkasr.recipe.settings import ModelSettings
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.scoring import forced_states
 from arkasr.train.optimizer import build_optimizers
-from tests.models import hear_noise
+from tests.models import noise_examples
 from tests.train.test_loop import SETTINGS
 
 
 @pytest.fixture(scope="module")
 def tiny(vocabulary):
-    """A student whose key heads are fewer than its query heads, as in the published ones."""
+    """A student with fewer key heads than query heads, as the published ones have."""
     torch.manual_seed(0)
     return build_ark_asr(ARK_ASR_PRESETS["ark-asr-tiny"] | {"num_key_value_heads": 1}, vocabulary)
 
@@ -25,14 +27,18 @@ def tiny(vocabulary):
 SECONDS, TEXT = 4.0, "the red book is in london"
 
 
-def heard_by(recognizer):
-    examples = hear_noise(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
+def equal_utterances(recognizer):
+    examples = noise_examples(recognizer, seconds=(SECONDS,) * 3, texts=[TEXT] * 3)
     prompts = recognizer.prompts([example.features[recognizer.frontend] for example in examples], ["English"] * 3)
     return prompts, [recognizer.transcript_ids(TEXT)] * 3
 
 
-def kept_by(run, parameters):
-    """Bytes of all storages that a forward pass keeps for the backward one, weights and their casts left out."""
+def forced_states_of(recognizer, prompts, transcripts):
+    return forced_states(recognizer, recognizer.embed_audio(prompts), transcripts)
+
+
+def saved_bytes(run, parameters):
+    """Bytes of all storages that a forward pass saves for backward, without weights and their casts."""
     shapes = {tuple(parameter.shape) for parameter in parameters}
     weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     storages = {}
@@ -45,8 +51,8 @@ def kept_by(run, parameters):
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()
-    return sum(storage.nbytes() for storage in storages.values()), result
+        run()
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def test_weights_gradients_and_moments_take_the_bytes_of_the_real_tensors(student):
@@ -55,7 +61,7 @@ def test_weights_gradients_and_moments_take_the_bytes_of_the_real_tensors(studen
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
-    items = memory.student_memory(size_of("student", student), shares=1, mixed=False)
+    items = memory.student_memory(size_of(student), shards=1, mixed=False)
     assert items == {
         "weights": sum(parameter.nbytes for parameter in student.model.parameters()),
         "gradients": sum(parameter.grad.nbytes for parameter in student.model.parameters()),
@@ -64,55 +70,54 @@ def test_weights_gradients_and_moments_take_the_bytes_of_the_real_tensors(studen
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_activations_take_the_bytes_that_a_forward_pass_keeps(tiny, mixed):
-    prompts, transcripts = heard_by(tiny)
+def test_activations_take_the_bytes_that_a_forward_pass_saves(tiny, mixed):
+    prompts, transcripts = equal_utterances(tiny)
     parameters = list(tiny.model.parameters())
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        kept, _ = kept_by(lambda: forced_states(tiny, tiny.embed_audio(prompts), transcripts), parameters)
+        saved = saved_bytes(lambda: forced_states_of(tiny, prompts, transcripts), parameters)
     batch = Batch(3, SECONDS, len(transcripts[0]))
-    planned = memory.kept_for_backward(size_of("tiny", tiny), batch, mixed=mixed, checkpointing=False)
-    # The convolutions and the map to the decoder, which are not counted, are a large part of a model of five layers.
-    assert 0.75 * kept < planned < kept
+    estimated = memory.kept_for_backward(size_of(tiny), batch, mixed=mixed, checkpointing=False)
+    # Convolutions and projector are not counted. They are a large part of a model with five layers.
+    assert 0.75 * saved < estimated < saved
 
 
-def test_each_layer_keeps_the_bytes_planned_for_it(vocabulary):
-    """What is common to models of one and of two layers falls out of the difference."""
-    kept, planned = [], []
+def test_each_layer_saves_the_estimated_bytes(vocabulary):
+    """The difference between one and two layers leaves only the second layer."""
+    saved, estimated = [], []
     for layers in (1, 2):
         whisper = ARK_ASR_PRESETS["ark-asr-tiny"]["whisper_config"] | {"encoder_layers": layers}
         sizes = ARK_ASR_PRESETS["ark-asr-tiny"] | {"num_hidden_layers": layers, "whisper_config": whisper}
         student = build_ark_asr(sizes, vocabulary)
-        prompts, transcripts = heard_by(student)
+        prompts, transcripts = equal_utterances(student)
         parameters = list(student.model.parameters())
-        bytes_kept, _ = kept_by(
-            lambda student=student, prompts=prompts, transcripts=transcripts: forced_states(
-                student, student.embed_audio(prompts), transcripts
-            ),
-            parameters,
-        )
-        kept.append(bytes_kept)
+        run = partial(forced_states_of, student, prompts, transcripts)
+        saved.append(saved_bytes(run, parameters))
         batch = Batch(3, SECONDS, len(transcripts[0]))
-        planned.append(memory.kept_for_backward(size_of("x", student), batch, mixed=False, checkpointing=False))
-    assert planned[1] - planned[0] == pytest.approx(kept[1] - kept[0], rel=0.02)
+        estimated.append(memory.kept_for_backward(size_of(student), batch, mixed=False, checkpointing=False))
+    assert estimated[1] - estimated[0] == pytest.approx(saved[1] - saved[0], rel=0.02)
 
 
-def test_activation_checkpointing_keeps_less(tiny):
-    size, batch = size_of("tiny", tiny), Batch(3, SECONDS, 8)
-    whole, inputs = (memory.kept_for_backward(size, batch, mixed=False, checkpointing=value) for value in (False, True))
-    assert inputs < 0.5 * whole
+def test_activation_checkpointing_saves_less(tiny):
+    size, batch = size_of(tiny), Batch(3, SECONDS, 8)
+    all_activations, inputs = (
+        memory.kept_for_backward(size, batch, mixed=False, checkpointing=value) for value in (False, True)
+    )
+    assert inputs < 0.5 * all_activations
 
 
-def test_shares_divide_what_is_kept_and_copies_do_not(tiny):
-    size = size_of("tiny", tiny)
-    copy, share = (memory.student_memory(size, shares=shares, mixed=True) for shares in (1, 8))
+def test_sharding_divides_weights_gradients_and_moments(tiny):
+    size = size_of(tiny)
+    copy, shard = (memory.student_memory(size, shards=shards, mixed=True) for shards in (1, 8))
     for item in ("weights", "gradients", "moments"):
-        assert share[item] == copy[item] / 8
-    assert memory.student_memory(size, shares=8, mixed=True, whole=True)["in use"] == copy["in use"]
+        assert shard[item] == copy[item] / 8
+    assert memory.student_memory(size, shards=8, mixed=True, all_gathered=True)["compute"] == copy["compute"]
 
 
-def test_a_large_student_in_shares_is_gathered_layer_by_layer_unless_it_writes():
-    """The 3B student: 311 million weights in its embeddings, 77 million in a layer, some in front of the layers."""
+def test_a_sharded_student_is_gathered_by_layer_except_for_rollouts():
+    """The 3B student has 311 million weights in its embeddings and 77 million in a layer."""
     size = size_of_model("x", ModelSettings(pretrained="AutoArk-AI/ARK-ASR-3B"), None)
     assert memory.gathered(size) == pytest.approx(311e6 + 2 * 77e6, rel=0.1)
-    layer_by_layer = memory.student_memory(size, shares=24, mixed=True)["in use"]
-    assert layer_by_layer < 0.3 * memory.student_memory(size, shares=24, mixed=True, whole=True)["in use"]
+    by_layer, all_gathered = (
+        memory.student_memory(size, shards=24, mixed=True, all_gathered=value)["compute"] for value in (False, True)
+    )
+    assert by_layer < 0.3 * all_gathered

@@ -9,33 +9,33 @@ from arkasr.recipe.settings import ModelSettings, TokenizerSettings
 from tests.models import SMALL_STUDENT
 
 
-def test_a_model_that_was_never_in_memory_counts_as_the_one_that_is(student, teacher, vocabulary):
+def test_a_preset_without_memory_for_weights_has_the_size_of_the_built_model(student, teacher, vocabulary):
     tokens = TokenizerSettings(texts="x", vocab_size=len(vocabulary.token_to_id))
-    changed = {key: value for key, value in SMALL_STUDENT.items() if key != "rope_theta"}
+    sizes = {key: value for key, value in SMALL_STUDENT.items() if key != "rope_theta"}
     for recognizer, model in (
-        (student, ModelSettings(preset="ark-asr-tiny", sizes=changed)),
+        (student, ModelSettings(preset="ark-asr-tiny", sizes=sizes)),
         (teacher, ModelSettings(preset="qwen3-asr-tiny")),
     ):
-        counted, built = size_of_model("x", model, tokens), size_of("x", recognizer)
-        assert counted.parameters == sum(parameter.numel() for parameter in recognizer.model.parameters())
-        # The small tokenizer writes the prompt in another number of tokens.
-        assert replace(counted, prompt_tokens=built.prompt_tokens) == built
+        empty, built = size_of_model("x", model, tokens), size_of(recognizer)
+        assert empty.parameters == sum(parameter.numel() for parameter in recognizer.model.parameters())
+        # The small tokenizer encodes the prompt in a different number of tokens.
+        assert replace(empty, prompt_tokens=built.prompt_tokens) == built
 
 
-def test_a_folder_counts_as_the_model_that_was_saved_there(student, tmp_path):
+def test_a_folder_has_the_size_of_the_saved_model(student, tmp_path):
     student.save(tmp_path)
-    assert size_of_model("x", ModelSettings(pretrained=str(tmp_path)), None) == size_of("x", student)
+    assert size_of_model("x", ModelSettings(pretrained=str(tmp_path)), None) == size_of(student)
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # Specification ark-asr-checkpoint, section 1, less Whisper's 1500 unused positions and its unused last norm.
+        # Specification ark-asr-checkpoint, section 1, without Whisper's 1500 unused positions and unused last norm.
         ("AutoArk-AI/ARK-ASR-0.6B", 1_152_556_800 - 1500 * 1280 - 2 * 1280),
         ("AutoArk-AI/ARK-ASR-3B", 3_752_273_920 - 1500 * 1280 - 2 * 1280),
     ],
 )
-def test_published_students_have_the_parameters_that_their_specification_counts(name, parameters):
+def test_published_students_have_the_parameters_of_their_specification(name, parameters):
     size = size_of_model("x", ModelSettings(pretrained=name), None)
     assert size.parameters == pytest.approx(parameters, abs=2 * 1280)
     assert size.audio_tokens_per_second == 12.5
@@ -43,30 +43,30 @@ def test_published_students_have_the_parameters_that_their_specification_counts(
 
 
 @pytest.mark.parametrize(("name", "billions"), [("Qwen/Qwen3-ASR-1.7B-hf", 2.04), ("Qwen/Qwen3-ASR-0.6B-hf", 0.78)])
-def test_published_teachers_have_the_size_that_leaderboards_give(name, billions):
+def test_published_teachers_have_the_size_in_leaderboards(name, billions):
     size = size_of_model("x", ModelSettings(pretrained=name), None)
     assert size.parameters / 1e9 == pytest.approx(billions, abs=0.01)
     assert size.audio_tokens_per_second == 13
 
 
-def test_counting_a_large_model_takes_no_memory_for_its_weights():
+def test_counting_a_large_model_allocates_no_weights():
     wide = ModelSettings(preset="ark-asr-0.6b", sizes={"hidden_size": 4480, "intermediate_size": 24_320})
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = size_of_model("x", wide, TokenizerSettings(texts="x", vocab_size=300))
-    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - highest)
+    growth = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert size.parameters > 9e9
-    assert grown < size.parameters / 10
+    assert growth < size.parameters / 10
 
 
-def test_a_model_whose_sizes_are_not_known_is_one_line_with_a_remedy():
+def test_a_model_of_unknown_size_is_a_one_line_error_with_a_remedy():
     with pytest.raises(
         InputError, match=r"^models\.x\.pretrained: someone/else is neither .*--set models\.x\."
-    ) as told:
+    ) as error:
         size_of_model("x", ModelSettings(pretrained="someone/else"), None)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_folder_without_a_config_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="Give a folder written by arkasr") as told:
+def test_a_folder_without_a_config_is_a_one_line_error(tmp_path):
+    with pytest.raises(InputError, match="Give a folder written by arkasr") as error:
         size_of_model("x", ModelSettings(pretrained=str(tmp_path)), None)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from arkasr.data.manifests.check import check_manifest
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.data.slices import IN_MEMORY_BYTES
 from arkasr.errors import InputError
-from arkasr.recognizers.recognize import RecognitionSettings, recognize
+from arkasr.recognizers.inference import RecognitionSettings, recognize
 from arkasr.run.teachers import _first_heard
 from arkasr.teacher.label import label
 

@@ -4,6 +4,7 @@ import torch
 from arkasr.distill import fused, fused_union_topk_kl, union_topk_kl
 from arkasr.distill.diagnostics import support_diagnostics
 from arkasr.recognizers import head as output_head
+from arkasr.recognizers import head_scores
 
 POSITIONS, STUDENT_VOCAB, TEACHER_VOCAB = 23, 70, 61
 OPTIONS = {"top_k": 5, "temperature": 1.3, "beta": 0.3}
@@ -14,7 +15,7 @@ def many_tiles(monkeypatch):
     monkeypatch.setattr(output_head, "SMALLEST_TILE_TOKENS", 13)
     monkeypatch.setitem(output_head.TILE_SCORES, "cpu", 1)
     monkeypatch.setattr(output_head, "GROUP_TOKENS", 4)
-    monkeypatch.setitem(output_head.COPIED_ROWS, "cpu", 70)
+    monkeypatch.setitem(head_scores.COPIED_ROWS, "cpu", 70)
     monkeypatch.setattr(fused, "DENSE_POSITIONS", 6)
 
 
@@ -85,9 +86,9 @@ def test_what_is_known_already_spares_the_passes_over_the_vocabularies(monkeypat
     tensors, arguments = problem(2)
     del arguments["student_support"]
     expected = dense(tensors, **OPTIONS, **arguments)
-    student = output_head.top_of_head(tensors[0], tensors[1], arguments["student_allowed"], 5, torch.float64)
-    teacher = output_head.top_of_head(tensors[2], tensors[3], arguments["teacher_allowed"], 5, torch.float64)
-    monkeypatch.setattr(fused, "top_of_head", None)
+    student = output_head.top_tokens(tensors[0], tensors[1], arguments["student_allowed"], 5, torch.float64)
+    teacher = output_head.top_tokens(tensors[2], tensors[3], arguments["teacher_allowed"], 5, torch.float64)
+    monkeypatch.setattr(fused, "top_tokens", None)
     found = fused_union_topk_kl(*tensors, **OPTIONS, **arguments, student_top=student, teacher_top=teacher)
     for name in ("per_position", "student_tail_mass", "teacher_tail_mass"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name))
@@ -167,7 +168,7 @@ def test_half_precision_operands_lose_nothing_more_on_the_way():
 
 def test_best_tokens_of_another_number_are_refused():
     tensors, arguments = problem()
-    top = output_head.top_of_head(tensors[2], tensors[3], None, 4, torch.float64)
+    top = output_head.top_tokens(tensors[2], tensors[3], None, 4, torch.float64)
     with pytest.raises(ValueError, match=r"have shape \(23, 4\), expected \(23, 5\)"):
         fused_union_topk_kl(*tensors, **OPTIONS, **arguments, teacher_top=top)
 
@@ -209,7 +210,7 @@ def test_more_best_tokens_than_there_are_means_all_of_them(monkeypatch, vocabula
     for mask in (None, allowed):
         scores = hidden @ head.T if mask is None else (hidden @ head.T).masked_fill(~mask, -torch.inf)
         expected = scores.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
-        found = output_head.top_of_head(hidden, head, mask, top_k, torch.float64)
+        found = output_head.top_tokens(hidden, head, mask, top_k, torch.float64)
         counted = expected.shape[1] if mask is None else min(int(mask.sum()), top_k)
         assert torch.equal(found.ids[:, :counted], expected[:, :counted])
         assert found.ids.max() < vocabulary
@@ -222,9 +223,9 @@ def test_half_precision_rounds_states_and_head_and_nothing_else(given_in):
     hidden, head = (torch.randn(rows, 64, generator=generator).to(given_in) for rows in (50, 3_000))
     exact = hidden.bfloat16().double() @ head.bfloat16().double().T
     with torch.autocast("cpu", torch.bfloat16, enabled=given_in == torch.float32):
-        top = output_head.top_of_head(hidden, head, None, 16, torch.float32)
-        best = output_head.best_of_head(hidden, head, None)
-        scores = output_head.scores_of(hidden, head, top.ids, torch.float32)
+        top = output_head.top_tokens(hidden, head, None, 16, torch.float32)
+        best = output_head.greedy_tokens(hidden, head, None)
+        scores = head_scores.token_scores(hidden, head, top.ids, torch.float32)
     assert torch.equal(top.ids, exact.topk(16).indices)
     assert torch.equal(best, exact.argmax(dim=1))
     probabilities = exact.softmax(dim=1)

@@ -5,20 +5,19 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from arkasr.errors import InputError
 from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, audio_tokens
-from tests import plain_ark
+from tests import reference_ark_asr
 
 
 @pytest.mark.parametrize("frames", [2, 7, 8, 9, 50, 123])
-def test_the_audio_side_equals_the_formulas(student, frames):
+def test_audio_embeddings_equal_the_reference(student, frames):
     mel = torch.randn(40, frames, generator=torch.Generator().manual_seed(frames))
     embeddings, counts = student.model.get_audio_features(mel[None])
-    expected = plain_ark.audio_embeddings(student.model.state_dict(), mel, heads=2)
+    expected = reference_ark_asr.audio_embeddings(student.model.state_dict(), mel, heads=2)
     assert counts.tolist() == [len(expected)] == [audio_tokens(frames)]
     assert (embeddings - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_the_decoder_is_stock_qwen2_fed_with_the_audio_embeddings(student):
-    """The whole model's logits, against Transformers' own Qwen2 given the embeddings of prompt and audio."""
+def test_logits_equal_stock_qwen2_given_the_audio_embeddings(student):
     config = student.model.config
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     sizes = {name: getattr(config, name) for name in (*names, "intermediate_size", "rms_norm_eps")}
@@ -54,7 +53,7 @@ def test_the_number_of_audio_tokens(samples, tokens):
 
 
 @pytest.mark.parametrize("samples", [1, 100, 199, 200, 201, 399, 400, 401, 1_000, 16_001, 16_160, 33_333])
-def test_the_prompt_has_as_many_placeholders_as_the_model_gives_embeddings(student, teacher, samples):
+def test_prompts_have_one_placeholder_for_each_audio_embedding(student, teacher, samples):
     waveform = np.random.default_rng(0).normal(size=samples).astype(np.float32)
     for recognizer in (student, teacher):
         features = recognizer.features(waveform)
@@ -64,14 +63,14 @@ def test_the_prompt_has_as_many_placeholders_as_the_model_gives_embeddings(stude
     assert student.audio_token_count(frames) == audio_tokens(max(samples, WINDOW_LENGTH) // HOP_LENGTH)
 
 
-def test_thirty_seconds_are_heard_whole_and_more_is_refused(student, teacher):
+def test_thirty_seconds_are_accepted_and_more_is_refused(student, teacher):
     for recognizer in (student, teacher):
         assert recognizer.features(np.zeros(30 * 16_000 + 159, dtype=np.float32)).shape[1] == 3_000
         with pytest.raises(InputError, match=r"the audio is 30\.5 s long and the model hears 30 s; cut it into pieces"):
             recognizer.features(np.zeros(int(30.5 * 16_000), dtype=np.float32))
 
 
-def test_what_lies_in_the_padding_does_not_matter(student):
+def test_values_in_the_padding_have_no_effect(student):
     short, long = torch.randn(40, 33), torch.randn(40, 80)
     audio = student.pad_features([short, long])
     clean, _ = student.audio_embeddings(audio)
@@ -90,14 +89,14 @@ def test_half_precision_stays_finite_even_with_huge_activations(student, dtype):
     assert embeddings.isfinite().all()
 
 
-def test_a_prompt_that_does_not_fit_its_audio_is_refused(student):
+def test_a_prompt_with_too_few_placeholders_is_refused(student):
     ids = torch.tensor([student.prompt_ids(90, None)])
     with pytest.raises(ValueError, match="audio tokens"):
         student.model(input_ids=ids, audios=torch.randn(1, 40, 200))
 
 
-def test_the_teachers_windows_are_counted_on_the_host_as_its_encoder_counts_them(teacher):
-    """Windows of 8 seconds: a clip of several, one that fills them exactly, one of less than a chunk."""
+def test_qwen3_asr_windows_computed_on_the_host_equal_those_of_its_encoder(teacher):
+    """Windows of 8 seconds: clips of several windows, of exactly two, and of less than a chunk."""
     generator = torch.Generator().manual_seed(0)
     for frames in ([2030, 1600, 90, 801], [40, 90]):
         audio = teacher.pad_features([torch.randn(80, count, generator=generator) for count in frames])

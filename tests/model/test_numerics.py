@@ -13,7 +13,7 @@ def audio(student):
     return student.pad_features([torch.randn(40, length, generator=generator) for length in LENGTHS])
 
 
-def test_every_attention_gives_the_same_embeddings(student, audio):
+def test_every_attention_implementation_gives_the_same_embeddings(student, audio):
     student.model.set_attn_implementation("sdpa")
     expected, counts = student.audio_embeddings(audio)
     student.model.set_attn_implementation("eager")
@@ -65,7 +65,7 @@ def test_a_decode_step_compiles_to_one_graph(student, audio):
     assert not torch.equal(written[0][0], written[0][1])
 
 
-def test_float16_is_kept_below_its_ceiling(student):
+def test_float16_states_are_clamped(student):
     layer = student.model.half().audio_encoder.whisper.layers[0]
     hidden = torch.full((1, 4, 32), 60_000.0, dtype=torch.float16)
     with torch.no_grad():

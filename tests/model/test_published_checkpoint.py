@@ -11,7 +11,7 @@ from arkasr import ArkAsrConfig, ArkAsrForConditionalGeneration, ArkAsrProcessor
 from arkasr.errors import InputError
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.load import load_recognizer
-from tests import plain_ark, published
+from tests import published, reference_ark_asr
 
 PROMPT = (151_665, 151_666, 151_663, 151_667, 5501, 1356, 3114, 419, 7699, 13, 151_668)
 AUDIO, STOP, FIRST_CODEC = 151_663, 151_645, 151_670
@@ -49,7 +49,7 @@ def relative_difference(found, expected):
 
 
 @pytest.mark.parametrize("size", ["0.6b", "3b"])
-def test_every_key_and_shape_of_the_full_size_is_the_models_own(size):
+def test_full_size_keys_and_shapes_equal_the_published_ones(size):
     fields = published.config(published.SIZES[size])
     with torch.device("meta"):
         model = ArkAsrForConditionalGeneration(ArkAsrConfig(**fields))
@@ -61,7 +61,7 @@ def test_every_key_and_shape_of_the_full_size_is_the_models_own(size):
     assert unique == {"0.6b": 1_152_556_800, "3b": 3_752_273_920}[size]
 
 
-def test_embeddings_and_logits_equal_the_formulas(checkpoint, waveform):
+def test_embeddings_and_logits_equal_the_reference(checkpoint, waveform):
     folder, weights, sizes = checkpoint
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert type(model) is ArkAsrForConditionalGeneration
@@ -75,14 +75,16 @@ def test_embeddings_and_logits_equal_the_formulas(checkpoint, waveform):
     with torch.no_grad():
         embeddings, _ = model.get_audio_features(inputs["audios"])
         logits = model(input_ids=ids[None], audios=inputs["audios"]).logits[0]
-    audio = plain_ark.audio_embeddings(weights, inputs["audios"][0], heads)
+    audio = reference_ark_asr.audio_embeddings(weights, inputs["audios"][0], heads)
     assert relative_difference(embeddings, audio) < 1e-5
-    plain = plain_ark.logits(weights, ids, audio, sizes["num_attention_heads"], sizes["num_key_value_heads"], AUDIO)
+    plain = reference_ark_asr.logits(
+        weights, ids, audio, sizes["num_attention_heads"], sizes["num_key_value_heads"], AUDIO
+    )
     assert relative_difference(logits, plain) < 1e-5
     assert torch.equal(logits.argmax(-1), plain.argmax(-1))
 
 
-def test_the_card_s_conversation_gives_the_published_ids(checkpoint, waveform, tmp_path):
+def test_the_model_card_s_conversation_gives_the_published_ids(checkpoint, waveform, tmp_path):
     """The call of the published scripts, argument for argument (they leave out `tokenize` and `return_dict`)."""
     import soundfile
 
@@ -117,7 +119,7 @@ def test_the_card_s_conversation_gives_the_published_ids(checkpoint, waveform, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sampling_rate": 8_000}, "sampling_rate is 8000; Ark-ASR hears 16000 Hz"),
+        ({"sampling_rate": 8_000}, "sampling_rate is 8000; Ark-ASR takes 16000 Hz"),
         ({"audio_padding": "max_length"}, "only 'longest' gives the published results"),
     ],
 )
@@ -130,11 +132,11 @@ def test_arguments_that_would_change_results_are_refused(checkpoints, waveform, 
 @pytest.mark.parametrize("parts", [[], [{"type": "audio", "array": [0.0] * 800}] * 2])
 def test_a_conversation_holds_one_audio(checkpoints, parts):
     processor = AutoProcessor.from_pretrained(checkpoints["0.6b"][0])
-    with pytest.raises(ValueError, match=f"holds {len(parts)} audio parts; Ark-ASR hears exactly one"):
+    with pytest.raises(ValueError, match=f"holds {len(parts)} audio parts; Ark-ASR takes exactly one"):
         processor.apply_chat_template([{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}])
 
 
-def test_what_a_transcript_may_hold_comes_from_the_tokenizer(checkpoint):
+def test_suppressed_tokens_come_from_the_tokenizer(checkpoint):
     folder, _, sizes = checkpoint
     model = AutoModelForCausalLM.from_pretrained(folder)
     suppressed = set(model.generation_config.suppress_tokens)
@@ -148,22 +150,24 @@ def test_plain_generate_writes_no_control_token_and_stops(checkpoints, waveform)
     folder, _ = checkpoints["0.6b"]
     model = AutoModelForCausalLM.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
-    inputs = processor.transcription_request([waveform])
+    inputs = processor.apply_chat_template(
+        [conversation({"type": "audio", "array": waveform})], add_generation_prompt=True
+    )
 
-    def shout(head, arguments, scores):
-        scores[..., loud] += torch.tensor([900.0, 800.0, 700.0, 600.0, 500.0, 100.0])
+    def raise_scores(head, arguments, scores):
+        scores[..., raised] += torch.tensor([900.0, 800.0, 700.0, 600.0, 500.0, 100.0])
 
-    model.lm_head.register_forward_hook(shout)
-    loud = [151_665, 151_657, AUDIO, FIRST_CODEC + 5, 163_957, 4321]
+    model.lm_head.register_forward_hook(raise_scores)
+    raised = [151_665, 151_657, AUDIO, FIRST_CODEC + 5, 163_957, 4321]
     written = model.generate(**inputs, max_new_tokens=5)[0, inputs["input_ids"].shape[1] :]
     assert written.tolist() == [4321] * 5
-    loud[-1] = STOP
+    raised[-1] = STOP
     written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
     assert written.tolist() == [STOP]
 
 
-def test_the_pipeline_writes_what_the_recogniser_writes(checkpoints, waveform):
-    """Where the clip ends in silence Whisper's padded features are those of the clip alone."""
+def test_the_pipeline_equals_the_recogniser(checkpoints, waveform):
+    """The clip ends in silence, because only then Whisper's padded features equal those of the clip alone."""
     folder, _ = checkpoints["0.6b"]
     waveform[-1200:] = 0.0
     transcribe = pipeline("automatic-speech-recognition", model=str(folder))
@@ -175,7 +179,7 @@ def test_the_pipeline_writes_what_the_recogniser_writes(checkpoints, waveform):
     assert len(set(tokens.tolist())) > 1
 
 
-def test_norms_and_positions_that_the_encoder_does_not_use_change_nothing(checkpoints, waveform, tmp_path):
+def test_unused_norms_and_positions_have_no_effect(checkpoints, waveform, tmp_path):
     folder, _ = checkpoints["0.6b"]
     changed = tmp_path / "changed"
     shutil.copytree(folder, changed)
@@ -192,12 +196,16 @@ def test_norms_and_positions_that_the_encoder_does_not_use_change_nothing(checkp
 def test_features_are_cast_to_the_models_dtype(checkpoint, waveform, dtype):
     folder, weights, sizes = checkpoint
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    inputs = AutoProcessor.from_pretrained(folder).transcription_request([waveform])
+    inputs = AutoProcessor.from_pretrained(folder).apply_chat_template(
+        conversation({"type": "audio", "array": waveform}), add_generation_prompt=True
+    )
     with torch.no_grad():
         embeddings, _ = model.get_audio_features(inputs["audios"])
         logits = model(**inputs).logits
     assert embeddings.dtype == logits.dtype == dtype
-    audio = plain_ark.audio_embeddings(weights, inputs["audios"][0], sizes["whisper_config"]["encoder_attention_heads"])
+    audio = reference_ark_asr.audio_embeddings(
+        weights, inputs["audios"][0], sizes["whisper_config"]["encoder_attention_heads"]
+    )
     assert relative_difference(embeddings, audio) < {torch.bfloat16: 0.05, torch.float16: 0.006}[dtype]
 
 
@@ -267,7 +275,7 @@ def test_a_shard_that_is_not_there_is_named(checkpoints, tmp_path):
         load_recognizer(tmp_path / "cut")
 
 
-def test_the_published_config_is_read_as_it_is(checkpoint):
+def test_the_published_config_loads_unchanged(checkpoint):
     folder, _, sizes = checkpoint
     config = AutoConfig.from_pretrained(folder)
     assert type(config) is ArkAsrConfig

@@ -25,7 +25,7 @@ def stored(folder):
     return found
 
 
-def test_there_and_back(checkpoint, tmp_path):
+def test_published_to_transformers_and_back(checkpoint, tmp_path):
     folder, weights, sizes = checkpoint
     assert convert(str(folder), tmp_path / "plain", None, "auto", "5GB") == "transformers"
     plain = json.loads((tmp_path / "plain" / "config.json").read_text())
@@ -47,16 +47,16 @@ def test_there_and_back(checkpoint, tmp_path):
     assert {"merge_factor", "audio_token", "audio_dtype", "feature_extractor_config", "tokenizer_config"} <= keys
 
 
-def test_a_converted_model_needs_no_tokenizer_to_know_its_rules(checkpoint, tmp_path):
+def test_a_converted_model_has_its_suppressed_tokens_in_its_generation_config(checkpoint, tmp_path):
     convert(str(checkpoint[0]), tmp_path / "plain", "transformers", "bfloat16", "5GB")
-    rules = json.loads((tmp_path / "plain" / "generation_config.json").read_text())
-    assert len(rules["suppress_tokens"]) == 151_936 - 151_643 - 1
+    generation = json.loads((tmp_path / "plain" / "generation_config.json").read_text())
+    assert len(generation["suppress_tokens"]) == 151_936 - 151_643 - 1
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype="auto")
     assert model.dtype == torch.bfloat16
     assert AutoProcessor.from_pretrained(tmp_path / "plain").feature_extractor.feature_size == 128
 
 
-def test_a_head_of_its_own_is_kept(student, tmp_path):
+def test_an_untied_head_is_kept(student, tmp_path):
     student.model.config.tie_word_embeddings = False
     student.model.lm_head.weight = torch.nn.Parameter(student.model.lm_head.weight.detach() * 2)
     student.save(tmp_path / "untied")
@@ -67,9 +67,9 @@ def test_a_head_of_its_own_is_kept(student, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "untied"]
 
 
-def test_nothing_is_overwritten_and_nothing_guessed(checkpoint, tmp_path, teacher):
+def test_an_existing_folder_or_an_unknown_argument_is_refused(checkpoint, tmp_path, teacher):
     folder, _, _ = checkpoint
-    with pytest.raises(InputError, match="is there already; name a folder that is not"):
+    with pytest.raises(InputError, match="exists already; name a folder that does not"):
         convert(str(folder), tmp_path, None, "auto", "5GB")
     with pytest.raises(InputError, match="did you mean 'published'"):
         convert(str(folder), tmp_path / "new", "publish", "auto", "5GB")

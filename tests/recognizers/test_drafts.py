@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from arkasr.recognizers.ark_asr import build_ark_asr
-from arkasr.recognizers.decoding import Sampling, _Rows, decode
+from arkasr.recognizers.decoding import Sampling, _CachedDecoder, decode
 from arkasr.recognizers.draft import Draft
-from arkasr.recognizers.head import best_of_head, sample_of_head, top_of_head
+from arkasr.recognizers.head import greedy_tokens, sampled_tokens, top_tokens
 from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
 from tests.models import SMALL_STUDENT
 
@@ -17,21 +17,21 @@ STOP = 99
 CLIPS, CAP = 24, 20
 
 
-def write_along(transcript: list[int], draft: list[int], most: int = 10**6) -> int:
-    """Let a model that always writes `transcript` be asked along a draft; the number of times it is asked."""
-    guide, written, passes = Draft(draft, STOP), [], 0
+def passes_along(transcript: list[int], draft: list[int], limit: int = 10**6) -> int:
+    """Decode along a draft with a model that always writes `transcript`; returns the number of passes."""
+    tracker, written, passes = Draft(draft, STOP), [], 0
     while written[-1:] != [STOP]:
-        guess = guide.guess(most)
-        assert STOP not in guess
-        assert len(guess) <= most
-        # Behind a wrong token the model is confused and says a token that is nowhere.
-        right = [*written, *guess] == transcript[: len(written) + len(guess)]
-        said = [transcript[len(written)]]
-        for place in range(len(guess)):
-            right = [*written, *guess[: place + 1]] == transcript[: len(written) + place + 1]
-            said.append(transcript[len(written) + place + 1] if right else 1000)
-        agreed = guide.see(guess, said)
-        written += said[: agreed + 1]
+        proposal = tracker.propose(limit)
+        assert STOP not in proposal
+        assert len(proposal) <= limit
+        # After a wrong token the model predicts a token that is not in the transcript.
+        right = [*written, *proposal] == transcript[: len(written) + len(proposal)]
+        predicted = [transcript[len(written)]]
+        for place in range(len(proposal)):
+            right = [*written, *proposal[: place + 1]] == transcript[: len(written) + place + 1]
+            predicted.append(transcript[len(written) + place + 1] if right else 1000)
+        accepted = tracker.verify(proposal, predicted)
+        written += predicted[: accepted + 1]
         assert written == transcript[: len(written)]
         passes += 1
     return passes
@@ -53,28 +53,28 @@ TRANSCRIPT = [*range(10, 30), STOP]
         ([*TRANSCRIPT[:8], 50, 51, 52, *TRANSCRIPT[8:]], 2),  # three too many
         ([*TRANSCRIPT[:3], 50, *TRANSCRIPT[4:12], 51, *TRANSCRIPT[13:]], 3),  # two are others
         (TRANSCRIPT[:10], 11),  # the end is missing
-        ([*TRANSCRIPT[:10], STOP, *TRANSCRIPT[10:]], 11),  # nothing counts behind a stop
+        ([*TRANSCRIPT[:10], STOP, *TRANSCRIPT[10:]], 11),  # tokens after a stop token are ignored
     ],
 )
 def test_passes_for_a_mistake(draft, passes):
-    assert write_along(TRANSCRIPT, draft) == passes
+    assert passes_along(TRANSCRIPT, draft) == passes
 
 
-def test_after_a_mistake_the_guesses_become_long_again():
+def test_proposals_become_long_again_after_a_mistake():
     transcript = [*range(2000, 2120), STOP]
-    assert write_along(transcript, [50, *transcript[1:]]) == 5  # 0, 16, 32, and 64 tokens of the guess are right, and 4
+    assert passes_along(transcript, [50, *transcript[1:]]) == 5  # proposals with 0, 16, 32, 64 and 4 right tokens
 
 
-def test_whatever_the_draft_the_transcript_is_written_in_no_more_passes_than_tokens():
+def test_no_draft_costs_more_passes_than_the_transcript_has_tokens():
     generator = random.Random(0)
     for _ in range(3000):
         transcript = [*(generator.randrange(6) for _ in range(generator.randrange(15))), STOP]
         draft = [generator.randrange(6) for _ in range(generator.randrange(15))]
-        assert write_along(transcript, draft, generator.randrange(8)) <= len(transcript)
+        assert passes_along(transcript, draft, generator.randrange(8)) <= len(transcript)
 
 
 def corrupted(tokens: list[int], rate: float, vocabulary: int, generator: random.Random) -> list[int]:
-    """A transcript with about so many of its tokens replaced, left out, or followed by another."""
+    """A transcript with about this share of its tokens replaced, left out, or followed by another."""
     draft: list[int] = []
     for token in tokens:
         chance = generator.random() / rate if rate else 2
@@ -89,7 +89,7 @@ def corrupted(tokens: list[int], rate: float, vocabulary: int, generator: random
 
 @pytest.fixture(params=["student", "teacher"])
 def recognizer(request, vocabulary):
-    """Random weights in float64, large enough that what is written varies from token to token."""
+    """Random weights in float64, large enough for transcripts with different tokens."""
     torch.manual_seed(1)
     build = {
         "student": lambda: build_ark_asr(SMALL_STUDENT, vocabulary),
@@ -108,19 +108,19 @@ def recognizer(request, vocabulary):
 def prompts(recognizer):
     generator = torch.Generator().manual_seed(0)
     clips = [torch.randn(16_000 // 4 * (1 + place % 5), generator=generator).numpy() * 0.1 for place in range(CLIPS)]
-    asked = recognizer.prompts([recognizer.features(clip).double() for clip in clips], ["English"] * CLIPS)
+    raw = recognizer.prompts([recognizer.features(clip).double() for clip in clips], ["English"] * CLIPS)
     with torch.no_grad():
-        return recognizer.embed_audio(asked)
+        return recognizer.embed_audio(raw)
 
 
-def test_a_long_run_that_is_right_anchors_what_comes_after(monkeypatch):
-    """Aligning every token gives the same passes and takes longer."""
+def test_a_long_run_of_right_tokens_is_not_aligned_token_by_token(monkeypatch):
+    """Aligning every token takes longer and gives about the same number of passes."""
     generator = random.Random(0)
     transcripts = [[generator.randrange(100, 130) for _ in range(80)] + [STOP] for _ in range(50)]
     drafts = [corrupted(transcript, 0.05, 130, generator) for transcript in transcripts]
-    passes = [write_along(*pair) for pair in zip(transcripts, drafts, strict=True)]
+    anchored = sum(map(passes_along, transcripts, drafts))
     monkeypatch.setattr("arkasr.recognizers.draft.RUN_THAT_ANCHORS", 10**6)
-    assert sum(passes) == pytest.approx(sum(write_along(*pair) for pair in zip(transcripts, drafts, strict=True)), 0.02)
+    assert anchored == pytest.approx(sum(map(passes_along, transcripts, drafts)), 0.02)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
@@ -148,17 +148,17 @@ def test_the_same_transcripts_and_the_same_states_with_drafts_of_any_quality(rec
 
 
 def test_the_cache_holds_no_more_than_the_longest_row_once_rows_have_left(recognizer, prompts, monkeypatch):
-    leave, widths = _Rows.stay, []
+    original, widths = _CachedDecoder.keep_rows, []
 
-    def stay(rows, staying):
-        before = rows._cache.get_seq_length()
-        leave(rows, staying)
-        cached = rows._attention_mask[:, :-1]
-        assert rows._cache.get_seq_length() == cached.shape[1] == cached.sum(1).max()
-        assert all(len(layer.keys) == len(layer.values) == len(staying) for layer in rows._cache.layers)
+    def keep_rows(decoder, rows):
+        before = decoder._cache.get_seq_length()
+        original(decoder, rows)
+        cached = decoder._attention_mask[:, :-1]
+        assert decoder._cache.get_seq_length() == cached.shape[1] == cached.sum(1).max()
+        assert all(len(layer.keys) == len(layer.values) == len(rows) for layer in decoder._cache.layers)
         widths.append((before, cached.shape[1]))
 
-    monkeypatch.setattr(_Rows, "stay", stay)
+    monkeypatch.setattr(_CachedDecoder, "keep_rows", keep_rows)
     expected = decode(recognizer, prompts, max_new_tokens=CAP)
     recognizer.stop_token_id = torch.cat(expected.tokens).mode().values.item()
     expected = decode(recognizer, prompts, max_new_tokens=CAP)
@@ -170,7 +170,7 @@ def test_the_cache_holds_no_more_than_the_longest_row_once_rows_have_left(recogn
     assert any(after < before for before, after in widths)
 
 
-def test_no_draft_for_some_and_another_cap(recognizer, prompts):
+def test_batches_with_and_without_drafts_and_smaller_caps(recognizer, prompts):
     expected = decode(recognizer, prompts, max_new_tokens=CAP)
     for cap in (1, 2, 7):
         drafts = [tokens.tolist() if place % 2 else [] for place, tokens in enumerate(expected.tokens)]
@@ -178,52 +178,52 @@ def test_no_draft_for_some_and_another_cap(recognizer, prompts):
         assert [tokens.tolist() for tokens in found.tokens] == [tokens[:cap].tolist() for tokens in expected.tokens]
 
 
-def test_a_clip_that_was_heard_once_is_scored_as_if_it_were_heard_each_time(recognizer):
+def test_embedded_audio_gives_the_same_transcripts_as_features(recognizer):
     clip = torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
-    asked = recognizer.prompts([recognizer.features(clip).double()], ["English"])
-    heard = recognizer.embed_audio(asked)
-    for prompts in (heard, heard.detach()):
+    raw = recognizer.prompts([recognizer.features(clip).double()], ["English"])
+    embedded = recognizer.embed_audio(raw)
+    for prompts in (embedded, embedded.detach()):
         assert [tokens.tolist() for tokens in decode(recognizer, prompts, max_new_tokens=8).tokens] == [
-            tokens.tolist() for tokens in decode(recognizer, asked, max_new_tokens=8).tokens
+            tokens.tolist() for tokens in decode(recognizer, raw, max_new_tokens=8).tokens
         ]
-    assert heard.audio["embeddings"].requires_grad
-    assert not heard.detach().audio["embeddings"].requires_grad
+    assert embedded.audio["embeddings"].requires_grad
+    assert not embedded.detach().audio["embeddings"].requires_grad
 
 
-def test_drawn_tokens_follow_the_distribution():
-    """Uniform numbers spread evenly over [0, 1) meet every token in proportion to its probability."""
+def test_sampled_tokens_follow_the_distribution():
+    """Equally spaced uniform numbers give every token in proportion to its probability."""
     torch.manual_seed(0)
     hidden, head = torch.randn(1, 4, dtype=torch.float64), torch.randn(3000, 4, dtype=torch.float64)
     allowed = torch.rand(3000) < 0.5
     draws = 200_000
     uniforms = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
-    drawn = torch.cat(
-        [sample_of_head(hidden.expand(len(part), -1), head, allowed, 1.7, part) for part in uniforms.split(1000)]
+    sampled = torch.cat(
+        [sampled_tokens(hidden.expand(len(part), -1), head, allowed, 1.7, part) for part in uniforms.split(1000)]
     )
     logits = (hidden @ head.T)[0].masked_fill(~allowed, -torch.inf)
     expected = (logits / 1.7).softmax(0)
-    share = torch.bincount(drawn, minlength=3000) / draws
+    share = torch.bincount(sampled, minlength=3000) / draws
     assert (share - expected).abs().max() < 1.1 / draws
     assert not share[~allowed].any()
 
 
-def test_the_last_possible_token_takes_what_rounding_leaves():
+def test_a_uniform_number_above_the_rounded_distribution_samples_the_last_possible_token():
     head = torch.tensor([[1.0], [2.0], [-1000.0], [3.0]])
     allowed = torch.tensor([True, True, True, False])
-    assert sample_of_head(torch.ones(1, 1), head, allowed, 1.0, torch.tensor([1.0], dtype=torch.float64)).item() == 1
+    assert sampled_tokens(torch.ones(1, 1), head, allowed, 1.0, torch.tensor([1.0], dtype=torch.float64)).item() == 1
 
 
-def test_the_best_of_equals_is_the_first(monkeypatch):
+def test_the_first_of_equal_tokens_is_the_best(monkeypatch):
     head = torch.tensor([[0.0], [1.0], [0.5], [1.0], [1.0]]).repeat(1000, 1)
-    assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
-    assert best_of_head(torch.ones(2, 1), head, None).tolist() == [1, 1]
+    assert top_tokens(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
+    assert greedy_tokens(torch.ones(2, 1), head, None).tolist() == [1, 1]
     monkeypatch.setattr("arkasr.recognizers.head.SMALLEST_TILE_TOKENS", 7)
     monkeypatch.setitem(__import__("arkasr.recognizers.head").recognizers.head.TILE_SCORES, "cpu", 1)
-    assert top_of_head(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
-    assert best_of_head(torch.ones(2, 1), head, None).tolist() == [1, 1]
+    assert top_tokens(torch.ones(2, 1), head, None, 3, torch.float32).best.tolist() == [1, 1]
+    assert greedy_tokens(torch.ones(2, 1), head, None).tolist() == [1, 1]
 
 
-def test_a_draft_is_cut_where_it_says_what_may_not_be_written(recognizer, prompts):
+def test_a_draft_is_cut_at_its_first_token_that_is_not_allowed(recognizer, prompts):
     expected = decode(recognizer, prompts, max_new_tokens=8)
     drafts = [tokens.tolist() for tokens in expected.tokens]
     for bad in (recognizer.processor.audio_token_id, recognizer.vocab_size + 3):
@@ -233,8 +233,8 @@ def test_a_draft_is_cut_where_it_says_what_may_not_be_written(recognizer, prompt
         assert [tokens.tolist() for tokens in found.tokens] == drafts
 
 
-def test_audio_of_fewer_tokens_than_the_prompt_holds_is_refused(recognizer):
+def test_a_prompt_with_more_placeholders_than_audio_tokens_is_refused(recognizer):
     clip = torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
-    asked = recognizer.prompts([recognizer.features(clip)], ["English"])
+    raw = recognizer.prompts([recognizer.features(clip)], ["English"])
     with pytest.raises((ValueError, RuntimeError), match=r"the audio has \d+|expects split_sizes to sum exactly"):
-        recognizer.embed_audio(replace(asked, audio_lengths=[asked.audio_lengths[0] + 1]))
+        recognizer.embed_audio(replace(raw, audio_lengths=[raw.audio_lengths[0] + 1]))

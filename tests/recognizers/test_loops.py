@@ -15,7 +15,7 @@ from arkasr.recognizers.loops import is_looping, loop_start
         "ขอบคุณขอบคุณขอบคุณขอบคุณ",
     ],
 )
-def test_loops_are_seen_in_any_script(text):
+def test_loops_are_detected_in_any_script(text):
     assert is_looping(text)
 
 
@@ -23,7 +23,7 @@ def test_loops_are_seen_in_any_script(text):
     "text",
     ["", "very very very good", "one two three one two three", "10000000000", "...........", "hahaha", "四四四号"],
 )
-def test_speech_repeats_itself_a_little(text):
+def test_a_few_repetitions_are_no_loop(text):
     assert not is_looping(text)
 
 
@@ -45,11 +45,11 @@ def test_speech_repeats_itself_a_little(text):
             " ".join([" ".join(f"w{place}" for place in range(12))] * 4),
             " ".join(["w0 w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11"] * 3),
         ),
-        # Said again, but not in direct succession.
+        # Repeated, but not in direct succession.
         ("a b x a b y a b z a b", None),
     ],
 )
-def test_a_loop_starts_where_its_words_are_said_for_the_second_time(text, second):
+def test_a_loop_starts_at_its_second_repetition(text, second):
     start = loop_start(text)
     assert (None if start is None else text[start:]) == second
     assert is_looping(text) == (second is not None)
@@ -65,6 +65,6 @@ def test_a_loop_starts_where_its_words_are_said_for_the_second_time(text, second
         ("see you there see you there see you there and th", None),
     ],
 )
-def test_a_text_that_is_cut_off_in_a_loop_needs_a_saying_less(text, second):
+def test_a_text_that_is_cut_off_needs_one_repetition_less(text, second):
     start = loop_start(text, cut_off=True)
     assert (None if start is None else text[start:]) == second

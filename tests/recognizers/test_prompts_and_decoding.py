@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from arkasr.errors import InputError
+from arkasr.model.processor import transcription_conversation
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
@@ -26,7 +27,7 @@ def clips():
 
 @pytest.fixture(params=["student", "teacher"])
 def recognizer(request):
-    """Either family, with weights large enough that what is written depends on what is heard."""
+    """Each family, with weights large enough for transcripts that depend on the audio."""
     chosen = request.getfixturevalue(request.param)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -46,28 +47,29 @@ def test_the_prompt_is_the_published_one(student):
     assert ids[:2] == tokenizer.convert_tokens_to_ids(["<|user|>", "<|begin_of_audio|>"])
 
 
-def test_training_and_inference_see_the_same_prompt_id_by_id(student, clips):
+def test_training_and_inference_have_the_same_prompt_ids(student, clips):
     trained = student.prompts([student.features(clip) for clip in clips], [None] * len(clips))
-    asked = student.processor.transcription_request(clips)
-    assert torch.equal(trained.input_ids, asked["input_ids"])
-    assert torch.equal(trained.attention_mask, asked["attention_mask"])
-    assert torch.equal(trained.audio["audios"], asked["audios"])
-    assert torch.equal(trained.audio["audios_mask"], asked["audios_mask"])
+    conversations = [transcription_conversation(clip) for clip in clips]
+    inputs = student.processor.apply_chat_template(conversations, add_generation_prompt=True)
+    assert torch.equal(trained.input_ids, inputs["input_ids"])
+    assert torch.equal(trained.attention_mask, inputs["attention_mask"])
+    assert torch.equal(trained.audio["audios"], inputs["audios"])
+    assert torch.equal(trained.audio["audios_mask"], inputs["audios_mask"])
 
 
-def test_the_teacher_is_asked_as_its_own_processor_asks(teacher, clips):
-    clips = [clip for clip in clips if len(clip) >= 8_000]  # its processor counts the padding of shorter ones as heard
+def test_qwen3_asr_prompts_equal_those_of_its_own_processor(teacher, clips):
+    clips = [clip for clip in clips if len(clip) >= 8_000]  # its processor counts the padding of shorter clips as valid
     ours = teacher.prompts([teacher.features(clip) for clip in clips], ["English"] * len(clips))
     theirs = teacher.processor.apply_transcription_request(list(clips), language="English")
     assert torch.equal(ours.input_ids, theirs["input_ids"])
     assert torch.equal(ours.attention_mask, theirs["attention_mask"])
     assert torch.equal(ours.audio["input_features_mask"], theirs["input_features_mask"])
-    heard = theirs["input_features_mask"].bool()[:, None].expand_as(theirs["input_features"])
-    difference = (ours.audio["input_features"] - theirs["input_features"])[heard].abs()
+    valid = theirs["input_features_mask"].bool()[:, None].expand_as(theirs["input_features"])
+    difference = (ours.audio["input_features"] - theirs["input_features"])[valid].abs()
     assert difference.median() < 1e-6
 
 
-def test_the_teacher_is_told_the_language_and_refuses_an_unknown_one(teacher):
+def test_qwen3_asr_prompts_name_the_language_and_refuse_an_unknown_one(teacher):
     assert teacher.prompt_text("Chinese").endswith("<|im_start|>assistant\nlanguage Chinese<asr_text>")
     with pytest.raises(InputError, match="language 'Klingon' cannot be forced"):
         teacher.prompt_text("Klingon")
@@ -101,7 +103,7 @@ def test_results_do_not_depend_on_the_batch(recognizer, clips):
     assert len({tuple(tokens.tolist()) for tokens in batch.tokens}) > 1
 
 
-def test_forced_logits_are_those_of_the_plain_forward(recognizer, clips):
+def test_forced_logits_equal_those_of_forward(recognizer, clips):
     features = recognizer.features(clips[2])
     transcript = recognizer.transcript_ids("two green apples")
     prompts = recognizer.prompts([features], ["English"])
@@ -114,8 +116,8 @@ def test_forced_logits_are_those_of_the_plain_forward(recognizer, clips):
     assert recognizer.model.get_input_embeddings().weight.grad.any()
 
 
-def test_greedy_decoding_writes_what_generate_writes(recognizer, clips):
-    """With and without a stop: the likeliest token becomes a stop for the second half of the test."""
+def test_greedy_decoding_equals_generate(recognizer, clips):
+    """First without a stop token; then the commonest token becomes the stop token."""
     prompts = recognizer.prompts([recognizer.features(clip) for clip in clips], ["English"] * len(clips))
     written = decode(recognizer, prompts, max_new_tokens=10)
     generated = recognizer.model.generate(
@@ -138,7 +140,7 @@ def test_greedy_decoding_writes_what_generate_writes(recognizer, clips):
         assert not (after[:-1] == common).any()
 
 
-def test_a_saved_model_loads_as_itself(recognizer, clips, tmp_path):
+def test_a_saved_model_loads_unchanged(recognizer, clips, tmp_path):
     recognizer.save(tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.suffix in {".bin", ".pt", ".py"}]
     loaded = load_recognizer(tmp_path)
@@ -155,7 +157,7 @@ def test_a_saved_model_loads_as_itself(recognizer, clips, tmp_path):
     assert head.data_ptr() == embedding.data_ptr()
 
 
-def test_the_auto_classes_know_the_student(student, tmp_path):
+def test_the_auto_classes_load_ark_asr(student, tmp_path):
     student.save(tmp_path)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq):
         assert type(auto_class.from_pretrained(tmp_path)) is type(student.model)
@@ -186,7 +188,7 @@ def test_state_dict_names_are_those_of_the_published_files(student):
     assert "audio_encoder.whisper.layer_norm.weight" not in names
 
 
-def test_student_and_teacher_share_base_ids_and_not_the_rest(student, teacher):
+def test_families_share_base_ids_only(student, teacher):
     words = ["Ġred", "Ġapples", "a"]
     assert student.tokenizer.convert_tokens_to_ids(words) == teacher.tokenizer.convert_tokens_to_ids(words)
     assert student.tokenizer.convert_tokens_to_ids("<|audio|>") != teacher.processor.audio_token_id
@@ -194,13 +196,13 @@ def test_student_and_teacher_share_base_ids_and_not_the_rest(student, teacher):
 
 
 @pytest.mark.parametrize("text", ["Ça va? — naïve café", "今天天气很好", "🙂 emoji", "tab\tand  blanks", ""])
-def test_any_text_can_be_written(student, text):
+def test_any_text_can_be_tokenised(student, text):
     ids = student.transcript_ids(text)
     assert ids[-1] == student.stop_token_id
     assert student.transcript_text(ids) == text
 
 
-def test_a_folder_without_a_known_model_is_one_line(tmp_path):
+def test_the_error_for_an_unknown_model_is_one_line(tmp_path):
     with pytest.raises(InputError) as caught:
         load_recognizer(tmp_path / "absent")
     assert "\n" not in str(caught.value)
@@ -209,8 +211,8 @@ def test_a_folder_without_a_known_model_is_one_line(tmp_path):
         load_recognizer(tmp_path)
 
 
-def test_either_family_hears_in_bfloat16(recognizer, clips):
-    """As an accelerator loads models when nobody says in which numbers."""
+def test_every_family_runs_in_bfloat16(recognizer, clips):
+    """bfloat16 is the default dtype on an accelerator."""
     prompts = recognizer.prompts([recognizer.features(clip) for clip in clips[:3]], ["English"] * 3)
     transcripts = [recognizer.transcript_ids("red apples")] * 3
     with torch.no_grad():

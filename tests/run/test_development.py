@@ -11,7 +11,7 @@ import torch
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
-from arkasr.recognizers.recognize import RecognitionSettings, recognize
+from arkasr.recognizers.inference import RecognitionSettings, recognize
 from arkasr.run.context import RunContext
 from arkasr.run.development import development_error_rate
 from arkasr.run.folder import RunFolder
@@ -33,7 +33,7 @@ def heard(student, hear, tmp_path):
     for place in range(3):
         path = tmp_path / f"{place}.wav"
         soundfile.write(path, 0.1 * generator.normal(size=16_000), 16_000)
-        utterances.append(Utterance(path, None, None, None, "English", str(place), None, 1.0, "asr", {}))
+        utterances.append(Utterance(path, None, None, None, "English", str(place), None, 1.0, {}))
     written = recognize(student, utterances, RecognitionSettings(30.0, 12))
     assert all(len(recognized.text.split()) > 1 for recognized in written)
     return [replace(item, text=recognized.text) for item, recognized in zip(utterances, written, strict=True)]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from arkasr.train.loop import train
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stages.sft import SupervisedStage
-from tests.models import TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
+from tests.models import TEXTS, noise_examples, small_student, small_teacher, small_vocabulary
 from tests.train.stream import Stream
 
 SFT = {"kind": "sft", "start": "base", "train": "L"}
@@ -64,7 +64,7 @@ def recipe(tmp_path_factory):
     vocabulary = small_vocabulary()
     student = small_student(vocabulary)
     settings = OptimizationSettings(steps=60, batch_seconds=10, learning_rate=1e-2)
-    train(SupervisedStage(student, None), Stream([hear_noise(student)]), settings, folder / "student", seed=0)
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), settings, folder / "student", seed=0)
     student.save(folder / "base")
     small_teacher(vocabulary).save(folder / "teacher")
     generator = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from arkasr.run.resumable_work import ResumableWork
 
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_UTTERANCES", 4)
+    monkeypatch.setattr(module, "MAX_PART_UTTERANCES", 4)
     return ResumableWork(tmp_path / "parts", list(range(10)))
 
 
@@ -28,7 +28,7 @@ def test_parts_are_done_once_and_read_in_order(parts):
 
 def test_what_is_missing_is_cut_anew_around_what_is_done(parts, monkeypatch):
     parts.do(range(3, 6), squares)
-    monkeypatch.setattr(module, "MOST_UTTERANCES", 100)
+    monkeypatch.setattr(module, "MAX_PART_UTTERANCES", 100)
     assert parts.missing() == [range(3), range(6, 10)]
 
 

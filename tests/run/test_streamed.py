@@ -46,7 +46,7 @@ def stream_of(tmp_path):
         ]
         context, recipe = workshop_of(tmp_path, overrides)
         stage, settings = SupervisedStage(student, None), recipe.stages["base"]
-        return stage, build_stream(context, stage, "base", 0, rank=0, among=1), settings.optimization
+        return stage, build_stream(context, stage, "base", 0, rank=0, world_size=1), settings.optimization
 
     return build
 

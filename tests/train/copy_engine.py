@@ -19,9 +19,9 @@ class CopyEngine:
         self._work = ThreadPoolExecutor(1)
 
     def __call__(self, recognizer, prompts, *, max_new_tokens, drafts=None, sampling=None):
-        return self.ask(recognizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling)()
+        return self.submit(recognizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling)()
 
-    def ask(self, recognizer, prompts, *, max_new_tokens, sampling=None):
+    def submit(self, recognizer, prompts, *, max_new_tokens, sampling=None):
         assert recognizer is self._student
         weights = None
         if self._updated:
@@ -37,7 +37,7 @@ class CopyEngine:
                     parameter.copy_(weights[name])
         return decode(self.copy, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
 
-    def updated(self):
+    def on_weights_changed(self):
         self._updated = True
 
     def close(self):

@@ -16,7 +16,7 @@ from arkasr.train.distribution import gathered_weights, unsharded_weights
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from tests.models import hear_noise
+from tests.models import noise_examples
 from tests.train import uneven_processes
 
 
@@ -67,7 +67,7 @@ def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_
     assert first["rollout/skipped_rate"] == 1
     assert "loss" not in first
     stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12))
-    loss = stage(hear_noise(student, teacher, texts=["the red book", "two green", "mary met john"]), 0)
+    loss = stage(noise_examples(student, teacher, texts=["the red book", "two green", "mary met john"]), 0)
     (loss.total / loss.count).backward()
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in stage.parameters()])
     assert second["loss"] == pytest.approx((loss.total / loss.count).item(), rel=1e-5)
@@ -79,7 +79,7 @@ def test_a_student_in_shares_is_whole_only_while_it_writes_and_the_plan_knows(se
     student = build_ark_asr(uneven_processes.DEEP_STUDENT, vocabulary)
     layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]
     weights = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
-    size = size_of("deep", student)
+    size = size_of(student)
     at_once = size.parameters - sum(weights) + max(weights)
     assert seen["whole-sft"] == [at_once] * 2
     assert seen["whole-opd"] == [size.parameters] * 2
@@ -123,7 +123,7 @@ def test_what_two_processes_have_begun_is_used_by_one_that_continues(seen, undis
 def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, student):
     before = {name: value.clone() for name, value in student.model.state_dict().items()}
     stage = shard(SupervisedStage(student, None))
-    stage(hear_noise(student), 0).total.backward()
+    stage(noise_examples(student), 0).total.backward()
     assert all(isinstance(parameter, DTensor) for parameter in stage.parameters())
     with unsharded_weights(stage):
         for name, value in student.model.named_parameters():

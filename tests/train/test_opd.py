@@ -355,7 +355,7 @@ class CountingEngine:
         self.told.append("asked")
         return decode(recognizer, prompts, **options)
 
-    def updated(self):
+    def on_weights_changed(self):
         self.told.append("updated")
 
     def close(self):

@@ -1,4 +1,4 @@
-"""How often the host waits for a GPU, counted on one that is pretended: docs/performance.md lists what is left."""
+"""How often the host waits for a GPU, counted on a simulated one: docs/performance.md lists what is left."""
 
 import copy
 from collections import Counter
@@ -11,7 +11,7 @@ from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.ctc import CtcStage
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from tests.pretended_device import OnDevice, pretended_device, put_on_device
+from tests.simulated_gpu import GpuTensor, move_to_gpu, simulated_gpu
 
 LANGUAGES = ["English"] * 5
 
@@ -28,14 +28,14 @@ def test_a_rollout_waits_once_a_pass(student, hear, monkeypatch, drafted, drawn)
     sampling = Sampling(1.0, torch.rand(5, 10, dtype=torch.float64)) if drawn else None
     expected = decode(student, student.embed_audio(prompts_of(student, examples)), max_new_tokens=10, sampling=sampling)
     drafts = [[*tokens.tolist()[:4], 7, *tokens.tolist()[5:]] for tokens in expected.tokens] if drafted else None
-    put_on_device(student.model)
-    with pretended_device(monkeypatch) as waits:
+    move_to_gpu(student.model)
+    with simulated_gpu(monkeypatch) as waits:
         prompts = student.embed_audio(prompts_of(student, examples))
-        assert waits.asked == [], waits.where
+        assert waits.calls == [], waits.lines
         written = decode(student, prompts, max_new_tokens=10, drafts=drafts, sampling=sampling)
     assert all(torch.equal(a, b) for a, b in zip(written.tokens, expected.tokens, strict=True))
-    assert isinstance(written.states, OnDevice)
-    assert waits.asked == ["tolist"] * written.passes, waits.where
+    assert isinstance(written.states, GpuTensor)
+    assert waits.calls == ["tolist"] * written.passes, waits.lines
     assert waits.mixed == []
 
 
@@ -45,20 +45,19 @@ def test_a_micro_batch_waits_as_often_as_the_documents_say(student, teacher, hea
     sft = SupervisedStage(student, None)
     opd = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
     expected = {stage: stage(examples, seed=0).total.item() for stage in (ctc, sft, opd)}
-    put_on_device(ctc, student.model, teacher.model)
-    with pretended_device(monkeypatch) as waits:
+    move_to_gpu(ctc, student.model, teacher.model)
+    with simulated_gpu(monkeypatch) as waits:
         loss = sft(examples, seed=0)
         aligned = ctc(examples, seed=0)
-        assert waits.asked == [], waits.where
+        assert waits.calls == [], waits.lines
         opd(examples, seed=0)  # moves the vocabularies, once
-        waits.asked.clear()
-        waits.where.clear()
+        waits.clear()
         distilled = opd(examples, seed=0)
-        asked = Counter(waits.asked)
+        asked = Counter(waits.calls)
         passes = distilled.metrics.values()["rollout/passes"]
-    assert waits.asked[sum(asked.values()) :] == ["tolist"]  # all figures of the micro-batch come in one piece
+    assert waits.calls[sum(asked.values()) :] == ["tolist"]  # all figures of the micro-batch come in one piece
     in_the_teachers_encoder = {"nonzero": 1}
-    assert asked == {"tolist": passes} | in_the_teachers_encoder, "\n".join(waits.where)
+    assert asked == {"tolist": passes} | in_the_teachers_encoder, "\n".join(waits.lines)
     assert waits.mixed == []
     for stage, found in ((ctc, aligned), (sft, loss), (opd, distilled)):
         assert found.total.item() == pytest.approx(expected[stage], rel=1e-5)

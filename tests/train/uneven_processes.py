@@ -23,7 +23,7 @@ from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.step import optimizer_step
 from arkasr.train.stream import BatchStream
-from tests.models import SMALL_STUDENT, TEXTS, hear_noise, small_student, small_teacher, small_vocabulary
+from tests.models import SMALL_STUDENT, TEXTS, noise_examples, small_student, small_teacher, small_vocabulary
 from tests.train.copy_engine import CopyEngine
 from tests.train.stream import Heard, Stream
 
@@ -74,7 +74,7 @@ def step(sharding, *, longest=12, silent=False):
     accelerator = accelerator_for(stage, settings)
     module, optimizers = spread(accelerator, stage, settings)
     texts = [None] if silent and processes.is_first_rank() else ["the red book", "two green", "mary met john"]
-    examples = hear_noise(student, teacher, texts=texts)
+    examples = noise_examples(student, teacher, texts=texts)
     with Gathers() as gathers:
         outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
     seen = {"gathers": gathers.count, **outcome.metrics.values()}
@@ -93,7 +93,7 @@ def whole_at_once(kind):
     accelerator = accelerator_for(stage, settings)
     module, optimizers = spread(accelerator, stage, settings)
     with Whole(stage) as whole:
-        examples = hear_noise(*stage.recognizers)
+        examples = noise_examples(*stage.recognizers)
         optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
     return [json.loads(text) for text in processes.all_gather_text(json.dumps(whole.most))]
 
@@ -105,7 +105,7 @@ def copied(sharding):
     stage = SupervisedStage(student, None)
     accelerator = accelerator_for(stage, settings)
     module, optimizers = spread(accelerator, stage, settings)
-    optimizer_step(accelerator, stage, module, optimizers, iter([hear_noise(student)]), settings, 1, 0, 1.0)
+    optimizer_step(accelerator, stage, module, optimizers, iter([noise_examples(student)]), settings, 1, 0, 1.0)
     tensors = copies_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
     lying_here = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
     held = {name: value.nbytes for name, value in lying_here.items()}
@@ -127,7 +127,7 @@ def paired(folder, least):
     try:
         train(
             stage,
-            Stream([hear_noise(student)]),
+            Stream([noise_examples(student)]),
             settings,
             folder,
             seed=0,
@@ -154,7 +154,7 @@ def ahead(sharding, place, *, killed_behind=None):
     rollouts = RolloutSettings(engine="vllm", staleness=1)
     objective = ObjectiveSettings(top_k=8, max_new_tokens=12, rollouts=rollouts)
     stage = DistillationStage(student, teacher, objective, engine=CopyEngine(student))
-    examples = hear_noise(student, teacher)
+    examples = noise_examples(student, teacher)
     sampler = DurationBatchSampler([example.utterance.duration for example in examples], max_audio_seconds=2.0, seed=0)
     stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), processes=processes.world_size())
 

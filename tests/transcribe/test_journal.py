@@ -1,7 +1,7 @@
 import pytest
 
 from arkasr.errors import InputError
-from arkasr.recognizers.recognize import Recognition
+from arkasr.recognizers.inference import Recognition
 from arkasr.transcribe.journal import Journal
 
 FIRST = Recognition("raw 今天", "今天", 3, True)

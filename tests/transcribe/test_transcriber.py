@@ -7,7 +7,7 @@ import torch
 
 from arkasr.errors import InputError
 from arkasr.recognizers.decoding import decode
-from arkasr.recognizers.recognize import Recognition
+from arkasr.recognizers.inference import Recognition
 from arkasr.transcribe.cutting import cut_recording
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.recording import Recording

@@ -1,1 +1,1 @@
-"""What a recipe would cost on given devices: operations, bytes and the ceilings that they are held against."""
+"""An estimate of the time and memory that a recipe needs on a cluster: counted work divided by what devices can do."""

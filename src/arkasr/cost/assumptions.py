@@ -1,10 +1,10 @@
-"""What a plan takes for granted of speech, drafts and batches, where no recipe says it."""
+"""What the estimate assumes about speech, drafts and batches, because no recipe states it."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 
-# Wrong words in a draft, and how many of the passes without drafts are left: docs/performance.md, "Rollouts follow
-# drafts", measured on 30 batches of 7 recordings on average.
+# (share of wrong words in the drafts, decoder passes as a share of the passes without drafts).
+# Measured on 30 batches of 7 recordings on average: docs/performance.md, "Rollouts follow drafts".
 MEASURED_PASSES = (
     (0.0, 30 / 2446),
     (0.022, 215 / 2446),
@@ -15,20 +15,20 @@ MEASURED_PASSES = (
     (0.92, 2387 / 2446),
     (1.0, 1.0),
 )
-# A batch is decoded until its longest transcript is done: 2,446 passes for 30 batches of 42 tokens an utterance.
-LONGEST_TRANSCRIPT = 2446 / 30 / 42
+# A batch is decoded until its longest transcript ends: 2,446 passes for 30 batches with a mean of 42 tokens.
+LONGEST_TO_MEAN = 2446 / 30 / 42
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """Attributes are options of `arkasr plan` or stated in docs/scaling.md.
+    """The first three attributes are options of `arkasr plan`.
 
     Attributes:
-        utterance_seconds: length of an utterance.
-        tokens_per_second: of a transcript, for a second of audio.
-        draft_error: share of the words of a draft that are wrong.
-        padding: share of a batch that is padding; 3 to 9% measured (docs/performance.md).
-        slowest: how much longer than the mean the slowest of several devices takes.
+        utterance_seconds: length of every utterance.
+        tokens_per_second: transcript tokens for each second of audio.
+        draft_error: share of wrong words in a draft.
+        padding: share of a batch that is padding; 3 to 9% were measured (docs/performance.md).
+        slowest: time of the slowest device divided by the mean, on more than one device.
     """
 
     utterance_seconds: float = 10.0
@@ -37,14 +37,14 @@ class Assumptions:
     padding: float = 0.06
     slowest: float = 1.1
 
-    def passes(self, tokens: float, cap: float, *, drafted: bool) -> float:
-        """Decoder passes of a rollout whose utterances have so many tokens each."""
-        longest = min(tokens * LONGEST_TRANSCRIPT, cap)
-        return max(longest * (passes_left(self.draft_error) if drafted else 1.0), 1.0)
+    def decoder_passes(self, tokens: float, max_tokens: float, *, drafted: bool) -> float:
+        """Decoder passes of a rollout whose transcripts have `tokens` tokens on average."""
+        longest = min(tokens * LONGEST_TO_MEAN, max_tokens)
+        return max(longest * (share_of_passes(self.draft_error) if drafted else 1.0), 1.0)
 
 
-def passes_left(draft_error: float) -> float:
-    """Share of the passes without drafts that are left, between the measured points on straight lines."""
+def share_of_passes(draft_error: float) -> float:
+    """Passes with drafts as a share of the passes without, interpolated linearly between the measured points."""
     for (low, at_low), (high, at_high) in pairwise(MEASURED_PASSES):
         if draft_error <= high:
             return at_low + (at_high - at_low) * (draft_error - low) / (high - low)

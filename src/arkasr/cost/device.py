@@ -1,6 +1,6 @@
-"""What a device can do at best, and what share of that programs reach: from a short table, or from a file.
+"""Speed and memory of one device, from a short table or from a file.
 
-A share that nobody has measured in this project says so, and is printed so.
+The ceilings come from data sheets. The shares of them that programs reach are measured or assumed, and marked so.
 """
 
 import json
@@ -16,13 +16,13 @@ Precision = Literal["no", "bf16", "fp16"]
 
 
 class Shares(Settings):
-    """What is reached of a ceiling, shares of 1.
+    """The parts of the ceilings that programs reach, as shares of 1.
 
     Attributes:
-        products: of the operations a second, in the matrix products of real layers.
-        bandwidth: of the memory's bytes a second, where weights are read and updated.
-        sweeps: of the same, in the calls between products: norms, activations, sums.
-        links: of the bytes a second between devices.
+        products: share of operations a second, in the matrix products of real layers.
+        bandwidth: share of memory bandwidth, while weights are read or updated.
+        sweeps: share of memory bandwidth between matrix products: norms, activations, sums.
+        links: share of the bandwidth between devices.
     """
 
     products: float = Field(gt=0, le=1)
@@ -32,25 +32,25 @@ class Shares(Settings):
 
 
 class Device(Settings):
-    """One device and its place in a cluster. Figures are of one device, in one direction.
+    """One device and its links. The fields are the keys of a device file; rates are per device and direction.
 
     Attributes:
-        name: what it is.
-        source: where its ceilings are from.
-        shares_measured: whether the shares and the price of a layer were measured, or are assumed.
+        name: name of the device.
+        source: source of its ceilings.
+        shares_measured: whether the shares and `layer_seconds` were measured, not assumed.
         operations: operations a second in large matrix products, by `mixed_precision`.
-        bandwidth: bytes a second of its memory.
+        bandwidth: memory bandwidth, bytes a second.
         memory: bytes.
-        shares: of these ceilings that are reached.
-        layer_seconds: what a Transformer layer costs however little it reads: the launching of its calls.
-        launches_ahead: whether calls are launched while earlier ones still run, as on an accelerator.
-        update_seconds: what the optimizer's calls cost for the weights of one layer, however few they are.
-        optimizer_bytes: read and written per weight in a step, from scaling the gradient to the last moment.
-        per_node: devices of a node.
+        shares: shares of the ceilings that programs reach.
+        layer_seconds: seconds to launch the calls of one Transformer layer: its least time.
+        update_seconds: seconds to launch the optimizer's calls for one layer: their least time.
+        launches_ahead: whether calls are launched while earlier ones run, as on an accelerator.
+        optimizer_bytes: bytes read and written for each weight in an update: scaling, clipping, AdamW.
+        per_node: devices in a node.
         link_in_node: bytes a second to another device of the node.
         link_between_nodes: bytes a second to other nodes.
         hop_seconds: latency of one message between nodes.
-        hearing: seconds of audio that one core reads and turns into one model's features in a second.
+        hearing: seconds of audio that one CPU core decodes and turns into one model's features in a second.
     """
 
     name: str
@@ -71,17 +71,17 @@ class Device(Settings):
     hearing: float = Field(gt=0)
 
 
-# docs/scaling.md says where these are from and what they are worth; none was measured in this project.
+# Not measured in this project; docs/scaling.md has the sources.
 ASSUMED_SHARES = Shares(products=0.5, bandwidth=0.7, sweeps=0.7, links=0.7)
-# 50 tokens a second of a 24-layer Qwen2 in Transformers, batch 1, A100 (Qwen2's published speed benchmark).
+# Qwen2's published speed benchmark: 50 tokens a second, 24 layers, Transformers, batch 1, A100.
 ASSUMED_LAYER_SECONDS = 1 / 50 / 24
-# Twelve tensors of a layer are scaled one by one; the rest is fused.
+# The gradients of a layer's twelve tensors are scaled in one call each; all other calls are fused.
 ASSUMED_UPDATE_SECONDS = 12 * 10e-6
-# Fused AdamW 28; scaling 8, the norm 4 and clipping 8 of the gradient.
+# Fused AdamW 28; scaling the gradient 8, its norm 4, clipping it 8.
 FUSED_OPTIMIZER_BYTES = 48
-# Less than half of what one core of an AMD EPYC makes of FLAC of 16 kHz (benchmarks/plan.py), for what real files and a
-# busy machine cost; taken for a core of those machines, too.
-HEARING = 1000.0
+# Less than half of the rate of one AMD EPYC core on 16 kHz FLAC (benchmarks/plan.py): real files and busy machines are
+# slower. Assumed for the cores of GPU machines too.
+ASSUMED_HEARING = 1000.0
 
 
 def _gpu(
@@ -103,7 +103,7 @@ def _gpu(
         link_in_node=node,
         link_between_nodes=nic,
         hop_seconds=10e-6,
-        hearing=HEARING,
+        hearing=ASSUMED_HEARING,
     )
 
 
@@ -142,10 +142,10 @@ DEVICES = {
 
 
 def device_called(name: str) -> Device:
-    """A device of the table, or the one that a file describes, as `benchmarks/plan.py` writes it.
+    """A device of the table, or one from a file that `benchmarks/plan.py` wrote.
 
     Raises:
-        InputError: there is no such device, or the file is not of one.
+        InputError: the name is neither a device nor a file, or the file does not describe a device.
     """
     if name in DEVICES:
         return DEVICES[name]
@@ -159,6 +159,6 @@ def device_called(name: str) -> Device:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: {place}: {first['msg']}; write it anew with `python -m benchmarks.plan`") from error
+        raise InputError(f"{path}: {place}: {first['msg']}; write it again with `python -m benchmarks.plan`") from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}; write it anew with `python -m benchmarks.plan`") from error
+        raise InputError(f"{path}: not JSON: {error}; write it again with `python -m benchmarks.plan`") from error

@@ -1,32 +1,31 @@
-"""Time and memory of a step of one stage on given devices: the work of its phases held against their ceilings."""
+"""Time and memory of one step of every stage of a recipe on a cluster.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+In: a recipe, a cluster and assumptions about speech. Out: a `StageCost` for each stage. Neither data nor weights are
+needed. Work, seconds and bytes are computed by `work`, `timing`, `links` and `memory`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 
 from arkasr.cost import memory, work
 from arkasr.cost.assumptions import Assumptions
-from arkasr.cost.device import Device, Precision
+from arkasr.cost.device import Device
 from arkasr.cost.links import all_reduce_seconds, sharded_seconds
-from arkasr.cost.sizes import Size, size_of_model
-from arkasr.cost.work import Batch, Work
-from arkasr.errors import InputError
-from arkasr.recipe.load import apply_overrides, parse
-from arkasr.recipe.settings import (
-    CtcStageSettings,
-    LabelStageSettings,
-    OpdStageSettings,
-    Recipe,
-    SftStageSettings,
-)
-from arkasr.train.settings import OptimizationSettings
+from arkasr.cost.memory import TrainingStage
+from arkasr.cost.sizes import FLOAT_BYTES, Size, number_bytes, size_of_model
+from arkasr.cost.timing import feature_wait, optimizer_seconds, work_seconds
+from arkasr.cost.work import Batch, Decoding, Work
+from arkasr.recipe.settings import CtcStageSettings, LabelStageSettings, OpdStageSettings, Recipe
 
 SECONDS_PER_HOUR = 3600.0
-TrainingStage = CtcStageSettings | SftStageSettings | OpdStageSettings
+SECONDS_PER_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """So many devices of one kind."""
+    """A number of equal devices."""
 
     device: Device
     devices: int
@@ -34,118 +33,76 @@ class Cluster:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a step of a stage costs; of a label stage, a batch on every device.
+    """The cost of one step of a stage. A step of a label stage is one batch on every device.
 
     Attributes:
-        stage: its name.
-        kind: of stage.
-        phases: seconds of one device, by phase, in one step.
-        links: seconds in which devices talk and do not compute at the same time.
-        slowest: seconds for which the others wait for the slowest device.
-        data: seconds for which devices wait for features.
-        rounds: micro-batches that one device works off, one behind the other, in a step.
-        micro_batches: of all devices together.
-        devices: of the cluster.
-        audio: seconds of speech in a step, of all devices together.
-        tokens: of transcripts in a step, of all devices together.
-        steps: that the recipe asks for; None where it asks for a whole set.
-        workers_needed: processes that compute features, for every device, as many as would keep up.
-        memory: bytes of one device at the worst moment, by what they hold.
-        peak: bytes of one device at the worst moment.
-        checkpoint: bytes of a checkpoint; 0 where none is written.
+        stage: name of the stage.
+        phases: seconds of one device, by phase.
+        links: seconds of communication that do not overlap with computation.
+        slowest: seconds of waiting for the slowest device.
+        data: seconds of waiting for features.
+        rounds: micro-batches that one device computes one after another.
+        micro_batches: micro-batches of all devices together.
+        audio: seconds of speech of all devices together.
+        tokens: transcript tokens of all devices together.
+        steps: optimizer steps in the recipe; None for a label stage.
+        memory: bytes of one device at the peak, by item.
+        peak: bytes of one device at the peak.
+        checkpoint: bytes of a checkpoint; 0 for a label stage.
     """
 
     stage: str
-    kind: str
     phases: Mapping[str, float]
     links: float
     slowest: float
     data: float
     rounds: int
     micro_batches: int
-    devices: int
     audio: float
     tokens: float
     steps: int | None
-    workers_needed: int
     memory: Mapping[str, float]
     peak: float
     checkpoint: float
 
     @property
     def seconds(self) -> float:
-        """Of a step."""
+        """Seconds of a step."""
         return sum(self.phases.values()) + self.links + self.slowest + self.data
 
     @property
     def speed(self) -> float:
-        """Seconds of speech worked off in a second."""
+        """Seconds of speech for each second of computing."""
         return self.audio / self.seconds
-
-    @property
-    def idle(self) -> float:
-        """Share of the devices' time in which they have no micro-batch."""
-        return 1 - self.micro_batches / (self.rounds * self.devices)
 
     def days(self, hours: float) -> float:
         """Days for so many hours of speech."""
-        return hours * SECONDS_PER_HOUR / self.speed / 86_400
+        return hours * SECONDS_PER_HOUR / self.speed / SECONDS_PER_DAY
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A recipe on devices.
+def stage_costs(recipe: Recipe, cluster: Cluster, assumed: Assumptions) -> list[StageCost]:
+    """The cost of every stage, in the order of the recipe.
 
-    Attributes:
-        recipe: its models stay as they are in all plans that share `sizes`.
-        cluster: runs it.
-        assumed: of speech, drafts and batches.
-        sizes: of models that have been counted, by name.
+    Raises:
+        InputError: the size of a model is not known, or the device has no figure for a stage's precision.
     """
 
-    recipe: Recipe
-    cluster: Cluster
-    assumed: Assumptions
-    sizes: dict[str, Size] = field(default_factory=dict, repr=False, compare=False)
+    @cache
+    def size_of_origin(model: str) -> Size:
+        return size_of_model(model, recipe.models[model], recipe.tokenizer)
 
-    def cost(self, name: str) -> StageCost:
-        """What a stage costs.
-
-        Raises:
-            InputError: the size of a model is not known, or the device has no figure for the recipe's precision.
-        """
-        stage = self.recipe.stages[name]
-        start = self._size(stage.start)
+    costs = []
+    for name, stage in recipe.stages.items():
+        start = size_of_origin(recipe.origin(stage.start))
         if isinstance(stage, LabelStageSettings):
-            return _labelling(name, stage, start, self.cluster, self.assumed)
-        teacher, drafted = None, False
-        if isinstance(stage, OpdStageSettings):
-            teacher = None if is_served(self.recipe, stage) else self._size(stage.teacher)
-            drafted = _has_drafts(self.recipe, stage)
-        return training_cost(name, stage, start, teacher, self.cluster, self.assumed, drafted=drafted)
-
-    def costs(self) -> list[StageCost]:
-        """What every stage costs, in their order.
-
-        Raises:
-            InputError: as `cost` does.
-        """
-        return [self.cost(name) for name in self.recipe.stages]
-
-    def with_set(self, overrides: Sequence[str]) -> "Plan":
-        """The plan of the recipe with other values, given as behind `--set`.
-
-        Raises:
-            InputError: the recipe may not have them.
-        """
-        document = apply_overrides(self.recipe.model_dump(mode="json"), overrides)
-        return replace(self, recipe=parse(Recipe, document, self.recipe.name))
-
-    def _size(self, name: str) -> Size:
-        model = self.recipe.origin(name)
-        if model not in self.sizes:
-            self.sizes[model] = size_of_model(model, self.recipe.models[model], self.recipe.tokenizer)
-        return self.sizes[model]
+            costs.append(label_cost(name, stage, start, cluster, assumed))
+            continue
+        teacher = None
+        if isinstance(stage, OpdStageSettings) and not is_served(recipe, stage):
+            teacher = size_of_origin(recipe.origin(stage.teacher))
+        batch, decoding = assumed_batch(recipe, stage, assumed)
+        costs.append(training_cost(name, stage, start, teacher, cluster, batch, decoding, assumed))
+    return costs
 
 
 def training_cost(
@@ -154,219 +111,150 @@ def training_cost(
     student: Size,
     teacher: Size | None,
     cluster: Cluster,
+    batch: Batch,
+    decoding: Decoding,
     assumed: Assumptions,
-    *,
-    drafted: bool,
-    batch: Batch | None = None,
-    passes: float | None = None,
 ) -> StageCost:
     """The cost of a step of a training stage.
 
     Args:
-        name: of the stage.
-        stage: its settings.
-        student: learns.
-        teacher: of an opd stage, where it is not served.
-        cluster: trains.
-        assumed: of speech, drafts and batches.
-        drafted: whether the first rollouts of an utterance have a draft.
-        batch: a micro-batch whose lengths are known; None = as `assumed` has them.
-        passes: of a rollout, where they are known.
+        name: name of the stage.
+        stage: settings of the stage.
+        student: size of the student.
+        teacher: size of an OPD teacher in this process, else None.
+        cluster: devices that train.
+        batch: one micro-batch, padding included.
+        decoding: decoding of its rollout; used by OPD only.
+        assumed: padding, and the delay of the slowest device.
 
     Raises:
         InputError: the device has no figure for the stage's precision.
     """
-    settings, device, devices = stage.optimization, cluster.device, cluster.devices
-    cap = float(stage.objective.max_new_tokens) if isinstance(stage, OpdStageSettings) else None
-    if batch is None:
-        batch = micro_batch(settings.batch_seconds, settings.batch_utterances, assumed, cap)
-    if passes is None:
-        passes = assumed.passes(batch.tokens, cap or batch.tokens, drafted=drafted)
-    phases = _phases_of(stage, student, teacher, batch, passes, drafted=drafted)
-    seconds = {phase: seconds_of(each, device, settings.mixed_precision) for phase, each in phases.items()}
-    rounds = -(-settings.accumulation // devices)
-    one_round = sum(seconds.values())
-    shares = devices if settings.sharding == "full" else 1
-    talking = _links(student, settings, cluster, stage.kind) * (rounds if shares > 1 else 1)
-    # Copies send gradients during the last backward pass, shares their weights and gradients during any pass.
-    meanwhile = one_round * rounds if shares > 1 else seconds["backward"]
-    slowest = rounds * one_round * (assumed.slowest - 1) if devices > 1 else 0.0
-    update = _update_seconds(student, shares, device)
-    frontends = 2 if teacher is not None else 1
-    hearing = batch.audio * (1 - assumed.padding) * frontends / device.hearing
-    held = _held(stage, student, teacher, batch, shares=shares, tiles=device.launches_ahead)
+    settings, device = stage.optimization, cluster.device
+    rounds = math.ceil(settings.accumulation / cluster.devices)
+    shards = cluster.devices if settings.sharding == "full" else 1
+    micro_batch_work = _training_work(stage, student, teacher, batch, decoding)
+    seconds = {
+        phase: rounds * work_seconds(each, device, settings.mixed_precision) for phase, each in micro_batch_work.items()
+    }
+    computing = sum(seconds.values())
+    audio = batch.audio * (1 - assumed.padding)
+    features = audio * (1 if teacher is None else 2) / device.hearing
+    items = memory.training_memory(stage, student, teacher, batch, shards=shards, tiled=device.launches_ahead)
     return StageCost(
         stage=name,
-        kind=stage.kind,
-        phases={phase: rounds * amount for phase, amount in seconds.items()} | {"optimizer": update},
-        links=max(talking - meanwhile, 0.0),
-        slowest=slowest,
-        data=_waits(hearing, one_round, settings.data_workers) * rounds,
+        phases=seconds | {"optimizer": optimizer_seconds(student, device, shards=shards)},
+        links=_exposed_link_seconds(stage, student, cluster, seconds, rounds),
+        slowest=computing * (assumed.slowest - 1) if cluster.devices > 1 else 0.0,
+        data=rounds * feature_wait(features, computing / rounds, settings.data_workers),
         rounds=rounds,
         micro_batches=settings.accumulation,
-        devices=devices,
-        audio=settings.accumulation * batch.audio * (1 - assumed.padding),
-        tokens=settings.accumulation * batch.utterances * batch.tokens,
+        audio=settings.accumulation * audio,
+        tokens=settings.accumulation * batch.transcript_tokens,
         steps=settings.steps,
-        workers_needed=_workers_needed(hearing, one_round),
-        memory=held,
-        peak=memory.peak(held, gradients_stay=devices > 1 or rounds > 1),
-        checkpoint=4.0 * student.parameters * (1 + memory.MOMENTS),
+        memory=items,
+        peak=memory.peak(items, gradients_stay=cluster.devices > 1 or rounds > 1),
+        checkpoint=float(FLOAT_BYTES) * student.parameters * (1 + memory.MOMENTS),
     )
 
 
-def micro_batch(seconds: float, most: int | None, assumed: Assumptions, cap: float | None) -> Batch:
-    """As many utterances as a budget of audio seconds holds, padding included."""
-    padded = min(assumed.utterance_seconds / (1 - assumed.padding), seconds)
-    utterances = seconds / padded if most is None else min(seconds / padded, most)
-    tokens = padded * (1 - assumed.padding) * assumed.tokens_per_second + 1
-    return Batch(utterances, padded, min(tokens, cap or tokens))
-
-
-def seconds_of(each: Work, device: Device, precision: Precision) -> float:
-    """How long a device takes.
-
-    Products wait for their weights to be read; calls are launched beside earlier ones where the device can do that.
-
-    Raises:
-        InputError: the device has no figure for the precision.
-    """
-    if precision not in device.operations:
-        raise InputError(
-            f"mixed_precision {precision}: device {device.name} has no figure for it; known are "
-            f"{', '.join(device.operations)}"
-        )
-    bandwidth = device.bandwidth * device.shares.bandwidth
-    products = each.operations / (device.operations[precision] * device.shares.products)
-    running = max(products, each.weights / bandwidth) + each.traffic / (device.bandwidth * device.shares.sweeps)
-    launching = each.layers * device.layer_seconds
-    return max(running, launching) if device.launches_ahead else running + launching
-
-
-def _labelling(
+def label_cost(
     name: str, stage: LabelStageSettings, teacher: Size, cluster: Cluster, assumed: Assumptions
 ) -> StageCost:
-    device = cluster.device
-    batch = micro_batch(stage.batch_seconds, None, assumed, float(stage.max_new_tokens))
-    passes = assumed.passes(batch.tokens, float(stage.max_new_tokens), drafted=False)
-    phases = {phase: seconds_of(each, device, "no") for phase, each in work.labelled(teacher, batch, passes).items()}
-    hearing = batch.audio * (1 - assumed.padding) / device.hearing
-    computing = sum(phases.values())
-    held = {
-        "teacher": 4.0 * teacher.parameters,
-        "scores": memory.passing(teacher, batch, mixed=False),
-        "cache": memory.cache(teacher, batch, mixed=False),
+    """The cost of labelling one batch on every device.
+
+    Raises:
+        InputError: the device has no figure for float32.
+    """
+    device, max_tokens = cluster.device, float(stage.max_new_tokens)
+    batch = batch_of_seconds(stage.batch_seconds, None, max_tokens, assumed)
+    passes = assumed.decoder_passes(batch.tokens, max_tokens, drafted=False)
+    phases = {
+        phase: work_seconds(each, device, "no") for phase, each in work.label_phases(teacher, batch, passes).items()
     }
+    audio = batch.audio * (1 - assumed.padding)
+    # On an accelerator one thread computes features ahead of the batch (arkasr.recognizers.inference).
+    workers = 1 if device.launches_ahead else 0
+    items = memory.label_memory(teacher, batch)
     return StageCost(
         stage=name,
-        kind=stage.kind,
         phases=phases,
         links=0.0,
         slowest=0.0,
-        # One thread reads ahead of an accelerator (arkasr.recognizers.recognize).
-        data=_waits(hearing, computing, 1 if device.launches_ahead else 0),
+        data=feature_wait(audio / device.hearing, sum(phases.values()), workers),
         rounds=1,
         micro_batches=cluster.devices,
-        devices=cluster.devices,
-        audio=cluster.devices * batch.audio * (1 - assumed.padding),
-        tokens=cluster.devices * batch.utterances * batch.tokens,
+        audio=cluster.devices * audio,
+        tokens=cluster.devices * batch.transcript_tokens,
         steps=None,
-        workers_needed=_workers_needed(hearing, computing),
-        memory=held,
-        peak=sum(held.values()),
+        memory=items,
+        peak=sum(items.values()),
         checkpoint=0.0,
     )
 
 
-def _phases_of(
-    stage: TrainingStage, student: Size, teacher: Size | None, batch: Batch, passes: float, *, drafted: bool
-) -> dict[str, Work]:
+def assumed_batch(recipe: Recipe, stage: TrainingStage, assumed: Assumptions) -> tuple[Batch, Decoding]:
+    """A micro-batch of a training stage and the decoding of its rollout, under the assumptions."""
     settings = stage.optimization
-    mixed, checkpointing = settings.mixed_precision != "no", settings.activation_checkpointing
-    if isinstance(stage, CtcStageSettings):
-        return work.warmed_up(student, batch, mixed=mixed, checkpointing=checkpointing)
-    if not isinstance(stage, OpdStageSettings):
-        return work.supervised(student, batch, mixed=mixed, checkpointing=checkpointing)
-    return work.distilled(student, teacher, batch, passes, drafted=drafted, mixed=mixed, checkpointing=checkpointing)
+    max_tokens, drafted = None, False
+    if isinstance(stage, OpdStageSettings):
+        max_tokens, drafted = float(stage.objective.max_new_tokens), has_drafts(recipe, stage)
+    batch = batch_of_seconds(settings.batch_seconds, settings.batch_utterances, max_tokens, assumed)
+    passes = assumed.decoder_passes(batch.tokens, max_tokens or batch.tokens, drafted=drafted)
+    return batch, Decoding(passes, drafted)
 
 
-def _held(
-    stage: TrainingStage, student: Size, teacher: Size | None, batch: Batch, *, shares: int, tiles: bool
-) -> dict[str, float]:
-    settings = stage.optimization
-    mixed = settings.mixed_precision != "no"
-    held = memory.student_memory(student, shares=shares, mixed=mixed)
-    held["activations"] = memory.kept_for_backward(
-        student,
-        batch,
-        mixed=mixed,
-        checkpointing=settings.activation_checkpointing,
-        decoder=not isinstance(stage, CtcStageSettings),
-    )
-    if not isinstance(stage, OpdStageSettings):
-        scored = batch
-        if isinstance(stage, CtcStageSettings):
-            scored = replace(batch, tokens=batch.seconds * student.audio_tokens_per_second)
-        held["scores"] = memory.cross_entropy_scores(student, scored)
-        return held
-    held["scores"] = memory.TILE_BYTES if tiles else 0.0
-    if teacher is not None:
-        # Of offloaded weights the head stays for the comparison.
-        held["teacher"] = 4.0 * (teacher.vocabulary * teacher.width if stage.offload_teacher else teacher.parameters)
-        held["scores"] += memory.passing(teacher, batch, mixed=mixed)
-    held["cache"] = memory.cache(student, batch, mixed=mixed)
-    moments = [held]
-    # Before the backward pass, when the decoder has kept nothing for it yet:
-    earlier = held | {
-        "activations": memory.kept_for_backward(
-            student, batch, mixed=mixed, checkpointing=settings.activation_checkpointing, decoder=False
-        )
-    }
-    if shares > 1:  # all weights are gathered while the student writes
-        gathered = memory.student_memory(student, shares=shares, mixed=mixed, whole=True)
-        moments.append(earlier | gathered | {"scores": 0.0})
-    if teacher is not None and stage.offload_teacher:  # all of the teacher is there while it reads
-        moments.append(earlier | {"teacher": 4.0 * teacher.parameters})
-    return max(moments, key=lambda items: sum(items.values()))
-
-
-def _links(student: Size, settings: OptimizationSettings, cluster: Cluster, kind: str) -> float:
-    if settings.sharding == "none":
-        return all_reduce_seconds(student.parameters, cluster.device, cluster.devices)
-    return sharded_seconds(
-        student.parameters,
-        student.encoder.layers + student.decoder.layers,
-        cluster.device,
-        cluster.devices,
-        gathers=3 if kind == "opd" else 2,
-        number_bytes=2 if settings.mixed_precision != "no" else 4,
-    )
-
-
-def _update_seconds(student: Size, shares: int, device: Device) -> float:
-    reading = device.optimizer_bytes * student.parameters / shares / (device.bandwidth * device.shares.bandwidth)
-    calling = device.update_seconds * (student.encoder.layers + student.decoder.layers)
-    return max(reading, calling) if device.launches_ahead else reading + calling
-
-
-def _waits(hearing: float, computing: float, workers: int) -> float:
-    """Seconds a micro-batch waits for features that one core needs `hearing` seconds for."""
-    return max(hearing / workers - computing, 0.0) if workers else hearing
-
-
-def _workers_needed(hearing: float, computing: float) -> int:
-    return max(-int(-hearing // computing), 1)
+def batch_of_seconds(
+    seconds: float, max_utterances: int | None, max_tokens: float | None, assumed: Assumptions
+) -> Batch:
+    """A micro-batch of up to `seconds` of audio, padding included."""
+    padded = min(assumed.utterance_seconds / (1 - assumed.padding), seconds)
+    utterances = seconds / padded if max_utterances is None else min(seconds / padded, max_utterances)
+    tokens = padded * (1 - assumed.padding) * assumed.tokens_per_second + 1  # and the stop token
+    return Batch(utterances, padded, min(tokens, max_tokens or tokens))
 
 
 def is_served(recipe: Recipe, stage: OpdStageSettings) -> bool:
-    """Whether the teacher scores on servers, which other devices carry."""
+    """Whether the teacher runs on servers, which are other devices."""
     model = recipe.models.get(stage.teacher)
     return model is not None and model.served is not None
 
 
-def _has_drafts(recipe: Recipe, stage: OpdStageSettings) -> bool:
-    """Whether an utterance that is heard for the first time has a text that is tried first."""
+def has_drafts(recipe: Recipe, stage: OpdStageSettings) -> bool:
+    """Whether the first rollout of an utterance has a draft: a label or a text of `stage.drafts`."""
     if stage.drafts is not None:
         return True
-    heard = recipe.sets.get(stage.train)
-    return heard is None or heard.labels == "given"
+    train = recipe.sets.get(stage.train)
+    return train is None or train.labels == "given"
+
+
+def _training_work(
+    stage: TrainingStage, student: Size, teacher: Size | None, batch: Batch, decoding: Decoding
+) -> dict[str, Work]:
+    settings = stage.optimization
+    mixed, checkpointing = settings.mixed_precision != "no", settings.activation_checkpointing
+    if isinstance(stage, OpdStageSettings):
+        return work.opd_phases(student, teacher, batch, decoding, mixed=mixed, checkpointing=checkpointing)
+    phases = work.ctc_phases if isinstance(stage, CtcStageSettings) else work.sft_phases
+    return phases(student, batch, mixed=mixed, checkpointing=checkpointing)
+
+
+def _exposed_link_seconds(
+    stage: TrainingStage, student: Size, cluster: Cluster, seconds: Mapping[str, float], rounds: int
+) -> float:
+    """Seconds of communication in a step that do not overlap with computation.
+
+    DDP sends gradients during the last backward pass, FSDP2 sends weights and gradients during all phases.
+    """
+    device, devices, settings = cluster.device, cluster.devices, stage.optimization
+    if settings.sharding == "none":
+        return max(all_reduce_seconds(student.parameters, device, devices) - seconds["backward"] / rounds, 0.0)
+    sending = rounds * sharded_seconds(
+        student.parameters,
+        student.layers,
+        device,
+        devices,
+        gathers=3 if stage.kind == "opd" else 2,
+        number_bytes=number_bytes(settings.mixed_precision != "no"),
+    )
+    return max(sending - sum(seconds.values()), 0.0)

@@ -1,38 +1,38 @@
-"""What devices have to tell each other in a step, and how long the slowest link takes for it."""
+"""Seconds that devices of a cluster need to exchange gradients (DDP) or weights and gradients (FSDP2)."""
 
 import math
 
 from arkasr.cost.device import Device
+from arkasr.cost.sizes import FLOAT_BYTES
 
-FLOAT = 4
-BUCKET_BYTES = 25 * 2**20  # of gradients that DDP sends at a time
+BUCKET_BYTES = 25 * 2**20  # gradients that DDP sends in one message
 
 
-def link_bytes_per_second(device: Device, devices: int) -> float:
-    """Bytes a second that go round a ring of devices; between nodes all of a node's links work on it together."""
+def ring_bytes_per_second(device: Device, devices: int) -> float:
+    """Bytes a second around a ring of devices. Between nodes, all network links of a node work together."""
     if devices <= device.per_node:
         return device.link_in_node * device.shares.links
     return min(device.link_in_node, device.link_between_nodes * device.per_node) * device.shares.links
 
 
 def all_reduce_seconds(parameters: int, device: Device, devices: int) -> float:
-    """Gradients in float32, once a step (DDP)."""
+    """DDP sums the float32 gradients once a step."""
     if devices == 1:
         return 0.0
-    sent = 2 * FLOAT * parameters * (devices - 1) / devices
-    messages = math.ceil(FLOAT * parameters / BUCKET_BYTES)
-    return sent / link_bytes_per_second(device, devices) + 2 * messages * _latency(device, devices)
+    sent = 2 * FLOAT_BYTES * parameters * (devices - 1) / devices
+    messages = math.ceil(FLOAT_BYTES * parameters / BUCKET_BYTES)
+    return sent / ring_bytes_per_second(device, devices) + 2 * messages * _latency(device, devices)
 
 
 def sharded_seconds(
     parameters: int, layers: int, device: Device, devices: int, *, gathers: int, number_bytes: int
 ) -> float:
-    """Weights gathered `gathers` times and gradients in float32 scattered once, in a micro-batch (FSDP2)."""
+    """FSDP2 gathers the weights `gathers` times and scatters the float32 gradients once in each micro-batch."""
     if devices == 1:
         return 0.0
-    sent = (gathers * number_bytes + FLOAT) * parameters * (devices - 1) / devices
+    sent = (gathers * number_bytes + FLOAT_BYTES) * parameters * (devices - 1) / devices
     messages = (gathers + 1) * (layers + 1)
-    return sent / link_bytes_per_second(device, devices) + messages * _latency(device, devices)
+    return sent / ring_bytes_per_second(device, devices) + messages * _latency(device, devices)
 
 
 def _latency(device: Device, devices: int) -> float:

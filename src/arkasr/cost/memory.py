@@ -1,88 +1,152 @@
-"""What has to be in the memory of one device at the worst moment of a step, item by item, in bytes."""
+"""Bytes in the memory of one device at the peak of a step, by item.
+
+In: the stage, the sizes of its models and a micro-batch. Out: bytes of each item. Allocator and kernels are left out.
+"""
 
 from collections.abc import Mapping
 
-from arkasr.cost.sizes import Size
-from arkasr.cost.work import Batch, positions_of
+from arkasr.cost.sizes import FLOAT_BYTES, Size, number_bytes
+from arkasr.cost.work import Batch, ctc_batch, decoder_positions
+from arkasr.recipe.settings import CtcStageSettings, OpdStageSettings, SftStageSettings
 
-FLOAT = 4
-MOMENTS = 2  # AdamW's; Muon's one for its matrices is counted as two
-# Scores of the head that stand in memory at once, elsewhere than on the CPU, with exponentials and the best of them.
-TILE_BYTES = 3 * FLOAT * 2**26
-# At the loss of SFT: scores, their logarithms, and gradients of both, one of them padded.
-CROSS_ENTROPY_BYTES = 4 * FLOAT
-# Calls of a layer that is not kept hold some of its parts at once.
-PASSING_LAYER = 0.5
+TrainingStage = CtcStageSettings | SftStageSettings | OpdStageSettings
+
+MOMENTS = 2  # of AdamW; Muon keeps one for its matrices, which is counted as two
+# On accelerators, logits of the output head are computed in tiles, with their exponentials and top-k.
+TILE_BYTES = 3 * FLOAT_BYTES * 2**26
+# For each logit in cross-entropy: logits, their logarithms, and gradients of both, one of them padded.
+CROSS_ENTROPY_BYTES = 4 * FLOAT_BYTES
+# Without gradients, a layer holds at most about half of the activations that it would keep for a backward pass.
+TEMPORARY_SHARE = 0.5
 
 
-def student_memory(size: Size, *, shares: int, mixed: bool, whole: bool = False) -> dict[str, float]:
-    """Weights, gradients and moments of a student that is spread over `shares` devices (1 = a whole copy).
+def training_memory(
+    stage: TrainingStage, student: Size, teacher: Size | None, batch: Batch, *, shards: int, tiled: bool
+) -> dict[str, float]:
+    """Items in memory at the peak of a training step.
 
-    "In use" is what lies beside them: with mixed precision a copy's weights in 2 bytes, from their first use in a
-    micro-batch to the backward pass; of a student in shares what is gathered for the layer at work, with its gradients,
-    or all weights where `whole`, as while it writes its rollouts.
+    Args:
+        stage: settings of the stage.
+        student: size of the student.
+        teacher: size of an OPD teacher in this process, else None.
+        batch: one micro-batch.
+        shards: devices that the student is sharded across; 1 = a full copy on each.
+        tiled: whether the output head computes in tiles, as on accelerators.
     """
-    weights = float(FLOAT * size.parameters)
-    number = 2 if mixed else FLOAT
-    if shares > 1:
-        in_use = number * (size.parameters if whole else 2 * gathered(size))
+    if isinstance(stage, OpdStageSettings):
+        return _opd_memory(stage, student, teacher, batch, shards=shards, tiled=tiled)
+    settings = stage.optimization
+    mixed, checkpointing = settings.mixed_precision != "no", settings.activation_checkpointing
+    is_ctc = isinstance(stage, CtcStageSettings)
+    kept = kept_for_backward(student, batch, mixed=mixed, checkpointing=checkpointing, decoder=not is_ctc)
+    logits = cross_entropy_bytes(student, ctc_batch(student, batch) if is_ctc else batch)
+    return student_memory(student, shards=shards, mixed=mixed) | {"activations": kept, "temporary": logits}
+
+
+def _opd_memory(
+    stage: OpdStageSettings, student: Size, teacher: Size | None, batch: Batch, *, shards: int, tiled: bool
+) -> dict[str, float]:
+    """The largest of three moments: backward pass, rollout of a sharded student, scoring by an offloaded teacher."""
+    settings = stage.optimization
+    mixed, checkpointing = settings.mixed_precision != "no", settings.activation_checkpointing
+    before_backward = student_memory(student, shards=shards, mixed=mixed) | {
+        "activations": kept_for_backward(student, batch, mixed=mixed, checkpointing=checkpointing),
+        "temporary": TILE_BYTES if tiled else 0.0,
+        "cache": kv_cache(student, batch, mixed=mixed),
+    }
+    if teacher is not None:
+        # Offloading leaves the output head on the device, for the logits on the support.
+        kept_weights = teacher.head_weights if stage.offload_teacher else teacher.parameters
+        before_backward["teacher"] = float(FLOAT_BYTES) * kept_weights
+        before_backward["temporary"] += temporary_activations(teacher, batch, mixed=mixed)
+    encoder_only = kept_for_backward(student, batch, mixed=mixed, checkpointing=checkpointing, decoder=False)
+    before_decoder = before_backward | {"activations": encoder_only}
+    moments = [before_backward]
+    if shards > 1:
+        gathered_student = student_memory(student, shards=shards, mixed=mixed, all_gathered=True)
+        moments.append(before_decoder | gathered_student | {"temporary": 0.0})
+    if teacher is not None and stage.offload_teacher:
+        moments.append(before_decoder | {"teacher": float(FLOAT_BYTES) * teacher.parameters})
+    return max(moments, key=lambda items: sum(items.values()))
+
+
+def label_memory(teacher: Size, batch: Batch) -> dict[str, float]:
+    """Items in memory while a teacher labels a batch in float32."""
+    return {
+        "teacher": float(FLOAT_BYTES) * teacher.parameters,
+        "temporary": temporary_activations(teacher, batch, mixed=False),
+        "cache": kv_cache(teacher, batch, mixed=False),
+    }
+
+
+def student_memory(size: Size, *, shards: int, mixed: bool, all_gathered: bool = False) -> dict[str, float]:
+    """Weights, gradients and moments on one of `shards` devices (1 = a full copy).
+
+    "compute" is the memory for weights in the precision of the computation. With mixed precision, a full copy has
+    all of them in 2 bytes from their first use to the backward pass. FSDP2 gathers the non-layer weights and two layers
+    with their gradients, or, if `all_gathered` as in a rollout, all weights.
+    """
+    weights = float(FLOAT_BYTES * size.parameters)
+    if shards == 1:
+        copied = size.parameters if mixed else 0
     else:
-        in_use = number * size.parameters if mixed else 0
+        copied = size.parameters if all_gathered else 2 * gathered(size)
     items = {
-        "weights": weights / shares,
-        "gradients": weights / shares,
-        "moments": MOMENTS * weights / shares,
-        "in use": float(in_use),
+        "weights": weights / shards,
+        "gradients": weights / shards,
+        "moments": MOMENTS * weights / shards,
+        "compute": float(number_bytes(mixed) * copied),
     }
     return {name: amount for name, amount in items.items() if amount}
 
 
 def gathered(size: Size) -> int:
-    """Weights of a student in shares that lie whole on a device at once: what is no layer, a layer and the next one."""
-    stacks = (size.encoder, size.decoder)
-    layers = sum(stack.layers * stack.matrices for stack in stacks)
-    return size.parameters - layers + 2 * max(stack.matrices for stack in stacks)
+    """Weights that FSDP2 gathers at once: the non-layer weights, the current layer and the next."""
+    return (
+        size.parameters - size.layer_weights + 2 * max(size.encoder.weights_per_layer, size.decoder.weights_per_layer)
+    )
 
 
 def kept_for_backward(size: Size, batch: Batch, *, mixed: bool, checkpointing: bool, decoder: bool = True) -> float:
-    """Activations of a micro-batch; with activation checkpointing the inputs of all layers and one layer's own."""
+    """Bytes of the activations of a micro-batch.
+
+    Activation checkpointing keeps the inputs of all layers and, in the backward pass, the activations of one layer.
+    """
     frames = batch.audio * size.frames_per_second
-    positions = batch.utterances * positions_of(size, batch) if decoder else 0.0
+    positions = batch.utterances * decoder_positions(size, batch) if decoder else 0.0
     stacks = ((size.encoder, frames), (size.decoder, positions))
-    kept = [stack.kept(count, mixed=mixed) for stack, count in stacks]
+    kept = [stack.kept_bytes(count, mixed=mixed) for stack, count in stacks]
     if not checkpointing:
         return sum(kept)
-    inputs = sum(FLOAT * stack.layers * stack.width * count for stack, count in stacks)
+    inputs = sum(FLOAT_BYTES * stack.layers * stack.width * count for stack, count in stacks)
     return inputs + max(amount / stack.layers for amount, (stack, _) in zip(kept, stacks, strict=True))
 
 
-def passing(size: Size, batch: Batch, *, mixed: bool) -> float:
-    """What a forward pass without gradient holds at once."""
-    positions = max(batch.audio * size.frames_per_second, batch.utterances * positions_of(size, batch))
-    one_layer = max(
-        size.encoder.kept(1.0, mixed=mixed) / size.encoder.layers,
-        size.decoder.kept(1.0, mixed=mixed) / size.decoder.layers,
-    )
-    return PASSING_LAYER * one_layer * positions
+def temporary_activations(size: Size, batch: Batch, *, mixed: bool) -> float:
+    """Bytes of activations that a forward pass without gradients holds at once."""
+    positions = max(batch.audio * size.frames_per_second, batch.utterances * decoder_positions(size, batch))
+    stacks = (size.encoder, size.decoder)
+    one_layer = max(stack.kept_bytes(1.0, mixed=mixed) / stack.layers for stack in stacks)
+    return TEMPORARY_SHARE * one_layer * positions
 
 
-def cache(size: Size, batch: Batch, *, mixed: bool) -> float:
-    """Keys and values of a rollout."""
-    per_position = 2 * size.decoder.layers * size.decoder.keys * (2 if mixed else FLOAT)
-    return per_position * batch.utterances * positions_of(size, batch)
+def kv_cache(size: Size, batch: Batch, *, mixed: bool) -> float:
+    """Bytes of the keys and values of a rollout."""
+    return size.cache_bytes(batch.utterances * decoder_positions(size, batch), mixed=mixed)
 
 
-def cross_entropy_scores(size: Size, batch: Batch) -> float:
-    """Scores of the whole vocabulary with their gradient."""
-    return CROSS_ENTROPY_BYTES * batch.utterances * batch.tokens * size.vocabulary
+def cross_entropy_bytes(size: Size, batch: Batch) -> float:
+    """Bytes of the logits over the vocabulary and their gradients."""
+    return CROSS_ENTROPY_BYTES * batch.transcript_tokens * size.vocabulary
 
 
 def peak(items: Mapping[str, float], *, gradients_stay: bool) -> float:
-    """Bytes at the worst moment.
+    """Bytes at the peak of a step.
 
-    Where gradients do not stay from one micro-batch to the next they grow while activations go.
+    Gradients that do not stay from one micro-batch to the next grow while activations are freed.
     """
     total = sum(items.values())
     if gradients_stay:
         return total
-    return total - min(items.get("gradients", 0.0), items.get("activations", 0.0) + items.get("scores", 0.0))
+    freed = items.get("activations", 0.0) + items.get("temporary", 0.0)
+    return total - min(items.get("gradients", 0.0), freed)

@@ -1,60 +1,27 @@
-"""How large a recogniser is, read from its real classes without memory for weights.
+"""Parameters, layers and token rates of a recogniser, counted on its real classes.
 
-In: a model as a recipe names it. Out: the counts that every estimate begins with. Knows nothing of batches or devices.
+In: a recogniser, whose weights may be on the meta device. Out: its `Size`. Batches and devices are left to others.
 """
 
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 
-import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
-from arkasr.errors import InputError, first_line_of
+from arkasr.cost.empty_models import empty_model
 from arkasr.model.frames import HOP_LENGTH
-from arkasr.model.processor import INSTRUCTION
-from arkasr.recipe.presets import build_preset
 from arkasr.recipe.settings import ModelSettings, TokenizerSettings
 from arkasr.recognizers.ark_asr import ArkAsr
-from arkasr.recognizers.load import FAMILIES
-from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
 
 MEL_FRAMES_PER_SECOND = 16_000 / HOP_LENGTH
-MEASURED_FRAMES = 3000  # 30 s, where the rounding of frames to tokens does not show
-LEARNED_PROMPT_TOKENS = 150  # merges that are enough to write the prompts in words
-# Published models by name, as preset and what differs (specification ark-asr-checkpoint, sections 1 and 7).
-PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "AutoArk-AI/ARK-ASR-0.6B": ("ark-asr-0.6b", {"vocab_size": 163_958}),
-    "AutoArk-AI/ARK-ASR-3B": (
-        "ark-asr-0.6b",
-        {
-            "hidden_size": 2048,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "intermediate_size": 11_008,
-            "vocab_size": 151_936,
-        },
-    ),
-    "Qwen/Qwen3-ASR-1.7B-hf": ("qwen3-asr-1.7b", {"text_config": {"vocab_size": 151_936}}),
-    "Qwen/Qwen3-ASR-0.6B-hf": (
-        "qwen3-asr-1.7b",
-        {
-            "text_config": {"vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072},
-            "audio_config": {
-                "d_model": 896,
-                "encoder_layers": 18,
-                "encoder_attention_heads": 14,
-                "encoder_ffn_dim": 3584,
-                "output_dim": 1024,
-            },
-        },
-    ),
-}
+MEASURED_FRAMES = 3000  # 30 s: long enough that rounding of frames to tokens does not matter
+FLOAT_BYTES = 4
+
+
+def number_bytes(mixed: bool) -> int:
+    """Bytes of a number in matrix products: 2 with mixed precision, else 4."""
+    return 2 if mixed else FLOAT_BYTES
 
 
 @dataclass(frozen=True)
@@ -62,140 +29,145 @@ class Stack:
     """Transformer layers of one kind.
 
     Attributes:
-        layers: their number.
-        matrices: entries of a layer's weight matrices.
-        width: of the stream between layers.
-        queries: of all heads together; values and their sums are as wide.
-        keys: of all key heads together.
-        inner: of the feed-forward part.
-        gated: a gated feed-forward part behind root-mean-square norms (Qwen), else a plain one behind layer norms.
+        layers: number of layers.
+        weights_per_layer: entries of the weight matrices of one layer.
+        width: hidden width, `H`.
+        query_width: width of all query heads together; the attention output is as wide.
+        key_width: width of all key heads together.
+        feed_forward_width: inner width of the feed-forward part.
+        gated: gated feed-forward part and RMSNorm (Qwen); else a plain one and LayerNorm (Whisper).
     """
 
     layers: int
-    matrices: int
+    weights_per_layer: int
     width: int
-    queries: int
-    keys: int
-    inner: int
+    query_width: int
+    key_width: int
+    feed_forward_width: int
     gated: bool
 
-    def operations(self, positions: float, seen: float) -> float:
-        """Multiplications and additions of a forward pass over `positions` that each attend to `seen` others."""
-        return self.layers * positions * (2 * self.matrices + 4 * self.queries * seen)
+    @property
+    def weights(self) -> int:
+        """Entries of all weight matrices."""
+        return self.layers * self.weights_per_layer
 
-    def kept(self, positions: float, *, mixed: bool) -> float:
-        """Bytes that all layers keep of `positions` for the backward pass, weights left out.
+    def operations(self, positions: float, attended: float) -> float:
+        """Multiplications and additions of a forward pass if each position attends to `attended` positions."""
+        return self.layers * positions * (2 * self.weights_per_layer + 4 * self.query_width * attended)
 
-        Norms work in float32 and the rest, with mixed precision, in 2 bytes. Counted on the real layers, as
-        `tests/cost/test_memory.py` does again.
+    def kept_bytes(self, positions: float, *, mixed: bool) -> float:
+        """Bytes of activations that all layers keep for the backward pass.
+
+        Norms work in float32. With mixed precision, the rest works in 2 bytes. The numbers were counted on real layers;
+        `tests/cost/test_memory.py` compares them again.
         """
-        size = 2 if mixed else 4
         if self.gated:
-            around_norms = 26 if mixed else 24
-            inside = 2 * self.queries + 2 * self.keys + 4 * self.inner
+            norm_bytes = 26 if mixed else 24
+            inside = 2 * self.query_width + 2 * self.key_width + 4 * self.feed_forward_width
         else:
-            around_norms = 12 if mixed else 16
-            inside = 5 * self.queries + 2 * self.inner
-        return self.layers * positions * (around_norms * self.width + size * inside)
+            norm_bytes = 12 if mixed else 16
+            inside = 5 * self.query_width + 2 * self.feed_forward_width
+        return self.layers * positions * (norm_bytes * self.width + number_bytes(mixed) * inside)
 
 
 @dataclass(frozen=True)
 class Size:
-    """A recogniser in numbers.
+    """The size of a recogniser.
 
     Attributes:
-        name: as the recipe calls it.
-        parameters: entries of all weights, tied ones once.
+        parameters: entries of all weights; tied weights count once.
         encoder: layers over audio frames.
-        decoder: layers over audio tokens, prompt and text.
-        frames_per_second: positions of the encoder's layers for a second of audio.
-        window_seconds: how far the encoder attends; None = the whole clip.
-        front: operations of convolutions and projector for a second of audio.
-        audio_tokens_per_second: positions of the decoder for a second of audio.
-        prompt_tokens: positions of the decoder for the words around the audio.
-        vocabulary: rows of the output head.
-        width: of the output head.
+        decoder: layers over audio tokens, prompt and transcript.
+        frames_per_second: encoder positions for each second of audio.
+        window_seconds: audio that an encoder position attends to; None = the whole utterance.
+        front_operations: operations of convolutions and projector for each second of audio.
+        audio_tokens_per_second: decoder positions for each second of audio.
+        prompt_tokens: decoder positions of the prompt around the audio.
+        vocabulary: rows of the output head, `V`.
+        width: columns of the output head, `H`.
     """
 
-    name: str
     parameters: int
     encoder: Stack
     decoder: Stack
     frames_per_second: float
     window_seconds: float | None
-    front: float
+    front_operations: float
     audio_tokens_per_second: float
     prompt_tokens: int
     vocabulary: int
     width: int
+
+    @property
+    def layers(self) -> int:
+        """Layers of encoder and decoder."""
+        return self.encoder.layers + self.decoder.layers
+
+    @property
+    def layer_weights(self) -> int:
+        """Entries of the weight matrices of all layers."""
+        return self.encoder.weights + self.decoder.weights
+
+    @property
+    def head_weights(self) -> int:
+        """Entries of the output head."""
+        return self.vocabulary * self.width
+
+    def cache_bytes(self, positions: float, *, mixed: bool) -> float:
+        """Bytes of the decoder's keys and values at so many positions."""
+        return 2 * self.decoder.layers * self.decoder.key_width * number_bytes(mixed) * positions
+
+
+class _Encoder(NamedTuple):
+    """The fields of `Size` that describe the encoder."""
+
+    stack: Stack
+    frames_per_second: float
+    window_seconds: float | None
+    front_operations: float
 
 
 def size_of_model(name: str, model: ModelSettings, tokenizer: TokenizerSettings | None) -> Size:
     """The size of a model that a recipe names.
 
     Raises:
-        InputError: it is neither a preset, nor one of the published models, nor a folder with a config.
+        InputError: as `empty_model` does.
     """
-    if model.preset is not None:
-        assert tokenizer is not None
-        return size_of(name, _empty_preset(model.preset, model.sizes, tokenizer.vocab_size))
-    assert model.pretrained is not None
-    if model.pretrained in PUBLISHED:
-        return replace(_published(model.pretrained), name=name)
-    if not Path(model.pretrained).is_dir():
-        raise InputError(
-            f"models.{name}.pretrained: {model.pretrained} is neither a folder nor a published model whose sizes are "
-            f"known ({', '.join(PUBLISHED)}); fetch it and name its folder with --set models.{name}.pretrained=FOLDER"
-        )
-    return size_of(name, _empty_folder(name, model.pretrained))
+    return size_of(empty_model(name, model, tokenizer))
 
 
-def size_of(name: str, recognizer: Recognizer) -> Size:
-    """The size of a recogniser, whose weights may be on the meta device."""
+def size_of(recognizer: Recognizer) -> Size:
+    """The size of a recogniser. Its weights may be on the meta device."""
     seconds = MEASURED_FRAMES / MEL_FRAMES_PER_SECOND
-    tokens = recognizer.audio_token_count(MEASURED_FRAMES)
-    encoder, frames, window, front = _ark(recognizer) if isinstance(recognizer, ArkAsr) else _qwen(recognizer)
-    layers: Any = recognizer.decoder.layers
-    config: Any = recognizer.decoder.config
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    decoder = _stack(
-        layers,
-        width=config.hidden_size,
-        queries=head_width * config.num_attention_heads,
-        keys=head_width * config.num_key_value_heads,
-        inner=config.intermediate_size,
-        gated=True,
-    )
+    audio_tokens = recognizer.audio_token_count(MEASURED_FRAMES)
+    encoder = _ark_encoder(recognizer) if isinstance(recognizer, ArkAsr) else _qwen_encoder(recognizer)
     return Size(
-        name=name,
         parameters=sum(parameter.numel() for parameter in recognizer.model.parameters()),
-        encoder=encoder,
-        decoder=decoder,
-        frames_per_second=frames,
-        window_seconds=window,
-        front=front,
-        audio_tokens_per_second=tokens / seconds,
-        prompt_tokens=len(recognizer.prompt_ids(MEASURED_FRAMES, "English")) - tokens,
+        encoder=encoder.stack,
+        decoder=_decoder(recognizer),
+        frames_per_second=encoder.frames_per_second,
+        window_seconds=encoder.window_seconds,
+        front_operations=encoder.front_operations,
+        audio_tokens_per_second=audio_tokens / seconds,
+        prompt_tokens=len(recognizer.prompt_ids(MEASURED_FRAMES, "English")) - audio_tokens,
         vocabulary=recognizer.vocab_size,
         width=recognizer.embedding_size,
     )
 
 
-def _ark(recognizer: Recognizer) -> tuple[Stack, float, float | None, float]:
+def _ark_encoder(recognizer: Recognizer) -> _Encoder:
     encoder: Any = recognizer.audio_modules[0]
     whisper, config = encoder.whisper, recognizer.model.config.whisper_config
     frames = MEL_FRAMES_PER_SECOND / 2
     front = 2 * (
-        MEL_FRAMES_PER_SECOND * _matrices(whisper.conv1)
-        + frames * _matrices(whisper.conv2)
-        + frames / recognizer.model.config.merge_factor * _matrices(encoder.adapting)
+        MEL_FRAMES_PER_SECOND * _matrix_entries(whisper.conv1)
+        + frames * _matrix_entries(whisper.conv2)
+        + frames / recognizer.model.config.merge_factor * _matrix_entries(encoder.adapting)
     )
-    width = config.d_model
-    stack = _stack(whisper.layers, width=width, queries=width, keys=width, inner=config.encoder_ffn_dim, gated=False)
-    return stack, frames, None, front
+    return _Encoder(_encoder_stack(whisper.layers, config), frames, None, front)
 
 
-def _qwen(recognizer: Recognizer) -> tuple[Stack, float, float | None, float]:
+def _qwen_encoder(recognizer: Recognizer) -> _Encoder:
     tower, projector = recognizer.audio_modules
     encoder: Any = tower
     config = recognizer.model.config.audio_config
@@ -204,59 +176,39 @@ def _qwen(recognizer: Recognizer) -> tuple[Stack, float, float | None, float]:
     front, bins, steps = 0.0, config.num_mel_bins, chunk
     for convolution in (encoder.conv2d1, encoder.conv2d2, encoder.conv2d3):
         bins, steps = -(-bins // 2), -(-steps // 2)
-        front += 2 * _matrices(convolution) * bins * steps * MEL_FRAMES_PER_SECOND / chunk
-    front += 2 * tokens * (_matrices(encoder.conv_out) + _matrices(projector))
-    width = config.d_model
-    stack = _stack(encoder.layers, width=width, queries=width, keys=width, inner=config.encoder_ffn_dim, gated=False)
-    return stack, tokens, config.n_window_infer / MEL_FRAMES_PER_SECOND, front
+        front += 2 * _matrix_entries(convolution) * bins * steps * MEL_FRAMES_PER_SECOND / chunk
+    front += 2 * tokens * (_matrix_entries(encoder.conv_out) + _matrix_entries(projector))
+    window_seconds = config.n_window_infer / MEL_FRAMES_PER_SECOND
+    return _Encoder(_encoder_stack(encoder.layers, config), tokens, window_seconds, front)
 
 
-def _stack(layers: Any, *, width: int, queries: int, keys: int, inner: int, gated: bool) -> Stack:
-    return Stack(len(layers), _matrices(layers[0]), width, queries, keys, inner, gated)
+def _encoder_stack(layers: Any, config: Any) -> Stack:
+    return Stack(
+        layers=len(layers),
+        weights_per_layer=_matrix_entries(layers[0]),
+        width=config.d_model,
+        query_width=config.d_model,
+        key_width=config.d_model,
+        feed_forward_width=config.encoder_ffn_dim,
+        gated=False,
+    )
 
 
-def _matrices(module: nn.Module) -> int:
+def _decoder(recognizer: Recognizer) -> Stack:
+    layers: Any = recognizer.decoder.layers
+    config: Any = recognizer.decoder.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Stack(
+        layers=len(layers),
+        weights_per_layer=_matrix_entries(layers[0]),
+        width=config.hidden_size,
+        query_width=head_width * config.num_attention_heads,
+        key_width=head_width * config.num_key_value_heads,
+        feed_forward_width=config.intermediate_size,
+        gated=True,
+    )
+
+
+def _matrix_entries(module: nn.Module) -> int:
+    """Entries of all parameters but biases and norms."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)
-
-
-@cache
-def _published(name: str) -> Size:
-    preset, differing = PUBLISHED[name]
-    return size_of(name, _empty_preset(preset, differing, BYTE_TOKENS + LEARNED_PROMPT_TOKENS))
-
-
-def _empty_preset(preset: str, sizes: dict[str, Any], tokens: int) -> Recognizer:
-    """A preset's recogniser on the meta device, with as many tokens in its base vocabulary."""
-    with init_empty_weights():
-        recognizer = build_preset(preset, sizes, _vocabulary(tokens))
-    recognizer.model.tie_weights()
-    return recognizer
-
-
-def _vocabulary(tokens: int) -> BaseVocabulary:
-    """What the prompts are written with, and other tokens that fill it up."""
-    prompts = [INSTRUCTION, *PROMPT_WORDS]
-    learned = train_base_vocabulary([INSTRUCTION], min(tokens, BYTE_TOKENS + LEARNED_PROMPT_TOKENS), prompts)
-    others = {f"other-{token_id}": token_id for token_id in range(len(learned.token_to_id), tokens)}
-    return BaseVocabulary(learned.token_to_id | others, learned.merges)
-
-
-def _empty_folder(name: str, folder: str) -> Recognizer:
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if config.model_type not in FAMILIES:
-            raise InputError(
-                f"models.{name}.pretrained: {folder} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}"
-            )
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except InputError:
-        raise
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(
-            f"models.{name}.pretrained: {folder}: {first_line_of(error)} Give a folder written by arkasr"
-        ) from error
-    with init_empty_weights():
-        model = AutoModelForMultimodalLM.from_config(config)
-    model.tie_weights()
-    recognizer: Recognizer = FAMILIES[config.model_type](model, processor)
-    return recognizer

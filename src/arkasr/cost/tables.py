@@ -1,24 +1,22 @@
-"""What a plan shows: time, speed and memory of every stage, what holds it up, and what all this rests on."""
+"""The printed estimate: time, speed and memory of every stage, whether it fits, and what the estimate rests on."""
 
 from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.table import Table
 
-from arkasr.cost.assumptions import LONGEST_TRANSCRIPT, Assumptions
+from arkasr.cost.assumptions import LONGEST_TO_MEAN, Assumptions
 from arkasr.cost.device import Device
-from arkasr.cost.estimate import Cluster, Plan, StageCost, is_served
-from arkasr.cost.verdict import verdict
+from arkasr.cost.estimate import SECONDS_PER_DAY, SECONDS_PER_HOUR, Cluster, StageCost, is_served
 from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
 
-# Columns of what is shown: a table narrower than that would break its numbers.
-WIDTH = 116
+WIDTH = 116  # terminal columns: a narrower table would break its numbers
 PHASES = ("encode", "rollout", "teacher", "student", "backward", "optimizer")
-ITEMS = ("weights", "gradients", "moments", "in use", "teacher", "activations", "scores", "cache")
+ITEMS = ("weights", "gradients", "moments", "compute", "teacher", "activations", "temporary", "cache")
 
 
 def time_table(costs: Sequence[StageCost], cluster: Cluster) -> Table:
-    """A row a stage: where the time of a step goes."""
+    """A row for each stage: seconds of a step by phase."""
     title = f"Seconds of a step on {cluster.devices} x {cluster.device.name} (of labels: of a batch)"
     table = _table(title, "stage", *PHASES, "links", "slowest", "data", "step")
     for cost in costs:
@@ -29,32 +27,33 @@ def time_table(costs: Sequence[StageCost], cluster: Cluster) -> Table:
 
 
 def speed_table(costs: Sequence[StageCost], hours: float) -> Table:
-    """A row a stage: how much audio and text a second, and how many days."""
+    """A row for each stage: audio and tokens a second, and days for `hours` of audio and for the recipe's steps."""
     table = _table(
         f"Speed, and days for {hours:,g} hours of audio",
-        *("stage", "batches", "on each", "audio a step, h", "audio h an hour", "text tokens a second"),
-        *("steps for them", "days", "recipe's steps", "days"),
+        *("stage", "batches", "rounds", "audio h per step", "audio h per hour", "tokens per second"),
+        *("steps needed", "days", "recipe's steps", "days"),
     )
     for cost in costs:
-        own = ["", ""]
+        recipe_steps = recipe_days = ""
         if cost.steps is not None:
-            own = [f"{cost.steps:,}", _number(cost.steps * cost.seconds / 86_400)]
+            recipe_steps, recipe_days = f"{cost.steps:,}", _number(cost.steps * cost.seconds / SECONDS_PER_DAY)
         table.add_row(
             cost.stage,
             str(cost.micro_batches),
             str(cost.rounds),
-            _number(cost.audio / 3600),
+            _number(cost.audio / SECONDS_PER_HOUR),
             f"{cost.speed:,.0f}",
             f"{cost.tokens / cost.seconds:,.0f}",
-            f"{hours * 3600 / cost.audio:,.0f}",
+            f"{hours * SECONDS_PER_HOUR / cost.audio:,.0f}",
             _number(cost.days(hours)),
-            *own,
+            recipe_steps,
+            recipe_days,
         )
     return table
 
 
 def memory_table(costs: Sequence[StageCost], device: Device) -> Table:
-    """A row a stage: what is in the memory of a device at the worst moment, in GB, and what a checkpoint takes."""
+    """A row for each stage: GB of a device at the peak, by item, and GB of a checkpoint."""
     title = f"Memory of a device, GB (it has {device.memory / 1e9:,.0f})"
     table = _table(title, "stage", *ITEMS, "peak", "saved")
     for cost in costs:
@@ -63,51 +62,56 @@ def memory_table(costs: Sequence[StageCost], device: Device) -> Table:
     return table
 
 
-def verdicts(plan: Plan, costs: Sequence[StageCost]) -> Iterator[str]:
-    """A line a stage."""
-    return (f"{cost.stage}: {verdict(plan, cost)}" for cost in costs)
+def fits(costs: Sequence[StageCost], device: Device) -> Iterator[str]:
+    """A line for each stage: whether its peak fits in the memory of a device."""
+    for cost in costs:
+        used = f"{cost.peak / 1e9:.3g} of {device.memory / 1e9:.3g} GB"
+        if cost.peak <= device.memory:
+            yield f"{cost.stage}: fits: {used}"
+        else:
+            largest, amount = max(cost.memory.items(), key=lambda item: item[1])
+            yield f"{cost.stage}: does not fit: {used}; the largest item is {largest}, {amount / 1e9:.3g} GB"
 
 
 def not_counted(recipe: Recipe) -> Iterator[str]:
-    """What stages do that the plan has no price for, a line each."""
+    """A line for each part of a stage that the estimate leaves out."""
     for name, stage in recipe.stages.items():
         if isinstance(stage, LabelStageSettings) and stage.decoding.engine == "vllm":
-            yield f"{name}: vLLM's labels are priced as those of this process, and are quicker on an accelerator"
+            yield f"{name}: labels are counted as if decoded without vLLM, which is faster on an accelerator"
         if not isinstance(stage, OpdStageSettings):
             continue
         if is_served(recipe, stage):
-            yield f"{name}: the teacher's servers are other devices, not counted and taken to keep up"
+            yield f"{name}: the teacher's servers are not counted; they are assumed to keep up"
         if stage.offload_teacher:
-            yield f"{name}: the copying of an offloaded teacher, there and back in every micro-batch, is not counted"
+            yield f"{name}: the copies of the offloaded teacher to and from the device are not counted"
         if stage.objective.rollouts.engine == "vllm":
-            yield f"{name}: vLLM's rollouts are priced as the drafted ones of this process, and its memory not counted"
+            yield f"{name}: rollouts are counted as if decoded without vLLM; its memory is not counted"
 
 
-def grounds(device: Device, assumed: Assumptions) -> Iterator[str]:
-    """What is measured and what is assumed, a line each."""
+def basis(device: Device, assumed: Assumptions) -> Iterator[str]:
+    """The measured and the assumed figures behind the estimate, one group in each line."""
     shares = device.shares
-    how = "measured" if device.shares_measured else "assumed, measured on no such device"
+    origin = "measured" if device.shares_measured else "assumed, not measured on such a device"
     yield f"ceilings: {device.source}"
     yield (
-        f"shares of them, {how}: products {shares.products:.0%}, memory {shares.bandwidth:.0%} for weights and "
-        f"{shares.sweeps:.0%} between products, links {shares.links:.0%}; a layer costs at least "
+        f"shares of the ceilings, {origin}: products {shares.products:.0%}, memory {shares.bandwidth:.0%} for weights "
+        f"and {shares.sweeps:.0%} between products, links {shares.links:.0%}; a layer takes at least "
         f"{1000 * device.layer_seconds:.2g} ms"
     )
     yield (
-        f"assumed: utterances of {assumed.utterance_seconds:g} s with {assumed.tokens_per_second:g} tokens a second, "
-        f"the slowest device {assumed.slowest - 1:.0%} behind the mean"
+        f"assumed: utterances of {assumed.utterance_seconds:g} s, {assumed.tokens_per_second:g} tokens a second, "
+        f"the slowest device {assumed.slowest - 1:.0%} slower than the mean"
     )
-    heard = "measured" if device.shares_measured else "assumed, and less than half of what was measured on a CPU"
-    yield f"features of one model: {device.hearing:,.0f} s of audio a second and core, {heard}"
+    feature_origin = "measured" if device.shares_measured else "assumed, less than half of the rate measured on a CPU"
+    yield f"features of one model: {device.hearing:,.0f} s of audio a second on each core, {feature_origin}"
     yield (
-        f"measured on a CPU (docs/performance.md): padding {assumed.padding:.0%}, the longest transcript of a batch "
-        f"{LONGEST_TRANSCRIPT:.1f} times the mean, passes of a rollout at {assumed.draft_error:.0%} wrong words in the "
-        "draft"
+        f"measured on a CPU (docs/performance.md): padding {assumed.padding:.0%}; the longest transcript of a batch "
+        f"{LONGEST_TO_MEAN:.1f} times the mean; rollout passes for drafts with {assumed.draft_error:.0%} wrong words"
     )
 
 
 def _number(value: float) -> str:
-    """Two digits, and nothing for nothing."""
+    """Two digits; empty for zero."""
     if value == 0:
         return ""
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.001 else "< 0.001"
@@ -115,6 +119,6 @@ def _number(value: float) -> str:
 
 def _table(title: str, *headers: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if place else "left", no_wrap=not place)
+    for column, header in enumerate(headers):
+        table.add_column(header, justify="right" if column else "left", no_wrap=not column)
     return table

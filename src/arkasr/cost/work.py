@@ -1,21 +1,24 @@
-"""What the phases of a micro-batch have to do: operations of matrix products, bytes, layers to run.
+"""The work in each phase of a micro-batch: matrix operations, memory traffic and layer calls.
 
-In: sizes of student and teacher, and a batch. Out: `Work` by phase, named as the phases of `metrics.jsonl`. Knows
-nothing of devices and time.
+In: the sizes of student and teacher, and a micro-batch. Out: `Work` by phase, with the phase names of `metrics.jsonl`.
+The speed of devices is left to `timing`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from arkasr.cost.sizes import Size
+from arkasr.cost.sizes import FLOAT_BYTES, Size, number_bytes
 
-# What layers keep for the backward pass is written and read again by the next call, and half as much is not kept.
+# Memory traffic for each byte that layers keep for the backward pass.
+# Forward: layers write 1.5 times the bytes that they keep, and read them once.
 FORWARD_TRAFFIC = 3.0
-# The backward pass reads what was kept, and writes and reads a gradient for it.
+# Backward: the kept bytes are read, and their gradients are written and read.
 BACKWARD_TRAFFIC = 4.0
-# Bytes a score of the whole vocabulary is touched with: written, exponentiated, summed up; behind it a gradient.
+# Bytes of memory traffic for each logit: it is written, exponentiated and summed.
 TOP_TRAFFIC = 24.0
 CROSS_ENTROPY_TRAFFIC = 24.0
 CROSS_ENTROPY_GRADIENT_TRAFFIC = 20.0
+# A weight that is cast from float32 to 2 bytes is read in 4 bytes and written in 2.
+CAST_TRAFFIC = 6.0
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Batch:
     """A micro-batch of equal utterances, padding included.
 
     Attributes:
-        utterances: their number.
-        seconds: of each.
-        tokens: of each transcript, the stop token included.
+        utterances: number of utterances.
+        seconds: audio of each utterance.
+        tokens: transcript tokens of each utterance, the stop token included.
     """
 
     utterances: float
@@ -34,19 +37,37 @@ class Batch:
 
     @property
     def audio(self) -> float:
-        """Seconds of audio in all."""
+        """Seconds of audio in the batch."""
         return self.utterances * self.seconds
+
+    @property
+    def transcript_tokens(self) -> float:
+        """Transcript tokens in the batch."""
+        return self.utterances * self.tokens
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a rollout is decoded.
+
+    Attributes:
+        passes: decoder passes of a batch.
+        drafted: whether the first pass reads a draft of each transcript.
+    """
+
+    passes: float
+    drafted: bool
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one phase has to do.
+    """The work in one phase.
 
     Attributes:
         operations: multiplications and additions in matrix products.
-        weights: bytes of weights that have to be read, however few positions there are.
-        traffic: bytes that everything else reads and writes.
-        layers: layers that are run, whatever they read.
+        weights: bytes of weights that are read, for any number of positions.
+        traffic: bytes that are read and written outside matrix products.
+        layers: calls of a Transformer layer.
     """
 
     operations: float = 0.0
@@ -67,136 +88,139 @@ class Work:
 
 
 def encode(size: Size, batch: Batch, *, mixed: bool) -> Work:
-    """The audio of a batch becomes embeddings."""
+    """One pass of the encoder, with its convolutions and projector."""
     frames = batch.audio * size.frames_per_second
-    seen = min(batch.seconds, size.window_seconds or batch.seconds) * size.frames_per_second
+    attended = min(batch.seconds, size.window_seconds or batch.seconds) * size.frames_per_second
     return Work(
-        operations=batch.audio * size.front + size.encoder.operations(frames, seen),
-        weights=_bytes(size.encoder.matrices * size.encoder.layers, mixed),
-        traffic=FORWARD_TRAFFIC * size.encoder.kept(frames, mixed=mixed),
+        operations=batch.audio * size.front_operations + size.encoder.operations(frames, attended),
+        weights=number_bytes(mixed) * size.encoder.weights,
+        traffic=FORWARD_TRAFFIC * size.encoder.kept_bytes(frames, mixed=mixed),
         layers=size.encoder.layers,
     )
 
 
-def read(size: Size, batch: Batch, *, mixed: bool) -> Work:
-    """The decoder reads audio, prompt and transcript once."""
-    length = positions_of(size, batch)
+def decode(size: Size, batch: Batch, *, mixed: bool) -> Work:
+    """One pass of the decoder over audio, prompt and transcript, without the output head."""
+    length = decoder_positions(size, batch)
     positions = batch.utterances * length
     return Work(
         operations=size.decoder.operations(positions, length),
-        weights=_bytes(size.decoder.matrices * size.decoder.layers, mixed),
-        traffic=FORWARD_TRAFFIC * size.decoder.kept(positions, mixed=mixed),
+        weights=number_bytes(mixed) * size.decoder.weights,
+        traffic=FORWARD_TRAFFIC * size.decoder.kept_bytes(positions, mixed=mixed),
         layers=size.decoder.layers,
     )
 
 
-def top(size: Size, batch: Batch, *, mixed: bool) -> Work:
-    """The best tokens of every position of the transcripts, in tiles."""
-    scores = batch.utterances * batch.tokens * size.vocabulary
-    return Work(2 * scores * size.width, _bytes(size.vocabulary * size.width, mixed), TOP_TRAFFIC * scores)
+def top_tokens(size: Size, batch: Batch, *, mixed: bool) -> Work:
+    """The top-k tokens at every transcript position."""
+    return _head(size, batch.transcript_tokens, TOP_TRAFFIC, mixed=mixed)
 
 
 def cross_entropy(size: Size, batch: Batch, *, mixed: bool) -> Work:
-    """The scores of the whole vocabulary, and the loss."""
-    scores = batch.utterances * batch.tokens * size.vocabulary
-    return Work(2 * scores * size.width, _bytes(size.vocabulary * size.width, mixed), CROSS_ENTROPY_TRAFFIC * scores)
+    """Logits over the vocabulary and the cross-entropy at every transcript position."""
+    return _head(size, batch.transcript_tokens, CROSS_ENTROPY_TRAFFIC, mixed=mixed)
 
 
-def roll_out(size: Size, batch: Batch, passes: float, *, drafted: bool, mixed: bool) -> Work:
-    """A transcript is written in so many passes; behind the first one a draft is read about once more."""
-    size_of_number = 2 if mixed else 4
-    length = positions_of(size, batch)
-    again = batch.tokens if drafted and passes > 1 else 0.0
-    read_later = batch.utterances * (again or batch.tokens)
-    reading = read(size, batch, mixed=mixed) if drafted else read(size, _without_text(batch), mixed=mixed)
-    asked = batch.utterances * (batch.tokens + again)
-    cache = 2 * size.decoder.layers * size.decoder.keys * size_of_number * batch.utterances * length
-    weights = size.decoder.matrices * size.decoder.layers + size.vocabulary * size.width
-    later = Work(
-        operations=size.decoder.operations(read_later, length),
-        traffic=FORWARD_TRAFFIC * size.decoder.kept(read_later, mixed=mixed) + cache * (passes - 1),
-    )
-    head = Work(
-        operations=2 * asked * size.vocabulary * size.width,
-        traffic=2 * size_of_number * asked * size.vocabulary,
-    )
-    launched = Work(weights=_bytes(weights, mixed) * passes, layers=size.decoder.layers * passes)
-    return Work(reading.operations, 0.0, reading.traffic, 0.0) + later + head + launched
+def rollout(size: Size, batch: Batch, decoding: Decoding, *, mixed: bool) -> Work:
+    """Decoding of the transcripts.
 
-
-def supervised(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool) -> dict[str, Work]:
-    """The phases of a micro-batch of SFT."""
-    hear, reading = encode(student, batch, mixed=mixed), read(student, batch, mixed=mixed)
-    head = cross_entropy(student, batch, mixed=mixed)
-    scores = batch.utterances * batch.tokens * student.vocabulary
-    back = backward(student, hear + reading, checkpointing=checkpointing) + Work(
-        2 * head.operations, head.weights, CROSS_ENTROPY_GRADIENT_TRAFFIC * scores
-    )
-    return {"encode": hear, "student": reading + head, "backward": back}
-
-
-def distilled(
-    student: Size, teacher: Size | None, batch: Batch, passes: float, *, drafted: bool, mixed: bool, checkpointing: bool
-) -> dict[str, Work]:
-    """The phases of a micro-batch of OPD; the support's own scores are 1 or 2% of a head's and left out.
-
-    Where other devices carry the teacher it is None, and has no phase.
+    The first pass reads audio and prompt, and the drafts if there are any. After a draft has been rejected, about as
+    many tokens as it has are read again.
     """
-    hear, reading = encode(student, batch, mixed=mixed), read(student, batch, mixed=mixed)
+    length = decoder_positions(size, batch)
+    first = decode(size, batch if decoding.drafted else replace(batch, tokens=0.0), mixed=mixed)
+    reread = batch.tokens if decoding.drafted and decoding.passes > 1 else 0.0
+    later_positions = batch.utterances * (reread or batch.tokens)
+    logits = batch.utterances * (batch.tokens + reread) * size.vocabulary
+    cache_traffic = size.cache_bytes(batch.utterances * length, mixed=mixed) * (decoding.passes - 1)
+    later_traffic = FORWARD_TRAFFIC * size.decoder.kept_bytes(later_positions, mixed=mixed)
+    logits_traffic = 2 * number_bytes(mixed) * logits
+    return Work(
+        operations=first.operations + size.decoder.operations(later_positions, length) + 2 * logits * size.width,
+        weights=number_bytes(mixed) * (size.decoder.weights + size.head_weights) * decoding.passes,
+        traffic=first.traffic + later_traffic + cache_traffic + logits_traffic,
+        layers=size.decoder.layers * decoding.passes,
+    )
+
+
+def sft_phases(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool) -> dict[str, Work]:
+    """The phases of a micro-batch of SFT."""
+    encoder, decoder = encode(student, batch, mixed=mixed), decode(student, batch, mixed=mixed)
+    head = cross_entropy(student, batch, mixed=mixed)
+    logits = batch.transcript_tokens * student.vocabulary
+    head_backward = Work(2 * head.operations, head.weights, CROSS_ENTROPY_GRADIENT_TRAFFIC * logits)
+    layers_backward = backward(student, encoder + decoder, checkpointing=checkpointing)
+    return {"encode": encoder, "student": decoder + head, "backward": layers_backward + head_backward}
+
+
+def opd_phases(
+    student: Size, teacher: Size | None, batch: Batch, decoding: Decoding, *, mixed: bool, checkpointing: bool
+) -> dict[str, Work]:
+    """The phases of a micro-batch of OPD.
+
+    A teacher on other devices is None and has no phase. The logits on the union support are not counted: they take 1
+    or 2% of the operations of the output head.
+    """
+    encoder, decoder = encode(student, batch, mixed=mixed), decode(student, batch, mixed=mixed)
     phases = {
-        "encode": hear,
-        "rollout": roll_out(student, batch, passes, drafted=drafted, mixed=mixed),
-        "student": reading + top(student, batch, mixed=mixed),
-        "backward": backward(student, hear + reading, checkpointing=checkpointing),
+        "encode": encoder,
+        "rollout": rollout(student, batch, decoding, mixed=mixed),
+        "student": decoder + top_tokens(student, batch, mixed=mixed),
+        "backward": backward(student, encoder + decoder, checkpointing=checkpointing),
     }
     if teacher is not None:
-        forced = encode(teacher, batch, mixed=mixed) + read(teacher, batch, mixed=mixed)
-        phases["teacher"] = forced + top(teacher, batch, mixed=mixed) + cast(teacher, mixed=mixed)
+        forced = encode(teacher, batch, mixed=mixed) + decode(teacher, batch, mixed=mixed)
+        phases["teacher"] = forced + top_tokens(teacher, batch, mixed=mixed) + cast_weights(teacher, mixed=mixed)
     return phases
 
 
-def warmed_up(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool) -> dict[str, Work]:
-    """The phases of a micro-batch of CTC: every audio token is scored against the vocabulary."""
-    hear = encode(student, batch, mixed=mixed)
-    per_audio_token = Batch(batch.utterances, batch.seconds, batch.seconds * student.audio_tokens_per_second)
-    head = cross_entropy(student, per_audio_token, mixed=mixed)
-    back = backward(student, hear, checkpointing=checkpointing) + head * 2
-    return {"encode": hear, "student": head, "backward": back}
+def ctc_phases(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool) -> dict[str, Work]:
+    """The phases of a micro-batch of CTC."""
+    encoder = encode(student, batch, mixed=mixed)
+    head = cross_entropy(student, ctc_batch(student, batch), mixed=mixed)
+    return {
+        "encode": encoder,
+        "student": head,
+        "backward": backward(student, encoder, checkpointing=checkpointing) + head * 2,
+    }
 
 
-def labelled(teacher: Size, batch: Batch, passes: float) -> dict[str, Work]:
-    """The phases of a batch that a teacher writes labels for, in float32 and without drafts."""
+def ctc_batch(student: Size, batch: Batch) -> Batch:
+    """The batch with one token for every audio token: CTC computes logits for each of them."""
+    return replace(batch, tokens=batch.seconds * student.audio_tokens_per_second)
+
+
+def label_phases(teacher: Size, batch: Batch, passes: float) -> dict[str, Work]:
+    """The phases of a batch that a teacher labels in float32 and without drafts."""
     return {
         "encode": encode(teacher, batch, mixed=False),
-        "rollout": roll_out(teacher, batch, passes, drafted=False, mixed=False),
+        "rollout": rollout(teacher, batch, Decoding(passes, drafted=False), mixed=False),
     }
 
 
 def backward(student: Size, forward: Work, *, checkpointing: bool) -> Work:
-    """Gradients of inputs and weights; with activation checkpointing the forward pass comes once more before."""
-    gradients = 2 * 4.0 * student.parameters
-    back = Work(
+    """Gradients of inputs and weights. Activation checkpointing repeats the forward pass first."""
+    weight_gradients = 2 * float(FLOAT_BYTES) * student.parameters
+    gradients = Work(
         2 * forward.operations,
         2 * forward.weights,
-        forward.traffic * BACKWARD_TRAFFIC / FORWARD_TRAFFIC + gradients,
+        forward.traffic * BACKWARD_TRAFFIC / FORWARD_TRAFFIC + weight_gradients,
         2 * forward.layers,
     )
-    return back + forward if checkpointing else back
+    return gradients + forward if checkpointing else gradients
 
 
-def cast(size: Size, *, mixed: bool) -> Work:
-    """Weights kept in float32 that are made half as wide each time they are used, as those of a fixed model are."""
-    return Work(traffic=6.0 * size.parameters if mixed else 0.0)
+def cast_weights(size: Size, *, mixed: bool) -> Work:
+    """The cast of a frozen model from float32: autocast does not keep the 2-byte weights for the next use."""
+    return Work(traffic=CAST_TRAFFIC * size.parameters if mixed else 0.0)
 
 
-def positions_of(size: Size, batch: Batch) -> float:
-    """Positions of the decoder for one utterance."""
+def decoder_positions(size: Size, batch: Batch) -> float:
+    """Decoder positions of one utterance: audio tokens, prompt and transcript."""
     return batch.seconds * size.audio_tokens_per_second + size.prompt_tokens + batch.tokens
 
 
-def _without_text(batch: Batch) -> Batch:
-    return Batch(batch.utterances, batch.seconds, 0.0)
-
-
-def _bytes(weights: float, mixed: bool) -> float:
-    return weights * (2 if mixed else 4)
+def _head(size: Size, positions: float, traffic: float, *, mixed: bool) -> Work:
+    """The output head at so many positions, with `traffic` bytes for each logit."""
+    logits = positions * size.vocabulary
+    return Work(2 * logits * size.width, number_bytes(mixed) * size.head_weights, traffic * logits)

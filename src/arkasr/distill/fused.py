@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from arkasr.distill.divergence import divergence_of
 from arkasr.distill.objective import ModelView, UnionTopkKL, check_options, union_topk_kl
 from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids, working_dtype
-from arkasr.recognizers.head import Top, every_score, scores_of, top_of_head
-from arkasr.teacher.teacher import NamedScores
+from arkasr.recognizers.head import TopTokens, top_tokens
+from arkasr.recognizers.head_scores import token_scores, vocabulary_scores
+from arkasr.teacher.teacher import SparseScores
 
 # Options that need every token's score are computed for so many positions at a time.
 DENSE_POSITIONS = 64
@@ -42,9 +43,9 @@ def fused_union_topk_kl(
     tail: str = "none",
     beta: float = 0.5,
     upstream_scores: bool = False,
-    student_top: Top | None = None,
+    student_top: TopTokens | None = None,
     student_top_hidden: Tensor | None = None,
-    teacher_top: Top | None = None,
+    teacher_top: TopTokens | None = None,
     sparse_head_gradient: bool = False,
 ) -> UnionTopkKL:
     """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ on either side.
@@ -70,11 +71,11 @@ def fused_union_topk_kl(
         tail: "bucket" needs every score, too.
         beta: of "jsd" only.
         upstream_scores: for comparison only.
-        student_top: what `top_of_head` finds for the student, where the rollout has it already; takes the place of
+        student_top: what `top_tokens` finds for the student, where the rollout has it already; takes the place of
             `student_support`, and spares the pass over the student's vocabulary.
         student_top_hidden: [N, H_S], the states that `student_top` was found from, where they may differ from
             `student_hidden`, as they do in half precision; the student's probabilities are then those of that moment.
-        teacher_top: what `top_of_head` finds for the teacher, where it is known already.
+        teacher_top: what `top_tokens` finds for the teacher, where it is known already.
         sparse_head_gradient: give the student's head a sparse gradient, of the rows in U_t. For a head that is tied to
             the embeddings, whose dense gradient it is added to; most optimizers refuse it alone. Without effect where
             every score is needed.
@@ -105,14 +106,14 @@ def fused_union_topk_kl(
     dtype = working_dtype(student_hidden, teacher_hidden)
     # Step 1: l^T_t of the teacher's best.
     if teacher_top is None:
-        teacher_top = top_of_head(teacher_hidden, teacher_head, teacher_allowed, top_k, dtype)
+        teacher_top = top_tokens(teacher_hidden, teacher_head, teacher_allowed, top_k, dtype)
     if teacher_to_student is None:
         options["teacher_to_student"] = same_ids(len(teacher_head), len(student_head), student_hidden.device)
     return _compared(
         student_hidden,
         student_head,
         teacher_top,
-        lambda ids: scores_of(teacher_hidden, teacher_head, ids, dtype),
+        lambda ids: token_scores(teacher_hidden, teacher_head, ids, dtype),
         dtype,
         student_to_teacher=student_to_teacher,
         student_support=student_support,
@@ -127,7 +128,7 @@ def fused_union_topk_kl(
 def named_union_topk_kl(
     student_hidden: Tensor,
     student_head: Tensor,
-    teacher: NamedScores,
+    teacher: SparseScores,
     *,
     teacher_to_student: Tensor,
     student_to_teacher: Tensor | None = None,
@@ -139,7 +140,7 @@ def named_union_topk_kl(
     divergence: str = "forward_kl",
     support: str = "union",
     beta: float = 0.5,
-    student_top: Top | None = None,
+    student_top: TopTokens | None = None,
     student_top_hidden: Tensor | None = None,
     sparse_head_gradient: bool = False,
 ) -> UnionTopkKL:
@@ -178,7 +179,7 @@ def named_union_topk_kl(
         student_hidden,
         student_head,
         teacher.top,
-        teacher.of,
+        teacher.log_probs_of,
         working_dtype(student_hidden, teacher.log_probs),
         teacher_to_student=teacher_to_student,
         student_to_teacher=student_to_teacher,
@@ -201,7 +202,7 @@ def named_union_topk_kl(
 def _compared(
     student_hidden: Tensor,
     student_head: Tensor,
-    teacher_top: Top,
+    teacher_top: TopTokens,
     teacher_scores_of: Callable[[Tensor], Tensor],
     dtype: torch.dtype,
     *,
@@ -212,7 +213,7 @@ def _compared(
     student_allowed: Tensor | None,
     teacher_allowed: Tensor | None,
     student_support: Tensor | None,
-    student_top: Top | None,
+    student_top: TopTokens | None,
     student_top_hidden: Tensor | None,
     generated: Tensor | None,
     divergence: str,
@@ -229,7 +230,7 @@ def _compared(
 
     # Steps 2 and 3: K^T_t, K^S_t and U_t.
     if student_top is None:
-        student_top = top_of_head(student_hidden.detach(), student_head.detach(), student_allowed, top_k, dtype)
+        student_top = top_tokens(student_hidden.detach(), student_head.detach(), student_allowed, top_k, dtype)
     if student_support is None:
         student_support = student_top.ids
     u = merge_supports(
@@ -253,7 +254,9 @@ def _compared(
         teacher_scores = teacher_scores_of(u.teacher_ids)
         teacher_log_probs = teacher_scores - teacher_top.log_normaliser.to(dtype)[:, None]
     p_scores = torch.where(u.in_teacher, teacher_scores, teacher_log_probs) if upstream_scores else teacher_log_probs
-    q_scores = scores_of(student_hidden, student_head, u.student_ids, dtype, sparse_head_gradient=sparse_head_gradient)
+    q_scores = token_scores(
+        student_hidden, student_head, u.student_ids, dtype, sparse_head_gradient=sparse_head_gradient
+    )
     in_support = q_scores.masked_fill(~u.mask, NO_PROBABILITY)
 
     # Step 6: the loss.
@@ -263,7 +266,7 @@ def _compared(
     with torch.no_grad():
         scores = q_scores.detach()
         if student_top_hidden is not None:
-            scores = scores_of(student_top_hidden, student_head.detach(), u.student_ids, dtype)
+            scores = token_scores(student_top_hidden, student_head.detach(), u.student_ids, dtype)
         student_log_probs = scores - student_top.log_normaliser.to(dtype)[:, None]
         teacher_mass = teacher_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
         student_mass = student_log_probs.masked_fill(~u.mask, NO_PROBABILITY).exp().sum(dim=1)
@@ -286,7 +289,7 @@ def needs_every_score(support: str, tail: str) -> bool:
     return tail == "bucket" or support == "full"
 
 
-def _check_tops(positions: int, top_k: int, *tops: tuple[Top | None, int]) -> None:
+def _check_tops(positions: int, top_k: int, *tops: tuple[TopTokens | None, int]) -> None:
     for top, vocab_size in tops:
         expected = (positions, min(top_k, vocab_size))
         if top is not None and top.ids.shape != expected:
@@ -307,8 +310,8 @@ def _dense_by_chunks(
     def compare(first: int, hidden: Tensor, head: Tensor) -> UnionTopkKL:
         rows = slice(first, first + DENSE_POSITIONS)
         return union_topk_kl(
-            every_score(hidden, head),
-            every_score(teacher_hidden[rows], teacher_head),
+            vocabulary_scores(hidden, head),
+            vocabulary_scores(teacher_hidden[rows], teacher_head),
             student_support=None if student_support is None else student_support[rows],
             generated=None if generated is None else generated[rows],
             **options,

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
-import arkasr.model.published_names  # noqa: F401  (registers what the published files name)
+import arkasr.model.published_names  # noqa: F401  (registers the published class names)
 from arkasr.model.config import ArkAsrConfig
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import ArkAsrProcessor
@@ -24,7 +24,7 @@ AutoModel.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForCausalLM.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForMultimodalLM.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForSpeechSeq2Seq.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
-# The speech recognition pipeline knows by this table, and by no other, which classes generate.
+# The speech recognition pipeline recognises classes that generate by this table only.
 MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[ArkAsrConfig.model_type] = ArkAsrForConditionalGeneration.__name__
 AutoFeatureExtractor.register(ArkAsrConfig, feature_extractor_class=WhisperFeatureExtractor)
 AutoTokenizer.register(ArkAsrConfig, tokenizer_class=Qwen2Tokenizer)

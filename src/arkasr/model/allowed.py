@@ -1,4 +1,4 @@
-"""Which tokens may stand in a transcript: the sets A_S and A_T of the objective."""
+"""The tokens that a transcript may hold: the sets A_S and A_T of the objective."""
 
 import torch
 from torch import Tensor
@@ -14,19 +14,19 @@ def allowed_tokens(
     *,
     first_blocked_id: int | None = None,
 ) -> Tensor:
-    """All tokens but special ones, added ones written `<…>`, and ids without a token; the stop token is in.
+    """All tokens except special tokens, added tokens written `<…>`, and ids without a token; plus the stop token.
 
     Args:
         tokenizer: the model's tokenizer.
         vocab_size: V, width of the model's logits; may exceed the tokenizer.
         stop_token_id: ends a transcript.
-        first_blocked_id: this id and all above it are out too; None = no such limit.
+        first_blocked_id: this id and all above it are excluded too; None = no limit.
 
     Returns:
         bool `[V]`.
 
     Raises:
-        InputError: the stop token lies outside the logits.
+        InputError: the stop token is outside the logits.
     """
     check_stop_token(stop_token_id, vocab_size)
     blocked = set(tokenizer.all_special_ids)
@@ -41,15 +41,15 @@ def allowed_tokens(
 
 
 def tokens_within(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> dict[str, int]:
-    """Ids by token string, of the tokens that a model's logits reach."""
+    """Ids by token string, of the tokens that have a logit."""
     return {token: token_id for token, token_id in tokenizer.get_vocab().items() if token_id < vocab_size}
 
 
 def check_stop_token(stop_token_id: int, vocab_size: int) -> None:
-    """See that a stop token can be scored.
+    """Check that a stop token has a logit.
 
     Raises:
-        InputError: it lies outside the logits.
+        InputError: it is outside the logits.
     """
     if not 0 <= stop_token_id < vocab_size:
         raise InputError(

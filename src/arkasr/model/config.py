@@ -1,6 +1,6 @@
-"""The configuration of an Ark-ASR model: Qwen2's fields at the top level, the audio encoder's nested as Whisper's.
+"""The configuration of an Ark-ASR model: Qwen2's fields at the top level, the audio encoder's in a Whisper config.
 
-The layout is that of the published checkpoints, so that their `config.json` is read as it is.
+The published checkpoints have this layout, so their `config.json` loads unchanged.
 """
 
 from typing import Any, ClassVar
@@ -11,17 +11,17 @@ from transformers import Qwen2Config, WhisperConfig
 
 @strict
 class ArkAsrConfig(Qwen2Config):
-    """Configuration of `ArkAsrForConditionalGeneration`; fields not named here are those of `Qwen2Config`.
+    """Configuration of `ArkAsrForConditionalGeneration`; all other fields are those of `Qwen2Config`.
 
     Attributes:
         whisper_config: the audio encoder, in Whisper's terms (`d_model`, `encoder_layers`, `num_mel_bins`, …).
-        audio_token_id: the placeholder in `input_ids` that one merged audio embedding replaces.
-        merge_factor: encoder frames that are concatenated into one audio token.
-        use_rope: the encoder rotates queries and keys instead of adding learned positions; only True exists.
-        adapter_type: the map from encoder to decoder; only "mlp" exists.
+        audio_token_id: the placeholder in `input_ids`, replaced by one merged audio embedding.
+        merge_factor: encoder frames concatenated into one audio token.
+        use_rope: rotary embeddings in the encoder instead of learned positions; only True exists.
+        adapter_type: the adapter from encoder to decoder; only "mlp" exists.
         mlp_adapter_act: activation between the adapter's two linear layers.
-        max_whisper_length: encoder frames of the longest clip seen in training (30 s).
-        spec_aug: carried for the published files; augmentation belongs to training, not to the model.
+        max_whisper_length: encoder frames of the longest training clip (30 s).
+        spec_aug: kept for the published files and not used; training does augmentation.
     """
 
     model_type = "arkasr"
@@ -45,5 +45,5 @@ class ArkAsrConfig(Qwen2Config):
             raise ValueError("use_rope=False is not an Ark-ASR encoder: no checkpoint with learned positions exists")
         if self.adapter_type != "mlp":
             raise ValueError(f"adapter_type {self.adapter_type!r} is unknown; Ark-ASR checkpoints use 'mlp'")
-        kwargs.pop("auto_map", None)  # names remote code, which a folder written from this config would not hold
+        kwargs.pop("auto_map", None)  # names remote code, which saved folders do not contain
         super().__post_init__(**kwargs)

@@ -1,8 +1,8 @@
 """The audio encoder of Ark-ASR: log-mel frames in, one embedding of the decoder's width per 80 ms out.
 
 Two convolutions, pre-norm Transformer layers with a partial, interleaved rotary embedding, a norm, a merge of four
-frames, and a two-layer map (specification: ark-asr-checkpoint, section 3). Padding is masked at every step, so the
-embeddings of a clip do not depend on what else is in its batch. Knows nothing of text.
+frames, and a two-layer adapter (specification ark-asr-checkpoint, section 3). Padding is masked at every step, so a
+clip's embeddings do not depend on the other clips of its batch. Text is left to `model.py`.
 """
 
 import torch
@@ -46,14 +46,14 @@ def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def padding_mask(frame_mask: Tensor, implementation: str, dtype: torch.dtype) -> Tensor | None:
-    """What an attention implementation of Transformers takes to ignore padding.
+    """The mask with which an attention implementation of Transformers ignores padding; None = no padding.
 
     Args:
-        frame_mask: bool `[B, T]`, True where a frame is real.
+        frame_mask: bool `[B, T]`, True where a frame is valid.
         implementation: `sdpa`, `eager` or a flash attention.
         dtype: of the attention scores.
     """
-    # Looking at the values breaks a compiled graph, and makes the host wait for an accelerator.
+    # Reading values would break a compiled graph, and would make the host wait for an accelerator.
     if frame_mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(frame_mask.all()):
         return None
     if "flash" in implementation:
@@ -81,7 +81,7 @@ class ArkAsrEncoderAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Attend over `hidden` `[B, T, d]`; `key_mask` as `padding_mask` gives it."""
+        """Attend over `hidden` `[B, T, d]`; `key_mask` comes from `padding_mask`."""
         batch, frames, width = hidden.shape
         shape = (batch, frames, self.heads, width // self.heads)
         query = rotate_interleaved(self.q_proj(hidden).view(shape).transpose(1, 2), cos, sin)
@@ -126,10 +126,10 @@ class ArkAsrWhisperEncoder(nn.Module):
         self.layers = nn.ModuleList(ArkAsrEncoderLayer(config) for _ in range(sizes.encoder_layers))
 
     def forward(self, mel: Tensor, mel_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `mel` `[B, mels, T]` whose real frames are True in `mel_mask` `[B, T]`.
+        """Encode `mel` `[B, mels, T]`; valid frames are True in `mel_mask` `[B, T]`.
 
         Returns:
-            Frames `[B, (T + 1) // 2, d]`, zero where not real, and their bool mask `[B, (T + 1) // 2]`.
+            Frames `[B, (T + 1) // 2, d]`, zero at padding, and their bool mask `[B, (T + 1) // 2]`.
         """
         frame_mask = mel_mask[:, ::2]
         hidden = F.gelu(self.conv1(mel * mel_mask[:, None])) * mel_mask[:, None]
@@ -143,7 +143,7 @@ class ArkAsrWhisperEncoder(nn.Module):
 
 
 class ArkAsrAudioEncoder(nn.Module):
-    """Encoder, norm, merge of `merge_factor` frames, and the map to the decoder's width."""
+    """Encoder, norm, merge of `merge_factor` frames, and the adapter to the decoder's width."""
 
     def __init__(self, config: ArkAsrConfig) -> None:
         super().__init__()
@@ -158,12 +158,12 @@ class ArkAsrAudioEncoder(nn.Module):
         )
 
     def forward(self, mel: Tensor, mel_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed `mel` `[B, mels, T]` whose real frames are True in `mel_mask` `[B, T]`.
+        """Embed `mel` `[B, mels, T]`; valid frames are True in `mel_mask` `[B, T]`.
 
-        Frames that do not fill a whole token are dropped, except that a clip always has one token.
+        Last frames that do not fill a token are dropped, except that a clip always has one token.
 
         Returns:
-            Embeddings `[B, N, H]` and the number of real ones per clip, int64 `[B]`.
+            Embeddings `[B, N, H]` and the number of valid ones per clip, int64 `[B]`.
         """
         frames, frame_mask = self.whisper(mel, mel_mask)
         frames = self.layer_norm(frames) * frame_mask[..., None]

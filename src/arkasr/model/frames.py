@@ -1,6 +1,6 @@
-"""How long a piece of audio is in samples, mel frames, encoder frames and audio tokens.
+"""Lengths of audio in samples, mel frames, Ark-ASR's encoder frames and its audio tokens.
 
-The only place where these rates are written down. Knows nothing of tensors or of the teacher, whose grid differs.
+These rates are defined only here. Encoders of other families have other rates, in `recognizers/`.
 """
 
 import numpy as np
@@ -15,10 +15,10 @@ MAX_SAMPLES = int(LONGEST_CLIP_SECONDS * SAMPLE_RATE)
 
 
 def clip_of(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
-    """A waveform as both model families can hear it: float32, and padded with silence to one analysis window.
+    """A waveform as the feature extractors take it: float32, padded with silence to one STFT window.
 
     Args:
-        waveform: `[samples]`, 16 kHz mono. Less than one mel frame over 30 s is what resampling leaves, and is cut.
+        waveform: `[samples]`, 16 kHz mono. Less than a mel frame beyond 30 s is cut.
 
     Raises:
         InputError: it is longer than 30 s.

@@ -1,7 +1,6 @@
-"""What `generate` must know of a tokenizer: when to stop, what never to write, and how audio is asked about.
+"""The generation config of Ark-ASR: stop token, suppressed tokens and prompt, taken from a tokenizer.
 
-Kept in the generation config, so that plain `generate` and the speech recognition pipeline write what this package
-writes. Knows nothing of weights.
+With these fields, plain `generate` and the speech recognition pipeline write the same text as this package.
 """
 
 from typing import Any
@@ -19,24 +18,24 @@ MAX_NEW_TOKENS = 256
 def transcription_config(
     config: GenerationConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int
 ) -> GenerationConfig:
-    """A generation config that decodes greedily, allowed tokens only, until the stop token.
+    """A generation config for greedy decoding of allowed tokens until the stop token.
 
-    Beside the fields that Transformers knows, two are set: `prompt_before_audio` and `prompt_after_audio`, the token
+    Besides Transformers' own fields it has `prompt_before_audio` and `prompt_after_audio`, the token
     ids around the audio placeholders (specification ark-asr-checkpoint, section 4).
 
     Args:
-        config: what is not decided here is taken from it.
+        config: gives all fields that are not set here.
         tokenizer: with Ark-ASR's special tokens.
         vocab_size: V, width of the model's logits.
 
     Raises:
-        InputError: the tokenizer is not one of Ark-ASR.
+        InputError: the tokenizer lacks a token of Ark-ASR.
     """
-    known = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     for token in SPECIAL_TOKENS[2:-1]:
-        if token not in known:
+        if token not in vocabulary:
             raise InputError(f"the tokenizer has no token {token}; take the one that belongs to an Ark-ASR model")
-    stop_token_id = known[STOP_TOKEN]
+    stop_token_id = vocabulary[STOP_TOKEN]
     allowed = allowed_tokens(
         tokenizer,
         vocab_size,
@@ -44,7 +43,7 @@ def transcription_config(
         first_blocked_id=FIRST_CODEC_TOKEN_ID if vocab_size > FIRST_CODEC_TOKEN_ID else None,
     )
     prompt = tokenizer(transcription_prompt(tokenizer), add_special_tokens=False)["input_ids"]
-    place = prompt.index(known[AUDIO_TOKEN])
+    placeholder = prompt.index(vocabulary[AUDIO_TOKEN])
     fields: dict[str, Any] = {
         "eos_token_id": stop_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -52,8 +51,8 @@ def transcription_config(
         "num_beams": 1,
         "max_new_tokens": MAX_NEW_TOKENS,
         "suppress_tokens": (~allowed).nonzero().squeeze(1).tolist(),
-        "prompt_before_audio": prompt[:place],
-        "prompt_after_audio": prompt[place + 1 :],
+        "prompt_before_audio": prompt[:placeholder],
+        "prompt_after_audio": prompt[placeholder + 1 :],
     }
     others = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
     return GenerationConfig.from_dict(others | fields)

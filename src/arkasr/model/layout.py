@@ -1,8 +1,8 @@
-"""Checkpoint layouts: one as Transformers writes it, and that of the published checkpoints.
+"""Writing of the two checkpoint layouts: that of Transformers and that of the published checkpoints.
 
-Both hold the same keys, so weights pass through without a second state dict. The published one has a flat config with
-`rope_theta`, the names of the remote code's classes, and two tensors that nothing reads: Whisper's positions and a copy
-of the tied head (specification ark-asr-checkpoint, sections 1 and 2).
+Both use the same weight names. The published layout adds a flat config with `rope_theta`, the class names of the remote
+code, and two tensors that are never read: Whisper's positions and a copy of the tied head (specification
+ark-asr-checkpoint, sections 1 and 2).
 """
 
 import json
@@ -30,15 +30,15 @@ def save_published(
     weights = dict(model.state_dict())
     positions = sinusoids(whisper.max_source_positions, whisper.d_model).to(model.dtype)
     weights["audio_encoder.whisper.embed_positions.weight"] = positions
-    # A tensor of its own, or the tied copy would be left out.
+    # A clone, because `save_pretrained` leaves out tensors that share memory.
     weights["lm_head.weight"] = model.lm_head.weight.detach().clone()
     model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
     processor.tokenizer.save_pretrained(folder)
     processor.feature_extractor.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    _write(folder / "config.json", _published_config(config))
-    _write(
+    _write_json(folder / "config.json", _published_config(config))
+    _write_json(
         folder / "processor_config.json",
         {
             "auto_map": {"AutoProcessor": REMOTE_CODE["AutoProcessor"]},
@@ -70,7 +70,7 @@ def _published_config(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

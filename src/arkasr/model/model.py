@@ -1,7 +1,7 @@
 """Ark-ASR: an audio encoder in front of a Qwen2 decoder, as a native Transformers class.
 
-Module names follow the published checkpoints (`audio_encoder.*`, `model.*`, `lm_head.*`). Knows nothing of prompts or
-tokens beyond the id of the audio placeholder.
+Module names follow the published checkpoints (`audio_encoder.*`, `model.*`, `lm_head.*`). The model knows the
+id of the audio placeholder; the prompt for `generate` comes from the generation config.
 """
 
 import os
@@ -19,12 +19,12 @@ from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
 from arkasr.model.placeholders import check_counts, fill
 
-# What says where files come from is the same for the tokenizer as for the weights.
+# Arguments of `from_pretrained` that locate files; the tokenizer is loaded with those of the weights.
 SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
-    """An audio-conditioned language model that writes what it hears.
+    """An audio-conditioned language model that writes transcripts.
 
     Sources: arXiv 2605.28139 section 3.1; specification ark-asr-checkpoint, sections 1 to 3.
     """
@@ -52,15 +52,15 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> Self | tuple[Self, dict[str, Any]]:
-        """Load weights as every Transformers model does, and refuse a checkpoint that is not whole.
+        """Load weights as every Transformers model does, and refuse an incomplete checkpoint.
 
-        A checkpoint whose generation config does not say which tokens a transcript may hold (the published ones do
-        not) gets this from the tokenizer beside it.
+        The published checkpoints have no `suppress_tokens` in their generation config. Such a checkpoint gets its
+        generation config from its tokenizer.
 
         Raises:
-            InputError: a weight is missing or has another shape than the config asks for; names the first.
+            InputError: a weight is missing or has another shape than in the config; names the first.
         """
-        wanted_info = kwargs.pop("output_loading_info", False)
+        return_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("state_dict") is None:
             kwargs.setdefault("use_safetensors", True)
         kwargs.setdefault("ignore_mismatched_sizes", True)
@@ -68,13 +68,13 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
         refuse_incomplete(pretrained_model_name_or_path or "from a state dict", info)
         if model.generation_config.suppress_tokens is None and pretrained_model_name_or_path is not None:
             source = {name: kwargs[name] for name in SOURCE_ARGUMENTS if name in kwargs}
-            model._take_generation_defaults(pretrained_model_name_or_path, source)
-        return (model, info) if wanted_info else model
+            model._set_generation_config(pretrained_model_name_or_path, source)
+        return (model, info) if return_info else model
 
-    def _take_generation_defaults(self, name: str | os.PathLike, source: dict[str, Any]) -> None:
+    def _set_generation_config(self, name: str | os.PathLike, source: dict[str, Any]) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **source)
-        except (OSError, ValueError):  # weights may be kept without a tokenizer
+        except (OSError, ValueError):  # a folder may have weights only
             return
         self.generation_config = transcription_config(self.generation_config, tokenizer, self.config.vocab_size)
 
@@ -83,16 +83,16 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
 
         Args:
             audios: float `[B, mels, T]`.
-            audios_mask: `[B, T]`, non-zero where a frame is real; None = all are.
+            audios_mask: `[B, T]`, non-zero where a frame is valid; None = everywhere.
 
         Returns:
-            The real embeddings of all clips in order, `[sum N, H]`, and their number per clip, int64 `[B]`.
+            The valid embeddings of all clips in order, `[sum N, H]`, and their number per clip, int64 `[B]`.
         """
         if audios_mask is None:
             audios_mask = torch.ones(audios.shape[0], audios.shape[2], device=audios.device)
         embeddings, counts = self.audio_encoder(audios.to(self.dtype), audios_mask.bool())
-        real = torch.arange(embeddings.shape[1], device=counts.device) < counts[:, None]
-        return embeddings[real], counts
+        valid = torch.arange(embeddings.shape[1], device=counts.device) < counts[:, None]
+        return embeddings[valid], counts
 
     def _embed(self, input_ids: Tensor, audios: Tensor | None, audios_mask: Tensor | None) -> Tensor:
         embeddings = self.model.embed_tokens(input_ids)
@@ -122,18 +122,18 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
         Args:
             input_ids: int64 `[B, L]`; each audio placeholder is replaced by one embedding of `audios`.
             audios: log-mel float `[B, mels, T]`; None once the prompt is in the cache.
-            audios_mask: `[B, T]`, non-zero where a frame is real; None = all are.
+            audios_mask: `[B, T]`, non-zero where a frame is valid; None = everywhere.
             attention_mask: `[B, L]`, zero at (left) padding.
-            position_ids: int64 `[B, L]`; None = counted from the first real token of each row.
+            position_ids: int64 `[B, L]`; None = counted from the first valid token of each row.
             past_key_values: the cache of earlier positions.
             inputs_embeds: float `[B, L, H]` instead of `input_ids` and `audios`.
             labels: int64 `[B, L]`, -100 where not scored; gives `loss`, the mean over scored tokens.
             use_cache: return the cache.
-            logits_to_keep: score only the last so many positions; 0 = all.
+            logits_to_keep: number of last positions to score; 0 = all.
             **kwargs: passed to the decoder.
 
         Raises:
-            ValueError: a prompt's number of audio placeholders is not what its audio needs.
+            ValueError: a prompt's number of audio placeholders differs from its number of audio embeddings.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -166,23 +166,25 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Generate as every Transformers model does; log-mel in place of `input_ids` is transcribed.
+        """Generate as every Transformers model does, or transcribe log-mel features given in place of `input_ids`.
 
-        The speech recognition pipeline knows features only: it hands over float `[B, mels, T]` with the mask of their
-        frames `[B, T]`. They are asked about with the published prompt, and what comes back is the transcript alone.
+        The speech recognition pipeline passes features, float `[B, mels, T]`, with their frame mask `[B, T]`. They
+        get the published prompt, and the result is the transcript without the prompt.
 
         Raises:
-            ValueError: features came, and the generation config does not hold the prompt.
+            ValueError: features were given, and the generation config has no prompt.
         """
-        given = inputs if inputs is not None else input_ids
-        if given is None or not given.is_floating_point():
-            return super().generate(given, generation_config=generation_config, attention_mask=attention_mask, **kwargs)
-        prompts, mask = self._prompts_of(given, attention_mask)
+        ids_or_features = inputs if inputs is not None else input_ids
+        if ids_or_features is None or not ids_or_features.is_floating_point():
+            return super().generate(
+                ids_or_features, generation_config=generation_config, attention_mask=attention_mask, **kwargs
+            )
+        prompts, mask = self._prompts_for(ids_or_features, attention_mask)
         written = super().generate(
             prompts,
             generation_config=generation_config,
             attention_mask=(prompts != self.generation_config.pad_token_id).long(),
-            audios=given,
+            audios=ids_or_features,
             audios_mask=mask,
             **kwargs,
         )
@@ -191,19 +193,19 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
         written.sequences = written.sequences[:, prompts.shape[1] :]
         return written
 
-    def _prompts_of(self, audios: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Published prompts for log-mel features, int64 `[B, P]` padded on the left, and the frames' mask `[B, T]`."""
+    def _prompts_for(self, audios: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Published prompts for log-mel features, int64 `[B, P]` padded on the left, and the frame mask `[B, T]`."""
         before = getattr(self.generation_config, "prompt_before_audio", None)
         if before is None:
             raise ValueError(
                 "the generation config does not hold the prompt; load the model from a folder with its tokenizer"
             )
         after = self.generation_config.prompt_after_audio
-        places = torch.arange(audios.shape[2], device=audios.device)
-        frames = torch.full_like(audios[:, 0, 0], len(places)).long() if frame_mask is None else frame_mask.sum(1)
-        # Whisper's extractor counts a frame that has begun where it pads, and Ark-ASR only whole ones.
-        frames = torch.where(frames < len(places), (frames - 1).clamp(min=1), frames)
-        mask = (places < frames[:, None]).long()
+        indices = torch.arange(audios.shape[2], device=audios.device)
+        frames = torch.full_like(audios[:, 0, 0], len(indices)).long() if frame_mask is None else frame_mask.sum(1)
+        # Whisper's extractor counts the last, partly padded frame of a padded clip; Ark-ASR does not.
+        frames = torch.where(frames < len(indices), (frames - 1).clamp(min=1), frames)
+        mask = (indices < frames[:, None]).long()
         rows = [
             [*before, *[self.config.audio_token_id] * audio_tokens(count, self.config.merge_factor), *after]
             for count in frames.tolist()
@@ -213,7 +215,7 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
         return torch.tensor(padded, device=audios.device), mask
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Hand the audio over with the prompt only; later steps find it in the cache."""
+        """Pass the audio with the prompt only; later steps have it in the cache."""
         audios, audios_mask = kwargs.pop("audios", None), kwargs.pop("audios_mask", None)
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         if kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True):

@@ -1,11 +1,11 @@
-"""Audio embeddings in the place of the prompt's audio placeholders, for every class that reads prompts."""
+"""Replacement of a prompt's audio placeholders by audio embeddings."""
 
 import torch
 from torch import Tensor
 
 
 def check_counts(placeholders: Tensor, counts: Tensor) -> None:
-    """See that every prompt has a placeholder for each of its clip's embeddings.
+    """Check that every prompt has one placeholder for each embedding of its clip.
 
     Args:
         placeholders: bool `[B, L]`.
@@ -20,7 +20,7 @@ def check_counts(placeholders: Tensor, counts: Tensor) -> None:
 
 
 def check_total(held: int, needed: int) -> None:
-    """See that the prompts of a batch have a placeholder for each of its embeddings.
+    """Check that the prompts of a batch together have one placeholder for each of its embeddings.
 
     Raises:
         ValueError: they have more or fewer.
@@ -30,14 +30,14 @@ def check_total(held: int, needed: int) -> None:
 
 
 def fill(embedded: Tensor, placeholders: Tensor, audio_embeddings: Tensor) -> Tensor:
-    """`embedded` `[B, L, H]` with the real audio embeddings `[sum N, H]` at the placeholders, in order."""
+    """`embedded` `[B, L, H]` with the valid audio embeddings `[sum N, H]` at the placeholders, in order."""
     return embedded.masked_scatter(placeholders[..., None], audio_embeddings.to(embedded.dtype))
 
 
 def fill_padded(embedded: Tensor, placeholders: Tensor, audio_embeddings: Tensor) -> Tensor:
-    """As `fill`, with the embeddings of each row in a row of their own, `[B, N, H]`; the device is asked nothing."""
+    """As `fill`, with embeddings padded per clip, `[B, N, H]`; does not make the host wait for the device."""
     batch, tokens, width = audio_embeddings.shape
-    places = (placeholders.cumsum(1) - 1).clamp(0, tokens - 1)
-    rows = torch.arange(batch, device=places.device)[:, None] * tokens + places
+    columns = (placeholders.cumsum(1) - 1).clamp(0, tokens - 1)
+    rows = torch.arange(batch, device=columns.device)[:, None] * tokens + columns
     chosen = audio_embeddings.reshape(-1, width).index_select(0, rows.flatten()).view_as(embedded)
     return torch.where(placeholders[..., None], chosen.to(embedded.dtype), embedded)

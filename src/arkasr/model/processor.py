@@ -1,6 +1,6 @@
-"""Audio and conversation in, model inputs out: the log-mel features and the exact Ark-ASR prompt.
+"""Audio and conversation in, model inputs out: log-mel features and the exact Ark-ASR prompt.
 
-The prompt is written down once, in the chat template; training and inference both render it.
+The prompt is defined once, by the chat template, which both training and inference render.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE, decode_audio
 from arkasr.model.frames import audio_tokens, clip_of
@@ -18,7 +18,7 @@ from arkasr.model.frames import audio_tokens, clip_of
 AUDIO_TOKEN = "<|audio|>"
 STOP_TOKEN = "<|im_end|>"
 INSTRUCTION = "Please transcribe this audio."
-# Every token of the prompt and of the stop, in the order of the published vocabulary.
+# All tokens of the prompt and the stop token, in the order of their published ids.
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -46,12 +46,12 @@ CHAT_TEMPLATE = (
 
 
 def transcription_conversation(audio: Any) -> list[dict[str, Any]]:
-    """The one user turn that asks for a transcript (specification ark-asr-checkpoint, section 4)."""
+    """The user turn that requests a transcript (specification ark-asr-checkpoint, section 4)."""
     return [{"role": "user", "content": [{"type": "audio", "audio": audio}, {"type": "text", "text": INSTRUCTION}]}]
 
 
 def transcription_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt of one clip with a single audio placeholder, up to where the transcript begins."""
+    """The text before the transcript, with a single audio placeholder."""
     return str(
         tokenizer.apply_chat_template(
             transcription_conversation(None), chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False
@@ -60,18 +60,18 @@ def transcription_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 class ArkAsrProcessor(ProcessorMixin):
-    """Whisper's log-mel features and a Qwen2 tokenizer behind the Ark-ASR prompt.
+    """Whisper's log-mel features, a Qwen2 tokenizer and the Ark-ASR prompt.
 
     Args:
         feature_extractor: Whisper's.
         tokenizer: a Qwen2 tokenizer with Ark-ASR's special tokens.
-        chat_template: not looked at; the prompt is the one that the models were trained on, whatever a folder says.
+        chat_template: ignored, because the models were trained on one prompt.
         merge_factor: encoder frames in an audio token.
         audio_token: the placeholder; there is only one.
         audio_dtype: dtype name of `audios`, float32 as published; the model casts to its own.
 
     Raises:
-        ValueError: the files ask for another placeholder or dtype.
+        ValueError: another placeholder or dtype was given.
     """
 
     text_kwargs: ClassVar[dict[str, Any]] = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
@@ -95,7 +95,7 @@ class ArkAsrProcessor(ProcessorMixin):
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from a `processor_config.json`; the published one sets attributes of its parts once more."""
+        """Build from a `processor_config.json`; the published one also sets attributes of extractor and tokenizer."""
         fields = dict(processor_dict)
         overrides = [fields.pop(name, None) or {} for name in ("feature_extractor_config", "tokenizer_config")]
         for part, values in zip(args, overrides, strict=True):
@@ -122,33 +122,33 @@ class ArkAsrProcessor(ProcessorMixin):
         Args:
             conversation: one user message whose parts are one audio and a text, in order. The audio part holds
                 `audio` or `array` (float `[samples]`, 16 kHz mono) or `path`, and may hold `begin_time` and
-                `end_time` in seconds (-1 = the whole).
-            chat_template: another prompt than the published one.
+                `end_time` in seconds (-1 = the whole clip).
+            chat_template: replaces the published prompt.
             tokenize: False = the prompt as a string; the audio is not read.
             return_dict: False = `input_ids` only.
-            sampling_rate: of the arrays; only 16 kHz.
+            sampling_rate: of the arrays, in Hz; only 16,000.
             audio_padding: only "longest"; padding to 30 s would change results.
-            audio_max_length: samples of a clip that are heard; None = all, and a clip over 30 s is refused.
+            audio_max_length: samples after which a clip is cut; None = a clip over 30 s is refused.
             return_tensors: as for every Transformers processor.
             **kwargs: as for every Transformers processor.
 
         Raises:
-            ValueError: an argument is not one of those above, or a conversation has not exactly one audio part.
+            ValueError: an argument has another value, or a conversation does not have exactly one audio part.
             InputError: audio cannot be read or is longer than 30 s.
         """
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template, tokenize=False, **kwargs)
         if sampling_rate != SAMPLE_RATE:
-            raise ValueError(f"sampling_rate is {sampling_rate}; Ark-ASR hears {SAMPLE_RATE} Hz, resample the audio")
+            raise ValueError(f"sampling_rate is {sampling_rate}; Ark-ASR takes {SAMPLE_RATE} Hz; resample the audio")
         if audio_padding not in ("longest", True):
             raise ValueError(f"audio_padding is {audio_padding!r}; only 'longest' gives the published results")
         batched = not isinstance(conversation[0], dict)
         conversations = conversation if batched else [conversation]
-        heard = [_with_waveform(messages, audio_max_length) for messages in conversations]
+        decoded = [_with_waveform(messages, audio_max_length) for messages in conversations]
         text_kwargs = kwargs.pop("text_kwargs", {})
         padding = {name: kwargs.pop(name) for name in ("padding", "padding_side") if name in kwargs}
         return super().apply_chat_template(
-            heard if batched else heard[0],
+            decoded if batched else decoded[0],
             chat_template,
             tokenize=True,
             return_dict=return_dict,
@@ -159,15 +159,15 @@ class ArkAsrProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What the model's `forward` takes from this processor."""
+        """The names of the inputs that this processor gives to the model's `forward`."""
         return ["input_ids", "attention_mask", "audios", "audios_mask"]
 
     def log_mel(self, waveform: np.ndarray) -> Tensor:
-        """Log-mel features of one clip, computed as if it were alone.
+        """Log-mel features of one clip, independent of other clips.
 
         Args:
-            waveform: float32 `[samples]`, 16 kHz mono, at most 30 s; a clip shorter than one analysis window is padded
-                with silence to one.
+            waveform: float32 `[samples]`, 16 kHz mono, at most 30 s. A clip shorter than an STFT window is padded with
+                silence to one.
 
         Returns:
             float32 `[mels, T]` with T = samples // 160.
@@ -196,27 +196,20 @@ class ArkAsrProcessor(ProcessorMixin):
         placeholders = [AUDIO_TOKEN * audio_tokens(clip.shape[1], self.merge_factor) for clip in features]
         return self.pad_features(features), placeholders
 
-    def transcription_request(self, audio: list[np.ndarray]) -> BatchFeature:
-        """Model inputs that ask for a transcript of each clip of 16 kHz mono float32 audio."""
-        return self.apply_chat_template(
-            [transcription_conversation(clip) for clip in audio],
-            add_generation_prompt=True,
-        )
-
 
 def _with_waveform(messages: list[dict[str, Any]], max_samples: int | None) -> list[dict[str, Any]]:
-    """A conversation whose audio part holds the waveform that is meant."""
-    listened = []
+    """The conversation with its audio part decoded and cut."""
+    decoded = []
     found = 0
     for message in messages:
         parts = message["content"]
         if not isinstance(parts, str):
             found += sum(part["type"] == "audio" for part in parts)
             parts = [_waveform_part(part, max_samples) if part["type"] == "audio" else part for part in parts]
-        listened.append(message | {"content": parts})
+        decoded.append(message | {"content": parts})
     if found != 1:
-        raise ValueError(f"a conversation holds {found} audio parts; Ark-ASR hears exactly one")
-    return listened
+        raise ValueError(f"a conversation holds {found} audio parts; Ark-ASR takes exactly one")
+    return decoded
 
 
 def _waveform_part(part: dict[str, Any], max_samples: int | None) -> dict[str, Any]:

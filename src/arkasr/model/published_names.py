@@ -1,6 +1,7 @@
-"""The names that the published checkpoints give to their own classes, so that their files find ours.
+"""Aliases with the class names of the published checkpoints.
 
-`processor_config.json` names its class; without one of that name Transformers would ask to run remote code.
+Their `processor_config.json` names a processor class. Without a class of that name, Transformers asks to run remote
+code.
 """
 
 from transformers import AutoProcessor

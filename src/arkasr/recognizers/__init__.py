@@ -1,1 +1,1 @@
-"""The seam between model families and everything that trains, scores and decodes: one file a family."""
+"""Model families behind one interface for training, scoring and decoding; one file a family."""

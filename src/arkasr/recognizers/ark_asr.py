@@ -1,4 +1,7 @@
-"""Ark-ASR as a recogniser: its sizes, prompt, features and stop token."""
+"""Ark-ASR as a recogniser: sizes, prompt, features, allowed tokens, and a model with random weights.
+
+The model itself is in `arkasr.model`.
+"""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -14,7 +17,7 @@ from arkasr.model.config import ArkAsrConfig
 from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
-from arkasr.model.processor import AUDIO_TOKEN, STOP_TOKEN, ArkAsrProcessor, transcription_prompt
+from arkasr.model.processor import AUDIO_TOKEN, SPECIAL_TOKENS, STOP_TOKEN, ArkAsrProcessor, transcription_prompt
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
@@ -56,7 +59,7 @@ ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class ArkAsr(Recognizer):
-    """The student."""
+    """An Ark-ASR model (specification ark-asr-checkpoint, sections 1 to 4)."""
 
     def __init__(self, model: ArkAsrForConditionalGeneration, processor: ArkAsrProcessor) -> None:
         self.model = model
@@ -80,14 +83,14 @@ class ArkAsr(Recognizer):
         return audio_tokens(frames, self.processor.merge_factor)
 
     def prompt_text(self, language: str | None) -> str:
-        """The one prompt; Ark-ASR is never told the language."""
+        """The same prompt for every language."""
         return self._prompt
 
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self.model.get_audio_features(**audio)
 
     def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
-        """As for every family, without picking out the real ones, whose number the device would have to tell."""
+        """As for every family; does not select the valid embeddings, because counting them would be a wait."""
         features = audio["audios"].to(self.model.dtype)
         embeddings, _ = self.model.audio_encoder(features, audio["audios_mask"].bool())
         longest = max(lengths)
@@ -105,14 +108,14 @@ class ArkAsr(Recognizer):
 
 
 def build_ark_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> ArkAsr:
-    """Build a model with random weights (torch's global generator) that writes `vocabulary`.
+    """Build a model with random weights (torch's global generator) for a vocabulary.
 
     Args:
-        sizes: fields of `ArkAsrConfig`, such as a preset; `vocab_size` where the head is to be wider than the
-            tokenizer, as in the published checkpoints.
-        vocabulary: the base tokens; the family's own tokens are added behind them.
+        sizes: fields of `ArkAsrConfig`, such as a preset. `vocab_size` makes the head wider than the tokenizer, as in
+            the published checkpoints.
+        vocabulary: the base tokens; the family's own tokens follow them.
     """
-    tokenizer = build_tokenizer(vocabulary)
+    tokenizer = build_tokenizer(vocabulary, SPECIAL_TOKENS)
     fields = copy.deepcopy(dict(sizes))
     rope_theta = fields.pop("rope_theta")
     vocab_size = fields.pop("vocab_size", len(tokenizer))

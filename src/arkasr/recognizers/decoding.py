@@ -1,15 +1,13 @@
 """Decoding of a batch of prompts with a key/value cache, along drafts where there are any.
 
-One pass of the decoder asks for the next token of every row and, where a row has a draft, for the rest of the draft in
-the same breath. What the model agrees with is kept, with its own next token behind it, so that a pass writes one token
-at least and the drafts change nothing but the number of passes. Without sampling the tokens are those of
-`model.generate(do_sample=False)` with the recogniser's blocked tokens suppressed. Rows that have come to their stop
-leave the batch. Knows nothing of text.
+Each pass of the decoder predicts the next token of every row, and verifies the row's proposal from its draft. Accepted
+tokens are kept with the model's next token after them, so drafts change only the number of passes. Without sampling
+the tokens equal those of `model.generate(do_sample=False)` with the same tokens suppressed. Text is left to others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -17,12 +15,12 @@ from torch import Tensor
 
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.draft import Draft
-from arkasr.recognizers.head import best_of_head, sample_of_head
+from arkasr.recognizers.head import TokenMask, greedy_tokens, sampled_tokens
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import positions
 
-# Leaving copies what stays of the cache, so rows leave together, once this share of the batch is done.
-LEAVING_SHARE = 0.25
+# Finished rows leave the batch together, once they are this share of it, because removing rows copies the cache.
+FINISHED_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ class Transcripts:
     """What a recogniser wrote for each clip.
 
     Attributes:
-        tokens: B int64 tensors `[n_b]` on the CPU; the stop token is the last one where it was written.
+        tokens: B int64 tensors `[n_b]` on the CPU, with the stop token if it was written.
         stopped: bool `[B]` on the CPU, False where the cap was reached first.
-        states: the decoder's last states from which the tokens were chosen, clip after clip, `[sum n_b, H]` on the
-            model's device; None where another engine wrote.
+        states: the decoder's last hidden states that predicted the tokens, clip after clip, `[sum n_b, H]` on the
+            model's device; None if another engine wrote.
         passes: how many times the decoder ran.
     """
 
@@ -45,15 +43,66 @@ class Transcripts:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Tokens drawn from the model's distribution instead of its best ones.
+    """Tokens sampled from the model's distribution instead of its best ones.
 
     Attributes:
         temperature: divides the scores.
-        uniforms: float64 `[B, max_new_tokens]` in [0, 1); they alone decide what is drawn, with drafts and without.
+        uniforms: float64 `[B, max_new_tokens]` in [0, 1), one for each token; they fix the sample, with or without
+            drafts.
     """
 
     temperature: float
     uniforms: Tensor
+
+
+@dataclass
+class _Row:
+    """The transcript of one clip while it is written.
+
+    Attributes:
+        uniforms: float64 `[max_new_tokens]`, as in `Sampling`; empty for greedy decoding.
+        tokens: written so far.
+        state_indices: of each token, the index of the state that predicted it, among the states of all passes.
+    """
+
+    draft: Draft
+    stop_token_id: int
+    max_new_tokens: int
+    uniforms: Tensor
+    tokens: list[int] = field(default_factory=list)
+    state_indices: list[int] = field(default_factory=list)
+
+    @property
+    def stopped(self) -> bool:
+        return self.tokens[-1:] == [self.stop_token_id]
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or len(self.tokens) == self.max_new_tokens
+
+    def propose(self) -> list[int]:
+        """Tokens to verify in the next pass, leaving room for the model's own next token."""
+        return [] if self.finished else self.draft.propose(self.max_new_tokens - len(self.tokens) - 1)
+
+    def next_uniforms(self, proposal: Sequence[int]) -> Tensor:
+        """The uniform numbers of the proposed tokens and the next one; a finished row repeats one of its own."""
+        first = min(len(self.tokens), self.max_new_tokens - 1)
+        return self.uniforms[first : first + len(proposal) + 1]
+
+    def extend(self, proposal: Sequence[int], predicted: list[int], first_state: int) -> int:
+        """Append the accepted tokens and the next one; returns how many tokens were accepted.
+
+        Args:
+            proposal: `[m]`, from `propose`.
+            predicted: `[m + 1]`, as for `Draft.verify`.
+            first_state: index of the state of the first prediction.
+        """
+        if self.finished:
+            return 0
+        accepted = self.draft.verify(proposal, predicted)
+        self.tokens += predicted[: accepted + 1]
+        self.state_indices += range(first_state, first_state + accepted + 1)
+        return accepted
 
 
 @torch.no_grad()
@@ -65,144 +114,141 @@ def decode(
     drafts: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
 ) -> Transcripts:
-    """Write the most likely allowed token, or a drawn one, until the stop token or the cap.
+    """Write the most likely allowed token, or a sampled one, until the stop token or the cap.
 
-    With sampling, a token is drawn at every place of a draft and compared with it. That is speculative sampling
-    (arXiv 2211.17192) with a draft that is certain of itself: what is written is distributed as without a draft.
+    With sampling, a token is sampled at every position of a proposal and compared with it. This is speculative
+    sampling (arXiv 2211.17192) whose draft puts probability 1 on its token: the transcripts follow the same
+    distribution as without drafts.
 
     Args:
         recognizer: the model must be in the mode (train or eval) that the caller wants.
         prompts: B of them, on the model's device.
         max_new_tokens: cap on the tokens of a transcript, the stop token included.
-        drafts: B guesses at the transcripts, as token ids; an empty one where nothing is known.
+        drafts: of B transcripts, as token ids; an empty one where nothing is known.
         sampling: None = greedy.
     """
     head, stop, allowed = recognizer.head, recognizer.stop_token_id, recognizer.allowed_tokens
     clips = len(prompts.input_ids)
-    if drafts is None:
-        drafts = [()] * clips
-    drafted = [Draft(_sayable(draft, recognizer.allowed_tokens), stop) for draft in drafts]
-    written: list[list[int]] = [[] for _ in range(clips)]
-    places: list[list[int]] = [[] for _ in range(clips)]
+    uniforms_of = torch.empty(clips, 0) if sampling is None else sampling.uniforms
+    rows = [
+        _Row(Draft(_allowed_prefix(draft, allowed), stop), stop, max_new_tokens, uniforms)
+        for draft, uniforms in zip(drafts or [()] * clips, uniforms_of, strict=True)
+    ]
+    mask = TokenMask.of(allowed, head)
+    decoder = _CachedDecoder(recognizer, prompts)
     states: list[Tensor] = []
-    row_states = _Rows(recognizer, prompts)
-    passes = asked = 0
-    running = set(range(clips))
-    while running:
-        guesses = [
-            drafted[clip].guess(max_new_tokens - len(written[clip]) - 1) if clip in running else []
-            for clip in row_states.clips
-        ]
-        states.append(row_states.read(guesses))
-        passes += 1
+    state_count = 0
+    while not all(row.finished for row in rows):
+        batch = [rows[clip] for clip in decoder.clips]
+        proposals = [row.propose() for row in batch]
+        states.append(decoder.step(proposals))
         if sampling is None:
-            said = best_of_head(states[-1], head, allowed).tolist()
+            tokens = greedy_tokens(states[-1], head, mask)
         else:
-            drawn = [
-                sampling.uniforms[clip, min(len(written[clip]), max_new_tokens - 1) :][: len(guess) + 1]
-                for clip, guess in zip(row_states.clips, guesses, strict=True)
-            ]
-            uniforms = to_device(torch.cat(drawn), head.device)
-            said = sample_of_head(states[-1], head, allowed, sampling.temperature, uniforms).tolist()
-        agreed, first = [], 0
-        for clip, guess in zip(row_states.clips, guesses, strict=True):
-            agreed.append(drafted[clip].see(guess, said[first : first + len(guess) + 1]))
-            if clip in running:
-                following = range(first, first + agreed[-1] + 1)
-                written[clip] += [said[place] for place in following]
-                places[clip] += [asked + place for place in following]
-                if written[clip][-1] == stop or len(written[clip]) == max_new_tokens:
-                    running.remove(clip)
-            first += len(guess) + 1
-        asked += first
-        if running:
-            row_states.keep(agreed, [written[clip][-1] for clip in row_states.clips])
-            if len(running) <= (1 - LEAVING_SHARE) * len(row_states.clips):
-                row_states.stay([row for row, clip in enumerate(row_states.clips) if clip in running])
+            uniforms = torch.cat([row.next_uniforms(proposal) for row, proposal in zip(batch, proposals, strict=True)])
+            tokens = sampled_tokens(states[-1], head, mask, sampling.temperature, to_device(uniforms, head.device))
+        predictions, accepted = iter(tokens.tolist()), []
+        for row, proposal in zip(batch, proposals, strict=True):
+            predicted = list(islice(predictions, len(proposal) + 1))
+            accepted.append(row.extend(proposal, predicted, state_count))
+            state_count += len(predicted)
+        unfinished = [index for index, row in enumerate(batch) if not row.finished]
+        if unfinished:
+            decoder.accept(accepted, [row.tokens[-1] for row in batch])
+            if len(unfinished) <= (1 - FINISHED_SHARE) * len(batch):
+                decoder.keep_rows(unfinished)
+    indices = torch.tensor(list(chain.from_iterable(row.state_indices for row in rows)))
     return Transcripts(
-        [torch.tensor(tokens) for tokens in written],
-        torch.tensor([tokens[-1] == stop for tokens in written]),
-        torch.cat(states).index_select(0, to_device(torch.tensor(list(chain.from_iterable(places))), head.device)),
-        passes,
+        [torch.tensor(row.tokens) for row in rows],
+        torch.tensor([row.stopped for row in rows]),
+        torch.cat(states).index_select(0, to_device(indices, head.device)),
+        passes=len(states),
     )
 
 
-def _sayable(draft: Sequence[int], allowed: Tensor) -> Sequence[int]:
-    """A draft up to the first token that may not be written: the model would never agree with it."""
+def _allowed_prefix(draft: Sequence[int], allowed: Tensor) -> Sequence[int]:
+    """A draft up to its first token that may not be written, because the model never accepts that token."""
     tokens = torch.tensor(draft, dtype=torch.long, device=allowed.device)
-    inside = tokens < len(allowed)
-    sayable = inside & allowed[tokens.where(inside, 0)]
-    return draft[: int(sayable.int().cumprod(0).sum())]
+    in_vocabulary = tokens < len(allowed)
+    writable = in_vocabulary & allowed[tokens.where(in_vocabulary, 0)]
+    return draft[: int(writable.int().cumprod(0).sum())]
 
 
-class _Rows:
-    """What the decoder remembers of the rows of a batch.
+class _CachedDecoder:
+    """The decoder with the key/value cache and attention mask of the rows that are still in the batch.
 
-    Guessed tokens that were wrong stay in the cache where another row's guess was right, hidden by the mask, until the
-    cache is packed. What the host knows it tells the device, and asks it nothing.
+    A rejected token stays in the cache, hidden by the mask, if another row's token in that column was accepted.
+    `keep_rows` removes hidden columns. No method makes the host wait for the device.
+
+    Attributes:
+        clips: the clip of each row.
     """
 
     def __init__(self, recognizer: Recognizer, prompts: Prompts) -> None:
         prompts = recognizer.embed_audio(prompts)
         self.clips = list(range(len(prompts.input_ids)))
         self._recognizer = recognizer
-        self._unread = prompts.input_ids
+        self._pending = prompts.input_ids
         self._audio = prompts.audio
         self._attention_mask = prompts.attention_mask
-        self._in_cache = prompts.lengths
+        self._cached_lengths = prompts.lengths
         self._cache: Any = None
-        self._guessed = 0
+        self._proposed = 0
 
-    def read(self, guesses: Sequence[Sequence[int]]) -> Tensor:
-        """Read what is unread and a guess behind it: states `[sum (m_r + 1), H]` that say the tokens of every guess."""
-        device = self._unread.device
-        if self._cache is not None:  # the token that was unread goes into it
-            self._in_cache = [length + 1 for length in self._in_cache]
-        lengths = torch.tensor([len(guess) for guess in guesses])
-        self._guessed = int(lengths.max())
-        in_guess = torch.arange(self._guessed) < lengths[:, None]
-        if self._guessed:
-            guessed = torch.zeros_like(in_guess, dtype=torch.long)
-            guessed[in_guess] = torch.tensor(list(chain.from_iterable(guesses)))
-            self._unread = torch.cat((self._unread, to_device(guessed, device)), dim=1)
-            self._attention_mask = torch.cat((self._attention_mask, to_device(in_guess.long(), device)), dim=1)
+    def step(self, proposals: Sequence[Sequence[int]]) -> Tensor:
+        """Run the decoder over the pending tokens and a proposal after them in each row.
+
+        Returns:
+            The states that predict every token of each proposal and the one after it, `[sum (m_r + 1), H]`.
+        """
+        device = self._pending.device
+        if self._cache is not None:  # the pending token enters the cache
+            self._cached_lengths = [length + 1 for length in self._cached_lengths]
+        lengths = torch.tensor([len(proposal) for proposal in proposals])
+        self._proposed = int(lengths.max())
+        in_proposal = torch.arange(self._proposed) < lengths[:, None]
+        if self._proposed:
+            padded = torch.zeros_like(in_proposal, dtype=torch.long)
+            padded[in_proposal] = torch.tensor(list(chain.from_iterable(proposals)))
+            self._pending = torch.cat((self._pending, to_device(padded, device)), dim=1)
+            self._attention_mask = torch.cat((self._attention_mask, to_device(in_proposal.long(), device)), dim=1)
         states, self._cache = self._recognizer.decoder_states(
-            self._unread,
+            self._pending,
             self._attention_mask,
-            positions(self._attention_mask)[:, -self._unread.shape[1] :],
+            positions(self._attention_mask)[:, -self._pending.shape[1] :],
             self._audio,
             cache=self._cache,
             use_cache=True,
         )
         self._audio = {}
-        saying = torch.cat((torch.ones(len(guesses), 1, dtype=torch.bool), in_guess), dim=1)
-        places = to_device(saying.flatten().nonzero().squeeze(1), device)
-        return states[:, -self._guessed - 1 :].flatten(0, 1).index_select(0, places)
+        predicting = torch.cat((torch.ones(len(proposals), 1, dtype=torch.bool), in_proposal), dim=1)
+        indices = to_device(predicting.flatten().nonzero().squeeze(1), device)
+        return states[:, -self._proposed - 1 :].flatten(0, 1).index_select(0, indices)
 
-    def keep(self, agreed: Sequence[int], written: Sequence[int]) -> None:
-        """Forget what was guessed wrong; `written` `[R]` is each row's last token, read next."""
-        device = self._unread.device
-        if self._guessed:
-            longest = max(agreed)
-            right = torch.arange(longest) < torch.tensor(agreed)[:, None]
-            before = self._attention_mask[:, : self._attention_mask.shape[1] - self._guessed]
-            self._attention_mask = torch.cat((before, to_device(right.long(), device)), dim=1)
-            if longest < self._guessed:
-                self._cache.crop(longest - self._guessed)
-        self._in_cache = [length + count for length, count in zip(self._in_cache, agreed, strict=True)]
-        self._unread = to_device(torch.tensor(written), device)[:, None]
-        self._attention_mask = torch.cat((self._attention_mask, torch.ones_like(self._unread)), dim=1)
+    def accept(self, accepted: Sequence[int], last_tokens: Sequence[int]) -> None:
+        """Hide or drop the rejected tokens of each row, and make its last token the pending one."""
+        device = self._pending.device
+        if self._proposed:
+            longest = max(accepted)
+            kept = torch.arange(longest) < torch.tensor(accepted)[:, None]
+            before = self._attention_mask[:, : self._attention_mask.shape[1] - self._proposed]
+            self._attention_mask = torch.cat((before, to_device(kept.long(), device)), dim=1)
+            if longest < self._proposed:
+                self._cache.crop(longest - self._proposed)
+        self._cached_lengths = [length + count for length, count in zip(self._cached_lengths, accepted, strict=True)]
+        self._pending = to_device(torch.tensor(last_tokens), device)[:, None]
+        self._attention_mask = torch.cat((self._attention_mask, torch.ones_like(self._pending)), dim=1)
 
-    def stay(self, rows: Sequence[int]) -> None:
-        """Let all other rows go, and pack the cache: what is hidden goes, as far as the longest row allows."""
-        staying = to_device(torch.tensor(rows), self._unread.device)
-        self._unread = self._unread.index_select(0, staying)
-        mask = self._attention_mask.index_select(0, staying)
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Remove all other rows, and as many hidden columns of the cache as the longest row allows."""
+        kept = to_device(torch.tensor(rows), self._pending.device)
+        self._pending = self._pending.index_select(0, kept)
+        mask = self._attention_mask.index_select(0, kept)
         self.clips = [self.clips[row] for row in rows]
-        self._in_cache = [self._in_cache[row] for row in rows]
+        self._cached_lengths = [self._cached_lengths[row] for row in rows]
         in_cache = mask[:, :-1]
-        columns = in_cache.argsort(dim=1, stable=True)[:, -max(self._in_cache) :]
+        columns = in_cache.argsort(dim=1, stable=True)[:, -max(self._cached_lengths) :]
         self._attention_mask = torch.cat((in_cache.gather(1, columns), mask[:, -1:]), dim=1)
         for layer in self._cache.layers:
-            layer.keys = layer.keys[staying[:, None], :, columns].transpose(1, 2)
-            layer.values = layer.values[staying[:, None], :, columns].transpose(1, 2)
+            layer.keys = layer.keys[kept[:, None], :, columns].transpose(1, 2)
+            layer.values = layer.values[kept[:, None], :, columns].transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What writes for a recogniser in place of `decode`: an engine elsewhere that has its weights."""
+"""The interface of an engine that writes transcripts in place of `decode`, for example in another process."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 
 class Engine(Protocol):
-    """Writes what `decode` writes, and follows the recogniser's weights when they change."""
+    """Writes what `decode` writes, with a copy of the recogniser's weights that follows their changes."""
 
     def __call__(
         self,
@@ -19,15 +19,15 @@ class Engine(Protocol):
         drafts: Sequence[Sequence[int]] | None = None,
         sampling: Sampling | None = None,
     ) -> Transcripts:
-        """A transcript for every prompt; arguments as of `decode`, results too, less the states."""
+        """A transcript for every prompt. Arguments and result are those of `decode`, without the states."""
 
-    def ask(
+    def submit(
         self, recognizer: Recognizer, prompts: Prompts, *, max_new_tokens: int, sampling: Sampling | None = None
     ) -> Callable[[], Transcripts]:
-        """As a call, with the weights of now, without waiting; the answer is called for once it is needed."""
+        """Start writing with the present weights and return at once; the returned function waits for the result."""
 
-    def updated(self) -> None:
-        """Learn that the recogniser's weights have changed: what is asked from now on is written with them."""
+    def on_weights_changed(self) -> None:
+        """Use the recogniser's new weights for all later calls; called after every change of them."""
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release what the engine holds."""

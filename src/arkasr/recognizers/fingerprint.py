@@ -1,17 +1,17 @@
-"""Which weights these are, in a number: two models that differ in training differ in it, wherever they lie."""
+"""A number that tells a model's weights from others, for example those of a later training step."""
 
 import zlib
 from typing import Any
 
 import torch
 
-VALUES_OF_EACH = 64
+VALUES_PER_PARAMETER = 64
 
 
 def fingerprint(model: Any) -> int:
-    """A checksum of the first values of every parameter and of their names."""
+    """A checksum of every parameter's name and first values."""
     checksum = 0
     for name, parameter in model.named_parameters():
-        values = parameter.detach().flatten()[:VALUES_OF_EACH].to("cpu", torch.float32)
+        values = parameter.detach().flatten()[:VALUES_PER_PARAMETER].to("cpu", torch.float32)
         checksum = zlib.crc32(values.numpy().tobytes(), zlib.crc32(name.encode(), checksum))
     return checksum

@@ -1,7 +1,7 @@
-"""Qwen3-ASR, native in Transformers, as a recogniser: its sizes, features, prompt and tokens.
+"""Qwen3-ASR as a recogniser: sizes, prompt, features, allowed tokens, and a model with random weights.
 
-Facts: specification ark-asr-checkpoint, section 7. The prompt always forces a language, so the transcript begins right
-after it.
+The model itself is native in Transformers (facts: specification ark-asr-checkpoint, section 7). The prompt always
+forces a language, so the transcript begins directly after it.
 """
 
 import copy
@@ -78,7 +78,7 @@ QWEN3_ASR_PRESETS: dict[str, dict[str, Any]] = {
 
 
 STOP_TOKEN = "<|im_end|>"
-# The tokens of the prompt that follow the base vocabulary, in the order of the published one.
+# Tokens of the prompt, in the order of their published ids; they follow the base vocabulary.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", STOP_TOKEN, "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
 NAMED_TOKENS = {
     "audio_token": "<|audio_pad|>",
@@ -103,7 +103,7 @@ LANGUAGES = frozenset(LANGUAGE_CODE_TO_NAME.values())
 
 
 class Qwen3Asr(Recognizer):
-    """The teacher."""
+    """A Qwen3-ASR model, native in Transformers."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
@@ -141,14 +141,14 @@ class Qwen3Asr(Recognizer):
         """The transcription request with the language forced.
 
         Raises:
-            InputError: the teacher does not know the language, or none is given.
+            InputError: Qwen3-ASR does not know the language, or none is given.
         """
         if language not in LANGUAGES:
             raise InputError(
                 f"language {language!r} cannot be forced on Qwen3-ASR; give every utterance a `language` among "
                 f"{', '.join(sorted(LANGUAGES))}"
             )
-        # What the processor's own transcription request renders; before transformers 5.23 it could only tokenise it.
+        # As in the processor's own transcription request, which before transformers 5.23 returned token ids only.
         conversation = [
             {"role": "user", "content": [{"type": "audio", "audio": ""}]},
             {"role": "assistant", "content": [{"type": "text", "text": f"language {language}<asr_text>"}]},
@@ -156,20 +156,20 @@ class Qwen3Asr(Recognizer):
         return str(self.processor.apply_chat_template(conversation, tokenize=False, continue_final_message=True))
 
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        embeddings = self._real_embeddings(audio)
+        embeddings = self._valid_embeddings(audio)
         frames = audio["input_features_mask"].sum(1)
         counts = torch.as_tensor(self.processor._get_audio_token_length(frames), device=embeddings.device)
         return embeddings, counts
 
     def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
-        """As for every family. The encoder's windows are counted here: it would ask the device for each of them."""
+        """As for every family; computes the encoder's windows itself, because the encoder would wait for each."""
         flash = "flash" in self.model.config.audio_config._attn_implementation
-        embeddings = self._real_embeddings(audio, **({} if flash else {"cu_seqlens": self._window_bounds(lengths)}))
+        embeddings = self._valid_embeddings(audio, **({} if flash else {"cu_seqlens": self._window_bounds(lengths)}))
         check_total(sum(lengths), len(embeddings))
         return pad_sequence(list(embeddings.split(list(lengths))), batch_first=True)
 
     def _window_bounds(self, lengths: Sequence[int]) -> Tensor:
-        """Where the encoder's attention windows begin and end among all clips' tokens, int32, on the host."""
+        """Bounds of the encoder's attention windows in the tokens of all clips, int32 `[windows + 1]`, on the host."""
         sizes = self.model.config.audio_config
         window = self.audio_token_count(2 * sizes.n_window) * (sizes.n_window_infer // (2 * sizes.n_window))
         bounds = [0]
@@ -178,8 +178,8 @@ class Qwen3Asr(Recognizer):
             bounds += [*range(first + window, first + length, window), first + length]
         return torch.tensor(bounds, dtype=torch.int32)
 
-    def _real_embeddings(self, audio: dict[str, Tensor], **windows: Tensor) -> Tensor:
-        # Its encoder takes features of its own dtype only; Ark-ASR's casts them itself.
+    def _valid_embeddings(self, audio: dict[str, Tensor], **windows: Tensor) -> Tensor:
+        # The encoder does not cast its input.
         features, mask = audio["input_features"].to(self.model.dtype), audio["input_features_mask"]
         embeddings: Tensor = self.model.get_audio_features(features, mask, return_dict=True, **windows).pooler_output
         return embeddings
@@ -195,12 +195,12 @@ class Qwen3Asr(Recognizer):
 
 
 def build_qwen3_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Qwen3Asr:
-    """Build a model with random weights (torch's global generator) that writes `vocabulary`.
+    """Build a model with random weights (torch's global generator) for a vocabulary.
 
     Args:
-        sizes: `text_config` and `audio_config` of `Qwen3ASRConfig`, such as a preset; the text's
-            `vocab_size` where the head is to be wider than the tokenizer, as in the published checkpoints.
-        vocabulary: the base tokens; the family's own tokens are added behind them.
+        sizes: `text_config` and `audio_config` of `Qwen3ASRConfig`, such as a preset. The text's `vocab_size` makes
+            the head wider than the tokenizer, as in the published checkpoints.
+        vocabulary: the base tokens; the family's own tokens follow them.
     """
     tokenizer = build_tokenizer(vocabulary, SPECIAL_TOKENS, named_tokens=NAMED_TOKENS, added_tokens=ADDED_TOKENS)
     fields = copy.deepcopy(dict(sizes))

@@ -1,8 +1,7 @@
-"""A recogniser: an audio-conditioned language model together with what writes its prompts.
+"""The interface of a recogniser: a model, its features and its prompts.
 
-The one seam between the model families and everything that trains, scores, decodes or evaluates them. A family says
-how it hears and how it is asked; how tokens are forced or generated is the same for all and stands in `scoring.py` and
-`decoding.py`.
+Everything that trains, scores, decodes or evaluates uses this interface. Each family implements it in its own file.
+Forced scoring (`scoring.py`) and decoding (`decoding.py`) are the same for all families.
 """
 
 import hashlib
@@ -21,21 +20,21 @@ from torch import Tensor, nn
 from arkasr.model.placeholders import fill_padded
 from arkasr.recognizers.device import to_device
 
-# What an extractor's file may say besides how it computes.
-UNHEARD_SETTINGS = ("processor_class", "feature_extractor_type", "auto_map")
+# Fields of a feature extractor's file that do not change the features.
+SETTINGS_WITHOUT_EFFECT = ("processor_class", "feature_extractor_type", "auto_map")
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """A batch of questions: audio and the tokens around it, padded on the left.
+    """A batch of prompts: audio and the tokens around it, padded on the left.
 
     Attributes:
         input_ids: int64 `[B, P]`.
         attention_mask: int64 `[B, P]`, zero at padding.
-        audio: the audio part of the model's keyword arguments, batch first; once heard, also `embeddings` `[B, N, H]`
-            padded on the right.
-        lengths: tokens of each prompt, known to the host.
-        audio_lengths: audio tokens of each prompt, known to the host.
+        audio: the audio part of the model's keyword arguments, batch first. After `Recognizer.embed_audio` also
+            `embeddings` `[B, N, H]`, padded on the right.
+        lengths: tokens of each prompt. On the host, like `audio_lengths`, so that nothing waits for the device.
+        audio_lengths: audio tokens of each prompt.
     """
 
     input_ids: Tensor
@@ -58,7 +57,7 @@ class Prompts:
         )
 
     def detach(self) -> "Prompts":
-        """The same prompts, without a gradient."""
+        """The same prompts without gradients."""
         return replace(self, audio={name: tensor.detach() for name, tensor in self.audio.items()})
 
     def to(self, device: torch.device) -> "Prompts":
@@ -78,7 +77,7 @@ class Recognizer(ABC):
         model: the Transformers model.
         processor: the Transformers processor, with `tokenizer` and `feature_extractor`.
         stop_token_id: ends a transcript.
-        allowed_tokens: bool `[V]`, what may stand in a transcript; the stop token is allowed.
+        allowed_tokens: bool `[V]`, the tokens that a transcript may hold, the stop token included.
     """
 
     model: Any
@@ -96,23 +95,27 @@ class Recognizer(ABC):
 
     @abstractmethod
     def audio_token_count(self, frames: int) -> int:
-        """Audio tokens that a clip of so many mel frames takes in the prompt."""
+        """Audio tokens in the prompt of a clip of `frames` mel frames."""
 
     @abstractmethod
     def prompt_text(self, language: str | None) -> str:
-        """The prompt with one audio placeholder, up to where the transcript begins."""
+        """The text before the transcript, with one audio placeholder.
+
+        Raises:
+            InputError: the family cannot write a prompt for this language.
+        """
 
     @abstractmethod
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The decoder's view of the audio: real embeddings in order `[sum N, H]`, and their number per clip `[B]`."""
+        """The valid audio embeddings of all clips in order, `[sum N, H]`, and their number per clip `[B]`."""
 
     @abstractmethod
     def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
-        """`audio_embeddings` clip by clip, `[B, N, H]`; what stands behind a clip's own means nothing.
+        """`audio_embeddings` padded on the right with arbitrary values, `[B, N, H]`.
 
         Args:
             audio: as there.
-            lengths: audio tokens of each clip, so that nobody has to ask the device.
+            lengths: audio tokens of each clip, given because reading them from the device would be a wait.
 
         Raises:
             ValueError: the audio has fewer tokens.
@@ -126,13 +129,13 @@ class Recognizer(ABC):
     @property
     @abstractmethod
     def audio_modules(self) -> list[nn.Module]:
-        """Encoder and projector: what a CTC warm start trains."""
+        """Encoder and projector, which a CTC warm start trains."""
 
     @cached_property
     def frontend(self) -> str:
-        """Names the features: recognisers of one family whose extractors are set alike have one name, others do not."""
+        """An identifier of the log-mel front end, equal only for the same family and the same extractor settings."""
         extractor = self.processor.feature_extractor
-        settings = {key: value for key, value in extractor.to_dict().items() if key not in UNHEARD_SETTINGS}
+        settings = {key: value for key, value in extractor.to_dict().items() if key not in SETTINGS_WITHOUT_EFFECT}
         filters = np.ascontiguousarray(extractor.mel_filters)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode() + filters.tobytes())
         return f"{self.model.config.model_type}-{type(extractor).__name__}-{digest.hexdigest()[:16]}"
@@ -154,20 +157,20 @@ class Recognizer(ABC):
 
     @property
     def head(self) -> Tensor:
-        """The rows of the output head, `[V, H]`: logits are states · headᵀ."""
+        """Weight of the output head, `[V, H]`: logits are states · headᵀ."""
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(iter(self.model.parameters())).device
 
     def embed_audio(self, prompts: Prompts) -> Prompts:
-        """The same prompts with their audio embedded, so that several passes over them hear it once.
+        """The same prompts with their audio embedded, so that several decoder passes share one encoder pass.
 
         Raises:
-            ValueError: the audio has fewer tokens than its prompts.
+            ValueError: the audio has fewer tokens than its prompt has placeholders.
         """
         if "embeddings" in prompts.audio:
             return prompts
@@ -184,14 +187,14 @@ class Recognizer(ABC):
         cache: Any = None,
         use_cache: bool = False,
     ) -> tuple[Tensor, Any]:
-        """What the decoder's last layer holds at every token that is read.
+        """The last hidden states of the decoder, one for every input token.
 
         Args:
-            input_ids: int64 `[B, L]`, what is read now.
-            attention_mask: int64 `[B, L']`, zero at what is hidden; L' counts what is in the cache, too.
+            input_ids: int64 `[B, L]`.
+            attention_mask: int64 `[B, L']`, zero where hidden; L' is L plus the length of the cache.
             position_ids: int64 `[B, L]`.
-            audio: of the prompts, heard; empty once they are in the cache.
-            cache: of what was read before.
+            audio: `Prompts.audio` with embeddings; empty once the prompts are in the cache.
+            cache: keys and values of earlier tokens.
             use_cache: return the cache.
 
         Returns:
@@ -202,9 +205,9 @@ class Recognizer(ABC):
             placeholders = input_ids == self.processor.audio_token_id
             embedded = fill_padded(embedded, placeholders, audio["embeddings"])
         config = cast(Any, self.decoder).config
-        windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-        if input_ids.device.type != "cpu" and config._attn_implementation == "sdpa" and not windows:
-            # Given a mask of two dimensions, Transformers asks the device whether it hides anything.
+        sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        if input_ids.device.type != "cpu" and config._attn_implementation == "sdpa" and not sliding:
+            # For a mask of two dimensions Transformers reads values from the device, which makes the host wait.
             attention_mask = causal_mask(attention_mask, input_ids.shape[1])
         outputs = self.decoder(
             inputs_embeds=embedded,
@@ -217,14 +220,14 @@ class Recognizer(ABC):
 
     def prompt_parts(self, language: str | None) -> tuple[list[int], list[int]]:
         """Token ids of the prompt before and after the audio."""
-        if language not in self._prompts:
+        if language not in self._prompt_parts:
             ids = self.tokenizer(self.prompt_text(language), add_special_tokens=False)["input_ids"]
-            place = ids.index(self.processor.audio_token_id)
-            self._prompts[language] = ids[:place], ids[place + 1 :]
-        return self._prompts[language]
+            index = ids.index(self.processor.audio_token_id)
+            self._prompt_parts[language] = ids[:index], ids[index + 1 :]
+        return self._prompt_parts[language]
 
     @cached_property
-    def _prompts(self) -> dict[str | None, tuple[list[int], list[int]]]:
+    def _prompt_parts(self) -> dict[str | None, tuple[list[int], list[int]]]:
         return {}
 
     def prompt_ids(self, frames: int, language: str | None) -> list[int]:
@@ -238,9 +241,9 @@ class Recognizer(ABC):
         width = max(map(len, rows))
         input_ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
         attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for place, row in enumerate(rows):
-            input_ids[place, width - len(row) :] = torch.tensor(row)
-            attention_mask[place, width - len(row) :] = 1
+        for index, row in enumerate(rows):
+            input_ids[index, width - len(row) :] = torch.tensor(row)
+            attention_mask[index, width - len(row) :] = 1
         return Prompts(
             input_ids,
             attention_mask,
@@ -255,11 +258,11 @@ class Recognizer(ABC):
         return torch.tensor([*ids, self.stop_token_id])
 
     def transcript_lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each transcript, its stop token included; many at once are counted much faster than one by one."""
+        """Tokens of each transcript, the stop token included; one call is much faster than many."""
         return [len(ids) + 1 for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     def transcript_text(self, ids: Tensor) -> str:
-        """The words of generated ids `[n]`, as the model wrote them; the stop token is left out."""
+        """The raw text of generated ids `[n]`, without the stop token."""
         kept = [token for token in ids.tolist() if token != self.stop_token_id]
         return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
@@ -275,12 +278,12 @@ class Recognizer(ABC):
 
 
 def causal_mask(attention_mask: Tensor, queries: int) -> Tensor:
-    """What each of the last tokens may look at: bool `[B, 1, L, L']`, True where it may.
+    """The keys that each of the last tokens may attend to: bool `[B, 1, L, L']`, True where it may.
 
     Args:
-        attention_mask: int64 `[B, L']`, zero at what is hidden.
-        queries: L, the tokens that are read now.
+        attention_mask: int64 `[B, L']`, zero where hidden.
+        queries: L, the number of last tokens.
     """
     keys = attention_mask.shape[1]
-    places = torch.arange(keys, device=attention_mask.device)
-    return (places <= places[keys - queries :, None]) & attention_mask[:, None, None].bool()
+    indices = torch.arange(keys, device=attention_mask.device)
+    return (indices <= indices[keys - queries :, None]) & attention_mask[:, None, None].bool()

@@ -1,6 +1,7 @@
-"""What a model wrote, made presentable: control tokens cut, blanks collapsed, leading noise dropped.
+"""Cleaning of raw transcripts: control tokens, surplus blanks and leading punctuation are removed.
 
-The rules are those of the published evaluation (specification ark-asr-checkpoint, section 4), so that scores compare.
+The rules are those of the published evaluation (specification ark-asr-checkpoint, section 4), to make scores
+comparable.
 """
 
 import re
@@ -10,13 +11,13 @@ TEXT_MARK = "<|text|>"
 CODEC_TOKENS = re.compile(
     r"<\|bicodec_(?:semantic|global)_\d+\|>|<\|(?:start|end)_(?:global_token|glm_token|semantic_token|content)\|>"
 )
-LEADING_NOISE = re.compile(r"^[\s,.;:!?-]+")
+LEADING_PUNCTUATION = re.compile(r"^[\s,.;:!?-]+")
 
 
 def clean_transcript(raw: str) -> str:
-    """The words of a raw transcript that was decoded with its special tokens kept."""
+    """The words of a transcript that was decoded with its special tokens kept."""
     for end in TURN_ENDS:
         raw = raw.split(end, 1)[0]
     text = raw.rsplit(TEXT_MARK, 1)[-1]
     text = " ".join(CODEC_TOKENS.sub("", text).split())
-    return LEADING_NOISE.sub("", text)
+    return LEADING_PUNCTUATION.sub("", text)

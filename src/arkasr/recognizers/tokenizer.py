@@ -1,7 +1,7 @@
-"""Byte-level BPE tokenizers of Qwen's kind, trained from text, for runs that start from nothing.
+"""Byte-level BPE tokenizers as Qwen has them, trained from text, for models that start from random weights.
 
-A base vocabulary is learned once; every model family puts its own added tokens behind it, as the published pair of
-student and teacher does. Any text can be written with it, since single bytes are in the vocabulary.
+A base vocabulary is learned once. Each model family appends its own tokens to it, so families share the base ids as
+the published checkpoints do. It holds all single bytes, so it can represent any text.
 """
 
 import json
@@ -13,7 +13,7 @@ from transformers import Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from arkasr.errors import InputError
-from arkasr.model.processor import SPECIAL_TOKENS, STOP_TOKEN
+from arkasr.model.processor import STOP_TOKEN
 
 BYTE_TOKENS = 256
 PAD_TOKEN = "<|endoftext|>"
@@ -28,16 +28,15 @@ class BaseVocabulary:
 
 
 def train_base_vocabulary(texts: Sequence[str], size: int, prompts: Sequence[str] = ()) -> BaseVocabulary:
-    """Learn at most `size` tokens; fewer when there is no more to merge.
+    """Learn at most `size` tokens; fewer if no pair is left to merge.
 
     Args:
-        texts: transcripts, each seen once.
-        size: tokens, the 256 single bytes among them.
-        prompts: texts that every utterance carries; they weigh as much as all transcripts together, so that a prompt
-            costs a few tokens.
+        texts: transcripts, each counted once.
+        size: number of tokens, including the 256 single bytes.
+        prompts: texts of every prompt, each counted once per transcript, so that prompts become few tokens.
 
     Raises:
-        InputError: `size` leaves no room for the single bytes.
+        InputError: `size` is smaller than the number of single bytes.
     """
     if size < BYTE_TOKENS:
         raise InputError(f"tokenizer.vocab_size is {size}; a byte-level vocabulary needs at least {BYTE_TOKENS}")
@@ -62,18 +61,18 @@ def train_base_vocabulary(texts: Sequence[str], size: int, prompts: Sequence[str
 
 def build_tokenizer(
     base: BaseVocabulary,
-    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    special_tokens: Sequence[str],
     *,
     named_tokens: dict[str, str] | None = None,
     added_tokens: Sequence[str] = (),
 ) -> Qwen2Tokenizer:
-    """Put a model family's own tokens behind a base vocabulary.
+    """Append a model family's own tokens to a base vocabulary.
 
     Args:
-        base: the learned tokens and merges; their ids stay as they are.
+        base: the learned tokens and merges; their ids are kept.
         special_tokens: tokens flagged special, in the order of their ids.
         named_tokens: special tokens that a processor looks up by attribute, such as `{"audio_token": "<|audio_pad|>"}`.
-        added_tokens: tokens that are whole but not flagged special, after the special ones.
+        added_tokens: tokens that are never split but not flagged special; their ids follow the special ones.
     """
     own_tokens = [*special_tokens, *added_tokens]
     first_id = len(base.token_to_id)

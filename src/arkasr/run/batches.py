@@ -9,11 +9,11 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.errors import InputError
-from arkasr.recipe.continuation import seed_of_order
 from arkasr.recipe.settings import (
     SetSettings,
     TrainingStageSettings,
 )
+from arkasr.recipe.settings.continuation import seed_of_order
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.checks import check_training_set, utterance_check
 from arkasr.run.context import RunContext
@@ -29,34 +29,39 @@ def build_stream(
     seed: int,
     *,
     rank: int,
-    among: int,
+    world_size: int,
     accumulation: int | None = None,
 ) -> BatchStream:
-    """The batches that a training stage hears in one process among several.
+    """The batches of a training stage for one rank.
 
     Args:
         context: of the run.
-        stage: hears them.
+        stage: that trains on them.
         name: of the stage in the recipe.
         seed: of the run.
-        rank: this process.
-        among: how many there are.
-        accumulation: batches in a step; None = as the recipe says.
+        rank: of the process.
+        world_size: number of processes.
+        accumulation: batches in a step of all ranks; None = as in the recipe.
+
+    Raises:
+        InputError: no utterance of the set can be read, or one does not fit the stage.
     """
     settings = context.recipe.stages[name]
     assert isinstance(settings, TrainingStageSettings)
     per_step = accumulation or settings.optimization.accumulation
     order = seed_of_order(context.recipe, name, seed)
-    dataset_set = context.recipe.sets.get(settings.train)
-    if dataset_set is not None and dataset_set.dataset is not None:
-        return build_dataset_stream(f"set {settings.train}", dataset_set, stage, settings, per_step, order, rank, among)
+    streamed = context.recipe.sets.get(settings.train)
+    if streamed is not None and streamed.dataset is not None:
+        return build_dataset_stream(
+            f"set {settings.train}", streamed, stage, settings, per_step, order, rank, world_size
+        )
     utterances, durations, unmeasured = context.training_utterances(settings.train, seed).measured()
     if not len(utterances):
-        raise InputError(f"set {settings.train}: none of its utterances can be heard; the first: {unmeasured[0][1]}")
+        raise InputError(f"set {settings.train}: none of its utterances can be read; the first: {unmeasured[0][1]}")
     check_training_set(f"set {settings.train}", utterances, durations, stage, settings)
     frontends = {recognizer.frontend: recognizer.features for recognizer in stage.recognizers}
     workers = settings.optimization.data_workers
-    # What does not fit into one pool is not heard again before its features would have to make room.
+    # A set larger than one pool would evict its features before they are used again.
     memory = context.memory if workers == 0 and len(utterances) <= POOL else None
     dataset = ExampleDataset(utterances, frontends, memory)
     sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, order)
@@ -65,7 +70,7 @@ def build_stream(
         sampler,
         per_step=per_step,
         rank=rank,
-        processes=among,
+        processes=world_size,
         workers=workers,
         unreadable=[UnreadableUtterance(*item) for item in unmeasured],
     )
@@ -73,30 +78,30 @@ def build_stream(
 
 def build_dataset_stream(
     name: str,
-    chosen: SetSettings,
+    settings_of_set: SetSettings,
     stage: Stage,
     settings: TrainingStageSettings,
     per_step: int,
     seed: int,
     rank: int,
-    among: int,
+    world_size: int,
 ) -> BatchStream:
-    """The batches that a stage hears of a dataset in one process among several, `per_step` of them a step.
+    """The batches of a streamed dataset for one rank, `per_step` of all ranks in a step.
 
     Raises:
         InputError: the dataset cannot be read.
     """
-    assert chosen.dataset is not None
+    assert settings_of_set.dataset is not None
     optimization = settings.optimization
 
     def text_tokens(utterances: Sequence[Utterance]) -> list[int]:
         return stage.student.transcript_lengths([item.text or "" for item in utterances])
 
     batches = StreamedBatches(
-        chosen.dataset,
+        settings_of_set.dataset,
         per_step=per_step,
         rank=rank,
-        processes=among,
+        processes=world_size,
         check=utterance_check(name, stage, settings),
         batching={
             "max_audio_seconds": optimization.batch_seconds,
@@ -105,10 +110,10 @@ def build_dataset_stream(
             "max_utterances": optimization.batch_utterances,
         },
         exchange=processes.all_gather_text,
-        most_seconds=chosen.max_seconds,
-        labels_withheld=chosen.labels == "withheld",
+        most_seconds=settings_of_set.max_seconds,
+        labels_withheld=settings_of_set.labels == "withheld",
         seed=seed,
-        # Each worker has two.
+        # Each worker holds two batches.
         read_ahead=2 * optimization.data_workers + 1,
     )
     frontends = {recognizer.frontend: recognizer.features for recognizer in stage.recognizers}
@@ -117,7 +122,7 @@ def build_dataset_stream(
         batches,
         per_step=per_step,
         rank=rank,
-        processes=among,
+        processes=world_size,
         workers=optimization.data_workers,
     )
 

@@ -1,4 +1,4 @@
-"""What can be known of a recipe's sets before anything is computed on them: length, labels, languages, speakers."""
+"""Checks of a recipe's sets before anything is computed: durations, labels, languages, speakers."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,11 +17,11 @@ ROUNDING_SECONDS = 0.01
 
 
 def check_test_sets(context: RunContext) -> None:
-    """See that every test set can be scored as the recipe asks.
+    """Check that every test set can be scored as the recipe asks.
 
     Raises:
-        InputError: a set is not there, its languages are scored in different ways, nothing in it has a reference,
-            or speakers are to be drawn and one is not known.
+        InputError: a set is missing, its languages need different scoring, no utterance has a reference, or intervals
+            resample speakers and an utterance has none.
     """
     settings = context.recipe.evaluation
     for name in settings.sets:
@@ -29,10 +29,11 @@ def check_test_sets(context: RunContext) -> None:
         utterances = context.set(name)
         if all(utterance.text is None for utterance in utterances):
             raise InputError(f"sets.{name}: no utterance has a text to score against; give it labels")
-        nameless = next((utterance.id for utterance in utterances if utterance.speaker is None), None)
-        if settings.resample == "speaker" and nameless is not None:
+        without_speaker = next((utterance.id for utterance in utterances if utterance.speaker is None), None)
+        if settings.resample == "speaker" and without_speaker is not None:
             raise InputError(
-                f"evaluation.resample: {nameless} of set {name} has no `speaker`; give it one, or take `utterance`"
+                f"evaluation.resample: {without_speaker} of set {name} has no `speaker`; "
+                "give it one, or take `utterance`"
             )
 
 
@@ -43,18 +44,18 @@ def check_training_set(
     stage: Stage,
     settings: TrainingStageSettings,
 ) -> None:
-    """See that a stage can learn from every utterance it is to hear.
+    """Check that a stage can train on every utterance.
 
     Args:
-        source: what the utterances are, for messages.
+        source: name of the set, for messages.
         utterances: of the set or the labels.
         durations: seconds of each.
-        stage: hears them.
+        stage: that trains on them.
         settings: of the stage.
 
     Raises:
-        InputError: names the first utterance that is too long, has no label where one is needed, or is in a language
-            that student or teacher cannot be asked in.
+        InputError: names the first utterance that is too long, lacks a label that the stage needs, or is in a language
+            that student or teacher has no prompt for.
     """
     limit = longest_trainable_seconds(settings)
     too_long = places_longer_than(limit, durations)
@@ -71,9 +72,9 @@ def check_training_set(
 
 
 def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) -> Callable[[Utterance, float], None]:
-    """What `check_training_set` sees to, of one utterance after the other: for a set that is not known beforehand."""
+    """The checks of `check_training_set` for one utterance at a time, for streamed sets."""
     limit = longest_trainable_seconds(settings)
-    asked: set[str | None] = set()
+    checked: set[str | None] = set()
 
     def check(utterance: Utterance, seconds: float) -> None:
         if seconds > limit:
@@ -83,23 +84,23 @@ def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) 
             )
         if utterance.text is None and not isinstance(stage, DistillationStage):
             raise InputError(f"{source}: {utterance.id} has no `text`, and this stage learns from labels")
-        if utterance.language not in asked:
+        if utterance.language not in checked:
             check_language(source, utterance.language, stage)
-            asked.add(utterance.language)
+            checked.add(utterance.language)
 
     return check
 
 
 def check_language(source: str, language: str | None, stage: Stage) -> None:
-    """See that all recognisers of a stage can be asked in a language.
+    """Check that student and teacher have a prompt for a language.
 
     Raises:
-        InputError: one of them cannot.
+        InputError: one of them has none.
     """
-    asked = [stage.student.prompt_text]
+    prompts = [stage.student.prompt_text]
     if isinstance(stage, DistillationStage):
-        asked.append(stage.teacher.prompt_text)
-    for prompt_text in asked:
+        prompts.append(stage.teacher.prompt_text)
+    for prompt_text in prompts:
         try:
             prompt_text(language)
         except InputError as error:
@@ -107,5 +108,5 @@ def check_language(source: str, language: str | None, stage: Stage) -> None:
 
 
 def longest_trainable_seconds(settings: TrainingStageSettings) -> float:
-    """Seconds that the models hear at once and a batch holds."""
+    """Longest utterance in seconds that the models and a batch can hold."""
     return min(LONGEST_CLIP_SECONDS + ROUNDING_SECONDS, settings.optimization.batch_seconds)

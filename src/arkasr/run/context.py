@@ -1,4 +1,4 @@
-"""What the stages of a run share: sets already read, features already computed, models already trained."""
+"""What the stages of a run share: sets, feature cache, vocabulary and models, by their names in the recipe."""
 
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +20,14 @@ from arkasr.run.sets import corpus_folder, load_set, open_with_progress
 
 
 class RunContext:
-    """Hands out sets and recognisers by the names that the recipe gives them."""
+    """Looks up sets and models by their names in the recipe; sets and features are read once."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
         self.recipe = recipe
         self.folder = folder
         self.device = device
         self.memory = FeatureMemory()
-        # Of hub names, by model: what the run uses, wherever a branch points to by now.
+        # By model with a hub name: the recorded commit, which is loaded even if the branch has moved.
         self.commits: dict[str, str] = {}
         self._sets: dict[str, Utterances] = {}
 
@@ -38,7 +38,7 @@ class RunContext:
 
     @cached_property
     def vocabulary(self) -> BaseVocabulary:
-        """Base vocabulary of the models that are built from nothing."""
+        """Base vocabulary of the models that are built from a preset."""
         settings = self.recipe.tokenizer
         assert settings is not None
         texts = [utterance.text for utterance in self.set(settings.texts) if utterance.text]
@@ -47,33 +47,33 @@ class RunContext:
         return train_base_vocabulary(texts, settings.vocab_size, [INSTRUCTION, *PROMPT_WORDS])
 
     def set(self, name: str) -> Utterances:
-        """A set of the recipe by name."""
+        """A set of the recipe."""
         if name not in self._sets:
             self._sets[name] = load_set(self.recipe.sets[name], self.corpus)
         return self._sets[name]
 
     def training_utterances(self, name: str, seed: int) -> Utterances:
-        """What a stage trains on: a set, or the labels that a label stage wrote.
+        """The training utterances called `name`: a set, or the labels of a label stage.
 
         Raises:
             InputError: the label stage has not been run in this folder.
         """
         if name in self.recipe.sets:
             return self.set(name)
-        return open_with_progress(_result_of(name, self.folder.labels(name, self.seed_of(name, seed))))
+        return open_with_progress(_existing(name, self.folder.labels(name, self.seed_of(name, seed))))
 
     def seed_of(self, name: str, seed: int) -> int:
-        """The seed under which a stage's result is kept: the first one if it runs once for all."""
-        shared = name not in self.recipe.stages or self.recipe.stages[name].once
-        return self.recipe.seeds[0] if shared else seed
+        """The seed under which a stage's result is stored: the first seed if the stage has `once`."""
+        once = name not in self.recipe.stages or self.recipe.stages[name].once
+        return self.recipe.seeds[0] if once else seed
 
     def model(self, name: str) -> ModelSettings:
-        """A starting point or teacher of the recipe by name; of a hub name with the commit that the run uses."""
+        """A model of the recipe; its `revision` is the recorded commit if it has a hub name."""
         model = self.recipe.models[name]
         return model.model_copy(update={"revision": self.commits.get(name, model.revision)})
 
     def recognizer(self, name: str, seed: int, device: torch.device | None = None) -> Recognizer:
-        """The weights called `name`: a finished stage's, or a starting point's; on the run's device if none is given.
+        """The model called `name`: of a finished stage, or a starting point. `device` defaults to the run's.
 
         Raises:
             InputError: the stage has not been run in this folder.
@@ -82,8 +82,8 @@ class RunContext:
             return self._starting_point(self.model(name), seed, device or self.device)
         if isinstance(self.recipe.stages[name], LabelStageSettings):
             raise InputError(f"stages.{name} writes labels; it has no weights to start from")
-        place = _result_of(name, self.folder.model(name, self.seed_of(name, seed)))
-        return load_recognizer(place, device=str(device or self.device))
+        folder = _existing(name, self.folder.model(name, self.seed_of(name, seed)))
+        return load_recognizer(folder, device=str(device or self.device))
 
     def _starting_point(self, model: ModelSettings, seed: int, device: torch.device) -> Recognizer:
         if model.pretrained is not None:
@@ -95,7 +95,7 @@ class RunContext:
         return recognizer
 
 
-def _result_of(stage: str, place: Path) -> Path:
-    if not place.exists():
-        raise InputError(f"{place}: stage {stage!r} has not been run yet; run the whole recipe first")
-    return place
+def _existing(stage: str, path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"{path}: stage {stage!r} has not been run yet; run the whole recipe first")
+    return path

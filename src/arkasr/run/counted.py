@@ -1,6 +1,6 @@
-"""Errors of a variant as arrays: every utterance under every seed, for intervals and comparisons.
+"""Means over seeds and comparisons of variants, from the errors of every utterance under every seed.
 
-In: scores by variant, seed and test set. Knows nothing of files.
+In: scores by variant, seed and test set. Out: rows of `results.json`. Reads and writes no files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from arkasr.recipe.settings import EvaluationSettings
 
 POOLED = "pooled"
 Scores = Mapping[tuple[str, int, str], Score]  # by variant, seed and test set
-RanOnce = Mapping[str, Sequence[str]]  # by variant, the stages under it that all seeds share
+RanOnce = Mapping[str, Sequence[str]]  # by variant: the stages it depends on that ran once for all seeds
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ def seeds_of(scores: Scores, variant: str) -> list[int]:
 
 
 def seed_means(settings: EvaluationSettings, scores: Scores, ran_once: RanOnce) -> list[dict[str, Any]]:
-    """Every variant of several seeds on each test set and over all of them, on what every seed has transcribed."""
+    """Mean rate over seeds of each variant with several seeds, for each test set and pooled.
+
+    Only utterances that every seed has transcribed count.
+    """
     rows = []
     for variant in dict.fromkeys(variant for variant, _, _ in scores):
         seeds = seeds_of(scores, variant)
@@ -50,7 +53,10 @@ def seed_means(settings: EvaluationSettings, scores: Scores, ran_once: RanOnce) 
 
 
 def comparison_rows(settings: EvaluationSettings, scores: Scores, ran_once: RanOnce) -> list[dict[str, Any]]:
-    """The recipe's comparisons, over all test sets and set by set, on what every seed of both has transcribed."""
+    """The recipe's comparisons, pooled and for each test set.
+
+    Only utterances that every seed of both variants has transcribed count.
+    """
     rows = []
     for a, b in settings.comparisons:
         shared = [stage for name in (a, b) if len(seeds_of(scores, name)) > 1 for stage in ran_once[name]]
@@ -68,7 +74,7 @@ def _seed_mean(
     tokens: Mapping[_Utterance, int],
 ) -> dict[str, Any]:
     counts = np.array(list(errors.values())).T
-    mean = mean_over_seeds(counts, [tokens[key] for key in errors], **_drawn(settings, list(errors)))
+    mean = mean_over_seeds(counts, [tokens[key] for key in errors], **_units_of(settings, list(errors)))
     return {
         "metric": " + ".join(sorted({metric_name(part.unit) for part in parts}, reverse=True)),
         "seeds": len(counts),
@@ -82,7 +88,7 @@ def _seed_mean(
 
 
 def _comparison(settings: EvaluationSettings, scores: Scores, a: str, b: str, sets: Sequence[str]) -> Comparison | None:
-    """None where nothing was transcribed by both that has a reference token."""
+    """None if the two share no transcribed utterance with a reference token."""
     errors_a, tokens = _errors(scores, a, sets)
     errors_b, _ = _errors(scores, b, sets)
     shared = [key for key in errors_a if key in errors_b]
@@ -93,31 +99,34 @@ def _comparison(settings: EvaluationSettings, scores: Scores, a: str, b: str, se
         np.array([errors_b[key] for key in shared]).T,
         [tokens[key] for key in shared],
         samples=settings.samples,
-        **_drawn(settings, shared),
+        **_units_of(settings, shared),
     )
 
 
-def drawn_from(
+def resampling_units(
     settings: EvaluationSettings, set_names: Sequence[str], speakers: Sequence[str | None]
 ) -> dict[str, Any]:
-    """What an interval draws as a whole: speakers over all sets, or utterances, of which each set keeps its number.
+    """Arguments for resampling: speakers across all sets, or utterances stratified by set.
 
     Args:
-        settings: say which.
+        settings: `resample` chooses between the two.
         set_names: `[U]`, the test set of each utterance.
         speakers: `[U]`.
     """
     return {"groups": speakers} if settings.resample == "speaker" else {"strata": set_names}
 
 
-def _drawn(settings: EvaluationSettings, keys: Sequence[_Utterance]) -> dict[str, Any]:
-    return drawn_from(settings, [key.set_name for key in keys], [key.speaker for key in keys])
+def _units_of(settings: EvaluationSettings, keys: Sequence[_Utterance]) -> dict[str, Any]:
+    return resampling_units(settings, [key.set_name for key in keys], [key.speaker for key in keys])
 
 
 def _errors(
     scores: Scores, variant: str, sets: Sequence[str]
 ) -> tuple[dict[_Utterance, list[int]], dict[_Utterance, int]]:
-    """Errors of every utterance under each seed of a variant, and its reference tokens; failed utterances are out."""
+    """Errors of every utterance under each seed of a variant, and its reference tokens.
+
+    An utterance that failed under some seed is left out.
+    """
     seeds = seeds_of(scores, variant)
     errors: dict[_Utterance, list[int]] = {}
     tokens: dict[_Utterance, int] = {}

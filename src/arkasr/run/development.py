@@ -8,7 +8,7 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import get_profile, unit_for
 from arkasr.recipe.settings import EvaluationSettings
-from arkasr.recognizers.recognize import RecognitionSettings, recognize
+from arkasr.recognizers.inference import RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.context import RunContext
 
@@ -16,17 +16,17 @@ from arkasr.run.context import RunContext
 def development_error_rate(
     context: RunContext, recognizer: Recognizer, utterances: Sequence[Utterance]
 ) -> dict[str, float]:
-    """Pooled error and insertion rates of a recogniser, the share of utterances without an error, and how many failed.
+    """Pooled error and insertion rates, the share of utterances without an error, and the number of failures.
 
-    Utterances without a text are in none of the rates. Every process transcribes its share of the utterances, and all
-    are told the same figures.
+    Utterances without a reference are left out of the rates. Every rank transcribes its share of the utterances and
+    gets the same figures.
     """
     settings = context.recipe.evaluation
-    shared = utterances[processes.rank() :: processes.world_size()]
+    share = utterances[processes.rank() :: processes.world_size()]
     recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-    written = recognize(recognizer, shared, recognition, memory=context.memory)
+    recognitions = recognize(recognizer, share, recognition, memory=context.memory)
     errors = insertions = tokens = perfect = scored = failed = 0
-    for utterance, recognized in zip(shared, written, strict=True):
+    for utterance, recognized in zip(share, recognitions, strict=True):
         if recognized.text is None or utterance.text is None:
             failed += recognized.text is None
             continue
@@ -37,9 +37,9 @@ def development_error_rate(
         tokens += count.reference_tokens
         perfect += count.errors == 0
         scored += 1
-    mine = json.dumps([errors, insertions, tokens, perfect, scored, failed])
-    counted = [json.loads(text) for text in processes.all_gather_text(mine)]
-    errors, insertions, tokens, perfect, scored, failed = map(sum, zip(*counted, strict=True))
+    local = json.dumps([errors, insertions, tokens, perfect, scored, failed])
+    gathered = [json.loads(text) for text in processes.all_gather_text(local)]
+    errors, insertions, tokens, perfect, scored, failed = map(sum, zip(*gathered, strict=True))
     return {
         "dev/error_rate": errors / max(tokens, 1),
         "dev/insertion_rate": insertions / max(tokens, 1),
@@ -49,5 +49,5 @@ def development_error_rate(
 
 
 def profile_name(settings: EvaluationSettings, language: str | None) -> str:
-    """The normaliser profile that a recipe names for a language."""
+    """The normaliser profile that the recipe sets for a language."""
     return settings.normalizer.get(language or "default", settings.normalizer["default"])

@@ -1,4 +1,4 @@
-"""From what settings say of an engine to the engine itself."""
+"""Build the engine that decodes in a recogniser's place, from its settings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ def engine_for(
     *,
     dtype: str = "float32",
 ) -> Engine | None:
-    """What writes in a recogniser's place; None where it writes itself.
+    """The engine that decodes with a recogniser's weights; None if the recogniser decodes itself.
 
     Args:
-        recognizer: whose weights the engine has.
-        settings: which engine, and how.
-        max_new_tokens: the highest cap that will be asked for.
-        dtype: what the engine computes in if the settings do not say.
+        recognizer: whose weights the engine uses.
+        settings: of the engine.
+        max_new_tokens: the highest cap of any later request.
+        dtype: the engine's compute dtype if the settings give none.
 
     Raises:
         InputError: the engine is not installed or cannot start.
@@ -38,10 +38,8 @@ def engine_for(
 
 
 @contextmanager
-def engine_while_needed(
-    recognizer: Recognizer, settings: EngineSettings, max_new_tokens: int
-) -> Iterator[Engine | None]:
-    """As `engine_for`, closed behind the block."""
+def open_engine(recognizer: Recognizer, settings: EngineSettings, max_new_tokens: int) -> Iterator[Engine | None]:
+    """`engine_for` as a context manager that closes the engine."""
     engine = engine_for(recognizer, settings, max_new_tokens)
     try:
         yield engine

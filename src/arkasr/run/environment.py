@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit and hardware, for `environment.json`."""
+"""Versions, commit and hardware of a run, for `environment.json`."""
 
 import json
 import os
@@ -35,10 +35,10 @@ def describe_environment() -> dict[str, Any]:
 
 
 class RunSession:
-    """One stretch of work on a run: what it ran on and for how long, kept with those before it.
+    """The environment and duration of one start of a run; earlier starts are kept beside it.
 
     Args:
-        path: `environment.json`; what earlier sittings wrote there is kept under `earlier_sittings`.
+        path: `environment.json`; entries of earlier sessions are kept under `earlier_sittings`.
         writes: whether this process writes the file.
     """
 
@@ -55,7 +55,7 @@ class RunSession:
         self.save()
 
     def save(self) -> None:
-        """Write the file; `seconds` counts all sittings up to the last save of each."""
+        """Write the file; `seconds` is the sum over all sessions, each up to its last save."""
         if not self._writes:
             return
         seconds = self._seconds_before + time.monotonic() - self._started

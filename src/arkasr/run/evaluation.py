@@ -1,4 +1,4 @@
-"""Variants on test sets: what each wrote, and `results.json` with rates, intervals, comparisons and support figures."""
+"""Evaluation of variants: their transcripts of the test sets, and `results.json`."""
 
 import json
 import shutil
@@ -15,107 +15,107 @@ from arkasr.evaluate.scoring import MODEL_SCOPE, Prediction, Score, metric_name,
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
-from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize
+from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.context import RunContext
-from arkasr.run.counted import POOLED, comparison_rows, drawn_from, seed_means
+from arkasr.run.counted import POOLED, comparison_rows, resampling_units, seed_means
 from arkasr.run.development import profile_name
 from arkasr.run.inputs import Inputs
 from arkasr.run.resumable_work import ResumableWork, Row
 
 
 def evaluate_variant(context: RunContext, inputs: Inputs, variant: str, seed: int, progress: Progress) -> None:
-    """Transcribe every test set with a variant, sets that are done excepted.
+    """Transcribe every test set that this variant has not transcribed yet.
 
     Raises:
-        InputError: the variant is not there, or it or a test set is not what this run has used before.
+        InputError: the variant has not been trained, or its model or a test set has changed since the run used it.
     """
     recipe, folder = context.recipe, context.folder
     names = processes.broadcast_from_first(
         lambda: [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
     )
-    if processes.is_first_rank():  # what a kill behind a finished set has left
+    if processes.is_first_rank():  # a killed run may have left them
         for name in set(recipe.evaluation.sets) - set(names):
             shutil.rmtree(folder.prediction_parts(variant, seed, name), ignore_errors=True)
     if not names:
         return
     inputs.check_variant(variant)
-    sets = {name: ResumableWork(folder.prediction_parts(variant, seed, name), context.set(name)) for name in names}
-    missing = {name: parts.missing() for name, parts in sets.items()}
+    work = {name: ResumableWork(folder.prediction_parts(variant, seed, name), context.set(name)) for name in names}
+    missing = {name: transcription.missing() for name, transcription in work.items()}
     recognizer = processes.raise_if_any_fails(
         lambda: context.recognizer(recipe.variants[variant], seed) if any(missing.values()) else None
     )
-    inputs.record()  # a part that a kill leaves must not be completed by another model
+    inputs.record()  # before the first part, so that no other model completes the parts of a killed run
     if recognizer is not None:
         total = sum(len(part) for parts in missing.values() for part in parts)
         with progress.count(f"evaluate {variant} (seed {seed})", total) as advance:
             for name, parts in missing.items():
-                _transcribe(context, recognizer, name, sets[name], parts, advance)
+                _transcribe(context, recognizer, name, work[name], parts, advance)
     processes.barrier()
-    processes.broadcast_from_first(lambda: _write_predictions(context, variant, seed, sets))
+    processes.broadcast_from_first(lambda: _write_predictions(context, variant, seed, work))
 
 
 def _transcribe(
     context: RunContext,
     recognizer: Recognizer,
     set_name: str,
-    parts: ResumableWork,
+    work: ResumableWork,
     missing: Sequence[range],
     on_batch: Callable[[int], None],
 ) -> None:
-    """Write the missing parts of one test set."""
+    """Transcribe the missing parts of one test set."""
     settings = context.recipe.evaluation
     limits = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
     profile, unit = scoring_of(context, set_name)
 
-    def transcribed(some: Sequence[Utterance]) -> list[Row]:
-        written = recognize(recognizer, some, limits, memory=context.memory, on_batch=on_batch)
+    def transcribe(utterances: Sequence[Utterance]) -> list[Row]:
+        recognitions = recognize(recognizer, utterances, limits, memory=context.memory, on_batch=on_batch)
         return [
-            prediction_row(utterance, recognized, profile, unit)
-            for utterance, recognized in zip(some, written, strict=True)
+            prediction_row(utterance, recognition, profile, unit)
+            for utterance, recognition in zip(utterances, recognitions, strict=True)
         ]
 
     for part in missing:
-        parts.do(part, transcribed)
+        work.do(part, transcribe)
 
 
-def _write_predictions(context: RunContext, variant: str, seed: int, sets: Mapping[str, ResumableWork]) -> None:
-    for name, parts in sets.items():
-        write_manifest(context.folder.predictions(variant, seed, name), parts.rows())
-        parts.remove()
+def _write_predictions(context: RunContext, variant: str, seed: int, work: Mapping[str, ResumableWork]) -> None:
+    for name, transcription in work.items():
+        write_manifest(context.folder.predictions(variant, seed, name), transcription.rows())
+        transcription.remove()
 
 
 def scoring_of(context: RunContext, set_name: str) -> tuple[Profile, Unit]:
-    """Normaliser and unit of a test set, by the language of its utterances.
+    """Normaliser and unit of a test set, from the language of its utterances.
 
     Raises:
-        InputError: its languages are not scored alike.
+        InputError: its languages need different normalisers or units.
     """
     settings = context.recipe.evaluation
-    ways = {
+    scorings = {
         (profile_name(settings, utterance.language), unit_for(utterance.language))
         for utterance in context.set(set_name)
     }
-    if len(ways) > 1:
+    if len(scorings) > 1:
         raise InputError(f"sets.{set_name}: its languages are not scored alike; make a set of each with `language`")
-    name, unit = ways.pop()
+    name, unit = scorings.pop()
     return get_profile(name), unit
 
 
-def prediction_row(utterance: Utterance, recognized: Recognition, profile: Profile, unit: Unit) -> dict[str, Any]:
-    """The manifest line with what was written for it, or why nothing was."""
+def prediction_row(utterance: Utterance, recognition: Recognition, profile: Profile, unit: Unit) -> dict[str, Any]:
+    """The manifest line with its transcript and errors, or with the reason why there is no transcript."""
     row = without(utterance.fields, SCORED_TRANSCRIPT) | {"id": utterance.id, "audio_path": str(utterance.audio)}
-    if recognized.text is None:
-        return row | {"error": recognized.error}
-    row |= {"pred_text": recognized.text, "pred_text_raw": recognized.raw}
+    if recognition.text is None:
+        return row | {"error": recognition.error}
+    row |= {"pred_text": recognition.text, "pred_text_raw": recognition.raw}
     if utterance.text is not None:
-        count = count_errors(profile(utterance.text), profile(recognized.text), unit)
+        count = count_errors(profile(utterance.text), profile(recognition.text), unit)
         row |= {"errors": count.errors, "reference_tokens": count.reference_tokens}
     return row
 
 
 def collect_results(context: RunContext) -> dict[str, Any]:
-    """`results.json`: every variant, seed and set; means over seeds; comparisons; the support before each OPD stage."""
+    """The content of `results.json`: scores, means over seeds, comparisons, and the support before each OPD stage."""
     recipe = context.recipe
     scores = {
         (variant, seed, name): _score(context, variant, seed, name)
@@ -137,9 +137,9 @@ def collect_results(context: RunContext) -> dict[str, Any]:
 
 
 def stages_run_once(recipe: Recipe, name: str) -> list[str]:
-    """The stages with `once` that a stage rests on, nearest first; not what lies below those.
+    """The nearest stages with `once` that a stage depends on; stages below them are not listed.
 
-    A model's labels have no luck of their own: the model is named in their place, if it ran once itself.
+    Labels add no variance of their own: the model that wrote them is listed instead, if it ran once.
     """
     if name not in recipe.stages:
         return []
@@ -149,8 +149,8 @@ def stages_run_once(recipe: Recipe, name: str) -> list[str]:
         return [name] if start is not None and not start.once else stages_run_once(recipe, stage.start)
     if stage.once:
         return [name]
-    below = (getattr(stage, key, None) for key in ("start", "train", "teacher"))
-    return list(dict.fromkeys(found for part in below if part for found in stages_run_once(recipe, part)))
+    inputs = (getattr(stage, key, None) for key in ("start", "train", "teacher"))
+    return list(dict.fromkeys(found for name in inputs if name for found in stages_run_once(recipe, name)))
 
 
 def _score(context: RunContext, variant: str, seed: int, name: str) -> Score:
@@ -164,7 +164,7 @@ def _score(context: RunContext, variant: str, seed: int, name: str) -> Score:
 
 
 def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score]) -> list[dict[str, Any]]:
-    """Every variant and seed over all test sets, each of which keeps its size in the samples of the interval."""
+    """Scores of every variant and seed over all test sets; the bootstrap samples keep the size of each set."""
     settings = context.recipe.evaluation
     rows = []
     for variant, seed in dict.fromkeys((variant, seed) for variant, seed, _ in scores):
@@ -179,7 +179,7 @@ def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score])
             [count.errors for count in counts],
             [count.reference_tokens for count in counts],
             samples=settings.samples,
-            **drawn_from(settings, [name for name, _ in scored], [item.speaker for _, item in scored]),
+            **resampling_units(settings, [name for name, _ in scored], [item.speaker for _, item in scored]),
         )
         row |= {"ci95": list(interval) if interval else None, "ci95_of": MODEL_SCOPE.format(settings.resample)}
         row["metric"] = " + ".join(sorted({metric_name(part.unit) for part in parts.values()}, reverse=True))
@@ -192,7 +192,7 @@ def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score])
 
 
 def _support_rows(context: RunContext) -> list[dict[str, Any]]:
-    """What each OPD stage started from, named by the variant (or stage) that its start is."""
+    """The support measured before each OPD stage, under the variant (or stage) that the stage starts from."""
     recipe = context.recipe
     variant_of = {stage: variant for variant, stage in recipe.variants.items()}
     rows = []

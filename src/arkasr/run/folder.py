@@ -1,10 +1,9 @@
-"""A run's folder: where everything is, and what a resumed run may rely on.
+"""The folder of a run: its paths, and the check that a resumed run has the same recipe.
 
-What exists under its final name is whole: files and model folders are written elsewhere and renamed.
+Files and model folders are written under another name and renamed, so that what has its final name is complete.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import yaml
 
 from arkasr.errors import InputError
-from arkasr.files import write_whole
+from arkasr.files import atomic_path, write_atomically
 from arkasr.recipe.load import parse, read_yaml
 from arkasr.recipe.settings import Recipe, ServedSettings
 from arkasr.recognizers.recognizer import Recognizer
 
 
 class RunFolder:
-    """Paths of a run; `first_seed` is the recipe's."""
+    """Paths of a run; `first_seed` is the first of the recipe's seeds."""
 
     def __init__(self, path: Path, first_seed: int) -> None:
         self.path = path
@@ -27,47 +26,48 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, *, resume: bool) -> "RunFolder":
-        """Open the folder for `recipe`.
+        """Open or create the folder for `recipe`.
 
         Raises:
-            InputError: there is a run already and `resume` is not asked for, or it is of another recipe.
+            InputError: it holds a run and `resume` is false, or it holds a run of another recipe.
         """
         folder = cls(path, recipe.seeds[0])
-        stored_at = path / "recipe.yaml"
+        stored_path = path / "recipe.yaml"
         document = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        if not stored_at.exists():
-            write_text(stored_at, document)
+        if not stored_path.exists():
+            write_text(stored_path, document)
             return folder
         if not resume:
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --output")
-        # A run that was begun before a key existed has that key's default, or what was done then.
-        stored = parse(Recipe, _as_it_was(read_yaml(stored_at)), str(stored_at))
-        if difference := _first_difference(_binding(stored), _binding(recipe)):
+        # A key that did not exist when the run began has its default, or the behaviour of that time.
+        stored = parse(Recipe, _with_former_defaults(read_yaml(stored_path)), str(stored_path))
+        if difference := _first_difference(_fixed_part(stored), _fixed_part(recipe)):
             raise InputError(
-                f"{stored_at}: {difference} differs from the recipe given; choose another --output for a changed recipe"
+                f"{stored_path}: {difference} differs from the recipe given; "
+                "choose another --output for a changed recipe"
             )
         if stored != recipe:
-            write_text(stored_at, document)
+            write_text(stored_path, document)
         return folder
 
     def stage(self, name: str, seed: int) -> Path:
-        """Folder of one stage: its name, and behind it every seed but the first, which says `-seedN`."""
+        """Folder of one stage: `NAME` for the first seed, `NAME-seedN` for the others."""
         return self.path / "stages" / self._of_seed(name, seed)
 
     def model(self, name: str, seed: int) -> Path:
-        """The trained model of a stage; exists when the stage is finished."""
+        """Folder of a stage's trained model; it exists once the stage is finished."""
         return self.stage(name, seed) / "model"
 
     def labels(self, name: str, seed: int) -> Path:
-        """The manifest of a label stage; exists when the stage is finished."""
+        """Manifest of a label stage; it exists once the stage is finished."""
         return self.stage(name, seed) / "labels.jsonl"
 
     def predictions(self, variant: str, seed: int, set_name: str) -> Path:
-        """What a variant wrote for a test set; exists when it has been evaluated."""
+        """Transcripts of a test set by a variant; the file exists once all are written."""
         return self.path / "evaluations" / self._of_seed(variant, seed) / f"{set_name}.jsonl"
 
     def prediction_parts(self, variant: str, seed: int, set_name: str) -> Path:
-        """Folder of what a variant has written of a test set so far; gone when the set is done."""
+        """Folder of the transcripts so far, in parts; removed once `predictions` is written."""
         return self.predictions(variant, seed, set_name).with_suffix(".parts")
 
     def save_model(
@@ -79,41 +79,38 @@ class RunFolder:
             recognizer: the model.
             name: of the stage.
             seed: of the stage.
-            weights: the model's state dict where the model itself does not hold them whole.
+            weights: the full state dict if the model itself is sharded.
         """
-        target = self.model(name, seed)
-        writing = target.with_name(".model.writing")
-        shutil.rmtree(writing, ignore_errors=True)
-        recognizer.save(writing, weights)
-        writing.replace(target)
+        with atomic_path(self.model(name, seed)) as writing:
+            recognizer.save(writing, weights)
 
     def _of_seed(self, name: str, seed: int) -> str:
         return name if seed == self.first_seed else f"{name}-seed{seed}"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file; it appears under its name when it is complete."""
-    write_whole(path, [text])
+    """Write a file atomically."""
+    write_atomically(path, [text])
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file as `write_text` does; floats that are not finite are an error, not `NaN`."""
+    """Write a JSON file atomically; a float that is not finite raises ValueError."""
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _as_it_was(stored: Any) -> Any:
-    """The stored recipe with what was done before there was a key for it, where the default is something else."""
+def _with_former_defaults(stored: Any) -> Any:
+    """The stored recipe, with former behaviour filled in for keys whose default differs from it."""
     for stage in stored.get("stages", {}).values():
         if stage.get("kind") == "opd":
             stage.setdefault("objective", {}).setdefault("looping", "keep")
     return stored
 
 
-def _binding(recipe: Recipe) -> Any:
-    """The recipe without what may change while a run lasts.
+def _fixed_part(recipe: Recipe) -> Any:
+    """The recipe without the keys that may change between starts of a run.
 
-    That is where a teacher is served and how patiently it is asked, and what is computed anew from the transcripts:
-    which variants are compared, and what is drawn for intervals.
+    These are the addresses and time limits of a served teacher, and what is computed anew from the transcripts:
+    comparisons and the resampling of intervals.
     """
     served = set(ServedSettings.model_fields) - {"scores", "best_tokens"}
     return recipe.model_dump(

@@ -1,7 +1,7 @@
-"""What a run has used from outside its folder, so that no later use takes something else for it: `inputs.json`.
+"""`inputs.json`: the sets and pretrained models that a run has used, so that a resumed run uses the same ones.
 
-Sets and pretrained models are recorded when they are first used and compared at every later use; of a hub name the
-recorded commit is loaded. Only the first process looks and writes. What this cannot see stands in docs/training.md.
+Each is recorded at its first use and compared at every later use. For a hub name the recorded commit is loaded. Only
+rank 0 compares and writes. docs/training.md lists the changes that this cannot detect.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,31 +21,31 @@ from arkasr.run.recorded_inputs import Record, read_record
 
 SET_KEYS = ("train", "dev", "drafts", "audio")
 MODEL_KEYS = ("start", "teacher")
-UNKNOWN: dict[str, Any] = {"commit": None}  # of a hub name, where the hub's library does not say
+UNKNOWN: dict[str, Any] = {"commit": None}  # the hub library did not report the commit
 
 
 class Inputs:
     """The inputs of one run.
 
     Args:
-        context: has the recipe, its sets, and the run's folder.
+        context: of the run.
 
     Raises:
-        InputError: what is recorded cannot be read, or is damaged.
+        InputError: `inputs.json` cannot be read or is damaged.
     """
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._recipe: Recipe = context.recipe
         self.path = context.folder.path / "inputs.json"
-        self._recorded = read_record(self.path)
+        self._record = read_record(self.path)
         self._new: Record = {"sets": {}, "models": {}}
 
     def check_stage(self, name: str) -> None:
-        """Compare what a stage is about to use with what is recorded.
+        """Compare the sets and models of a stage with the record.
 
         Raises:
-            InputError: a set or a model is not what it was; names it, what has changed, and the remedy.
+            InputError: one has changed; names it, the change and the remedy.
         """
         stage = self._recipe.stages[name]
         sets, models = (
@@ -54,7 +54,7 @@ class Inputs:
         self._check(sets, models)
 
     def check_variant(self, name: str) -> None:
-        """Compare what the evaluation of a variant is about to use with what is recorded.
+        """Compare the test sets and the model of a variant with the record.
 
         Raises:
             InputError: as `check_stage`.
@@ -62,7 +62,7 @@ class Inputs:
         self._check(self._recipe.evaluation.sets, [self._recipe.variants[name]])
 
     def check_tests(self) -> None:
-        """Compare the test sets with what is recorded.
+        """Compare the test sets with the record.
 
         Raises:
             InputError: as `check_stage`.
@@ -70,42 +70,42 @@ class Inputs:
         self._check(self._recipe.evaluation.sets, [])
 
     def record(self) -> None:
-        """Write down what was new to the last check; no process goes on before it is written.
+        """Record what the last check saw for the first time; returns on every rank after the file is written.
 
         Raises:
             InputError: the file cannot be written.
         """
-        processes.broadcast_from_first(self._record_here)
+        processes.broadcast_from_first(self._write_record)
 
-    def _record_here(self) -> None:
+    def _write_record(self) -> None:
         if not any(self._new.values()):
             return
         for kind, found in self._new.items():
-            self._recorded[kind] |= found
+            self._record[kind] |= found
         with _input_errors(self.path):
-            write_json(self.path, self._recorded)
+            write_json(self.path, self._record)
 
     def _check(self, sets: Sequence[str], models: Sequence[str]) -> None:
-        self._context.commits |= processes.broadcast_from_first(lambda: self._check_here(sets, models))
+        self._context.commits |= processes.broadcast_from_first(lambda: self._check_on_first_rank(sets, models))
 
-    def _check_here(self, sets: Sequence[str], models: Sequence[str]) -> dict[str, str]:
-        """Compare; returns the commit of each hub name."""
-        self._new = {"sets": {}, "models": {}}  # what an earlier check has found may never have been used
+    def _check_on_first_rank(self, sets: Sequence[str], models: Sequence[str]) -> dict[str, str]:
+        """Compare on rank 0; returns the commit of each hub name."""
+        self._new = {"sets": {}, "models": {}}  # an earlier check may not have been followed by a use
         commits = {}
         with _input_errors(self.path):
-            for name in self._sets_behind(sets, models):
-                if (manifest := self._recipe.sets[name].manifest) is not None:  # a streamed set has its revision
+            for name in self._sets_used(sets, models):
+                if (manifest := self._recipe.sets[name].manifest) is not None:  # a streamed set has a revision instead
                     self._check_set(name, manifest)
             for name in models:
-                model = self._recipe.models.get(name)  # the others are trained in this run
+                model = self._recipe.models.get(name)  # None: trained in this run
                 if model is not None and model.pretrained is not None:
                     found = self._check_model(name, model, model.pretrained)
                     if found.get("commit"):
                         commits[name] = found["commit"]
         return commits
 
-    def _sets_behind(self, sets: Sequence[str], models: Sequence[str]) -> list[str]:
-        """The recipe's sets among some names, what the labels among them are labels of, and the base vocabulary's."""
+    def _sets_used(self, sets: Sequence[str], models: Sequence[str]) -> list[str]:
+        """The recipe's sets that sets, labels and models come from; a model built anew uses the tokenizer's texts."""
         used = []
         for name in sets:
             stage = None if name in self._recipe.sets else self._recipe.stages[name]
@@ -119,19 +119,19 @@ class Inputs:
         path = self._context.corpus / manifest
         if (stat := size_and_time(path)) is None:
             raise InputError(f"sets.{name}: {path}: no such manifest; restore it")
-        # The built-in speech is made anew, byte for byte, where its cache was removed.
-        made_anew = self._recipe.corpus.synthetic is not None and not Path(manifest).is_absolute()
-        now = identity_of(utterances, by_lines=stat[0] >= LARGE_BYTES, times=not made_anew)
-        was: Identity | None = self._recorded["sets"].get(name)
+        # The built-in speech is generated again, byte for byte, if its cache was removed: file times then differ.
+        is_generated = self._recipe.corpus.synthetic is not None and not Path(manifest).is_absolute()
+        now = identity_of(utterances, by_lines=stat[0] >= LARGE_BYTES, times=not is_generated)
+        was: Identity | None = self._record["sets"].get(name)
         if was is None:
             self._new["sets"][name] = now
         elif found := difference(was, now, utterances):
             raise self._changed(f"sets.{name}: {path}", found)
 
     def _check_model(self, name: str, model: ModelSettings, pretrained: str) -> dict[str, Any]:
-        was = self._recorded["models"].get(name, UNKNOWN)
+        was = self._record["models"].get(name, UNKNOWN)
         if was != UNKNOWN and "commit" in was and not Path(pretrained).is_dir():
-            return was  # it is what is loaded, wherever a branch points to by now
+            return was  # the recorded commit is loaded, even if the branch has moved
         now = _identity_of_model(pretrained, model.revision)
         if was == UNKNOWN:
             self._new["models"][name] = now
@@ -148,16 +148,16 @@ class Inputs:
 
 
 @contextmanager
-def _input_errors(record: Path) -> Iterator[None]:
-    """What the system refuses to the first process must be told to the others, which wait for it."""
+def _input_errors(default: Path) -> Iterator[None]:
+    """Turn OSError into InputError, which `processes` passes on to the ranks that wait for rank 0."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{error.filename or record}: {error.strerror}; check path, permissions and space") from error
+        raise InputError(f"{error.filename or default}: {error.strerror}; check path, permissions and space") from error
 
 
 def _identity_of_model(pretrained: str, revision: str | None) -> dict[str, Any]:
-    """Size and time of a folder's files, or the commit of a hub name."""
+    """Size and modification time of a folder's files, or the commit of a hub name."""
     folder = Path(pretrained)
     if not folder.is_dir():
         return {"commit": commit_of(pretrained, revision)}

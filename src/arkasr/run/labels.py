@@ -1,4 +1,4 @@
-"""A label stage: the teacher transcribes a set, in parts that a killed run keeps."""
+"""A label stage: the teacher transcribes a set, in parts that survive a kill."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from arkasr.progress import Progress
 from arkasr.recipe.settings import (
     LabelStageSettings,
 )
-from arkasr.recognizers.recognize import RecognitionSettings
+from arkasr.recognizers.inference import RecognitionSettings
 from arkasr.run.context import RunContext
-from arkasr.run.engines import engine_while_needed
+from arkasr.run.engines import open_engine
 from arkasr.run.folder import write_json
 from arkasr.run.resumable_work import ResumableWork, Row
 from arkasr.teacher.label import label
@@ -29,15 +29,15 @@ def run_label_stage(
     progress: Progress,
     on_begin: Callable[[], None],
 ) -> None:
-    """Let the teacher label a set; writes what was dropped, the counts, and last the labels.
+    """Label a set with the teacher. Writes the dropped rows, the counts, and the labels last.
 
-    `on_begin` is called when the teacher is loaded and nothing is written yet.
+    `on_begin` is called when the teacher is loaded, before anything is written.
     """
     folder = context.folder.stage(name, seed)
     utterances = context.set(settings.audio)
-    parts = ResumableWork(folder / "parts", utterances)
-    missing = parts.missing()
-    # The accelerator is vLLM's, where vLLM writes.
+    work = ResumableWork(folder / "parts", utterances)
+    missing = work.missing()
+    # vLLM needs the accelerator's memory for itself.
     device = context.device if settings.decoding.engine == "own" else torch.device("cpu")
     teacher = processes.raise_if_any_fails(
         lambda: context.recognizer(settings.start, seed, device) if missing else None
@@ -46,14 +46,14 @@ def run_label_stage(
     if teacher is not None:
         recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
         with (
-            engine_while_needed(teacher, settings.decoding, settings.max_new_tokens) as engine,
+            open_engine(teacher, settings.decoding, settings.max_new_tokens) as engine,
             progress.count(f"{name} (seed {seed})", sum(map(len, missing))) as advance,
         ):
 
-            def labelled(some: Sequence[Utterance]) -> list[Row]:
+            def label_part(part: Sequence[Utterance]) -> list[Row]:
                 labels = label(
                     teacher,
-                    some,
+                    part,
                     recognition,
                     engine=engine,
                     drop_failures=settings.drop_failures,
@@ -63,27 +63,27 @@ def run_label_stage(
                 return [{"kept": row} for row in labels.rows] + [{"dropped": row} for row in labels.dropped]
 
             for part in missing:
-                parts.do(part, labelled)
+                work.do(part, label_part)
     processes.barrier()
     processes.broadcast_from_first(
-        lambda: write_labels(parts, folder, context.folder.labels(name, seed), f"stages.{name}")
+        lambda: write_labels(work, folder, context.folder.labels(name, seed), f"stages.{name}")
     )
 
 
-def write_labels(parts: ResumableWork, folder: Path, labels: Path, stage: str) -> None:
-    """Write what was dropped, the counts and last the labels, all of which are in parts.
+def write_labels(work: ResumableWork, folder: Path, labels: Path, stage: str) -> None:
+    """Write dropped rows and counts, and the labels last, from the finished parts.
 
     Raises:
-        InputError: there is no label, or a part is not there.
+        InputError: every label was dropped, or a part is missing.
     """
-    reasons = Counter("kept" if "kept" in row else row["dropped"]["dropped"] for row in parts.rows())
+    reasons = Counter("kept" if "kept" in row else row["dropped"]["dropped"] for row in work.rows())
     kept = reasons.pop("kept", 0)
-    write_manifest(folder / "dropped.jsonl", (row["dropped"] for row in parts.rows() if "dropped" in row))
+    write_manifest(folder / "dropped.jsonl", (row["dropped"] for row in work.rows() if "dropped" in row))
     write_json(folder / "counts.json", {"kept": kept, **dict(sorted(reasons.items()))})
     if not kept:
         raise InputError(
-            f"{stage}: every one of the {len(parts.utterances)} labels was dropped; "
+            f"{stage}: every one of the {len(work.utterances)} labels was dropped; "
             f"{folder / 'dropped.jsonl'} says why; train the teacher further"
         )
-    write_manifest(labels, (row["kept"] for row in parts.rows() if "kept" in row))
-    parts.remove()
+    write_manifest(labels, (row["kept"] for row in work.rows() if "kept" in row))
+    work.remove()

@@ -1,4 +1,4 @@
-"""The form of `inputs.json`, in which a run keeps what it has used. Knows nothing of what is compared with it."""
+"""The schema of `inputs.json`. `inputs.py` compares it with what is there now."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ Record = dict[str, dict[str, Any]]
 
 
 class _Set(BaseModel):
-    """A set as `data/manifests/identity.py` describes it: every other aspect is a text of checksums."""
+    """A set as `data/manifests/identity.py` describes it; extra fields are strings of checksums."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, str]
@@ -22,7 +22,7 @@ class _Set(BaseModel):
 
 
 class _Folder(BaseModel):
-    """Of a folder's files, by name: bytes and second of the last change, or nothing."""
+    """Files of a model folder by name: size in bytes and modification time in seconds, or an empty list."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     files: dict[str, list[int]]
@@ -40,13 +40,13 @@ class _Record(BaseModel):
 
 
 def read_record(path: Path) -> Record:
-    """What is recorded; nothing where there is no file, as in runs of before it was kept.
+    """Read `inputs.json`; an empty record if there is no file, as in runs of older versions.
 
     Returns:
-        By kind, `sets` and `models`, the entry of each name.
+        Entries by kind (`sets`, `models`) and name.
 
     Raises:
-        InputError: the file may not be read, or is damaged.
+        InputError: the file cannot be read or is damaged.
     """
     try:
         content = path.read_bytes()
@@ -60,7 +60,7 @@ def read_record(path: Path) -> Record:
         place = ".".join(map(str, error.errors()[0]["loc"][:2]))
         where = f" ({place})" if place else ""
         raise InputError(
-            f"{path}: is damaged{where}; delete it, and what is there now is taken for what is still to be computed"
+            f"{path}: is damaged{where}; delete it to accept the present inputs for what is still to be computed"
         ) from error
     record: Record = json.loads(content)
     return record

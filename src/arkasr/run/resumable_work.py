@@ -1,7 +1,7 @@
-"""Long work over many utterances in parts: a part is a file when it is done, and the processes share the parts.
+"""Work over many utterances that survives a kill: it is split into parts, and a finished part is a file.
 
-A killed run, or one that goes on with another number of processes, does only what is missing. Knows nothing of what is
-done to an utterance.
+The ranks share the missing parts, so a resumed run may have another number of processes. What is done to an utterance
+is left to the caller.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from arkasr import processes
 from arkasr.data.manifests.manifest import Utterance, read_rows, write_manifest
 from arkasr.errors import InputError
 
-MOST_UTTERANCES = 1024
+MAX_PART_UTTERANCES = 1024
 
 Row = dict[str, Any]
 
@@ -22,8 +22,8 @@ class ResumableWork:
     """The finished parts of one piece of work.
 
     Args:
-        folder: holds a file for each.
-        utterances: of the whole work, in order.
+        folder: holds one file for each finished part.
+        utterances: all utterances of the work, in order.
     """
 
     def __init__(self, folder: Path, utterances: Sequence[Utterance]) -> None:
@@ -31,9 +31,9 @@ class ResumableWork:
         self.utterances = utterances
 
     def missing(self) -> list[range]:
-        """This process's share of what is not done yet, as ranges of places in `utterances`."""
+        """ResumableWork that this rank still has to do, as ranges of indices into `utterances`."""
         done = processes.broadcast_from_first(lambda: [[part.start, part.stop] for part in self._finished()])
-        size = min(MOST_UTTERANCES, -(-len(self.utterances) // processes.world_size()))
+        size = min(MAX_PART_UTTERANCES, -(-len(self.utterances) // processes.world_size()))
         missing = []
         first = 0
         for start, stop in [*done, [len(self.utterances)] * 2]:
@@ -42,7 +42,7 @@ class ResumableWork:
         return missing[processes.rank() :: processes.world_size()]
 
     def do(self, part: range, work: Callable[[Sequence[Utterance]], list[Row]]) -> None:
-        """Do one part; its rows are in a file when this returns."""
+        """Do one part and write its rows."""
         rows = work(self.utterances[part.start : part.stop])
         write_manifest(self.folder / f"{part.start}-{part.stop}.jsonl", rows)
 
@@ -50,21 +50,21 @@ class ResumableWork:
         """The rows of all parts in the order of the utterances.
 
         Raises:
-            InputError: a part is not there.
+            InputError: a part is missing.
         """
         reached = 0
         for part in [*self._finished(), range(len(self.utterances), len(self.utterances))]:
             if part.start != reached:
                 raise InputError(
-                    f"{self.folder}: utterances {reached} to {part.start} are missing; all processes must see the "
-                    "run's folder, and --resume does what is missing"
+                    f"{self.folder}: utterances {reached} to {part.start} are missing; put the run's folder where all "
+                    "processes can see it, and use --resume to do what is missing"
                 )
             reached = part.stop
             if len(part):
                 yield from read_rows(self.folder / f"{part.start}-{part.stop}.jsonl")
 
     def remove(self) -> None:
-        """Forget the parts, when what was made of them is written."""
+        """Remove the parts once their rows are written elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _finished(self) -> list[range]:

@@ -1,4 +1,4 @@
-"""A recipe from its first stage to the report; what is finished is not done again."""
+"""Run a recipe: stages in order, evaluation, report. Finished work is not repeated."""
 
 import shutil
 from collections.abc import Iterator
@@ -26,48 +26,48 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     """Run every stage for every seed, evaluate every variant, write `results.json` and `report.html`.
 
     Args:
-        recipe: checked.
-        path: the run's folder.
-        resume: continue a run that is there.
-        progress: shows what is at work.
+        recipe: the checked recipe.
+        path: folder of the run.
+        resume: continue the run in `path`.
+        progress: where progress is shown.
 
     Raises:
-        InputError: the folder or the data is not as the recipe needs it, or another run is at work in the folder.
+        InputError: folder or data do not fit the recipe, or another run uses the folder.
     """
-    with _at_work(recipe, path, resume=resume, progress=progress) as (context, inputs, sitting):
+    with _opened_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
         check_test_sets(context)
         inputs.check_tests()
         for seed in recipe.seeds:
             for name in recipe.stages:
                 if context.seed_of(name, seed) == seed:
                     run_stage(context, inputs, name, seed, progress)
-                    sitting.save()
+                    session.save()
             for variant, name in recipe.variants.items():
                 if context.seed_of(name, seed) == seed:
                     evaluate_variant(context, inputs, variant, seed, progress)
-                    sitting.save()
+                    session.save()
         if processes.is_first_rank():
             if recipe.evaluation.sets:
                 write_json(path / "results.json", collect_results(context))
-            sitting.save()
+            session.save()
             if recipe.evaluation.sets:
                 write_report(path)
         return context.folder
 
 
 @contextmanager
-def _at_work(
+def _opened_run(
     recipe: Recipe, path: Path, *, resume: bool, progress: Progress
 ) -> Iterator[tuple[RunContext, Inputs, RunSession]]:
-    """The run's folder, for this run alone, and the recipe's corpus: the first process makes what is not there yet."""
+    """Lock the folder of the run; rank 0 creates it and the recipe's corpus where they are missing."""
     with ExitStack() as stack:
 
-        def opened() -> RunFolder:
+        def open_folder() -> RunFolder:
             if processes.is_first_rank():
-                stack.enter_context(sole_use(path, progress.say))
+                stack.enter_context(sole_use(path, progress.print))
             return RunFolder.create(path, recipe, resume=resume or not processes.is_first_rank())
 
-        context = RunContext(recipe, processes.first_rank_first(opened), default_device())
+        context = RunContext(recipe, processes.first_rank_first(open_folder), default_device())
         processes.first_rank_first(lambda: context.corpus)
         inputs = processes.raise_if_any_fails(lambda: Inputs(context))
         yield context, inputs, RunSession(path / "environment.json", writes=processes.is_first_rank())
@@ -77,13 +77,13 @@ def run_stage(context: RunContext, inputs: Inputs, name: str, seed: int, progres
     """Run one stage, unless it is finished.
 
     Raises:
-        InputError: what it uses is not as the recipe needs it, or not what this run has used before.
+        InputError: an input does not fit the recipe, or has changed since the run used it.
     """
     settings = context.recipe.stages[name]
     labels = isinstance(settings, LabelStageSettings)
     result = context.folder.labels(name, seed) if labels else context.folder.model(name, seed)
     if processes.broadcast_from_first(result.exists):
-        if labels and processes.is_first_rank():  # what a kill between the labels and this has left
+        if labels and processes.is_first_rank():  # a killed run may have left them
             shutil.rmtree(context.folder.stage(name, seed) / "parts", ignore_errors=True)
         return
     inputs.check_stage(name)
@@ -95,19 +95,19 @@ def run_stage(context: RunContext, inputs: Inputs, name: str, seed: int, progres
 
 
 def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progress: Progress) -> Path:
-    """Run a single training stage for the first seed; what it starts from must be there.
+    """Run a single training stage for the first seed; the stages it starts from must be finished.
 
     Returns:
         The folder of the trained model.
     """
-    with _at_work(recipe, path, resume=resume, progress=progress) as (context, inputs, sitting):
+    with _opened_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
         run_stage(context, inputs, name, recipe.seeds[0], progress)
-        sitting.save()
+        session.save()
         return context.folder.model(name, recipe.seeds[0])
 
 
 def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
-    """Measure what an OPD stage would start from, without a step; nothing is written."""
+    """Measure rollouts and support of an OPD stage without an optimizer step; writes nothing."""
     settings = recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
     context = RunContext(recipe, RunFolder(path, recipe.seeds[0]), default_device())

@@ -1,4 +1,4 @@
-"""One model on one manifest, and transcripts of several systems against each other, for the command line."""
+"""The commands `evaluate` (score one model on a manifest) and `compare` (test systems against each other)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
 from arkasr.evaluate.significance import paired_comparison
 from arkasr.progress import Progress
+from arkasr.recognizers.inference import RecognitionSettings, recognize
 from arkasr.recognizers.load import load_recognizer
-from arkasr.recognizers.recognize import RecognitionSettings, recognize
 from arkasr.report.wording import count, few_speakers
 from arkasr.run.evaluation import prediction_row
 
@@ -28,10 +28,10 @@ def evaluate_manifest(
     settings: RecognitionSettings,
     device: torch.device,
 ) -> Iterator[str]:
-    """Transcribe a manifest, write the transcripts if asked to, and say the error rate in each of its languages.
+    """Transcribe a manifest, write the transcripts to `output` if given, and yield a line of scores for each language.
 
     Raises:
-        InputError: manifest, model or profile are not there, or the output is one of them or of the recordings.
+        InputError: manifest, model or profile does not exist, or the output would replace an input.
     """
     profile = get_profile(normalizer)
     utterances = read_manifest(manifest)
@@ -40,10 +40,10 @@ def evaluate_manifest(
         refuse_to_replace([manifest, *files_of_model(model), *audio], [output])
     recognizer = load_recognizer(model, device=str(device))
     with Progress().count("evaluate", len(utterances)) as advance:
-        written = recognize(recognizer, utterances, settings, on_batch=advance)
+        recognitions = recognize(recognizer, utterances, settings, on_batch=advance)
     rows = [
-        prediction_row(utterance, recognized, profile, unit_for(utterance.language))
-        for utterance, recognized in zip(utterances, written, strict=True)
+        prediction_row(utterance, recognition, profile, unit_for(utterance.language))
+        for utterance, recognition in zip(utterances, recognitions, strict=True)
     ]
     if output is not None:
         write_manifest(output, rows)
@@ -52,17 +52,17 @@ def evaluate_manifest(
 
 
 def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]:
-    """Test the first system against each of the others on the utterances that both have transcribed, by language.
+    """Compare the first system with each other one, by language, on the utterances that both have transcribed.
 
     Raises:
-        InputError: fewer than two files, a file is not an output of `evaluate`, nothing is shared, or an utterance has
-            another reference or language in another file.
+        InputError: fewer than two files, a file is not an output of `evaluate`, two files share no utterance, or an
+            utterance has different references or languages.
     """
     if len(paths) < 2:
         raise InputError("compare: give two or more files written by `arkasr evaluate -o`")
     systems = {path: _read_rows(path) for path in paths}
     for path in paths[1:]:
-        _refuse_other_references(paths[0], systems[paths[0]], path, systems[path])
+        _refuse_different_references(paths[0], systems[paths[0]], path, systems[path])
     profile = get_profile(normalizer)
     scores = {path: _scores(rows, profile) for path, rows in systems.items()}
     for path, by_language in scores.items():
@@ -77,7 +77,7 @@ def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]
 
 
 def _comparison(a: Path, b: Path, language: str, score_a: Score, score_b: Score) -> str | None:
-    """The first system against another in one language, in a line; None where they share no utterance."""
+    """One line that compares two systems in one language; None if they share no utterance."""
     counts_a = {item.id: count for item, count in zip(score_a.scored, score_a.counts, strict=True)}
     counts_b = {item.id: count for item, count in zip(score_b.scored, score_b.counts, strict=True)}
     shared = [name for name in counts_a if name in counts_b]
@@ -97,35 +97,35 @@ def _comparison(a: Path, b: Path, language: str, score_a: Score, score_b: Score)
     return (
         f"{found} (95% {low:+.2%} to {high:+.2%}), p = {comparison.p:.4f}, "
         f"speaks of {comparison.speaks_of(str(a), str(b))}; {_size(predictions)}; {comparison.test}"
-        f"{_left_out(predictions)}"
+        f"{_interval_caveat(predictions)}"
     )
 
 
 def _size(predictions: Sequence[Prediction]) -> str:
-    """How many utterances, and of how many speakers, where all are named."""
+    """The number of utterances, and of speakers if every utterance names one."""
     speakers = number_of_speakers(predictions)
     named = "" if speakers is None else f", {count(speakers, 'speaker')}"
     return count(len(predictions), "utterance") + named
 
 
-def _left_out(predictions: Sequence[Prediction]) -> str:
-    """What an interval over these utterances leaves out, as the end of a line."""
+def _interval_caveat(predictions: Sequence[Prediction]) -> str:
+    """A clause on the variance that an interval over these utterances leaves out; empty if none."""
     clause = few_speakers(number_of_speakers(predictions), "utterances", has_seeds=False)
     return f"; {clause}" if clause else ""
 
 
-def _refuse_other_references(
+def _refuse_different_references(
     a: Path, rows_a: Mapping[str, dict[str, Any]], b: Path, rows_b: Mapping[str, dict[str, Any]]
 ) -> None:
     for name, row in rows_a.items():
         for key in ("text", "language") if name in rows_b else ():
-            if _said(row, key) != _said(rows_b[name], key):
+            if _field_of(row, key) != _field_of(rows_b[name], key):
                 raise InputError(
                     f"{b}: id {name!r} has another `{key}` than in {a}; compare outputs of the same manifest"
                 )
 
 
-def _said(row: Mapping[str, Any], key: str) -> str | None:
+def _field_of(row: Mapping[str, Any], key: str) -> str | None:
     value = row.get(key)
     return canonical_language(value) if key == "language" and value else value
 
@@ -137,18 +137,18 @@ def describe(result: Score) -> str:
     return (
         f"{metric_name(result.unit)} {rate}{interval}, {result.errors} errors / {result.reference_tokens} tokens, "
         f"{_size(result.scored)}, {result.failed} failed, {result.unscored} without reference, "
-        f"normalizer {result.normalizer}{_left_out(result.scored) if result.ci95 else ''}"
+        f"normalizer {result.normalizer}{_interval_caveat(result.scored) if result.ci95 else ''}"
     )
 
 
 def _scores(rows: Mapping[str, dict[str, Any]], profile: Profile) -> dict[str, Score]:
-    """A score for each language: words and characters, and languages of unlike difficulty, are never summed up."""
+    """A score for each language. Languages are not pooled: their units and difficulty differ."""
     by_language: dict[str | None, list[dict[str, Any]]] = {}
     for row in rows.values():
         named = row.get("language")
         by_language.setdefault(canonical_language(named) if named else None, []).append(row)
     return {
-        language or "language not said": score(
+        language or "no language given": score(
             [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in found],
             profile=profile,
             unit=unit_for(language),

@@ -1,4 +1,4 @@
-"""The sets of a recipe as sequences of utterances: read, shuffled, cut to size, labels withheld where it says so."""
+"""The sets of a recipe: read, filtered, shuffled, shortened, and without labels where the recipe says so."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from arkasr.recipe.settings import CorpusSettings, SetSettings
 
 
 def corpus_folder(corpus: CorpusSettings) -> Path:
-    """The folder of the recipe's manifests; the built-in speech is synthesised first if it is not there yet.
+    """The folder of the recipe's manifests; built-in speech is synthesised first if it is not in the cache.
 
     Raises:
         InputError: the folder does not exist.
@@ -31,7 +31,7 @@ def load_set(settings: SetSettings, folder: Path) -> Utterances:
     """The utterances of a set.
 
     Raises:
-        InputError: the manifest is missing, wrong, or shorter than the recipe asks for.
+        InputError: the manifest is missing or invalid, or has fewer utterances than the recipe asks for.
     """
     assert settings.manifest is not None
     path = folder / settings.manifest
@@ -42,10 +42,10 @@ def load_set(settings: SetSettings, folder: Path) -> Utterances:
         if not utterances:
             raise InputError(f"{path} has no utterance in {language}; change the set's `language`")
     if settings.max_seconds is not None:
-        longest = settings.max_seconds
-        utterances = utterances.up_to(longest)
+        limit = settings.max_seconds
+        utterances = utterances.up_to(limit)
         if not utterances:
-            raise InputError(f"{path} has no utterance of at most {longest:g} s; change the set's `max_seconds`")
+            raise InputError(f"{path} has no utterance of at most {limit:g} s; change the set's `max_seconds`")
     if settings.shuffle is not None:
         utterances = utterances.shuffled(settings.shuffle)
     if settings.first is not None:
@@ -56,10 +56,10 @@ def load_set(settings: SetSettings, folder: Path) -> Utterances:
 
 
 def open_with_progress(path: Path) -> Utterances:
-    """The utterances of a manifest, with a bar where its index has to be made first.
+    """The utterances of a manifest; shows a progress bar if it must be indexed first.
 
     Raises:
-        InputError: the manifest is missing or wrong.
+        InputError: the manifest is missing or invalid.
     """
     if needs_index(path):
         index_with_progress(path)
@@ -67,10 +67,10 @@ def open_with_progress(path: Path) -> Utterances:
 
 
 def index_with_progress(path: Path, *, anew: bool = False) -> ManifestIndex:
-    """Make the index of a manifest, with a bar; `anew` even if there is one.
+    """Index a manifest with a progress bar; `anew` replaces an existing index.
 
     Raises:
-        InputError: the manifest is missing or wrong.
+        InputError: the manifest is missing or invalid.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such manifest")

@@ -1,4 +1,4 @@
-"""One stage of a recipe, from the names in the file to a finished model or manifest in the run's folder."""
+"""Training stages of a recipe: their models and data are looked up, and the trained model is saved."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -6,13 +6,13 @@ from contextlib import ExitStack, closing
 from arkasr import processes
 from arkasr.errors import InputError
 from arkasr.progress import Progress
-from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.settings import (
     CtcStageSettings,
     OpdStageSettings,
     SftStageSettings,
     TrainingStageSettings,
 )
+from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.batches import build_stream
 from arkasr.run.context import RunContext
@@ -30,7 +30,7 @@ from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.stream import BatchStream
 
-COMPUTED_IN = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+COMPUTE_DTYPE = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def run_training_stage(
@@ -41,19 +41,21 @@ def run_training_stage(
     progress: Progress,
     on_begin: Callable[[], None],
 ) -> None:
-    """Train a stage and write its model; continues from the newest checkpoint.
+    """Train a stage from its newest checkpoint, if there is one, and write its model.
 
-    `on_begin` is called when the stage has found its models and data in order, and is about to use them.
+    `on_begin` is called when models and data have been loaded and checked, before their first use.
     """
     folder = context.folder
     student = context.recognizer(settings.start, seed)
-    with ExitStack() as open_until_done:
+    with ExitStack() as stack:
 
-        def built() -> tuple[Stage, BatchStream]:
-            stage = open_until_done.enter_context(closing(build_stage(context, student, settings, seed)))
-            return stage, build_stream(context, stage, name, seed, rank=processes.rank(), among=processes.world_size())
+        def build() -> tuple[Stage, BatchStream]:
+            stage = stack.enter_context(closing(build_stage(context, student, settings, seed)))
+            return stage, build_stream(
+                context, stage, name, seed, rank=processes.rank(), world_size=processes.world_size()
+            )
 
-        stage, stream = processes.raise_if_any_fails(built)
+        stage, stream = processes.raise_if_any_fails(build)
         on_begin()
         dev = context.set(settings.dev) if settings.dev is not None and not isinstance(stage, CtcStage) else None
         if isinstance(settings, OpdStageSettings):
@@ -69,7 +71,7 @@ def run_training_stage(
                 schedule_steps=schedule_steps(context.recipe, name),
                 evaluate=(lambda: development_error_rate(context, student, dev)) if dev else None,
                 on_step=on_step,
-                on_trouble=lambda message: progress.say(f"{name}: {message}"),
+                on_trouble=lambda message: progress.print(f"{name}: {message}"),
             )
     weights = gathered_weights(student.model)
     if processes.is_first_rank():
@@ -77,44 +79,44 @@ def run_training_stage(
 
 
 def calibrate_once(context: RunContext, stage: Stage, name: str, seed: int, progress: Progress) -> None:
-    """Measure what an OPD stage starts from, unless an earlier sitting has done so."""
+    """Measure the support that an OPD stage starts from, unless an earlier session has."""
     path = context.folder.stage(name, seed) / "calibration.json"
     if path.exists():
         return
     calibration = run_calibration(context, stage, name, seed)
     write_json(path, calibration.support_row() | {"warnings": calibration.warnings})
     for warning in calibration.warnings:
-        progress.say(f"{name}: doubtful: {warning}")
+        progress.print(f"{name}: doubtful: {warning}")
 
 
 def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> Calibration:
-    """Measure the support of a stage that has not been trained yet, on batches of its own training set."""
+    """Measure the support of an untrained stage on batches of its training set."""
     settings = context.recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
-    # In steps of one batch a streamed dataset is one lane, and not one for each batch of a step that is never made.
-    stream = build_stream(context, stage, name, seed, rank=0, among=1, accumulation=1)
+    # No step is made. With one batch a step, a streamed dataset is read as one lane only.
+    stream = build_stream(context, stage, name, seed, rank=0, world_size=1, accumulation=1)
     with computing_in(stage, settings.optimization):
         return calibrate(stage, iter(stream), settings.calibration_batches)
 
 
 def continuation_of(context: RunContext, name: str, seed: int) -> Continuation | None:
-    """What a stage goes on from; None where it begins anew."""
+    """The stage whose schedule this stage continues; None if it begins its own."""
     recipe = context.recipe
-    settings, ended = recipe.stages[name], recipe.stages.get(recipe.stages[name].start)
+    settings, previous = recipe.stages[name], recipe.stages.get(recipe.stages[name].start)
     assert isinstance(settings, TrainingStageSettings)
     if not settings.continues:
         return None
-    assert isinstance(ended, TrainingStageSettings)
+    assert isinstance(previous, TrainingStageSettings)
     return Continuation(
         folder=context.folder.stage(settings.start, context.seed_of(settings.start, seed)),
-        steps=ended.optimization.steps,
+        steps=previous.optimization.steps,
         steps_before=steps_before(recipe, name),
-        same_set=settings.train == ended.train,
+        same_set=settings.train == previous.train,
     )
 
 
 def build_stage(context: RunContext, student: Recognizer, settings: TrainingStageSettings, seed: int) -> Stage:
-    """The stage object of a training stage."""
+    """Build the stage object that the training loop calls."""
     if isinstance(settings, CtcStageSettings):
         return CtcStage(student, settings.augmentation)
     if isinstance(settings, SftStageSettings):
@@ -128,7 +130,7 @@ def build_stage(context: RunContext, student: Recognizer, settings: TrainingStag
             student,
             settings.objective.rollouts,
             settings.objective.max_new_tokens,
-            dtype=COMPUTED_IN[settings.optimization.mixed_precision],
+            dtype=COMPUTE_DTYPE[settings.optimization.mixed_precision],
         )
         if engine is not None:
             on_failure.callback(engine.close)
@@ -138,16 +140,18 @@ def build_stage(context: RunContext, student: Recognizer, settings: TrainingStag
 
 
 def drafts_of(context: RunContext, settings: OpdStageSettings, seed: int) -> Mapping[str, str]:
-    """Texts to try first, by utterance.
+    """Draft texts for rollouts, by utterance id.
 
     Raises:
-        InputError: not one of them is of an utterance that the stage hears, as far as these are known beforehand.
+        InputError: no draft belongs to an utterance of the training set. A streamed set cannot be checked.
     """
     if settings.drafts is None:
         return {}
     texts = context.training_utterances(settings.drafts, seed).texts()
-    known = settings.train not in context.recipe.sets or context.recipe.sets[settings.train].dataset is None
-    if known and not any(utterance.id in texts for utterance in context.training_utterances(settings.train, seed)):
+    has_manifest = settings.train not in context.recipe.sets or context.recipe.sets[settings.train].dataset is None
+    if has_manifest and not any(
+        utterance.id in texts for utterance in context.training_utterances(settings.train, seed)
+    ):
         raise InputError(
             f"drafts: {settings.drafts!r} has no text for any utterance of {settings.train!r}; name a set or label "
             "stage with the same ids, or leave `drafts` out"

@@ -139,7 +139,7 @@ class StudentRollouts:
         if self.settings.rollout_temperature > 0:
             uniforms = torch.cat([part.uniforms for part in sampled if part is not None])
             sampling = Sampling(self.settings.rollout_temperature, uniforms)
-        return engine.ask(self.student, prompts, max_new_tokens=self.settings.max_new_tokens, sampling=sampling)
+        return engine.submit(self.student, prompts, max_new_tokens=self.settings.max_new_tokens, sampling=sampling)
 
     def _sampling(self, count: int, seed: int) -> Sampling | None:
         if self.settings.rollout_temperature == 0:

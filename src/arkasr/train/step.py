@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from arkasr.data.examples import Example
-from arkasr.recognizers.device import widest_float
+from arkasr.recognizers.precision import widest_float
 from arkasr.train.metrics import Metrics
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stage import Stage, StageLoss

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError, nearest_of
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 from arkasr.recognizers.fingerprint import fingerprint
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input
@@ -131,10 +131,10 @@ def _write_texts(texts: Iterable[str], target: Target) -> None:
             sys.stdout.buffer.write(text.encode("utf-8", ENCODING_ERRORS))
             sys.stdout.buffer.flush()
     elif target.files is None:
-        write_whole(target.path, texts, errors=ENCODING_ERRORS)
+        write_atomically(target.path, texts, errors=ENCODING_ERRORS)
     else:
         for path, text in zip(target.files, texts, strict=True):
-            write_whole(path, [text], errors=ENCODING_ERRORS)
+            write_atomically(path, [text], errors=ENCODING_ERRORS)
 
 
 def _files(folder: Path, inputs: Sequence[Input], format_name: str) -> tuple[Path, ...]:

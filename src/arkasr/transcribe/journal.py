@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from arkasr.errors import InputError
-from arkasr.recognizers.recognize import Recognition
+from arkasr.recognizers.inference import Recognition
 
 
 class Journal:

@@ -19,9 +19,10 @@ from torch import Tensor
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.data.languages import canonical_language
 from arkasr.errors import InputError
-from arkasr.recognizers.device import default_dtype, device_named
+from arkasr.recognizers.device import device_named
+from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize_clips
 from arkasr.recognizers.load import load_recognizer
-from arkasr.recognizers.recognize import Recognition, RecognitionSettings, recognize_clips
+from arkasr.recognizers.precision import default_dtype
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.transcribe.aligner import Aligner
 from arkasr.transcribe.cutting import CutRecording, cut_recording

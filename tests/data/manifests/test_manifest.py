@@ -28,7 +28,7 @@ def test_a_line_becomes_an_utterance_and_keeps_what_it_does_not_know(folder):
     assert utterance.audio == folder / "clips" / "a.wav"
     assert utterance.audio.is_absolute()
     assert (utterance.text, utterance.language, utterance.speaker, utterance.id) == ("hi", "English", "s", "7")
-    assert (utterance.begin_time, utterance.end_time, utterance.duration, utterance.task) == (None, None, None, "asr")
+    assert (utterance.begin_time, utterance.end_time, utterance.duration) == (None, None, None)
     assert utterance.fields == line
 
 

@@ -10,7 +10,7 @@ import torch
 from arkasr.data.corpora.prepare import prepare_corpus
 from arkasr.data.manifests.manifest import read_manifest, read_rows
 from arkasr.data.manifests.own_fields import LABEL, SCORED_TRANSCRIPT
-from arkasr.recognizers.recognize import RecognitionSettings
+from arkasr.recognizers.inference import RecognitionSettings
 from arkasr.run.scoring_commands import compare_transcripts, evaluate_manifest
 from arkasr.teacher.label import label
 from arkasr.transcribe.formats import transcript_row

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from arkasr import scratch
+from arkasr import locks, scratch
 from arkasr.data.audio import decode_audio
 from arkasr.data.examples import ExampleDataset, IdentityLookup
 from arkasr.data.streams import streamed as streamed_module
@@ -228,10 +228,10 @@ def test_a_folder_that_has_lost_its_lock_is_nobody_s_to_remove(tmp_path, monkeyp
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     cleaned = tmp_path / f"{scratch.PREFIX}cleaned"
     cleaned.mkdir()
-    scratch._held.cache_clear()
+    scratch._own_folder.cache_clear()
     assert scratch.scratch_folder() != cleaned
     assert cleaned.is_dir()
-    scratch._held.cache_clear()
+    scratch._own_folder.cache_clear()
 
 
 def test_a_temporary_folder_without_locks_will_do(tmp_path, monkeypatch):
@@ -239,10 +239,10 @@ def test_a_temporary_folder_without_locks_will_do(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(scratch.fcntl, "lockf", refuse)
-    scratch._held.cache_clear()
+    monkeypatch.setattr(locks.fcntl, "lockf", refuse)
+    scratch._own_folder.cache_clear()
     assert scratch.scratch_folder().is_dir()
-    scratch._held.cache_clear()
+    scratch._own_folder.cache_clear()
 
 
 def test_what_a_killed_process_leaves_is_removed_by_the_next_one_and_what_is_in_use_stays(slow, tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_one_and_what_is_in_
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def begun_anew():
-        scratch._held.cache_clear()
+        scratch._own_folder.cache_clear()
         return scratch.scratch_folder()
 
     mine = begun_anew()
@@ -260,7 +260,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_one_and_what_is_in_
     assert tar.is_file()
     mine = begun_anew()
     assert list(tmp_path.glob("arkasr-scratch-*")) == [mine]
-    scratch._held.cache_clear()
+    scratch._own_folder.cache_clear()
 
 
 def test_every_position_is_resumed_exactly(folder):

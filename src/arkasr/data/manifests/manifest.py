@@ -13,7 +13,7 @@ from typing import Any
 from arkasr.data.languages import canonical_language
 from arkasr.data.slices import missing_of
 from arkasr.errors import InputError
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 
 TASKS = ("asr",)
 MAX_SECONDS = 1e9  # thirty years: anything longer is no time in a file
@@ -32,7 +32,6 @@ class Utterance:
         id: unique in its manifest.
         speaker: any label.
         duration: seconds of the piece; None = the manifest does not say.
-        task: what is asked for.
         fields: the line as it was read, unknown fields included, for passing through to outputs.
     """
 
@@ -44,7 +43,6 @@ class Utterance:
     id: str
     speaker: str | None
     duration: float | None
-    task: str
     fields: Mapping[str, Any]
 
 
@@ -119,7 +117,7 @@ def parse_manifest(
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON Lines; the file appears under its name when it is complete."""
-    write_whole(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -174,7 +172,6 @@ def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
         id=str(identity) if identity is not None else _default_id(name, begin, end),
         speaker=_string(fields, "speaker"),
         duration=duration if duration is not None or end is None else end - (begin or 0.0),
-        task=task,
         fields=fields,
     )
 

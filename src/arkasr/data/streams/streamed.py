@@ -260,7 +260,6 @@ class StreamedBatches:
             id=str(name),
             speaker=None,
             duration=None,
-            task="asr",
             fields=kept if text is None else kept | {"text": text},
         )
 

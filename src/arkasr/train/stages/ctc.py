@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arkasr.data.examples import Example
-from arkasr.recognizers.device import at_least_float32, to_device
+from arkasr.recognizers.device import to_device
+from arkasr.recognizers.precision import at_least_float32
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.train.augment import augment_features
 from arkasr.train.settings import AugmentationSettings

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from arkasr.data.examples import Example
 from arkasr.errors import InputError
-from arkasr.recognizers.device import at_least_float32, to_device
+from arkasr.recognizers.device import to_device
+from arkasr.recognizers.precision import at_least_float32
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_logits
 from arkasr.train.augment import augment_features, join_utterances, replace_tokens

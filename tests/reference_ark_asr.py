@@ -1,6 +1,6 @@
-"""Section 3 of the specification ark-asr-checkpoint, formula after formula: float64, one utterance, no batch, no cache.
+"""A reference implementation of Ark-ASR in float64: one utterance, no batch, no cache.
 
-The slow twin of `arkasr.model`: shares nothing with it and is meant to be read, not to be fast.
+Follows section 3 of the specification ark-asr-checkpoint formula by formula, and shares no code with `arkasr.model`.
 """
 
 import torch
@@ -69,7 +69,7 @@ def audio_embeddings(weights, mel, heads, merge=4):
     x = gelu(convolve(x, weights, f"{root}.conv2", 2)).T
     frames, width = x.shape
     size = width // heads
-    everywhere = torch.zeros(frames, frames).double()
+    no_mask = torch.zeros(frames, frames).double()
     for layer in range(sum(name.startswith(root) and name.endswith("fc1.weight") for name in weights)):
         name = f"{root}.layers.{layer}"
         normed = layer_norm(x, weights, f"{name}.self_attn_layer_norm")
@@ -78,7 +78,7 @@ def audio_embeddings(weights, mel, heads, merge=4):
         for head in range(heads):
             part = slice(head * size, (head + 1) * size)
             query, key = rotate_interleaved(q[:, part]), rotate_interleaved(k[:, part])
-            mixed[:, part] = attend(query, key, v[:, part], everywhere)
+            mixed[:, part] = attend(query, key, v[:, part], no_mask)
         x = x + linear(mixed, weights, f"{name}.self_attn.out_proj")
         normed = layer_norm(x, weights, f"{name}.final_layer_norm")
         x = x + linear(gelu(linear(normed, weights, f"{name}.fc1")), weights, f"{name}.fc2")
@@ -94,7 +94,7 @@ def logits(weights, ids, audio, heads, kv_heads, audio_token_id, theta=1e6):
     x[ids == audio_token_id] = audio
     length, width = x.shape
     size, group = width // heads, heads // kv_heads
-    past = torch.full((length, length), -torch.inf).double().triu(1)
+    causal = torch.full((length, length), -torch.inf).double().triu(1)
     for layer in range(sum(name.startswith("model.") and name.endswith("up_proj.weight") for name in weights)):
         name = f"model.layers.{layer}"
         normed = rms_norm(x, weights, f"{name}.input_layernorm")
@@ -104,7 +104,7 @@ def logits(weights, ids, audio, heads, kv_heads, audio_token_id, theta=1e6):
             part = slice(head * size, (head + 1) * size)
             shared = slice(head // group * size, (head // group + 1) * size)
             query, key = rotate_halves(q[:, part], theta), rotate_halves(k[:, shared], theta)
-            mixed[:, part] = attend(query, key, v[:, shared], past)
+            mixed[:, part] = attend(query, key, v[:, shared], causal)
         x = x + linear(mixed, weights, f"{name}.self_attn.o_proj")
         normed = rms_norm(x, weights, f"{name}.post_attention_layernorm")
         gate, up = linear(normed, weights, f"{name}.mlp.gate_proj"), linear(normed, weights, f"{name}.mlp.up_proj")

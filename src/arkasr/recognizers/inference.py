@@ -1,7 +1,7 @@
-"""A recogniser over many clips: batches by duration, features computed ahead while an accelerator decodes.
+"""Transcription of many clips by a recogniser: batches by duration, features prefetched while an accelerator decodes.
 
-A clip that cannot be heard is reported and does not stop the rest. Knows neither files nor references: where features
-come from is handed in.
+In: a recogniser, and utterances or a function that gives features. Out: the text of each clip. A clip whose audio
+cannot be read gets an error and does not stop the others. Files and references are left to others.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,13 +25,13 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a recogniser made of one clip.
+    """The result for one clip.
 
     Attributes:
-        raw: the text as generated, control tokens kept; None when the clip failed.
-        text: the cleaned text; None when the clip failed.
-        tokens: generated tokens, the stop token included.
-        stopped: False when the cap on tokens was reached first.
+        raw: the text as generated, with control tokens; None if the clip failed.
+        text: the cleaned text; None if the clip failed.
+        tokens: number of generated tokens, the stop token included.
+        stopped: False if the cap on tokens was reached first.
         error: why the clip failed.
     """
 
@@ -44,12 +44,12 @@ class Recognition:
 
 @dataclass(frozen=True)
 class RecognitionSettings:
-    """How much is decoded at once and how far.
+    """Size of a batch and cap on a transcript.
 
     Attributes:
-        batch_seconds: audio seconds in a batch, padding included; a second is 12.5 audio tokens of the prompt.
+        batch_seconds: seconds of audio in a batch, padding included.
         max_new_tokens: cap on the tokens of a transcript.
-        batch_clips: clips in a batch, at most; None = no bound.
+        batch_clips: cap on the clips in a batch; None = no cap.
     """
 
     batch_seconds: float = 120.0
@@ -65,15 +65,15 @@ def recognize_clips(
     settings: RecognitionSettings,
     engine: Engine | None = None,
 ) -> Iterator[dict[int, Recognition]]:
-    """Transcribe clips, the longest first; a batch's results come as soon as it is done.
+    """Transcribe clips, the longest first, and yield the results of each batch as soon as it is done.
 
     Args:
         recognizer: decodes greedily; its model is put into eval mode.
         seconds: length of every clip, by its number.
-        features: log-mel float32 `[mels, T]` of a clip; may be called in a thread of its own, and may raise InputError.
-        languages: of a clip, for a recogniser that must be told.
+        features: log-mel float32 `[mels, T]` of a clip. May run in another thread. May raise InputError.
+        languages: of a clip, for a family whose prompt names the language.
         settings: batch size and cap.
-        engine: writes for the recogniser; None = `decode`, in this process.
+        engine: writes the transcripts; None = `decode`, in this process.
     """
     recognizer.model.eval()
     numbers = list(seconds)
@@ -83,15 +83,15 @@ def recognize_clips(
         max_utterances=settings.batch_clips,
         shuffle=False,
     )
-    batches = [[numbers[place] for place in batch] for batch in sampler.batches(epoch=0)]
+    batches = [[numbers[index] for index in batch] for batch in sampler.batches(epoch=0)]
 
-    def hear(batch: list[int]) -> dict[int, Tensor | InputError]:
-        return {number: _heard(features, number) for number in batch}
+    def load(batch: list[int]) -> dict[int, Tensor | InputError]:
+        return {number: _features_or_error(features, number) for number in batch}
 
-    # On the CPU a second thread takes the cores that the model computes on, and costs more than it saves.
-    heard = map(hear, batches) if recognizer.device.type == "cpu" else prefetch(hear, batches, BATCHES_AHEAD)
-    for batch, found in zip(batches, heard, strict=True):
-        yield _recognize_batch(recognizer, batch, found, languages, settings, engine or decode)
+    # On the CPU a second thread would compete with the model for cores, and costs more than it saves.
+    loaded = map(load, batches) if recognizer.device.type == "cpu" else prefetch(load, batches, BATCHES_AHEAD)
+    for found in loaded:
+        yield _recognize_batch(recognizer, found, languages, settings, engine or decode)
 
 
 def recognize(
@@ -107,37 +107,37 @@ def recognize(
 
     Args:
         recognizer: decodes greedily; its model is put into eval mode.
-        utterances: in the order in which results are returned.
+        utterances: the results are in their order.
         settings: batch size and cap.
-        engine: writes for the recogniser; None = `decode`, in this process.
+        engine: writes the transcripts; None = `decode`, in this process.
         memory: features already computed.
-        on_batch: told the number of utterances just done.
+        on_batch: called after each batch with its number of utterances.
     """
     dataset = ExampleDataset(utterances, {recognizer.frontend: recognizer.features}, memory)
     results: list[Recognition] = [Recognition()] * len(utterances)
     seconds = {}
-    for place, utterance in enumerate(utterances):
+    for index, utterance in enumerate(utterances):
         try:
-            seconds[place] = seconds_of(utterance)
+            seconds[index] = seconds_of(utterance)
         except InputError as error:
-            results[place] = Recognition(error=str(error))
+            results[index] = Recognition(error=str(error))
     batches = recognize_clips(
         recognizer,
         seconds,
-        lambda place: dataset[place].features[recognizer.frontend],
-        lambda place: utterances[place].language,
+        lambda index: dataset[index].features[recognizer.frontend],
+        lambda index: utterances[index].language,
         settings,
         engine,
     )
     for batch in batches:
-        for place, recognition in batch.items():
-            results[place] = recognition
+        for index, recognition in batch.items():
+            results[index] = recognition
         if on_batch:
             on_batch(len(batch))
     return results
 
 
-def _heard(features: Callable[[int], Tensor], number: int) -> Tensor | InputError:
+def _features_or_error(features: Callable[[int], Tensor], number: int) -> Tensor | InputError:
     try:
         return features(number)
     except InputError as error:
@@ -146,16 +146,14 @@ def _heard(features: Callable[[int], Tensor], number: int) -> Tensor | InputErro
 
 def _recognize_batch(
     recognizer: Recognizer,
-    batch: Sequence[int],
-    heard: Mapping[int, Tensor | InputError],
+    loaded: Mapping[int, Tensor | InputError],
     languages: Callable[[int], str | None],
     settings: RecognitionSettings,
     write: Callable[..., Transcripts],
 ) -> dict[int, Recognition]:
     results: dict[int, Recognition] = {}
     clips: dict[int, Tensor] = {}
-    for number in batch:
-        features = heard[number]
+    for number, features in loaded.items():
         try:
             if isinstance(features, InputError):
                 raise features

@@ -1,0 +1,112 @@
+"""Recognisers on the meta device, built from their real classes without memory for weights.
+
+In: a model as a recipe names it. Out: a `Recognizer` whose parameters have shapes and no values.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from accelerate import init_empty_weights
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+
+import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
+from arkasr.errors import InputError, first_line_of
+from arkasr.model.processor import INSTRUCTION
+from arkasr.recipe.presets import build_preset
+from arkasr.recipe.settings import ModelSettings, TokenizerSettings
+from arkasr.recognizers.load import FAMILIES
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
+
+PROMPT_TOKENS = BYTE_TOKENS + 150  # a vocabulary large enough to write the prompts in whole words
+# Published models: preset and changed sizes (specification ark-asr-checkpoint, sections 1 and 7).
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "AutoArk-AI/ARK-ASR-0.6B": ("ark-asr-0.6b", {"vocab_size": 163_958}),
+    "AutoArk-AI/ARK-ASR-3B": (
+        "ark-asr-0.6b",
+        {
+            "hidden_size": 2048,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "intermediate_size": 11_008,
+            "vocab_size": 151_936,
+        },
+    ),
+    "Qwen/Qwen3-ASR-1.7B-hf": ("qwen3-asr-1.7b", {"text_config": {"vocab_size": 151_936}}),
+    "Qwen/Qwen3-ASR-0.6B-hf": (
+        "qwen3-asr-1.7b",
+        {
+            "text_config": {"vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072},
+            "audio_config": {
+                "d_model": 896,
+                "encoder_layers": 18,
+                "encoder_attention_heads": 14,
+                "encoder_ffn_dim": 3584,
+                "output_dim": 1024,
+            },
+        },
+    ),
+}
+
+
+def empty_model(name: str, model: ModelSettings, tokenizer: TokenizerSettings | None) -> Recognizer:
+    """A model that a recipe names.
+
+    Raises:
+        InputError: it is neither a preset, nor a published model, nor a folder with a model.
+    """
+    if model.preset is not None:
+        assert tokenizer is not None
+        return _preset(model.preset, model.sizes, tokenizer.vocab_size)
+    assert model.pretrained is not None
+    if model.pretrained in PUBLISHED:
+        return _published(model.pretrained)
+    if Path(model.pretrained).is_dir():
+        return _from_folder(f"models.{name}.pretrained", model.pretrained)
+    raise InputError(
+        f"models.{name}.pretrained: {model.pretrained} is neither a folder nor a published model of known size "
+        f"({', '.join(PUBLISHED)}); download it and give its folder with --set models.{name}.pretrained=FOLDER"
+    )
+
+
+@cache
+def _published(name: str) -> Recognizer:
+    preset, sizes = PUBLISHED[name]
+    return _preset(preset, sizes, PROMPT_TOKENS)
+
+
+def _preset(preset: str, sizes: dict[str, Any], tokens: int) -> Recognizer:
+    """A preset with `tokens` tokens in its base vocabulary."""
+    with init_empty_weights():
+        recognizer = build_preset(preset, sizes, _vocabulary(tokens))
+    recognizer.model.tie_weights()
+    return recognizer
+
+
+def _vocabulary(tokens: int) -> BaseVocabulary:
+    """The tokens of the prompts, filled up to `tokens` with unused ones."""
+    prompts = [INSTRUCTION, *PROMPT_WORDS]
+    learned = train_base_vocabulary([INSTRUCTION], min(tokens, PROMPT_TOKENS), prompts)
+    unused = {f"other-{token_id}": token_id for token_id in range(len(learned.token_to_id), tokens)}
+    return BaseVocabulary(learned.token_to_id | unused, learned.merges)
+
+
+def _from_folder(key: str, folder: str) -> Recognizer:
+    config = _load(AutoConfig, key, folder)
+    if config.model_type not in FAMILIES:
+        raise InputError(f"{key}: {folder} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
+    processor = _load(AutoProcessor, key, folder)
+    with init_empty_weights():
+        model = AutoModelForMultimodalLM.from_config(config)
+    model.tie_weights()
+    recognizer: Recognizer = FAMILIES[config.model_type](model, processor)
+    return recognizer
+
+
+def _load(auto_class: Any, key: str, folder: str) -> Any:
+    try:
+        return auto_class.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{key}: {folder}: {first_line_of(error)} Give a folder written by arkasr") from error
