@@ -15,7 +15,7 @@ import numpy as np
 from arkasr.data.audio import SAMPLE_RATE, decode_audio
 from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.manifests.manifest import Utterance, read_manifest
-from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
+from arkasr.transcribe.speech import SampleRange, speech_probabilities, speech_ranges
 
 MINUTE = 60 * SAMPLE_RATE
 
@@ -26,18 +26,18 @@ def main() -> None:
     total, silent = 0, list[Utterance]()
     for manifest in parser.parse_args().manifests:
         utterances = read_manifest(manifest)
-        found = [item for item in utterances if not spans_of(decode_audio(item.audio, item.begin_time, item.end_time))]
+        found = [item for item in utterances if not ranges_of(decode_audio(item.audio, item.begin_time, item.end_time))]
         print(f"{manifest}: {len(found)} of {len(utterances)} taken for silence", flush=True)
         total, silent = total + len(utterances), silent + found
     print(f"together: {len(silent)} of {total}: {', '.join(item.id for item in silent) or 'none'}")
     for name, noise in noises():
-        seconds = sum(span.samples for span in spans_of(noise)) / SAMPLE_RATE
+        seconds = sum(part.samples for part in ranges_of(noise)) / SAMPLE_RATE
         print(f"a minute of {name}: {seconds:.1f} s taken for speech")
 
 
-def spans_of(waveform: np.ndarray) -> list[Span]:
+def ranges_of(waveform: np.ndarray) -> list[SampleRange]:
     probabilities = speech_probabilities(lambda begin, end: waveform[begin:end], len(waveform))
-    return speech_spans(probabilities, len(waveform))
+    return speech_ranges(probabilities, len(waveform))
 
 
 def noises() -> Iterator[tuple[str, np.ndarray]]:

@@ -11,7 +11,7 @@ from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
-from arkasr.evaluate.scoring import OF_ONE_MODEL, Prediction, Score, metric_name, number_of_speakers, results_row, score
+from arkasr.evaluate.scoring import MODEL_SCOPE, Prediction, Score, metric_name, number_of_speakers, results_row, score
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
@@ -181,7 +181,7 @@ def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score])
             samples=settings.samples,
             **resampling_units(settings, [name for name, _ in scored], [item.speaker for _, item in scored]),
         )
-        row |= {"ci95": list(interval) if interval else None, "ci95_of": OF_ONE_MODEL.format(settings.resample)}
+        row |= {"ci95": list(interval) if interval else None, "ci95_of": MODEL_SCOPE.format(settings.resample)}
         row["metric"] = " + ".join(sorted({metric_name(part.unit) for part in parts.values()}, reverse=True))
         row["utterances"] = len(scored)
         row["speakers"] = number_of_speakers([item for _, item in scored])
