@@ -53,7 +53,7 @@ def test_a_stop_while_no_teacher_answers_is_heard_at_once_and_nothing_is_lost(
     def run(folder):
         stage = DistillationStage(student, served, OBJECTIVE)
         train(stage, Stream(batches), SETTINGS, folder, seed=3)
-        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.memory()
+        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.extra_state()
 
     whole, memory = run(tmp_path / "whole")
     # Of five questions a step.
@@ -70,7 +70,7 @@ def test_a_stop_while_no_teacher_answers_is_heard_at_once_and_nothing_is_lost(
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop).start()
-    with pytest.raises(Interrupted, match=f"stopped behind step {finished}, which is in a checkpoint") as caught:
+    with pytest.raises(Interrupted, match=f"stopped after step {finished}, which is in a checkpoint") as caught:
         run(tmp_path / "stopped")
     assert time.monotonic() - signalled[0] < 3.0
     assert caught.value.signal == signal.SIGTERM
@@ -96,7 +96,7 @@ def test_a_step_of_many_micro_batches_is_given_up_at_the_first_that_is_not_answe
     falls_asleep(server, server.answered + 2)
     threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     stream = Stream([hear(student, served)[:1]])
-    with pytest.raises(Interrupted, match="stopped behind step 0"):
+    with pytest.raises(Interrupted, match="stopped after step 0"):
         train(DistillationStage(student, served, OBJECTIVE), stream, settings, tmp_path, seed=3)
     server.awake.set()
     assert server.asked - before == 3  # of the step's 32 questions

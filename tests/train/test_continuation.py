@@ -81,7 +81,7 @@ def test_a_stage_whose_start_has_lost_its_last_checkpoint_says_so(student, hear,
     train(SupervisedStage(student, None), Stream([hear(student)]), FIRST, tmp_path / "first", seed=3)
     shutil.rmtree(tmp_path / "first" / "checkpoints" / "step-3")
     ended = Continuation(tmp_path / "first", steps=3, steps_before=3, same_set=True)
-    with pytest.raises(InputError, match="step-3, is gone"):
+    with pytest.raises(InputError, match="step-3, is missing"):
         train(
             SupervisedStage(student, None), Stream([hear(student)]), SECOND, tmp_path / "next", seed=3, continues=ended
         )
@@ -147,5 +147,7 @@ def test_a_stage_that_goes_on_and_is_killed_in_its_middle_ends_with_the_bits_of_
 def test_a_checkpoint_of_another_order_is_refused(student, hear, tmp_path):
     shorter = FIRST.model_copy(update={"steps": 2})
     train(SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=3)
-    with pytest.raises(InputError, match="its checkpoint is of another order of the data, as an older version drew it"):
+    with pytest.raises(
+        InputError, match="its checkpoint belongs to another order of the data, drawn by an older version"
+    ):
         train(SupervisedStage(student, None), Stream([hear(student)]), FIRST, tmp_path, seed=4)

@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(student, hear
 
     said = []
     again = SupervisedStage(student, None)
-    train(again, Stream(batches), settings, tmp_path / "damaged", seed=3, on_trouble=said.append)
+    train(again, Stream(batches), settings, tmp_path / "damaged", seed=3, on_warning=said.append)
     assert len(said) == 1
     assert said[0].startswith(f"{newest}: ")
     assert said[0].endswith("; going back to the checkpoint before it")
@@ -163,7 +163,7 @@ def test_the_checksums_of_a_checkpoint_are_those_that_sha256sum_reads(student, h
 def test_a_stage_whose_checkpoints_are_all_damaged_is_not_begun_anew_in_silence(student, hear, tmp_path):
     train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
     (tmp_path / "checkpoints" / "step-6" / "state.json").write_text("{}")
-    with pytest.raises(InputError, match="every checkpoint is damaged; remove the folder to begin the stage anew"):
+    with pytest.raises(InputError, match="every checkpoint is damaged; remove the folder to train the stage again"):
         train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
 
 
@@ -179,7 +179,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_said(student, hear, tm
     batches = [examples, poisoned(examples, student.frontend), examples]
     said = []
     stage = SupervisedStage(student, None)
-    train(stage, Stream(batches), SETTINGS, tmp_path, seed=0, on_trouble=said.append)
+    train(stage, Stream(batches), SETTINGS, tmp_path, seed=0, on_warning=said.append)
     assert all(value.isfinite().all() for value in student.model.state_dict().values())
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["train/skipped"] for line in lines] == [0, 1, 0, 0, 1, 0]
@@ -231,7 +231,7 @@ def test_a_signal_ends_a_run_behind_a_checkpoint_and_changes_nothing(student, he
 
     student.model.load_state_dict(start)
     handler = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="stopped behind step 3") as caught:
+    with pytest.raises(Interrupted, match="stopped after step 3") as caught:
         train(SupervisedStage(student, None), Signalling(batches), SETTINGS, tmp_path / "stopped", seed=3)
     assert caught.value.signal == number
     assert signal.getsignal(number) is handler
@@ -299,7 +299,7 @@ def test_a_signal_does_not_wait_for_an_evaluation_to_begin_and_none_is_left_out(
     student.model.load_state_dict(start)
     evaluated.clear()
     during = signal.SIGTERM if when == "during" else None
-    with pytest.raises(Interrupted, match="stopped behind step 3"):
+    with pytest.raises(Interrupted, match="stopped after step 3"):
         train(
             SupervisedStage(student, None),
             Signalling([examples]),
@@ -338,7 +338,7 @@ def test_the_newest_checkpoint_stays_where_a_damaged_one_is_newer(student, hear,
     (tmp_path / "checkpoints" / "step-6.bak").mkdir()
     said = []
     shorter = settings.model_copy(update={"steps": 5})
-    train(SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=0, on_trouble=said.append)
+    train(SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=0, on_warning=said.append)
     assert said == [f"{tmp_path}/checkpoints/step-6: SHA256SUMS does not list {said[0].split('list ')[1]}"]
     places = {place.name for place in (tmp_path / "checkpoints").iterdir()}
     assert places == {"step-5", "step-6", "step-6.bak"}

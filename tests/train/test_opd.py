@@ -15,10 +15,10 @@ from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.train.augment import join_utterances
 from arkasr.train.calibrate import calibrate, verdict
-from arkasr.train.distribution import computing_in
+from arkasr.train.distribution import autocast_for
 from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
-from arkasr.train.rollout_memory import RolloutMemory
+from arkasr.train.rollout_cache import RolloutCache
 from arkasr.train.settings import AugmentationSettings, ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from tests.models import SMALL_STUDENT, TEXTS
@@ -289,7 +289,7 @@ def test_drafts_change_the_passes_and_not_the_loss(student, teacher, hear, tmp_p
         for one, other in zip(ours, gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
         passes[name] = found.metrics.values()["rollout/passes"]
-        stage.learn_news(stage.take_news())
+        stage.add_rollouts(stage.take_new_rollouts())
         again = stage(batch, seed=3).metrics.values()
         if expected.metrics.values()["rollout/stopped"] == 1:
             assert again["rollout/passes"] == 1, "what was written the last time is the best draft"
@@ -309,7 +309,7 @@ def test_drawn_rollouts_are_other_ones_with_another_seed(student, teacher, hear)
 def test_calibration_leaves_no_rollout_behind(student, teacher, hear):
     stage = DistillationStage(student, teacher, OBJECTIVE)
     calibrate(stage, iter([hear(student, teacher)]), 1)
-    assert not stage.memory()["token_lengths"].numel()
+    assert not stage.extra_state()["token_lengths"].numel()
 
 
 def test_the_memory_of_rollouts_survives_a_kill_and_so_do_the_bits(student, teacher, hear, tmp_path):
@@ -323,7 +323,7 @@ def test_the_memory_of_rollouts_survives_a_kill_and_so_do_the_bits(student, teac
         stage = DistillationStage(student, teacher, OBJECTIVE.model_copy(update={"max_new_tokens": 30}))
         settings = SETTINGS.model_copy(update={"steps": steps, "checkpoint_every": 3, "schedule": "constant"})
         train(stage, Stream(batches), settings, folder, seed=0)
-        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.memory()
+        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.extra_state()
 
     whole, memory = run(tmp_path / "whole", 7)
     run(tmp_path / "killed", 3)
@@ -336,11 +336,11 @@ def test_the_memory_of_rollouts_survives_a_kill_and_so_do_the_bits(student, teac
 
 
 def test_the_oldest_rollouts_make_room():
-    memory = RolloutMemory(most=2)
+    memory = RolloutCache(most=2)
     for name, tokens in (("a", [1]), ("ö", [2, 3]), ("a", []), ("c", [4])):
-        memory.add(name, tokens)
-        memory.learn(memory.take_news())
-    restored = RolloutMemory(most=2)
+        memory.record(name, tokens)
+        memory.update(memory.take_new())
+    restored = RolloutCache(most=2)
     restored.restore(memory.tensors())
     assert [restored.get(name) for name in ("a", "ö", "c", "d")] == [[], None, [4], None]
 
@@ -460,10 +460,10 @@ def test_joined_utterances_are_drafted_by_the_texts_of_both_and_measured_against
     both = " ".join(drafts[part.id] for part in joined.joined_from)
     [draft] = stage.rollouts.drafts_of([joined])
     assert draft == student.transcript_ids(both).tolist()
-    assert stage.rollouts.given_lengths([joined]) == [len(draft)]
+    assert stage.rollouts.draft_text_lengths([joined]) == [len(draft)]
 
     part = joined.joined_from[0]
-    stage.learn_news({part.id: student.transcript_ids("red").tolist()})
+    stage.add_rollouts({part.id: student.transcript_ids("red").tolist()})
     [draft] = stage.rollouts.drafts_of([joined])
     assert draft == student.transcript_ids(f"red {drafts[joined.joined_from[1].id]}").tolist()
 
@@ -490,7 +490,7 @@ def test_a_run_whose_loops_grow_says_so_while_it_runs(student, teacher, hear, tm
             writing(stage, [over_and_over("red book in", 9)] * 2)
 
     settings = SETTINGS.model_copy(update={"steps": 40, "learning_rate": 1e-5})
-    train(stage, Stream([examples]), settings, tmp_path, seed=0, on_step=on_step, on_trouble=remarks.append)
+    train(stage, Stream([examples]), settings, tmp_path, seed=0, on_step=on_step, on_warning=remarks.append)
     assert remarks
     assert "of the rollouts of the last 20 steps loop or hit max_new_tokens, where it was 0.0%" in remarks[0]
 
@@ -506,7 +506,7 @@ def test_masses_of_half_precision_are_masses_and_calibration_measures_what_train
     objective = OBJECTIVE.model_copy(update={"top_k": vocabulary})
     stage = DistillationStage(student, teacher, objective)
     settings = SETTINGS.model_copy(update={"steps": 1, "mixed_precision": "bf16"})
-    with computing_in(stage, settings):
+    with autocast_for(stage, settings):
         measured = calibrate(stage, iter([examples]), 1).metrics
     for side in ("teacher", "student"):
         assert measured[f"support/overlap_mass_{side}"] + measured[f"support/tail_mass_{side}"] == pytest.approx(

@@ -70,7 +70,7 @@ def test_a_stream_continues_from_what_was_handed_out_not_from_what_was_read_ahea
 def test_processes_share_the_batches_of_every_step_whoever_they_are(student, utterances, workers, processes):
     steps = [ids(first(stream(student, utterances), 15))[start : start + 3] for start in range(0, 15, 3)]
     shares = [
-        stream(student, utterances, workers, per_step=3, rank=rank, processes=processes) for rank in range(processes)
+        stream(student, utterances, workers, per_step=3, rank=rank, world_size=processes) for rank in range(processes)
     ]
     rounds = -(-3 // processes)
     heard = [ids(first(share, 5 * rounds)) for share in shares]
@@ -82,7 +82,7 @@ def test_processes_share_the_batches_of_every_step_whoever_they_are(student, utt
 
 def test_a_step_continues_on_another_number_of_processes(student, utterances):
     whole = ids(first(stream(student, utterances), 20))
-    pair = [stream(student, utterances, per_step=4, rank=rank, processes=2) for rank in (0, 1)]
+    pair = [stream(student, utterances, per_step=4, rank=rank, world_size=2) for rank in (0, 1)]
     for share in pair:
         first(share, 6)
     alone = stream(student, utterances, per_step=4)
@@ -143,7 +143,7 @@ def test_a_quarantine_counts_over_sittings_and_ends_the_run_above_its_share(tmp_
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"id": "a", "reason": "a.wav: no such audio file"}, {"id": "ö", "reason": "ö.wav: cut off"}]
     with pytest.raises(
-        InputError, match=r"^a.wav: no such audio file \(3 of 100 utterances cannot be heard, listed in"
+        InputError, match=r"^a.wav: no such audio file \(3 of 100 utterances cannot be decoded, listed in"
     ):
         resumed.add([UnreadableUtterance("c", "c.wav: silent")])
     assert len(path.read_text().splitlines()) == 3
@@ -159,12 +159,12 @@ def test_a_full_memory_hands_out_the_same_features(student, utterances):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_step_is_announced_ahead_and_the_position_is_that_of_what_was_handed_out(student, utterances, rank):
-    share = {"per_step": 3, "rank": rank, "processes": 2}
+    share = {"per_step": 3, "rank": rank, "world_size": 2}
     rounds, steps = 2, 5
     expected = ids(first(stream(student, utterances, **share), rounds * (steps + 2)))
     announced = []
     ahead = stream(student, utterances, **share)
-    batches = ahead.ahead(2, lambda number, batches: announced.append((number, ids(batches))))
+    batches = ahead.read_ahead(2, lambda number, batches: announced.append((number, ids(batches))))
     for step in range(steps):
         heard = ids(first(batches, rounds))
         assert heard == expected[step * rounds : (step + 1) * rounds]
@@ -178,7 +178,7 @@ def test_a_step_is_announced_ahead_and_the_position_is_that_of_what_was_handed_o
 def test_what_cannot_be_heard_is_told_when_its_step_is_handed_out(student, utterances):
     utterances[2].audio.write_text("no audio")
     plain, ahead = stream(student, utterances), stream(student, utterances)
-    batches, late = iter(plain), ahead.ahead(1, lambda _number, _batches: None)
+    batches, late = iter(plain), ahead.read_ahead(1, lambda _number, _batches: None)
     for _ in range(8):
         assert ids([next(late)]) == ids([next(batches)])
         assert ahead.take_unreadable() == plain.take_unreadable()

@@ -14,8 +14,8 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.errors import InputError
 from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
-from arkasr.train.checkpoint import copies_to_write
-from arkasr.train.distribution import accelerator_for, spread
+from arkasr.train.checkpoint import tensors_to_write
+from arkasr.train.distribution import accelerator_for, distribute
 from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings, RolloutSettings
@@ -72,7 +72,7 @@ def step(sharding, *, longest=12, silent=False):
     )
     stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=longest))
     accelerator = accelerator_for(stage, settings)
-    module, optimizers = spread(accelerator, stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
     texts = [None] if silent and processes.is_first_rank() else ["the red book", "two green", "mary met john"]
     examples = hear_noise(student, teacher, texts=texts)
     with Gathers() as gathers:
@@ -91,7 +91,7 @@ def whole_at_once(kind):
         stage = DistillationStage(student, small_teacher(vocabulary), objective)
     settings = OptimizationSettings(steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, sharding="full")
     accelerator = accelerator_for(stage, settings)
-    module, optimizers = spread(accelerator, stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
     with Whole(stage) as whole:
         examples = hear_noise(*stage.recognizers)
         optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
@@ -104,9 +104,9 @@ def copied(sharding):
     settings = OptimizationSettings(steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, sharding=sharding)
     stage = SupervisedStage(student, None)
     accelerator = accelerator_for(stage, settings)
-    module, optimizers = spread(accelerator, stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
     optimizer_step(accelerator, stage, module, optimizers, iter([hear_noise(student)]), settings, 1, 0, 1.0)
-    tensors = copies_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
+    tensors = tensors_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
     lying_here = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
     held = {name: value.nbytes for name, value in lying_here.items()}
     return [json.loads(text) for text in processes.all_gather_text(json.dumps(held))]
@@ -156,7 +156,7 @@ def ahead(sharding, place, *, killed_behind=None):
     stage = DistillationStage(student, teacher, objective, engine=CopyEngine(student))
     examples = hear_noise(student, teacher)
     sampler = DurationBatchSampler([example.utterance.duration for example in examples], max_audio_seconds=2.0, seed=0)
-    stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), processes=processes.world_size())
+    stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), world_size=processes.world_size())
 
     def on_step(step, _values):
         if step == killed_behind:
@@ -168,7 +168,10 @@ def ahead(sharding, place, *, killed_behind=None):
     processes.barrier()
     if killed_behind:
         return None
-    return {"losses": [line["loss"] for line in read_metrics(place / "metrics.jsonl")], "left": stage.under_way()}
+    return {
+        "losses": [line["loss"] for line in read_metrics(place / "metrics.jsonl")],
+        "left": stage.pending_rollouts(),
+    }
 
 
 def killed_and_continued(sharding, place):

@@ -65,7 +65,7 @@ def build_stream(
         sampler,
         per_step=per_step,
         rank=rank,
-        processes=among,
+        world_size=among,
         workers=workers,
         unreadable=[UnreadableUtterance(*item) for item in unmeasured],
     )
@@ -117,7 +117,7 @@ def build_dataset_stream(
         batches,
         per_step=per_step,
         rank=rank,
-        processes=among,
+        world_size=among,
         workers=optimization.data_workers,
     )
 

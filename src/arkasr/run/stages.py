@@ -22,7 +22,7 @@ from arkasr.run.folder import write_json
 from arkasr.run.teachers import teacher_of
 from arkasr.train.calibrate import Calibration, calibrate
 from arkasr.train.continuation import Continuation
-from arkasr.train.distribution import computing_in, gathered_weights
+from arkasr.train.distribution import autocast_for, gathered_weights
 from arkasr.train.loop import train
 from arkasr.train.stage import Stage
 from arkasr.train.stages.ctc import CtcStage
@@ -69,7 +69,7 @@ def run_training_stage(
                 schedule_steps=schedule_steps(context.recipe, name),
                 evaluate=(lambda: development_error_rate(context, student, dev)) if dev else None,
                 on_step=on_step,
-                on_trouble=lambda message: progress.say(f"{name}: {message}"),
+                on_warning=lambda message: progress.say(f"{name}: {message}"),
             )
     weights = gathered_weights(student.model)
     if processes.is_first_rank():
@@ -93,7 +93,7 @@ def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> 
     assert isinstance(settings, OpdStageSettings)
     # In steps of one batch a streamed dataset is one lane, and not one for each batch of a step that is never made.
     stream = build_stream(context, stage, name, seed, rank=0, among=1, accumulation=1)
-    with computing_in(stage, settings.optimization):
+    with autocast_for(stage, settings.optimization):
         return calibrate(stage, iter(stream), settings.calibration_batches)
 
 

@@ -111,7 +111,7 @@ class DistillationStage(Stage):
             )
         metrics = self._rollout_metrics(rollouts)
         metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), len(drafts))
-        self._count_length(metrics, rollouts, self.rollouts.given_lengths(examples))
+        self._count_length(metrics, rollouts, self.rollouts.draft_text_lengths(examples))
         if student_top is None:
             # Through the model all the same, as on other processes.
             stop = torch.tensor([self.student.stop_token_id])
@@ -130,10 +130,10 @@ class DistillationStage(Stage):
         with self.clock("student"):
             student_states = forced_states(self.student, prompts, written)
         with self.clock("teacher"):
-            teacher_scores = answer(self.stop_asked)
+            teacher_scores = answer(self.stop_requested)
         if teacher_scores is None:
             nothing = (student_states.sum() + self.student.head.sum()) * 0.0
-            return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics, given_up=True)
+            return StageLoss(nothing, torch.zeros((), dtype=torch.long, device=device), metrics, interrupted=True)
         with self.clock("student"):
             paired = torch.cat([alignment.teacher_positions >= 0 for alignment in alignments])
             compared = paired
@@ -151,52 +151,52 @@ class DistillationStage(Stage):
         return [self.student, self.teacher]
 
     @property
-    def steps_ahead(self) -> int:
-        return self.rollouts.steps_ahead
+    def prefetch_steps(self) -> int:
+        return self.rollouts.prefetch_steps
 
-    def announce(self, micro_batches: Sequence[MicroBatch]) -> None:
+    def prefetch_rollouts(self, micro_batches: Sequence[MicroBatch]) -> None:
         with self.clock("rollout"), unsharded_weights(self):
-            self.rollouts.begin(
-                [(self._augmented(self.filled(examples), seed), seed) for examples, seed in micro_batches]
+            self.rollouts.prefetch(
+                [(self._augmented(self.nonempty(examples), seed), seed) for examples, seed in micro_batches]
             )
 
-    def under_way(self) -> dict[str, Any]:
-        return self.rollouts.under_way()
+    def pending_rollouts(self) -> dict[str, Any]:
+        return self.rollouts.pending()
 
-    def memory(self) -> dict[str, Tensor]:
-        return self.rollouts.remembered.tensors() | {
+    def extra_state(self) -> dict[str, Tensor]:
+        return self.rollouts.cache.tensors() | {
             "pairing": torch.tensor([self._paired, self._written]),
             "loops": self.loop_watch.tensor(),
         }
 
-    def remember(self, memory: Mapping[str, Tensor], under_way: Mapping[str, Any]) -> None:
-        self.rollouts.remembered.restore(memory)
-        self.rollouts.restore(under_way)
-        self._paired, self._written = memory["pairing"].tolist()
-        self.loop_watch.restore(memory["loops"])
-        self.updated()
+    def load_extra_state(self, extra_state: Mapping[str, Tensor], pending_rollouts: Mapping[str, Any]) -> None:
+        self.rollouts.cache.restore(extra_state)
+        self.rollouts.load_pending(pending_rollouts)
+        self._paired, self._written = extra_state["pairing"].tolist()
+        self.loop_watch.restore(extra_state["loops"])
+        self.on_weights_changed()
 
     def close(self) -> None:
         self.teacher.close()
         if self.rollouts.engine is not None:
             self.rollouts.engine.close()
 
-    def updated(self) -> None:
+    def on_weights_changed(self) -> None:
         if self.rollouts.engine is not None:
             self.rollouts.engine.updated()
 
-    def judge(self, step: Metrics) -> str | None:
+    def check_metrics(self, metrics: Metrics) -> str | None:
         """Count how many of all tokens so far the teacher can answer for, and see whether more and more rollouts loop.
 
         Raises:
             InputError: fewer than `min_mapped_share`.
         """
-        self._judge_pairing(step)
-        runaway, rollouts = step.counted("rollout/runaway")
+        self._judge_pairing(metrics)
+        runaway, rollouts = metrics.sum_and_weight("rollout/runaway")
         return self.loop_watch.step(int(runaway), int(rollouts))
 
     def _judge_pairing(self, step: Metrics) -> None:
-        paired, written = step.counted("teacher/paired_share")
+        paired, written = step.sum_and_weight("teacher/paired_share")
         self._paired += int(paired)
         self._written += int(written)
         if self._written < JUDGED_FROM_TOKENS:
@@ -208,14 +208,14 @@ class DistillationStage(Stage):
                 f"{self.settings.min_mapped_share:.0%} asked for; use a teacher with a nearer vocabulary, or lower it"
             )
 
-    def take_news(self) -> dict[str, Any]:
-        return self.rollouts.remembered.take_news()
+    def take_new_rollouts(self) -> dict[str, Any]:
+        return self.rollouts.cache.take_new()
 
-    def learn_news(self, news: Mapping[str, Any]) -> None:
-        self.rollouts.remembered.learn(news)
+    def add_rollouts(self, rollouts: Mapping[str, Any]) -> None:
+        self.rollouts.cache.update(rollouts)
 
-    def step_done(self) -> None:
-        self.rollouts.step_done()
+    def on_step_end(self) -> None:
+        self.rollouts.on_step_end()
 
     def _augmented(self, examples: Sequence[Example], seed: int) -> list[Example]:
         """What both models hear of a micro-batch."""
