@@ -4,7 +4,6 @@ Restores, checks every step, evaluates, logs, saves and stops. `step.py` compute
 loss.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +26,10 @@ from arkasr.train.quarantine import Quarantine
 from arkasr.train.schedule import rate_factor
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.signals import StopSignals
+from arkasr.train.skipped_steps import count_skipped
 from arkasr.train.stage import Stage
 from arkasr.train.step import StepOutcome, optimizer_step
-from arkasr.train.step_report import StepReport, all_gather_reports, first_signal, merged_metrics
+from arkasr.train.step_report import StepReport, all_gather_reports, all_gather_signals, first_signal, merged_metrics
 from arkasr.train.stream import BatchStream
 from arkasr.train.training_state import TrainingState
 
@@ -187,7 +187,8 @@ class _TrainingLoop:
         for report in reports:
             self.stage.add_rollouts(report.new_rollouts)
         self.stage.on_step_end()
-        self._count_skipped(outcome, reports)
+        most, scaler = self.settings.max_skipped_steps, self.accelerator.scaler
+        count_skipped(self.state, outcome, reports, scaler=scaler, most=most, on_warning=self.on_warning)
         signal = self._evaluate_and_log(metrics, signal, signals)
         self.checkpoints.raise_if_failed()
         if signal or self._is_due(self.settings.checkpoint_every):
@@ -198,16 +199,9 @@ class _TrainingLoop:
     def _optimizer_step(self, batches: Iterator[list[Example]]) -> StepOutcome:
         step = self.steps_before + self.state.step + 1
         schedule_steps = self.schedule_steps or self.steps_before + self.settings.steps
+        factor = rate_factor(step, schedule_steps, self.settings)
         return optimizer_step(
-            self.accelerator,
-            self.stage,
-            self.module,
-            self.optimizers,
-            batches,
-            self.settings,
-            step,
-            self.seed,
-            rate_factor(step, schedule_steps, self.settings),
+            self.accelerator, self.stage, self.module, self.optimizers, batches, self.settings, step, self.seed, factor
         )
 
     def _all_gather_reports(self, outcome: StepOutcome, signals: StopSignals) -> list[StepReport]:
@@ -238,24 +232,6 @@ class _TrainingLoop:
             if warning := self.stage.check_metrics(metrics):
                 self.on_warning(f"step {self.state.step}: {warning}")
 
-    def _count_skipped(self, outcome: StepOutcome, reports: Sequence[StepReport]) -> None:
-        """Count skipped steps in a row.
-
-        Raises:
-            InputError: there are `max_skipped_steps`.
-        """
-        scaler = self.accelerator.scaler
-        # GradScaler finds its scale through steps that overflow. They count only once the scale has reached 1.
-        searching_scale = outcome.overflowed and scaler is not None and scaler.get_scale() > 1
-        if outcome.finite or searching_scale:
-            self.state.skipped_in_a_row = 0
-            return
-        self.state.skipped_in_a_row += 1
-        self.on_warning(f"step {self.state.step} skipped: its loss or gradient is not finite")
-        if self.state.skipped_in_a_row == self.settings.max_skipped_steps:
-            with processes.raise_on_first_rank():
-                raise InputError(_not_finite(self.state, reports))
-
     def _evaluate_and_log(self, metrics: Metrics, signal: int | None, signals: StopSignals) -> int | None:
         """Evaluate if it is due, and log the step.
 
@@ -271,7 +247,7 @@ class _TrainingLoop:
                 self.state.unevaluated_metrics = values
                 return signal
             values |= self._evaluated(self.evaluate)
-            signal = first_signal(map(json.loads, processes.all_gather_text(json.dumps(signals.received))))
+            signal = first_signal(all_gather_signals(signals.received))
         if self.log:
             self.log.write(self.state.step, values)
         if self.on_step:
@@ -320,12 +296,3 @@ class _TrainingLoop:
 
 def _stopped_after(step: int) -> str:
     return f"stopped after step {step}, which is in a checkpoint"
-
-
-def _not_finite(state: TrainingState, reports: Sequence[StepReport]) -> str:
-    utterances = ", ".join(name for report in reports for name in report.nonfinite_utterances)
-    return (
-        f"loss or gradient were not finite in {state.skipped_in_a_row} steps in a row, the last of them step "
-        f"{state.step} on utterances {utterances}; lower learning_rate, raise warmup_steps, or leave out these "
-        "utterances; the skipped steps did not change the weights"
-    )

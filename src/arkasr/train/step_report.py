@@ -49,9 +49,14 @@ def merged_metrics(reports: Sequence[StepReport]) -> Metrics:
     return merged
 
 
-def first_signal(numbers: Iterable[int | None]) -> int | None:
+def all_gather_signals(signal: int | None) -> list[int | None]:
+    """The stop signals of all processes, by rank; every process must call this."""
+    return [json.loads(text) for text in processes.all_gather_text(json.dumps(signal))]
+
+
+def first_signal(signals: Iterable[int | None]) -> int | None:
     """The stop signal of the first process that received one."""
-    return next((number for number in numbers if number), None)
+    return next((signal for signal in signals if signal), None)
 
 
 def _report_of(document: dict[str, Any]) -> StepReport:
