@@ -22,8 +22,8 @@ from arkasr.train.rollout_cache import RolloutCache
 from arkasr.train.settings import AugmentationSettings, ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from tests.models import SMALL_STUDENT, TEXTS
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 
 OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -1,4 +1,4 @@
-"""How often the host waits for a GPU, counted on one that is pretended: docs/performance.md lists what is left."""
+"""How often the host waits for a GPU, counted on a simulated one. docs/performance.md lists the remaining waits."""
 
 import copy
 from collections import Counter
@@ -22,10 +22,10 @@ def prompts_of(recognizer, examples):
 
 
 @pytest.mark.parametrize("drafted", [False, True])
-@pytest.mark.parametrize("drawn", [False, True])
-def test_a_rollout_waits_once_a_pass(student, hear, monkeypatch, drafted, drawn):
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_rollout_waits_once_per_decoder_pass(student, hear, monkeypatch, drafted, sampled):
     examples = hear(student)
-    sampling = Sampling(1.0, torch.rand(5, 10, dtype=torch.float64)) if drawn else None
+    sampling = Sampling(1.0, torch.rand(5, 10, dtype=torch.float64)) if sampled else None
     expected = decode(student, student.embed_audio(prompts_of(student, examples)), max_new_tokens=10, sampling=sampling)
     drafts = [[*tokens.tolist()[:4], 7, *tokens.tolist()[5:]] for tokens in expected.tokens] if drafted else None
     put_on_device(student.model)
@@ -39,9 +39,9 @@ def test_a_rollout_waits_once_a_pass(student, hear, monkeypatch, drafted, drawn)
     assert waits.mixed == []
 
 
-def test_a_micro_batch_waits_as_often_as_the_documents_say(student, teacher, hear, monkeypatch):
+def test_a_micro_batch_waits_as_often_as_the_documentation_says(student, teacher, hear, monkeypatch):
     examples = hear(student, teacher)
-    ctc = CtcStage(copy.deepcopy(student), None)  # it holds still all but the audio modules
+    ctc = CtcStage(copy.deepcopy(student), None)  # a copy, because CTC freezes the decoder
     sft = SupervisedStage(student, None)
     opd = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
     expected = {stage: stage(examples, seed=0).total.item() for stage in (ctc, sft, opd)}
@@ -50,13 +50,13 @@ def test_a_micro_batch_waits_as_often_as_the_documents_say(student, teacher, hea
         loss = sft(examples, seed=0)
         aligned = ctc(examples, seed=0)
         assert waits.asked == [], waits.where
-        opd(examples, seed=0)  # moves the vocabularies, once
+        opd(examples, seed=0)  # the first call moves the vocabularies to the device
         waits.asked.clear()
         waits.where.clear()
         distilled = opd(examples, seed=0)
         asked = Counter(waits.asked)
         passes = distilled.metrics.values()["rollout/passes"]
-    assert waits.asked[sum(asked.values()) :] == ["tolist"]  # all figures of the micro-batch come in one piece
+    assert waits.asked[sum(asked.values()) :] == ["tolist"]  # one transfer for all metrics of the micro-batch
     in_the_teachers_encoder = {"nonzero": 1}
     assert asked == {"tolist": passes} | in_the_teachers_encoder, "\n".join(waits.where)
     assert waits.mixed == []

@@ -54,7 +54,7 @@ def train(
     """Train a stage for `settings.steps` steps, from the newest intact checkpoint in `folder` if there is one.
 
     Writes `metrics.jsonl`, TensorBoard events and `checkpoints/step-N` into `folder`, and `quarantine.jsonl` if
-    utterances cannot be decoded. The stage's model holds the trained weights.
+    utterances cannot be read. The stage's model holds the trained weights.
 
     Args:
         stage: the model and its loss.
@@ -70,7 +70,7 @@ def train(
         on_warning: called with a one-line warning when training goes on after a problem.
 
     Raises:
-        InputError: too many steps in a row were not finite, too many utterances cannot be decoded, or the stage's
+        InputError: too many steps in a row were not finite, too many utterances cannot be read, or the stage's
             `check_metrics` failed. Every process raises it, and the first one shows it.
         Interrupted: a stop signal arrived. A checkpoint holds everything up to the step that the message names. A step
             that waited for its teacher is undone.

@@ -1,4 +1,4 @@
-"""Utterances whose audio cannot be decoded: recorded with the reason; too many of them end the run."""
+"""Utterances whose audio cannot be read: recorded with the reason; too many of them end the run."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from arkasr.train.stream import UnreadableUtterance
 
 
 class Quarantine:
-    """`quarantine.jsonl` of a stage: one line for each utterance that cannot be decoded.
+    """`quarantine.jsonl` of a stage: one line for each utterance that cannot be read.
 
     Args:
         path: the file; its existing lines count.
@@ -49,5 +49,5 @@ class Quarantine:
         if len(self._reasons) > self._most_share * self._utterances:
             raise InputError(
                 f"{next(iter(self._reasons.values()))} ({len(self._reasons)} of {self._utterances} utterances cannot "
-                f"be decoded, listed in {self._path}; max_quarantined_share allows {self._most_share:.1%})"
+                f"be read, listed in {self._path}; max_quarantined_share allows {self._most_share:.1%})"
             )

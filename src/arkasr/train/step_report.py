@@ -16,7 +16,7 @@ class StepReport:
 
     Attributes:
         metrics: of the step.
-        unreadable: utterances that could not be decoded.
+        unreadable: utterances that could not be read.
         new_rollouts: as of `Stage.take_new_rollouts`.
         nonfinite_utterances: ids of the utterances, if the step was not finite.
         signal: number of the stop signal that the process received; None = none.

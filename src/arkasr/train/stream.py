@@ -21,7 +21,7 @@ from arkasr.errors import InputError
 
 @dataclass(frozen=True)
 class UnreadableUtterance:
-    """An utterance whose audio cannot be decoded.
+    """An utterance whose audio cannot be read.
 
     Attributes:
         id: of the utterance.
@@ -88,7 +88,7 @@ class _RankBatches(Sampler[list[Any]]):
 
 
 class BatchStream:
-    """Duration-bucketed micro-batches, epoch after epoch, without the utterances that cannot be decoded.
+    """Duration-bucketed micro-batches, epoch after epoch, without the utterances that cannot be read.
 
     The position is the start of the first step that was not fully yielded. Workers may have read further.
 
