@@ -8,10 +8,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from arkasr.train.loop import train
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.step import optimizer_step
+from tests.train.stream import Stream
 
 SETTINGS = OptimizationSettings(steps=6, batch_seconds=10, learning_rate=1e-2)
 SCALE = 1_024.0
@@ -76,3 +78,16 @@ def test_a_skipped_step_keeps_the_weights_and_only_an_infinite_gradient_lowers_t
     stage.change = None
     assert step(3).finite
     assert changed_since(before)
+
+
+def test_a_resumed_run_continues_with_the_scale_of_its_checkpoint(student, hear, accelerator, monkeypatch, tmp_path):
+    """Overflows lower the scale, and do not count as skipped steps while it is above 1."""
+    monkeypatch.setattr("arkasr.train.loop.accelerator_for", lambda stage, settings: accelerator)
+    for steps in (2, 3):
+        accelerator.free_memory()
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
+        stage = ChangedLossStage(student, None)
+        stage.change = finite_loss_with_infinite_gradient
+        settings = SETTINGS.model_copy(update={"steps": steps, "max_skipped_steps": 1})
+        train(stage, Stream([hear(student)]), settings, tmp_path, seed=0)
+        assert accelerator.scaler.get_scale() == SCALE / 2**steps
