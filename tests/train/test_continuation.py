@@ -131,7 +131,5 @@ def test_a_continuing_stage_that_is_killed_and_resumed_ends_with_the_bits_of_an_
 def test_a_checkpoint_of_another_order_is_refused(student, hear, tmp_path):
     shorter = FIRST.model_copy(update={"steps": 2})
     train(SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=3)
-    with pytest.raises(
-        InputError, match="its checkpoint belongs to another order of the data, drawn by an older version"
-    ):
+    with pytest.raises(InputError, match="its checkpoint has another order of the data, from an older version"):
         train(SupervisedStage(student, None), Stream([hear(student)]), FIRST, tmp_path, seed=4)

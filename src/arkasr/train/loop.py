@@ -270,7 +270,7 @@ class _TrainingLoop:
     def _restore_data_and_rollouts(self, extra_state: Mapping[str, Tensor]) -> None:
         if self.state.data_order != self.seed:
             raise InputError(
-                f"{self.folder}: its checkpoint belongs to another order of the data, drawn by an older version; "
+                f"{self.folder}: its checkpoint has another order of the data, from an older version; "
                 "finish the stage with that version, or remove the folder to train it again"
             )
         self.stream.restore(self.state.data)
