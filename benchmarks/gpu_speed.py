@@ -19,7 +19,7 @@ from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.inference import RecognitionSettings, recognize_clips
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.train.distribution import accelerator_for
-from arkasr.train.distribution import spread as laid_out
+from arkasr.train.distribution import distribute as laid_out
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage

@@ -187,11 +187,9 @@ def measure(options: argparse.Namespace) -> Measured:
         for name, stage in stages.items():
             if name == "opd":
                 for utterance, tokens in written.items():
-                    opd.rollouts.remembered.learn(
-                        {utterance: list(corrupted(tokens.tolist(), options.wrong, words, draw))}
-                    )
+                    opd.rollouts.cache.update({utterance: list(corrupted(tokens.tolist(), options.wrong, words, draw))})
                 if options.no_drafts:
-                    opd.rollouts.remembered = type(opd.rollouts.remembered)()
+                    opd.rollouts.cache = type(opd.rollouts.cache)()
             start_watching_memory(options.device)
             step = (accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0, 1.0)
             outcome, taken = timed(partial(optimizer_step, *step), options.device)

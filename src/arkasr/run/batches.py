@@ -70,7 +70,7 @@ def build_stream(
         sampler,
         per_step=per_step,
         rank=rank,
-        processes=world_size,
+        world_size=world_size,
         workers=workers,
         unreadable=[UnreadableUtterance(*item) for item in unmeasured],
     )
@@ -122,7 +122,7 @@ def build_dataset_stream(
         batches,
         per_step=per_step,
         rank=rank,
-        processes=world_size,
+        world_size=world_size,
         workers=optimization.data_workers,
     )
 
