@@ -5,7 +5,7 @@ What a smoke run shows is that the recipe's references, stages and settings fit 
 
 from typing import Any
 
-from arkasr.data.corpora.plan import SyntheticCorpusConfig
+from arkasr.data.corpora.specs import SyntheticCorpusConfig
 from arkasr.recipe.settings import (
     AnyStageSettings,
     CorpusSettings,

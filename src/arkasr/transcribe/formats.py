@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
+from arkasr.data.manifests.output_fields import SCORED_FIELDS, drop_fields
 from arkasr.recognizers.loops import is_unspaced
 from arkasr.transcribe.transcript import Segment, Transcript, Word
 
@@ -27,7 +27,7 @@ def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[st
     `error` where the recording, or a piece of it, could not be heard; `pred_text` is then what could, or null.
     """
     unreadable = transcript.error is not None and not transcript.segments
-    row = without(fields, SCORED_TRANSCRIPT) | {
+    row = drop_fields(fields, SCORED_FIELDS) | {
         "pred_text": None if unreadable else transcript.text,
         "pred_text_raw": None if unreadable else transcript.raw,
     }

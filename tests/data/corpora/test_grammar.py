@@ -24,23 +24,23 @@ def sentences(grammar: Grammar, count: int) -> list[str]:
     return [grammar.sample(rng) for _ in range(count)]
 
 
-def test_it_derives_exactly_its_sentences() -> None:
-    grammar = Grammar(TINY, longest=100)
+def test_samples_cover_exactly_the_derivable_sentences() -> None:
+    grammar = Grammar(TINY, max_characters=100)
     assert set(sentences(grammar, 500)) == TINY_SENTENCES
     assert grammar.derivations() == len(TINY_SENTENCES)
     assert grammar.terminals == {"anna", "my", "cat", "and", "sleep", "sleeps"}
 
 
-def test_longer_sentences_are_left_out_and_separators_kept() -> None:
-    short = Grammar(TINY, longest=13)
+def test_longer_sentences_are_rejected_and_the_separator_is_used() -> None:
+    short = Grammar(TINY, max_characters=13)
     assert set(sentences(short, 200)) == {"anna sleeps", "my cat sleeps"}
-    joined = Grammar(TINY, longest=13, separator="")
+    joined = Grammar(TINY, max_characters=13, separator="")
     assert "mycatsleeps" in sentences(joined, 200)
 
 
-def test_a_rule_that_is_not_there_is_named() -> None:
+def test_a_missing_rule_is_named() -> None:
     with pytest.raises(ValueError, match="rule SENTENCE names NOBODY"):
-        Grammar({"SENTENCE": ["NOBODY sleeps"]}, longest=10)
+        Grammar({"SENTENCE": ["NOBODY sleeps"]}, max_characters=10)
 
 
 def test_equal_seeds_give_equal_sentences() -> None:
@@ -48,13 +48,13 @@ def test_equal_seeds_give_equal_sentences() -> None:
 
 
 @pytest.mark.parametrize(("grammar", "least"), [(ENGLISH, 500_000), (MANDARIN, 100_000)])
-def test_there_are_far_more_sentences_than_a_corpus_needs(grammar: Grammar, least: int) -> None:
+def test_the_grammar_has_far_more_sentences_than_a_corpus_needs(grammar: Grammar, least: int) -> None:
     drawn = sentences(grammar, 4000)
     assert grammar.derivations() > least
     assert len(set(drawn)) > 0.5 * len(drawn)
 
 
-def test_english_is_small_plain_and_agrees() -> None:
+def test_english_is_small_and_grammatical() -> None:
     drawn = sentences(ENGLISH, 4000)
     assert 60 <= len(ENGLISH.terminals) <= 90
     assert all(re.fullmatch(r"[a-z]+( [a-z]+){2,10}", sentence) for sentence in drawn)
@@ -68,7 +68,7 @@ def test_english_is_small_plain_and_agrees() -> None:
     assert min(words[word] for word in ENGLISH.terminals) > 30
 
 
-def test_mandarin_is_small_plain_and_uses_its_measure_words() -> None:
+def test_mandarin_is_small_and_uses_its_measure_words() -> None:
     drawn = sentences(MANDARIN, 4000)
     characters = Counter("".join(drawn))
     assert 60 <= len(characters) <= 90
