@@ -113,7 +113,7 @@ def hear(path: Path, way: str, workers: int) -> dict[str, float]:
     heard = sum(item.utterance.duration for batch in itertools.islice(batches, BATCHES) for item in batch)
     found |= {"heard": heard, "seconds": time.perf_counter() - started - found["first"]}
     found["after batches"] = resident_bytes("VmRSS")
-    followed = itertools.groupby(stream.sampler.follow(position), lambda batch: (batch[1].epoch, batch[1].pool))
+    followed = itertools.groupby(stream.sampler.batches_from(position), lambda batch: (batch[1].epoch, batch[1].pool))
     for number, (_, pool) in enumerate(itertools.islice(followed, max(POOLS)), start=1):
         for _ in pool:
             pass

@@ -79,7 +79,7 @@ def noise_examples(recognizers: list[Recognizer], options: argparse.Namespace) -
         text = ""
         while len(student.transcript_ids(text)) < options.tokens:
             text += f" {generator.choice(WORDS)}"
-        fields = (Path("noise.wav"), text, None, None, "English", str(place), None, seconds, "asr", {})
+        fields = (Path("noise.wav"), text, None, None, "English", str(place), None, seconds, {})
         features = {recognizer.frontend: recognizer.features(waveform) for recognizer in recognizers}
         examples.append(Example(Utterance(*fields), features))
     return examples

@@ -50,9 +50,7 @@ def hear_noise(*recognizers, seconds=(0.8, 1.5, 1.1, 0.6, 1.3), texts=TEXTS):
     for place, (length, text) in enumerate(zip(seconds, texts, strict=False)):
         waveform = generator.normal(size=int(length * 16_000)).astype(np.float32) * 0.1
         language = "Chinese" if text and not text.isascii() else "English"
-        utterance = Utterance(
-            Path(f"noise-{place}.wav"), text, None, None, language, str(place), None, length, "asr", {}
-        )
+        utterance = Utterance(Path(f"noise-{place}.wav"), text, None, None, language, str(place), None, length, {})
         features = {recognizer.frontend: recognizer.features(waveform) for recognizer in recognizers}
         examples.append(Example(utterance, features))
     return examples

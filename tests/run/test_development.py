@@ -33,7 +33,7 @@ def heard(student, hear, tmp_path):
     for place in range(3):
         path = tmp_path / f"{place}.wav"
         soundfile.write(path, 0.1 * generator.normal(size=16_000), 16_000)
-        utterances.append(Utterance(path, None, None, None, "English", str(place), None, 1.0, "asr", {}))
+        utterances.append(Utterance(path, None, None, None, "English", str(place), None, 1.0, {}))
     written = recognize(student, utterances, RecognitionSettings(30.0, 12))
     assert all(len(recognized.text.split()) > 1 for recognized in written)
     return [replace(item, text=recognized.text) for item, recognized in zip(utterances, written, strict=True)]

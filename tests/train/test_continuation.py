@@ -89,11 +89,11 @@ def test_a_stage_whose_start_has_lost_its_last_checkpoint_says_so(student, hear,
 
 def test_the_position_behind_some_batches_is_where_following_them_leads():
     sampler = DurationBatchSampler([0.5 + 0.1 * place for place in range(23)], max_audio_seconds=4.0, seed=2)
-    followed = sampler.follow(DataPosition())
-    assert sampler.behind(0) == DataPosition()
+    followed = sampler.batches_from(DataPosition())
+    assert sampler.position_after(0) == DataPosition()
     for batches in range(1, 25):
         _, reached = next(followed)
-        assert sampler.behind(batches) == reached
+        assert sampler.position_after(batches) == reached
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

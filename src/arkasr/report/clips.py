@@ -14,7 +14,7 @@ from typing import Any
 import soundfile
 
 from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
-from arkasr.data.slices import file_of
+from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
 
 COMPRESSION = 0.9  # of libsndfile's 0 (best) to 1 (smallest): about 26 kbit/s at 16 kHz
@@ -31,7 +31,7 @@ class Clip:
 def clip_of(row: Mapping[str, Any], longest: float) -> Clip:
     """The recording of a transcript's line, cut by its `begin_time` and `end_time`, unless over `longest` seconds."""
     path = Path(str(row.get("audio_path")))
-    if not file_of(path).is_file():
+    if not containing_file(path).is_file():
         return Clip(missing="recording not found")
     begin, end = _seconds(row.get("begin_time")), _seconds(row.get("end_time"))
     try:

@@ -127,5 +127,5 @@ class Stage(nn.Module, ABC):
 def silence(recognizers: Sequence[Recognizer | Teacher]) -> Example:
     """Half a second in which nothing is said, for recognisers that must hear something."""
     clip = np.zeros(SAMPLE_RATE // 2, dtype=np.float32)
-    utterance = Utterance(Path("silence"), "a", None, None, "English", SILENCE, None, 0.5, "asr", {})
+    utterance = Utterance(Path("silence"), "a", None, None, "English", SILENCE, None, 0.5, {})
     return Example(utterance, {recognizer.frontend: recognizer.features(clip) for recognizer in recognizers})

@@ -75,7 +75,7 @@ class _Share(Sampler[list[Any]]):
         rank: int,
         processes: int,
     ) -> None:
-        self._followed: Iterator[tuple[list[Any], Any]] = sampler.follow(position)
+        self._followed: Iterator[tuple[list[Any], Any]] = sampler.batches_from(position)
         self._per_step = per_step
         self._rank = rank
         self._processes = processes
@@ -118,7 +118,7 @@ class BatchStream:
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
-        self.position: Any = sampler.position_of({})
+        self.position: Any = sampler.position_from_state({})
         self._per_step = per_step
         self._rank = rank
         self._processes = processes
@@ -193,11 +193,11 @@ class BatchStream:
 
     def state(self) -> dict[str, Any]:
         """Where the next step begins, JSON-able; every process must ask."""
-        return self.sampler.state_of(self.position)
+        return self.sampler.state_dict(self.position)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` said."""
-        self.position = self.sampler.position_of(state)
+        self.position = self.sampler.position_from_state(state)
 
     def skip(self, steps: int) -> None:
         """Go to where the stream stands behind so many steps from its beginning.
@@ -210,7 +210,7 @@ class BatchStream:
                 "a streamed dataset cannot be begun in its middle: a stage that continues another one on it must train "
                 "on the same dataset; or leave out `continues`"
             )
-        self.position = self.sampler.behind(steps * self._per_step)
+        self.position = self.sampler.position_after(steps * self._per_step)
 
     def take_unreadable(self) -> list[UnreadableUtterance]:
         """The utterances that could not be heard since this was last asked."""

@@ -1,4 +1,4 @@
-"""A dataset of the `datasets` library: which one, what its columns are, and the library's stream of it."""
+"""A dataset of the `datasets` library: its name, its columns, and the library's stream of it."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from arkasr.settings import Settings
 
 
 class DatasetSource(Settings):
-    """A dataset that the `datasets` library streams.
+    """A dataset to be streamed with the `datasets` library.
 
     Attributes:
-        path: name on the hub, or a local folder of parquet, arrow or other files that the library reads.
+        path: hub name, or a local folder of parquet, arrow or other files that the library reads.
         name: configuration of the dataset.
         split: of the dataset.
         revision: commit, tag or branch of a hub name.
         audio: column of the audio.
-        text: column of what is said; None = there is none.
-        language: of every utterance; None = not said.
-        language_column: or the column that says it.
-        id: column of a unique name; None = lane and number of the example.
-        examples: how many there are, where the dataset does not say; of them `max_quarantined_share` is taken.
+        text: column of the transcript; None = no transcripts.
+        language: of every utterance; None = unknown, or from `language_column`.
+        language_column: column of the language.
+        id: column of unique ids; None = lane and number of the example.
+        examples: number of examples, if the dataset does not give it; the base of `max_quarantined_share`.
     """
 
     path: str
@@ -43,10 +43,10 @@ class DatasetSource(Settings):
 
 
 def open_dataset(source: DatasetSource) -> Any:
-    """The dataset as the library streams it, its audio as it is stored.
+    """The library's stream of a dataset, with audio left encoded.
 
     Raises:
-        InputError: the library is not installed, or there is no such dataset or column.
+        InputError: the library is not installed, or the dataset or a column does not exist.
     """
     try:
         import datasets
@@ -69,17 +69,15 @@ def open_dataset(source: DatasetSource) -> Any:
     return dataset
 
 
-def count_of(dataset: Any, source: DatasetSource) -> int:
-    """Examples of a dataset.
+def example_count(dataset: Any, source: DatasetSource) -> int:
+    """Number of examples of a dataset.
 
     Raises:
-        InputError: neither the dataset nor `source` says how many there are.
+        InputError: neither the dataset nor `source` gives it.
     """
     if source.examples is not None:
         return source.examples
-    known = (dataset.info.splits or {}).get(source.split)
-    if known is None or not known.num_examples:
-        raise InputError(
-            f"dataset {source.path}: does not say how many examples it has; give their number as `examples`"
-        )
-    return int(known.num_examples)
+    split = (dataset.info.splits or {}).get(source.split)
+    if split is None or not split.num_examples:
+        raise InputError(f"dataset {source.path}: does not give its number of examples; set `examples` in the recipe")
+    return int(split.num_examples)
