@@ -76,8 +76,8 @@ class _SliceFile(RawIOBase):
 
 def parse_slice(path: str | Path) -> Slice | None:
     """The slice that a path refers to; None if it refers to a whole file."""
-    found = _SLICE.fullmatch(str(path))
-    return Slice(Path(found["file"]), int(found["offset"]), int(found["size"])) if found else None
+    match = _SLICE.fullmatch(str(path))
+    return Slice(Path(match["file"]), int(match["offset"]), int(match["size"])) if match else None
 
 
 def containing_file(path: Path) -> Path:

@@ -49,32 +49,32 @@ def test_equal_seeds_give_equal_sentences() -> None:
 
 @pytest.mark.parametrize(("grammar", "least"), [(ENGLISH, 500_000), (MANDARIN, 100_000)])
 def test_the_grammar_has_far_more_sentences_than_a_corpus_needs(grammar: Grammar, least: int) -> None:
-    drawn = sentences(grammar, 4000)
+    sampled = sentences(grammar, 4000)
     assert grammar.derivations() > least
-    assert len(set(drawn)) > 0.5 * len(drawn)
+    assert len(set(sampled)) > 0.5 * len(sampled)
 
 
 def test_english_is_small_and_grammatical() -> None:
-    drawn = sentences(ENGLISH, 4000)
+    sampled = sentences(ENGLISH, 4000)
     assert 60 <= len(ENGLISH.terminals) <= 90
-    assert all(re.fullmatch(r"[a-z]+( [a-z]+){2,10}", sentence) for sentence in drawn)
+    assert all(re.fullmatch(r"[a-z]+( [a-z]+){2,10}", sentence) for sentence in sampled)
     wrong = re.compile(
         r"(?<!ty )\bone (\w+ )?(books|tickets|cups|apples)\b|\b(two|ten|thirty) (book|ticket|cup)\b"
         r"|\b(we|they) (needs|wants|goes|lives|comes)\b|^(mary|john|anna) (need|want|go|live|come|leave)\b"
     )
-    assert [sentence for sentence in drawn if wrong.search(sentence)] == []
-    words = Counter(word for sentence in drawn for word in sentence.split())
+    assert [sentence for sentence in sampled if wrong.search(sentence)] == []
+    words = Counter(word for sentence in sampled for word in sentence.split())
     assert {"thirteen", "thirty", "fifteen", "fifty", "june", "july"} <= words.keys()
     assert min(words[word] for word in ENGLISH.terminals) > 30
 
 
 def test_mandarin_is_small_and_uses_its_measure_words() -> None:
-    drawn = sentences(MANDARIN, 4000)
-    characters = Counter("".join(drawn))
+    sampled = sentences(MANDARIN, 4000)
+    characters = Counter("".join(sampled))
     assert 60 <= len(characters) <= 90
-    assert all(re.fullmatch(r"[\u4e00-\u9fff]{4,11}", sentence) for sentence in drawn)
-    assert [s for s in drawn if re.search("杯(书|票|鱼|苹果)|本(茶|票|鱼|新票)|张书|个书|二(杯|本|张|斤|个)", s)] == [
-        s for s in drawn if re.search("十二(杯|本|张|斤|个)", s)
+    assert all(re.fullmatch(r"[\u4e00-\u9fff]{4,11}", sentence) for sentence in sampled)
+    assert [s for s in sampled if re.search("杯(书|票|鱼|苹果)|本(茶|票|鱼|新票)|张书|个书|二(杯|本|张|斤|个)", s)] == [
+        s for s in sampled if re.search("十二(杯|本|张|斤|个)", s)
     ]
     assert {"四", "十", "买", "卖", "七", "一"} <= characters.keys()
     assert min(characters.values()) > 15

@@ -53,9 +53,9 @@ def test_train_dev_and_test_share_no_speaker_and_no_vocal_tract(specs: dict[str,
 
 
 def test_every_word_of_dev_and_test_is_frequent_in_train(specs: dict[str, SetSpec]) -> None:
-    learnt = Counter(unit for utterance in specs["train"].utterances for unit in units(utterance))
-    asked = {unit for name in (*TEST_SETS, "dev") for utterance in specs[name].utterances for unit in units(utterance)}
-    assert min(learnt[unit] for unit in asked) >= 20
+    train_counts = Counter(unit for utterance in specs["train"].utterances for unit in units(utterance))
+    needed = {unit for name in (*TEST_SETS, "dev") for utterance in specs[name].utterances for unit in units(utterance)}
+    assert min(train_counts[unit] for unit in needed) >= 20
 
 
 @pytest.mark.parametrize("first", [96, 480, 2400])

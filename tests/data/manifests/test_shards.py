@@ -158,7 +158,7 @@ def open_indexed(path):
 
 
 def write_with_links(path, *links):
-    """A tar of a sample and of links of a type, whose targets stand before them."""
+    """A tar of one sample, followed by links."""
     write_tar(path, [("x.wav", WAV), ("x.txt", b"a")])
     with tarfile.open(path, "a") as tar:
         for name, target, kind in links:

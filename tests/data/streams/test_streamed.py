@@ -84,7 +84,7 @@ def ids(batches, count):
 
 
 def epoch_of(batches):
-    """Batches until every lane has begun its second epoch, by lane."""
+    """Batches of the first epoch, by lane."""
     found = {}
     produced = batches.batches_from(StreamPosition())
     for place, (batch, reached) in enumerate(produced):
@@ -99,11 +99,11 @@ def epoch_of(batches):
 def test_an_epoch_has_every_utterance_of_the_dataset_once(folder):
     lanes = epoch_of(batches_of(folder))
     assert len(lanes) == PER_STEP
-    read_items = [item for lane in lanes.values() for batch in lane for item in batch]
-    assert sorted(item.id for item in read_items) == sorted(f"utt-{place}" for place in range(FILES * ROWS))
-    assert {item.language for item in read_items} == {"English", "Chinese"}
-    assert all(item.text == item.id.replace("utt-", "text ") for item in read_items)
-    assert all(item.fields == {"name": item.id, "lang": item.fields["lang"], "text": item.text} for item in read_items)
+    items = [item for lane in lanes.values() for batch in lane for item in batch]
+    assert sorted(item.id for item in items) == sorted(f"utt-{place}" for place in range(FILES * ROWS))
+    assert {item.language for item in items} == {"English", "Chinese"}
+    assert all(item.text == item.id.replace("utt-", "text ") for item in items)
+    assert all(item.fields == {"name": item.id, "lang": item.fields["lang"], "text": item.text} for item in items)
 
 
 def test_audio_equals_the_dataset_s_as_long_as_it_may_be_read(folder):
@@ -125,7 +125,7 @@ def test_a_lane_that_processes_share_keeps_audio_until_each_has_read_its_own(fol
     for place, (batch, _) in enumerate(itertools.islice(batches.batches_from(StreamPosition()), 640)):
         if place % 8 == 3:
             late.append(batch)
-        # A step is formed whole before any of it is read.
+        # All batches of a step are formed before any is read.
         while place % 8 == 7 and len(late) > read_ahead:
             assert all(len(decode_audio(item.audio)) for item in late.pop(0))
 
@@ -135,7 +135,7 @@ def test_files_of_finished_pools_are_removed(folder):
     most = 0
     for batch, _ in itertools.islice(batches.batches_from(StreamPosition()), 300):
         most = max(most, len(list(batch[0].audio.parent.glob("*.tar"))))
-    # Those of two batches in flight, of the next pool, and of the one behind it, which is begun when the next is taken.
+    # Tars of two batches in flight, of the next pool, and of the pool after it, which is read ahead.
     assert most <= 4
 
 
@@ -180,7 +180,7 @@ import itertools, signal, sys, time
 from arkasr.data.streams import streamed
 from arkasr.data.streams.dataset_source import DatasetSource
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from background jobs
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore SIGINT for background jobs
 streamed.POOL_EXAMPLES = 50
 read = itertools.count()
 original = streamed.StreamedBatches._audio_bytes
@@ -340,15 +340,15 @@ def test_a_batch_stream_reads_it_with_and_without_workers(folder, student, worke
         dataset = ExampleDataset(IdentityLookup(66), {student.frontend: student.features})
         return BatchStream(dataset, batches, per_step=PER_STEP, workers=workers)
 
-    read_items = list(itertools.islice(stream(), 10 * PER_STEP))
-    assert [[item.utterance.id for item in batch] for batch in read_items] == ids(
+    items = list(itertools.islice(stream(), 10 * PER_STEP))
+    assert [[item.utterance.id for item in batch] for batch in items] == ids(
         batches_of(folder).batches_from(StreamPosition()), 10 * PER_STEP
     )
     interrupted = stream()
     list(itertools.islice(interrupted, 6 * PER_STEP))
     resumed = stream()
     resumed.restore(json.loads(json.dumps(interrupted.state())))
-    for expected, found in zip(read_items[6 * PER_STEP :], resumed, strict=False):
+    for expected, found in zip(items[6 * PER_STEP :], resumed, strict=False):
         for left, right in zip(expected, found, strict=True):
             assert left.utterance.id == right.utterance.id
             assert torch.equal(left.features[student.frontend], right.features[student.frontend])
@@ -369,11 +369,11 @@ def test_unreadable_audio_is_reported_when_it_is_decoded(tmp_path, student):
 
 def test_long_utterances_are_left_out_and_labels_withheld(folder):
     lanes = epoch_of(batches_of(folder, max_seconds=0.5, labels_withheld=True))
-    read_items = [item for lane in lanes.values() for batch in lane for item in batch]
-    assert {item.id for item in read_items} == {
+    items = [item for lane in lanes.values() for batch in lane for item in batch]
+    assert {item.id for item in items} == {
         f"utt-{place}" for place in range(66) if 0.3 + 0.01 * (place * 29 % 66) <= 0.5
     }
-    assert "text" not in repr(read_items).replace("text=None", "")
+    assert "text" not in repr(items).replace("text=None", "")
 
 
 def test_the_token_budget_limits_batches(folder):

@@ -72,8 +72,8 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
         rows = {split: _rows_of_manifest(path, name) for split, path in manifests.items()}
     else:
         rows = {
-            split: [_row_of_recording(row, name) for row in found]
-            for split, found in corpus.read(source, output).items()
+            split: [_row_of_recording(recording, name) for recording in recordings]
+            for split, recordings in corpus.read(source, output).items()
         }
     splits = {}
     for split, normalised in rows.items():

@@ -99,8 +99,8 @@ def _is_complete(config: SyntheticCorpusConfig, folder: Path) -> bool:
     description = folder / _DESCRIPTION
     if not description.is_file():
         raise InputError(f"{folder}: is not empty and holds no built-in corpus; choose another folder")
-    found = json.loads(description.read_text(encoding="utf-8"))
-    if any(found.get(key) != value for key, value in _identity(config).items()):
+    existing = json.loads(description.read_text(encoding="utf-8"))
+    if any(existing.get(key) != value for key, value in _identity(config).items()):
         raise InputError(f"{folder}: holds another built-in corpus (see {_DESCRIPTION}); choose another folder")
     return True
 

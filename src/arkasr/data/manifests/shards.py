@@ -43,13 +43,13 @@ def find_shards(sources: Sequence[Path]) -> list[Path]:
     """
     shards: list[Path] = []
     for source in sources:
-        found = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
-        compressed = next((path for path in found if path.name.endswith(_COMPRESSED)), None)
+        files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+        compressed = next((path for path in files if path.name.endswith(_COMPRESSED)), None)
         if compressed is not None:
             raise InputError(f"{compressed}: is compressed, so its members cannot be read singly; decompress it first")
         if not source.exists():
             raise InputError(f"{source}: no such tar or folder; correct the path")
-        tars = [path for path in found if path.suffix == ".tar"]
+        tars = [path for path in files if path.suffix == ".tar"]
         if not tars:
             raise InputError(f"{source}: no .tar here; name tar shards or a folder of them")
         shards += tars
