@@ -27,8 +27,8 @@ from arkasr.recognizers.head import Top, top_of_head
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_states
-from arkasr.teacher.served import evenly_shared
-from arkasr.teacher.teacher import NamedScores
+from arkasr.teacher.served import uniform_remainder
+from arkasr.teacher.teacher import SparseScores
 from arkasr.teacher.vocabulary import map_vocabularies
 
 NO_PROBABILITY = -1e4  # a log-probability; −inf would make the divergence of q from p infinite
@@ -36,7 +36,7 @@ NO_PROBABILITY = -1e4  # a log-probability; −inf would make the divergence of 
 
 def best_scores(
     log_probs: Tensor, forced: Tensor, allowed: Tensor, top_k: int, best_tokens: int, rest: str
-) -> NamedScores:
+) -> SparseScores:
     """What the client knows when a server gives so many best tokens of log-probabilities `[N, V]`."""
     best = log_probs.topk(best_tokens, dim=1)
     repeated = (best.indices == forced[:, None]).any(dim=1)
@@ -44,11 +44,11 @@ def best_scores(
     scores = torch.cat((best.values, log_probs.gather(1, forced[:, None])), dim=1)
     scores[repeated, -1] = -math.inf
     top = log_probs.masked_fill(~allowed, -math.inf).topk(top_k, dim=1).indices
-    elsewhere = evenly_shared(scores, best_tokens, log_probs.shape[1])
+    other_log_prob = uniform_remainder(scores, best_tokens, log_probs.shape[1])
     if rest == "nothing":
-        elsewhere = torch.full_like(elsewhere, NO_PROBABILITY)
+        other_log_prob = torch.full_like(other_log_prob, NO_PROBABILITY)
     zeros = torch.zeros(len(top))
-    return NamedScores(ids, scores, elsewhere, Top(top, top[:, 0], zeros, zeros))
+    return SparseScores(ids, scores, other_log_prob, Top(top, top[:, 0], zeros, zeros))
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def main() -> None:
     student_head = student.head.detach()
     student_top = top_of_head(here, student_head, student.allowed_tokens, options.top_k, torch.float32)
 
-    def compare(scores: NamedScores, divergence: str) -> tuple[UnionTopkKL, float, Tensor]:
+    def compare(scores: SparseScores, divergence: str) -> tuple[UnionTopkKL, float, Tensor]:
         hidden = here.clone().requires_grad_()
         result = named_union_topk_kl(
             hidden,
@@ -108,7 +108,7 @@ def main() -> None:
         result.loss.backward()
         return result, float(result.loss.detach()), hidden.grad
 
-    def known(best_tokens: int, rest: str) -> NamedScores:
+    def known(best_tokens: int, rest: str) -> SparseScores:
         return best_scores(log_probs, torch.cat(forced), teacher.allowed_tokens, options.top_k, best_tokens, rest)
 
     print(f"{len(kept)} utterances, {len(here)} positions, vocabulary {teacher.vocab_size}, k = {options.top_k}")

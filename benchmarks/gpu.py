@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from benchmarks.gpu_setting import Finding, Setting
 
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 from arkasr.run.environment import describe_environment
 from benchmarks import gpu_correctness, gpu_speed
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _start_part(name, options)
         print(_verdict(options.output, name), flush=True)
     page = _page(options.output)
-    write_whole(options.output / "gpu.md", [page])
+    write_atomically(options.output / "gpu.md", [page])
     print(page)
     return int(any(not _good(options.output, name, setting) for name in options.only or PARTS))
 

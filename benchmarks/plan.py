@@ -40,7 +40,7 @@ from arkasr.cost.estimate import Cluster, StageCost, training_cost
 from arkasr.cost.sizes import Size, size_of, size_of_model
 from arkasr.cost.work import Batch, Decoding
 from arkasr.data.audio import SAMPLE_RATE, decode_audio
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, SftStageSettings, TokenizerSettings
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
@@ -274,7 +274,7 @@ def main() -> None:
     device = this_machine()
     print(json.dumps(device.model_dump(), indent=2))
     if options.output:
-        write_whole(options.output, [json.dumps(device.model_dump(), indent=2) + "\n"])
+        write_atomically(options.output, [json.dumps(device.model_dump(), indent=2) + "\n"])
     print_published_size(device)
     ratios: dict[str, list[float]] = {}
     for place, point in enumerate(POINTS if options.repeats else ()):

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from arkasr.data.manifests.manifest import read_rows, write_manifest
-from arkasr.recipe.continuation import schedule_steps, seed_of_order
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import LabelStageSettings, Recipe, TrainingStageSettings
+from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order
 from arkasr.recognizers.decoding import Transcripts
 from arkasr.run.batches import build_stream
 from arkasr.run.context import RunContext

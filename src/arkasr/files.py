@@ -1,61 +1,87 @@
-"""Files that appear under their name when they are complete, or grow line by line, whatever happens before."""
+"""Files and folders that appear under their name only when complete, and files that grow by complete lines."""
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, texts: Iterable[str], *, errors: str = "strict") -> None:
-    """Write texts one after the other into a new file that takes the place of `path` when all are written.
+@contextmanager
+def atomic_path(path: Path, *, writer: str = "") -> Iterator[Path]:
+    """A temporary path for a file or folder, which takes the name `path` when the block ends without an error.
+
+    The block creates it. It is removed after an error; what a killed process leaves there, the next writer removes.
 
     Args:
-        path: its folder is made where there is none.
-        texts: may be computed as they are written; if that fails nothing is left behind.
-        errors: what becomes of characters that UTF-8 cannot hold, as for `open`.
+        path: the final name. A file is replaced; a folder must not exist, or be empty. Parents are created.
+        writer: a part of the temporary name, where several machines may write the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.writing")
+    writing = path.with_name(f".{path.name}.{writer}.writing" if writer else f".{path.name}.writing")
+    _remove(writing)
     try:
-        with errors_named(path), writing.open("w", encoding="utf-8", errors=errors) as file:
-            file.writelines(texts)
-            file.flush()
-            os.fsync(file.fileno())
+        yield writing
         writing.replace(path)
     finally:
-        writing.unlink(missing_ok=True)
+        _remove(writing)
+
+
+def write_atomically(path: Path, texts: Iterable[str], *, errors: str = "strict") -> None:
+    """Write texts one after the other into a file that replaces `path` when it is complete and on the disk.
+
+    Args:
+        path: its folder is created if it does not exist.
+        texts: may be computed while they are written; if that fails, `path` stays as it was.
+        errors: what `open` does with characters that UTF-8 cannot encode.
+    """
+    with (
+        atomic_path(path) as writing,
+        errors_named(path),
+        writing.open("w", encoding="utf-8", errors=errors) as file,
+    ):
+        file.writelines(texts)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines, each with its end, behind those of a file; they are on the disk when this returns."""
+    """Append lines, each with its line end, to a file; they are on the disk when this returns."""
     with errors_named(path), path.open("a", encoding="utf-8") as file:
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
 
 
-def whole_lines(path: Path, *, mend: bool = False) -> list[str]:
-    """The lines of a file that has grown by `append_lines`; one that a kill cut short is left out.
+def complete_lines(path: Path, *, mend: bool = False) -> list[str]:
+    """The lines of a file that `append_lines` wrote, without a last one that a kill has cut short.
 
     Args:
-        path: none = no lines.
-        mend: take what was cut short out of the file, too, so that it may grow on.
+        path: no file = no lines.
+        mend: remove the incomplete line from the file as well, so that lines can be appended.
     """
     if not path.exists():
         return []
     content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if mend and whole < len(content):
-        os.truncate(path, whole)
-    return content[:whole].decode("utf-8").split("\n")[:-1]
+    complete = content.rfind(b"\n") + 1
+    if mend and complete < len(content):
+        os.truncate(path, complete)
+    return content[:complete].decode("utf-8").split("\n")[:-1]
 
 
 @contextmanager
 def errors_named(path: Path) -> Iterator[None]:
-    """Let errors of the system say `path` where they do not say a file: that a disk is full, or has no locks."""
+    """Add `path` to system errors that name no file, such as a full disk."""
     try:
         yield
     except OSError as error:
         if error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,54 +1,43 @@
-"""A folder for temporary files that does not outlive its process for long, however the process ends.
+"""A folder for temporary files that is removed soon after its process ends, also after SIGKILL.
 
-The first use in a process removes what processes that were killed have left: the system lets go of a lock when its
-holder ends, so that a folder whose lock can be had belongs to nobody.
+Each process locks its folder. The first use in a process removes the folders whose lock nobody holds.
 """
 
-import fcntl
 import os
 import platform
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import IO
 
-# Of this machine, since locks may not be seen on others that share the folder.
+from arkasr.locks import LockHeldError, locked
+
+# Names the machine, because a lock may not be visible on other machines that share the temporary folder.
 PREFIX = f"arkasr-scratch-{platform.node()}-"
 LOCK = ".lock"
 
 
 def scratch_folder() -> Path:
     """The folder of this process, below the temporary folder (`$TMPDIR`); removed when the process ends."""
-    return Path(_held()[0].name)
+    return Path(_own_folder()[0].name)
 
 
 @cache
-def _held() -> tuple[TemporaryDirectory[str], IO[str] | None]:
-    for left in Path(gettempdir()).glob(f"{PREFIX}*"):
-        # Another's, in use, gone by now, without the lock that it had, or on a file system without locks.
+def _own_folder() -> tuple[TemporaryDirectory[str], ExitStack]:
+    """The folder, and the lock that is held as long as the process or this value lives."""
+    for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
+        # Another user's, in use, removed by now, without its lock file, or on a file system without locks.
         with suppress(OSError):
-            if left.lstat().st_uid == os.getuid():
-                with _locked(left, "r+"):
-                    shutil.rmtree(left)
+            if folder.lstat().st_uid == os.getuid():
+                with locked(folder / LOCK, wait=False, create=False):
+                    shutil.rmtree(folder)
     while True:
-        folder = TemporaryDirectory(prefix=PREFIX)
+        own, lock = TemporaryDirectory(prefix=PREFIX), ExitStack()
         try:
-            return folder, _locked(Path(folder.name), "w")
-        except (BlockingIOError, FileNotFoundError):  # another process has just taken it for left behind
+            lock.enter_context(locked(Path(own.name) / LOCK, wait=False))
+        except (LockHeldError, FileNotFoundError):  # another process is removing it, because it was not locked yet
             continue
-        except OSError:  # no locks here: nobody will take it for left behind, not even after a kill
-            return folder, None
-
-
-def _locked(folder: Path, mode: str) -> IO[str]:
-    """The lock of a folder, held until it is closed or the process ends; one that is forked off does not hold it.
-
-    Raises:
-        OSError: a process holds it, the folder is no longer there, or its file system has no locks.
-    """
-    file = (folder / LOCK).open(mode)
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    (folder / LOCK).stat()
-    return file
+        except OSError:  # no locks here: no process removes the folder after a kill
+            pass
+        return own, lock

@@ -1,5 +1,7 @@
-"""The base of everything that a file of the user's is parsed into. Knows nothing of what the keys mean."""
+"""Base class of every settings class. A settings class checks what a user wrote in a file; its fields are the keys."""
 
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -8,9 +10,9 @@ from arkasr.errors import nearest_of
 
 
 class Settings(BaseModel):
-    """Base of everything a recipe file is parsed into: unknown keys are errors, values do not change."""
+    """Immutable settings that refuse unknown keys. The docstring below a field describes its key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -20,3 +22,8 @@ class Settings(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {key!r}; {nearest_of(str(key), cls.model_fields)}")
         return document
+
+
+def first_repeated(values: Sequence[Hashable]) -> Any:
+    """The first value that occurs twice; None if all differ."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)

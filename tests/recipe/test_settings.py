@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from arkasr.errors import InputError
-from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe, TrainingStageSettings
+from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.smoke import shrink
 from arkasr.run.folder import RunFolder
 
@@ -68,45 +68,45 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
     [
         ("stages.base.optimization.stpes=3", "stages.base.optimization: unknown key 'stpes'; did you mean 'steps'?"),
         ("variantes={}", "unknown key 'variantes'; did you mean 'variants'?"),
-        ("stages.base.train=M", "stages.base.train: there is no set or labels 'M' above it in this recipe"),
-        ("stages.opd.teacher=nobody", "stages.opd.teacher: there is no stage 'nobody' above it in this recipe"),
-        ("stages.opd.drafts=later", "stages.opd.drafts: there is no set or labels 'later' above it in this recipe"),
+        ("stages.base.train=M", "stages.base.train: there is no set or earlier label stage 'M'; define it above"),
+        ("stages.opd.teacher=nobody", "stages.opd.teacher: there is no model or earlier training stage 'nobody'"),
+        ("stages.opd.drafts=later", "stages.opd.drafts: there is no set or earlier label stage 'later'; define"),
         ("stages.opd.objective.support=all", "stages.opd.objective.support: Input should be 'union'"),
-        ("stages.opd.objective.rollouts.staleness=1", "stages.opd.objective.rollouts: staleness: the student's own"),
+        ("stages.opd.objective.rollouts.staleness=1", "stages.opd.objective.rollouts: staleness: `engine: own`"),
         (
             "stages.base.optimization.learning_rate=-1",
             "stages.base.optimization.learning_rate: Input should be greater",
         ),
-        ("variants.extra=none", "variants.extra: there is no stage 'none'"),
-        ("stages.base.continues=true", "stages.base.continues: only a stage of kind sft or opd goes on, and where one"),
-        ("stages.td.once=true", "stages.more-td.continues: 'td' and 'more-td' must both have `once`, or neither"),
+        ("variants.extra=none", "variants.extra: there is no model or training stage 'none'"),
+        ("stages.base.continues=true", "stages.base.continues: only a stage of kind sft or opd can continue"),
+        ("stages.td.once=true", "stages.more-td.continues: 'td' and 'more-td' must have the same `once`"),
         (
             "stages.opd.data_order=base",
-            "stages.opd.data_order: the stage 'base' has that name and so that order already",
+            "stages.opd.data_order: 'base' is the name of a stage and so of that stage's own order",
         ),
-        ("stages.more-td.data_order=other", "stages.more-td.data_order: the order of 'td' goes on; leave it out"),
+        ("stages.more-td.data_order=other", "stages.more-td.data_order: the order of 'td' continues; remove the key"),
         (
             "stages.more-td.optimization.learning_rate=0.1",
-            "stages.more-td.optimization.learning_rate: 'td' and 'more-td' share one schedule, and it differs",
+            "stages.more-td.optimization.learning_rate: differs from that of 'td', but both share one schedule",
         ),
         (
             "stages.more-td.optimization.steps=5",
-            "stages.more-td.continues: 'opd-after-td' continues 'td', too, and ends at step 6 where this",
+            "stages.more-td.continues: 'opd-after-td' continues 'td' too, and ends at step 6 instead of",
         ),
         ("evaluation.comparisons=[[a, b]]", "evaluation.comparisons: there is no variant 'a'"),
         ("models.untrained-student.pretrained=x", "models.untrained-student: give either `preset` or `pretrained`"),
         (
             "models.untrained-teacher.served={urls: ['http://a:1']}",
-            "models.untrained-teacher: served: give the model's folder or hub name as `pretrained`",
+            "models.untrained-teacher: served: needs the model's folder or hub name as `pretrained`",
         ),
         (
             "models.t={pretrained: x, served: {urls: ['a:1']}}",
-            "models.t.served.urls: 'a:1' is no address of a server; give one like http://host:8000",
+            "models.t.served.urls: 'a:1' is not the address of a server; give one like http://host:8000",
         ),
         ("models.t={pretrained: x, served: {urls: []}}", "models.t.served.urls: List should have at least 1 item"),
         ("models.t={pretrained: x, served: {url: y}}", "models.t.served: unknown key 'url'; did you mean 'urls'?"),
         ("corpus.synthetic.train=3", "corpus.synthetic"),
-        ("stages.opd.optimization.mixed_precision=bf16", "one run has one mixed_precision, found bf16, no"),
+        ("stages.opd.optimization.mixed_precision=bf16", "all must have the same optimization.mixed_precision, found"),
         (
             "models.untrained-student.sizes={hiden_size: 12}",
             "sizes: unknown key 'hiden_size'; did you mean 'hidden_size'?",
@@ -117,19 +117,23 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ),
         ("models.untrained-teacher.sizes={text_config: {layers: 8}}", "sizes.text_config: unknown key 'layers'"),
         ("models.untrained-student.preset=ark-asr-tini", "there is no 'ark-asr-tini'; did you mean 'ark-asr-tiny'?"),
-        ("stages.base.train=P", "stages.base.train: the set's labels are withheld, and sft learns from labels"),
+        ("stages.base.train=P", "stages.base.train: sft learns from labels, and the set 'P' withholds them"),
         ("sets.L.dataset={path: x}", "sets.L: give either `manifest` or `dataset`"),
-        ("sets.L={dataset: {path: x}, first: 3}", "sets.L: first: a streamed dataset is not chosen from"),
-        ("sets.dev={dataset: {path: x}}", "stages.base.dev: the set 'dev' is streamed, which only `train` can be"),
-        ("sets.P={dataset: {path: x}}", "stages.labels.audio: the set 'P' is streamed, which only `train` can be"),
+        ("sets.L={dataset: {path: x}, first: 3}", "sets.L: first: does not work with a streamed `dataset`"),
+        ("sets.dev={dataset: {path: x}}", "stages.base.dev: the set 'dev' is streamed, and only `train` can be"),
+        ("sets.P={dataset: {path: x}}", "stages.labels.audio: the set 'P' is streamed, and only `train` can be"),
         ("sets.zh-net={dataset: {path: x}}", "evaluation.sets: the set 'zh-net' is streamed"),
         ("sets.L={dataset: {path: x}}", "tokenizer.texts: the set 'L' is streamed"),
-        ("seeds=[1, 1]", "seeds: 1 stands there twice"),
-        ("evaluation.sets=[en-clean, en-clean]", "evaluation: sets: 'en-clean' stands there twice"),
+        ("models.base={pretrained: x}", "stages.base: a model has the same name; rename one"),
+        ("tokenizer=null", "tokenizer: missing; a model with a `preset` needs one"),
+        ("tokenizer.texts=M", "tokenizer.texts: there is no set 'M'; define it under `sets`"),
+        ("evaluation.sets=[nowhere]", "evaluation.sets: there is no set 'nowhere'; define it under `sets`"),
+        ("seeds=[1, 1]", "seeds: 1 occurs twice"),
+        ("evaluation.sets=[en-clean, en-clean]", "evaluation: sets: 'en-clean' occurs twice"),
         ("evaluation.normalizer={default: basic, Chinees: zh}", "did you mean 'Chinese'?"),
         ("evaluation.normalizer={default: basick}", "did you mean 'basic'?"),
-        ("seeds.9=1", "--set seeds.9=1: '9' is not a place in a list of 1, counted from 0"),
-        ("seeds.x=1", "--set seeds.x=1: 'x' is not a place in a list"),
+        ("seeds.9=1", "--set seeds.9=1: '9' is not an index of a list of 1, counted from 0"),
+        ("seeds.x=1", "--set seeds.x=1: 'x' is not an index of a list"),
         ("name=[", "--set name=[: the value is not YAML"),
         ("description=a: b: c", "--set description=a: b: c: the value is not YAML; put it in quotes"),
         ("seeds=[]", "seeds: List should have at least 1 item"),
@@ -157,13 +161,13 @@ def test_a_mistake_is_one_line_that_names_the_key(override, message):
 def test_what_a_served_teacher_cannot_give_is_refused_before_any_stage(key, value):
     served = ["models.away={pretrained: x, served: {urls: ['http://a:1']}}", "stages.opd-after-td.teacher=away"]
     load_settings(Recipe, SMOKE, served)
-    with pytest.raises(InputError, match=rf"stages.opd-after-td.{key}: a served teacher .*take `served` out of models"):
+    with pytest.raises(InputError, match=rf"stages.opd-after-td.{key}: does not work .*remove `served` from models"):
         load_settings(Recipe, SMOKE, [*served, f"stages.opd-after-td.{key}={value}"])
 
 
 def test_a_stage_cannot_go_on_in_the_middle_of_a_streamed_set_that_it_has_not_begun():
     streamed = ["sets.D={dataset: {path: x}}", "stages.opd-after-td.train=D"]
-    with pytest.raises(InputError, match=r"stages.opd-after-td.train: 'D' is streamed, and what goes on with it must"):
+    with pytest.raises(InputError, match=r"stages.opd-after-td.train: 'D' is streamed, and 'td' does not train on it"):
         load_settings(Recipe, SMOKE, streamed)
     load_settings(Recipe, SMOKE, [*streamed, "stages.opd-after-td.continues=false"])
 

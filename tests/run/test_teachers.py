@@ -16,7 +16,7 @@ from arkasr.run.folder import RunFolder
 from arkasr.run.teachers import teacher_of
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.served import ServedTeacher
-from tests.teacher.asking import answer_of, questions_of
+from tests.teacher.requests import requests_of, scores_of
 from tests.teacher.scores_server import serving
 
 
@@ -87,9 +87,9 @@ def test_a_served_teacher_has_been_tried_on_what_can_be_heard(context, server, h
     try:
         assert isinstance(teacher, ServedTeacher)
         # Two utterances, each for its prompt and for its scores, and once more where no weights say which to expect.
-        assert server.answered == (4 if served.get("weights", True) else 6)
-        question = questions_of(teacher.recognizer, hear(teacher), teacher)[0]
-        assert answer_of(teacher, question).elsewhere.isnan().all() == (served.get("scores") != "best")
+        assert server.succeeded == (4 if served.get("weights", True) else 6)
+        request = requests_of(teacher.recognizer, hear(teacher), teacher)[0]
+        assert scores_of(teacher, request).other_log_prob.isnan().all() == (served.get("scores") != "best")
     finally:
         teacher.close()
 
@@ -99,7 +99,7 @@ def test_a_streamed_set_is_not_what_servers_are_tried_on(context, server):
     with pytest.raises(InputError, match="and 'L' is streamed; give the stage a `dev` set from a manifest"):
         teacher_of(*context(heard=streamed), seed=0)
     teacher_of(*context({"dev": "files"}, heard=streamed), seed=0).close()
-    assert server.answered == 4
+    assert server.succeeded == 4
 
 
 def test_servers_cannot_be_tried_where_nothing_can_be_heard(context):
@@ -108,14 +108,14 @@ def test_servers_cannot_be_tried_where_nothing_can_be_heard(context):
 
 
 def test_the_name_of_the_model_goes_with_every_request(context, server):
-    answer, names = server.answer, []
-    server.answer = lambda request: (names.append(request.get("model")), answer(request))[1]
+    respond, names = server.respond, []
+    server.respond = lambda request: (names.append(request.get("model")), respond(request))[1]
     teacher_of(*context(served={"model": "qwen"}), seed=0).close()
     assert names == ["qwen"] * 4
 
 
 def test_servers_that_are_not_the_teacher_leave_no_thread_behind(context, server):
     server.faults = [lambda answer: answer | {"prompt_token_ids": [1]}]
-    with pytest.raises(InputError, match="it reads another prompt"):
+    with pytest.raises(InputError, match="its prompt differs"):
         teacher_of(*context(), seed=0)
     assert "teacher" not in [thread.name for thread in threading.enumerate()]

@@ -31,7 +31,7 @@ def other_server(teacher):
 
 @pytest.fixture
 def serve(teacher):
-    """A served teacher whose processor is the teacher's, at the given servers."""
+    """Builds a `ServedTeacher` on given servers, with the teacher's processor."""
     made = []
 
     def build(*servers, in_flight=4, timeout=20.0, patience=20.0, **options):

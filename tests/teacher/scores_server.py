@@ -1,4 +1,4 @@
-"""An HTTP server that answers as vLLM does, with the scores of a recogniser in this process, and fails when told to."""
+"""An HTTP server with vLLM's scoring interface around a recogniser in this process. Tests make it fail."""
 
 import base64
 import io
@@ -16,10 +16,11 @@ from arkasr.recognizers.scoring import forced_logits
 
 
 class ScoresServer:
-    """Counts what it is asked, and fails where it is told to.
+    """Scores requests, counts them, and fails on demand.
 
-    `faults` are used up by the next requests, one each: a status, "hang" for a while, "drop" the connection, "cut" the
-    answer, or a function that changes it. Unless it is `awake`, nothing is answered, not even whether it is healthy.
+    Each of the next requests takes one of `faults`: a status; "hang" for a while; "drop" the connection; "cut" the
+    response; or a function that changes the response. Unless `responsive` is set, no request gets a response, not even
+    a health check.
     """
 
     def __init__(self, recognizer, *, max_logprobs=10_000, port=0):
@@ -27,11 +28,11 @@ class ScoresServer:
         self.max_logprobs = max_logprobs
         self.port = port
         self.faults = []
-        self.asked = self.answered = self.busy = self.busiest = 0
+        self.received = self.succeeded = self.active = self.max_active = 0
         self.delay = 0.0
         self.key = None
-        self.awake = threading.Event()
-        self.awake.set()
+        self.responsive = threading.Event()
+        self.responsive.set()
         self._lock = threading.Lock()
         self._server = None
 
@@ -53,7 +54,7 @@ class ScoresServer:
             self._server.server_close()
             self._server = None
 
-    def answer(self, request):
+    def respond(self, request):
         sampling = request["sampling_params"]
         if sampling["prompt_logprobs"] > self.max_logprobs:
             message = f"Requested prompt logprobs of {sampling['prompt_logprobs']}, more than {self.max_logprobs}"
@@ -63,45 +64,45 @@ class ScoresServer:
         waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(encoded)), dtype="float32")
         assert rate == 16_000
         features = recognizer.features(waveform)
-        place = request["token_ids"].index(recognizer.processor.audio_token_id)
-        before, behind = request["token_ids"][:place], request["token_ids"][place + 1 :]
+        placeholder = request["token_ids"].index(recognizer.processor.audio_token_id)
+        before, after = request["token_ids"][:placeholder], request["token_ids"][placeholder + 1 :]
         language = next(
             name
             for name in ("English", "Chinese")
             if recognizer.prompt_parts(name)[0] == before
-            and behind[: len(recognizer.prompt_parts(name)[1])] == recognizer.prompt_parts(name)[1]
+            and after[: len(recognizer.prompt_parts(name)[1])] == recognizer.prompt_parts(name)[1]
         )
-        transcript = torch.tensor(behind[len(recognizer.prompt_parts(language)[1]) :])
+        transcript = torch.tensor(after[len(recognizer.prompt_parts(language)[1]) :])
         prompts = recognizer.prompts([features], [language])
         with torch.no_grad(), self._lock:
             log_probs = forced_logits(recognizer, prompts, [transcript]).log_softmax(-1)
         length = prompts.input_ids.shape[1]
         best = log_probs.topk(sampling["prompt_logprobs"], dim=1)
         rows = []
-        for place, forced in enumerate(transcript.tolist()):
-            scores = {forced: log_probs[place, forced].item()}
-            scores |= dict(zip(best.indices[place].tolist(), best.values[place].tolist(), strict=True))
+        for position, forced in enumerate(transcript.tolist()):
+            scores = {forced: log_probs[position, forced].item()}
+            scores |= dict(zip(best.indices[position].tolist(), best.values[position].tolist(), strict=True))
             rows.append({str(token): {"logprob": score} for token, score in scores.items()})
-        answer = {
+        response = {
             "prompt_logprobs": [None] * length + rows,
             "prompt_token_ids": [*prompts.input_ids[0].tolist(), *transcript.tolist()],
         }
         if "prompt_logprob_token_ids" in sampling:
             assert sampling["prompt_logprob_start"] == length - 1
-            named = torch.tensor(sampling["prompt_logprob_token_ids"])
-            assert len(named) == len(transcript)
-            scores = log_probs.gather(1, named.clamp_min(0)).masked_fill(named < 0, -torch.inf)
+            ids = torch.tensor(sampling["prompt_logprob_token_ids"])
+            assert len(ids) == len(transcript)
+            scores = log_probs.gather(1, ids.clamp_min(0)).masked_fill(ids < 0, -torch.inf)
             file = io.BytesIO()
             np.save(file, scores.numpy())
-            answer["prompt_token_id_logprobs"] = base64.b64encode(file.getvalue()).decode()
-        return 200, answer
+            response["prompt_token_id_logprobs"] = base64.b64encode(file.getvalue()).decode()
+        return 200, response
 
 
 class _Handler(BaseHTTPRequestHandler):
     scores: ScoresServer
 
     def do_GET(self):
-        self.scores.awake.wait()
+        self.scores.responsive.wait()
         self.send_response(200 if self.path == "/health" else 404)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -109,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self._counted():
-            self.scores.awake.wait()
+            self.scores.responsive.wait()
             fault = self.scores.faults.pop(0) if self.scores.faults else None
             if fault == "drop":
                 self.close_connection = True
@@ -117,35 +118,35 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "hang":
                 time.sleep(1.5)
             time.sleep(self.scores.delay)
-            status, answer = (fault, {}) if isinstance(fault, int) else self.scores.answer(body)
+            status, response = (fault, {}) if isinstance(fault, int) else self.scores.respond(body)
             if self.scores.key is not None and self.headers["Authorization"] != f"Bearer {self.scores.key}":
-                status, answer = 401, {"error": "Unauthorized"}
-            encoded = json.dumps(fault(answer) if callable(fault) else answer).encode()
-            self.scores.answered += status == 200
+                status, response = 401, {"error": "Unauthorized"}
+            encoded = json.dumps(fault(response) if callable(fault) else response).encode()
+            self.scores.succeeded += status == 200
             try:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(encoded)))
                 self.end_headers()
                 self.wfile.write(encoded[: len(encoded) // 2] if fault == "cut" else encoded)
                 self.close_connection = fault == "cut"
-            except OSError:  # who hung up is not waiting for the answer
+            except OSError:  # the client has closed the connection
                 self.close_connection = True
 
     @contextmanager
     def _counted(self):
         scores = self.scores
-        scores.asked += 1
-        scores.busy += 1
-        scores.busiest = max(scores.busiest, scores.busy)
+        scores.received += 1
+        scores.active += 1
+        scores.max_active = max(scores.max_active, scores.active)
         yield
-        scores.busy -= 1
+        scores.active -= 1
 
     def log_message(self, *_):
         pass
 
 
 def serving(recognizer):
-    """Of a fixture: a server of a recogniser, stopped in the end."""
+    """The body of a fixture: a server around a recogniser, stopped afterwards."""
     recognizer.model.eval()
     server = ScoresServer(recognizer).start()
     yield server

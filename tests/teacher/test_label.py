@@ -14,9 +14,9 @@ from arkasr.teacher.label import failure_of, fastest_possible_seconds, label
 def manifest(tmp_path):
     generator = np.random.default_rng(0)
     rows = []
-    for place, seconds in enumerate((0.5, 2.0, 1.1)):
-        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-        rows.append({"audio": f"{place}.wav", "language": "English", "text": "truth", "id": str(place), "extra": place})
+    for index, seconds in enumerate((0.5, 2.0, 1.1)):
+        soundfile.write(tmp_path / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        rows.append({"audio": f"{index}.wav", "language": "English", "text": "truth", "id": str(index), "extra": index})
     (tmp_path / "3.wav").write_text("not audio")
     rows.insert(1, {"audio": "3.wav", "language": "English", "id": "broken"})
     path = tmp_path / "set.jsonl"
@@ -24,7 +24,7 @@ def manifest(tmp_path):
     return path
 
 
-def test_results_keep_the_order_and_a_bad_file_does_not_stop_the_rest(student, manifest):
+def test_results_keep_their_order_and_an_unreadable_file_fails_alone(student, manifest):
     written = recognize(student, read_manifest(manifest), RecognitionSettings(3.0, 5))
     assert [result.error is None for result in written] == [True, False, True, True]
     assert "3.wav: not audio that can be read" in written[1].error
@@ -33,7 +33,7 @@ def test_results_keep_the_order_and_a_bad_file_does_not_stop_the_rest(student, m
     assert written == alone
 
 
-def test_labels_are_the_teachers_and_what_is_dropped_is_counted(teacher, manifest):
+def test_labels_are_the_teachers_transcripts_and_dropped_ones_are_counted(teacher, manifest):
     labels = label(teacher, read_manifest(manifest), RecognitionSettings(30.0, 4))
     assert sum(labels.counts.values()) == 4
     assert labels.counts["unreadable"] == 1
@@ -45,7 +45,7 @@ def test_labels_are_the_teachers_and_what_is_dropped_is_counted(teacher, manifes
     assert everything.counts == {"kept": 3, "unreadable": 1}
 
 
-def test_what_cannot_be_heard_whole_or_asked_for_fails_alone(student, teacher, manifest):
+def test_a_long_recording_and_an_unsupported_language_fail_alone(student, teacher, manifest):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     soundfile.write(manifest.parent / "0.wav", np.full(31 * 16_000, 0.1), 16_000)
     del rows[2]["language"]
@@ -56,7 +56,7 @@ def test_what_cannot_be_heard_whole_or_asked_for_fails_alone(student, teacher, m
     assert written[3].error is None
     labels = label(teacher, read_manifest(manifest), RecognitionSettings(60.0, 5), drop_failures=False)
     assert labels.counts == {"kept": 1, "unreadable": 3}
-    assert [row["error"] for row in labels.dropped] == [written[place].error for place in (0, 1, 2)]
+    assert [row["error"] for row in labels.dropped] == [written[index].error for index in (0, 1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_obvious_failures(recognition, seconds, failure):
     assert failure_of(recognition, seconds) == failure
 
 
-def test_the_fastest_speech_is_counted_by_script():
+def test_the_fastest_speech_depends_on_the_script():
     assert fastest_possible_seconds("a" * 35) == pytest.approx(1)
     assert fastest_possible_seconds("今" * 12) == pytest.approx(1)
 
@@ -92,5 +92,5 @@ def test_the_fastest_speech_is_counted_by_script():
         ("", ""),
     ],
 )
-def test_what_was_written_is_cleaned_as_the_published_evaluation_cleans_it(raw, clean):
+def test_transcripts_are_cleaned_as_in_the_published_evaluation(raw, clean):
     assert clean_transcript(raw) == clean

@@ -1,4 +1,4 @@
-"""A real vLLM server with a small random Qwen3-ASR as the teacher, on real speech and real rollouts."""
+"""A small random Qwen3-ASR teacher on a real vLLM server, with real speech and rollouts."""
 
 import copy
 import os
@@ -33,8 +33,8 @@ UTTERANCES = 36
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a manifest of real speech in two languages, and a teacher and a student that know nothing."""
+def folder(tmp_path_factory):
+    """A folder with a manifest of real speech in two languages and an untrained teacher and student."""
     folder = tmp_path_factory.mktemp("served")
     books = read_manifest(SHARED_DATA / "librispeech-train-piece" / "all.jsonl")
     words = read_manifest(SHARED_DATA / "dspspeech20" / "dev.jsonl")
@@ -49,22 +49,22 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(place):
+def server(folder):
     options = ["--max-model-len", "1024", "--enforce-eager", "--max-logprobs", "512", "--enable-scale-out"]
-    # Few tokens at a time, so that several questions at once are read in pieces.
+    # A small batch, so that the server splits several simultaneous requests.
     options += ["--max-num-batched-tokens", "400"]
-    serving = VllmServer(place / "teacher", place / "server.log", *options).start().wait()
+    serving = VllmServer(folder / "teacher", folder / "server.log", *options).start().wait()
     yield serving
     serving.kill()
 
 
 @pytest.fixture
-def serve(place, server):
+def serve(folder, server):
     made = []
 
     def build(**options):
         replicas = Replicas([server.url], in_flight=8, timeout=60, patience=120)
-        made.append(ServedTeacher(load_without_weights(place / "teacher"), replicas, **options))
+        made.append(ServedTeacher(load_without_weights(folder / "teacher"), replicas, **options))
         return made[-1]
 
     yield build
@@ -72,53 +72,57 @@ def serve(place, server):
         served.close()
 
 
-def heard(place, *frontends):
-    """The whole manifest, as everybody hears it."""
+def examples_for(folder, *frontends):
+    """The examples of the manifest, with the features of all frontends."""
     examples = []
-    for utterance in read_manifest(place / "speech.jsonl"):
+    for utterance in read_manifest(folder / "speech.jsonl"):
         waveform = decode_audio(utterance.audio, utterance.begin_time, utterance.end_time)
         examples.append(Example(utterance, {each.frontend: each.features(waveform) for each in frontends}))
     return examples
 
 
-def questions_along_rollouts(stage, examples):
-    """What the stage asks its teacher about the student's own transcripts."""
-    asked = []
+def requests_along_rollouts(stage, examples):
+    """The stage's requests to its teacher about the student's own rollouts."""
+    recorded = []
 
-    def ask(questions, top_k, device):
-        asked.extend(questions)
-        return type(stage.teacher).ask(stage.teacher, questions, top_k, device)
+    def submit(requests, top_k, device):
+        recorded.extend(requests)
+        return type(stage.teacher).submit(stage.teacher, requests, top_k, device)
 
-    stage.teacher.ask = ask
+    stage.teacher.submit = submit
     with torch.no_grad():
         stage(examples, seed=0)
-    del stage.teacher.ask
-    return asked
+    del stage.teacher.submit
+    return recorded
 
 
-def test_scores_along_real_rollouts_are_those_of_the_teacher_in_process(place, serve, capsys):
-    served, student = serve(), load_recognizer(place / "student")
+def test_scores_along_rollouts_equal_those_of_the_teacher_in_process(folder, serve, capsys):
+    served, student = serve(), load_recognizer(folder / "student")
     settings = OBJECTIVE.model_copy(update={"rollout_temperature": 1.0})
     stage = DistillationStage(student, served, settings)
-    questions = questions_along_rollouts(stage, heard(place, student, served))
-    assert len(questions) == UTTERANCES
-    teacher = load_recognizer(place / "teacher")
+    requests = requests_along_rollouts(stage, examples_for(folder, student, served))
+    assert len(requests) == UTTERANCES
+    teacher = load_recognizer(folder / "teacher")
     teacher.model.eval()
-    for name, asked in {"named": served, "best": serve(best_tokens=64)}.items():
-        worst = check_servers(asked, teacher, questions, settings.top_k, tolerance=1e-4)
-        tokens = sum(len(question.transcript) for question in questions)
+    for name, tested in {"named": served, "best": serve(best_tokens=64)}.items():
+        worst = check_servers(tested, teacher, requests, settings.top_k, tolerance=1e-4)
+        tokens = sum(len(request.transcript) for request in requests)
         with capsys.disabled():
-            print(f"\n{name}: {len(questions)} utterances, {tokens} tokens: largest difference {worst:.1e} nats")
+            print(f"\n{name}: {len(requests)} utterances, {tokens} tokens: largest difference {worst:.1e} nats")
 
 
-@pytest.mark.parametrize("options", [{}, {"best_tokens": 10_000}], ids=["named", "best, which are all"])
-def test_loss_and_gradient_are_those_of_the_teacher_in_process(place, serve, options):
-    student, teacher, served = load_recognizer(place / "student"), load_recognizer(place / "teacher"), serve(**options)
-    examples = heard(place, student, teacher, served)[::3]
+@pytest.mark.parametrize("options", [{}, {"best_tokens": 10_000}], ids=["named", "all as best"])
+def test_loss_and_gradient_equal_those_of_the_teacher_in_process(folder, serve, options):
+    student, teacher, served = (
+        load_recognizer(folder / "student"),
+        load_recognizer(folder / "teacher"),
+        serve(**options),
+    )
+    examples = examples_for(folder, student, teacher, served)[::3]
     results = []
-    for asked in (teacher, served):
+    for scorer in (teacher, served):
         student.model.zero_grad()
-        loss = DistillationStage(student, asked, OBJECTIVE)(examples, seed=0)
+        loss = DistillationStage(student, scorer, OBJECTIVE)(examples, seed=0)
         loss.total.backward()
         gradient = torch.cat([part.grad.flatten() for part in student.model.parameters() if part.grad is not None])
         results.append((loss, gradient))
@@ -128,41 +132,43 @@ def test_loss_and_gradient_are_those_of_the_teacher_in_process(place, serve, opt
     assert (found_gradient - gradient).norm() < 1e-4 * gradient.norm()
 
 
-def test_a_server_that_is_stopped_in_mid_request_and_started_anew_costs_no_answer(place, server, serve, caplog, capsys):
-    served, teacher = serve(), load_recognizer(place / "teacher")
-    stage = DistillationStage(load_recognizer(place / "student"), served, OBJECTIVE)
-    questions = questions_along_rollouts(stage, heard(place, stage.student, served))
-    check_servers(served, teacher, questions[:1], OBJECTIVE.top_k, tolerance=1e-4)
-    expected = served.ask(questions * 2, OBJECTIVE.top_k, torch.device("cpu"))(lambda: False)
-    answer = served.ask(questions * 2, OBJECTIVE.top_k, torch.device("cpu"))
+def test_a_server_restart_during_requests_loses_no_scores(folder, server, serve, caplog, capsys):
+    served, teacher = serve(), load_recognizer(folder / "teacher")
+    stage = DistillationStage(load_recognizer(folder / "student"), served, OBJECTIVE)
+    requests = requests_along_rollouts(stage, examples_for(folder, stage.student, served))
+    check_servers(served, teacher, requests[:1], OBJECTIVE.top_k, tolerance=1e-4)
+    expected = served.submit(requests * 2, OBJECTIVE.top_k, torch.device("cpu"))(lambda: False)
+    wait_for_scores = served.submit(requests * 2, OBJECTIVE.top_k, torch.device("cpu"))
     time.sleep(0.5)
     started = time.monotonic()
     server.stop()
     stopped = time.monotonic()
     server.start()
-    found = answer(lambda: False)
-    told = [record.getMessage() for record in caplog.records]
+    found = wait_for_scores(lambda: False)
+    logged = [record.getMessage() for record in caplog.records]
     with capsys.disabled():
-        print(f"\nstopped in {stopped - started:.0f} s, answered {time.monotonic() - stopped:.0f} s later; {told[0]}")
-    assert "is set aside" in told[0]
-    assert "answers again" in told[-1]
+        print(
+            f"\nstopped in {stopped - started:.0f} s, responded {time.monotonic() - stopped:.0f} s later; {logged[0]}"
+        )
+    assert "is unhealthy" in logged[0]
+    assert "is healthy again" in logged[-1]
     assert torch.equal(found.top.ids, expected.top.ids)
-    asked_for = torch.cat([question.named[question.positions >= 0] for question in questions * 2])
-    torch.testing.assert_close(found.of(asked_for), expected.of(asked_for), rtol=0, atol=1e-4)
+    ids = torch.cat([request.requested_ids[request.positions >= 0] for request in requests * 2])
+    torch.testing.assert_close(found.log_probs_of(ids), expected.log_probs_of(ids), rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
-def recipe(place, server):
-    """On-policy distillation from the server, as a user writes it down."""
+def recipe(folder, server):
+    """A recipe for on-policy distillation from the server."""
     step = {"steps": 10, "batch_seconds": 60, "learning_rate": 1.0e-3, "checkpoint_every": 4}
     served = {"urls": [server.url], "patience_seconds": 240, "in_flight": 4}
     return {
         "name": "served",
-        "corpus": {"folder": str(place)},
+        "corpus": {"folder": str(folder)},
         "sets": {"speech": {"manifest": "speech.jsonl"}},
         "models": {
-            "teacher": {"pretrained": str(place / "teacher"), "served": served},
-            "student": {"pretrained": str(place / "student")},
+            "teacher": {"pretrained": str(folder / "teacher"), "served": served},
+            "student": {"pretrained": str(folder / "student")},
         },
         "stages": {
             "opd": {
@@ -178,12 +184,12 @@ def recipe(place, server):
     }
 
 
-def test_a_killed_and_restarted_server_costs_a_run_time_and_nothing_else(place, server, recipe, capsys):
-    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    undisturbed, seconds = metrics_of_a_run(place, "undisturbed", None)
-    disturbed, seconds_disturbed = metrics_of_a_run(place, "disturbed", server)
+def test_a_killed_and_restarted_server_does_not_change_the_losses(folder, server, recipe, capsys):
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    undisturbed, seconds = metrics_of_a_run(folder, "undisturbed", None)
+    disturbed, seconds_disturbed = metrics_of_a_run(folder, "disturbed", server)
     assert [line["step"] for line in disturbed] == [line["step"] for line in undisturbed] == list(range(1, 11))
-    # Which requests share a batch of the server's is chance, and changes the last bits of its sums.
+    # The server's batches are not deterministic, and they change the last bits of its sums.
     drift = max(abs(b["loss"] / a["loss"] - 1) for a, b in zip(undisturbed, disturbed, strict=True))
     with capsys.disabled():
         print(f"\n10 steps in {seconds:.0f} s, with a kill {seconds_disturbed:.0f} s: losses differ by {drift:.1e}")
@@ -192,34 +198,34 @@ def test_a_killed_and_restarted_server_costs_a_run_time_and_nothing_else(place, 
         assert [line[name] for line in disturbed] == [line[name] for line in undisturbed], name
 
 
-def metrics_of_a_run(place, name, server):
-    """`metrics.jsonl` of a run of the recipe; a server given is killed after three steps, and started anew."""
-    metrics = place / name / "stages" / "opd" / "metrics.jsonl"
-    command = [sys.executable, "-m", "arkasr", "run", str(place / "recipe.yaml"), "--output", str(place / name)]
+def metrics_of_a_run(folder, name, server):
+    """The rows of `metrics.jsonl` of a run. `server`, if given, is killed after three steps and restarted."""
+    metrics = folder / name / "stages" / "opd" / "metrics.jsonl"
+    command = [sys.executable, "-m", "arkasr", "run", str(folder / "recipe.yaml"), "--output", str(folder / name)]
     started = time.monotonic()
-    with (place / f"{name}.log").open("wb") as log:
+    with (folder / f"{name}.log").open("wb") as log:
         run = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
     if server is not None:
         while run.poll() is None and (not metrics.exists() or len(read_rows(metrics)) < 3):
             time.sleep(0.02)
-        assert run.poll() is None, (place / f"{name}.log").read_text()
+        assert run.poll() is None, (folder / f"{name}.log").read_text()
         server.kill()
         time.sleep(2)
         assert run.poll() is None
         server.start()
-    assert run.wait(timeout=400) == 0, (place / f"{name}.log").read_text()
+    assert run.wait(timeout=400) == 0, (folder / f"{name}.log").read_text()
     return read_rows(metrics), time.monotonic() - started
 
 
-def test_a_run_with_a_server_of_other_weights_stops_with_one_line(place, recipe):
+def test_a_run_with_a_server_of_other_weights_stops_with_one_line(folder, recipe):
     recipe = copy.deepcopy(recipe)
-    recipe["models"]["teacher"]["pretrained"] = str(place / "other")
-    other = load_recognizer(place / "teacher")
+    recipe["models"]["teacher"]["pretrained"] = str(folder / "other")
+    other = load_recognizer(folder / "teacher")
     with torch.no_grad():
         other.decoder.norm.weight.mul_(1.01)
-    other.save(place / "other")
-    (place / "other.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "arkasr", "run", str(place / "other.yaml"), "--output", str(place / "stopped")]
+    other.save(folder / "other")
+    (folder / "other.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "arkasr", "run", str(folder / "other.yaml"), "--output", str(folder / "stopped")]
     stopped = subprocess.run(command, capture_output=True, text=True, check=False)
     assert stopped.returncode == 2
     assert "more than `served.tolerance` (0.001); serve the same weights in float32" in stopped.stderr

@@ -1,4 +1,4 @@
-"""A run that is asked to stop while it waits for its teacher."""
+"""A run that gets a stop signal while it waits for its teacher."""
 
 import copy
 import json
@@ -22,27 +22,27 @@ from arkasr.train.metrics import read_metrics
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
 from tests.models import TEXTS
-from tests.teacher.asking import OBJECTIVE
+from tests.teacher.requests import OBJECTIVE
 from tests.train.stream import Stream
 
 SETTINGS = OptimizationSettings(steps=5, batch_seconds=10, accumulation=2, learning_rate=1e-2)
 
 
-def falls_asleep(server, after):
-    """Have a server answer so many requests more, and then none."""
-    answer = server.answer
+def hang_after(server, successes):
+    """Make a server stop responding once its count of successful requests reaches `successes`."""
+    respond = server.respond
 
-    def answer_until(request):
-        if server.answered >= after:
-            server.awake.clear()
-            server.awake.wait()
-        return answer(request)
+    def respond_until(request):
+        if server.succeeded >= successes:
+            server.responsive.clear()
+            server.responsive.wait()
+        return respond(request)
 
-    server.answer = answer_until
+    server.respond = respond_until
 
 
 @pytest.mark.parametrize("after", [0, 13])
-def test_a_stop_while_no_teacher_answers_is_heard_at_once_and_nothing_is_lost(
+def test_a_stop_signal_without_teacher_responses_acts_at_once_and_resumes_exactly(
     student, teacher, hear, server, serve, tmp_path, after
 ):
     served = serve(server)
@@ -55,16 +55,14 @@ def test_a_stop_while_no_teacher_answers_is_heard_at_once_and_nothing_is_lost(
         train(stage, Stream(batches), SETTINGS, folder, seed=3)
         return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.memory()
 
-    whole, memory = run(tmp_path / "whole")
-    # Of five questions a step.
-    finished = after // 5
+    uninterrupted, memory = run(tmp_path / "uninterrupted")
+    finished = after // 5  # five requests a step
     student.model.load_state_dict(start)
-    asleep_after = server.answered + after
-    falls_asleep(server, asleep_after)
+    hang_after(server, server.succeeded + after)
     signalled = []
 
     def stop():
-        while server.awake.is_set():
+        while server.responsive.is_set():
             time.sleep(0.01)
         signalled.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
@@ -74,32 +72,30 @@ def test_a_stop_while_no_teacher_answers_is_heard_at_once_and_nothing_is_lost(
         run(tmp_path / "stopped")
     assert time.monotonic() - signalled[0] < 3.0
     assert caught.value.signal == signal.SIGTERM
-    del server.answer
-    server.awake.set()
+    del server.respond
+    server.responsive.set()
     student.model.load_state_dict(start)
     resumed, memory_of_resumed = run(tmp_path / "stopped")
-    for name, value in whole.items():
+    for name, value in uninterrupted.items():
         assert torch.equal(resumed[name], value), name
     for name in ("names", "tokens"):
         assert torch.equal(memory_of_resumed[name], memory[name])
-    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("uninterrupted", "stopped")]
     assert [line["step"] for line in lines[1]] == [1, 2, 3, 4, 5]
     assert [line["loss"] for line in lines[1]] == [line["loss"] for line in lines[0]]
 
 
-def test_a_step_of_many_micro_batches_is_given_up_at_the_first_that_is_not_answered(
-    student, teacher, hear, server, serve, tmp_path
-):
+def test_a_step_is_interrupted_at_its_first_micro_batch_without_scores(student, teacher, hear, server, serve, tmp_path):
     served = serve(server)
     settings = SETTINGS.model_copy(update={"accumulation": 32})
-    before = server.asked
-    falls_asleep(server, server.answered + 2)
+    before = server.received
+    hang_after(server, server.succeeded + 2)
     threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     stream = Stream([hear(student, served)[:1]])
     with pytest.raises(Interrupted, match="stopped behind step 0"):
         train(DistillationStage(student, served, OBJECTIVE), stream, settings, tmp_path, seed=3)
-    server.awake.set()
-    assert server.asked - before == 3  # of the step's 32 questions
+    server.responsive.set()
+    assert server.received - before == 3  # of the step's 32 requests
 
 
 @pytest.fixture
@@ -108,10 +104,10 @@ def recipe(student, teacher, server, tmp_path):
     teacher.save(tmp_path / "teacher")
     generator = np.random.default_rng(0)
     rows = []
-    for place in range(12):
-        seconds = 0.6 + 0.05 * place
-        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-        row = {"audio": f"{place}.wav", "text": TEXTS[place % 2], "language": "English", "duration": seconds}
+    for index in range(12):
+        seconds = 0.6 + 0.05 * index
+        soundfile.write(tmp_path / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        row = {"audio": f"{index}.wav", "text": TEXTS[index % 2], "language": "English", "duration": seconds}
         rows.append(json.dumps(row))
     (tmp_path / "train.jsonl").write_text("\n".join(rows))
     served = {"urls": [server.url], "weights": False}
@@ -136,13 +132,13 @@ def recipe(student, teacher, server, tmp_path):
 
 
 def launched(recipe, name, *options, count=2):
-    """The processes of a run, started as SLURM starts them, so that a signal reaches one of them only."""
+    """The processes of a run, started as by SLURM: a signal reaches one process only."""
     command = [sys.executable, "-m", "arkasr", "run", str(recipe), "--output", str(recipe.parent / name), *options]
-    with_port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
             command,
-            env=os.environ | with_port | {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | rendezvous | {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -157,33 +153,34 @@ def free_port():
 
 
 def finished(processes):
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    return [process.returncode for process in processes], said
+    logs = [process.communicate(timeout=120)[1] for process in processes]
+    return [process.returncode for process in processes], logs
 
 
-def test_a_signal_to_one_of_two_processes_stops_both_while_no_teacher_answers(recipe, server):
-    status, said = finished(launched(recipe, "whole", count=1))
-    assert status == [0], said
+def test_a_signal_to_one_process_stops_both_while_they_wait_for_the_teacher(recipe, server):
+    status, logs = finished(launched(recipe, "uninterrupted", count=1))
+    assert status == [0], logs
     for stage, options in (("copies", []), ("shares", ["--resume"])):
         processes = launched(recipe, "stopped", *options)
         log = recipe.parent / "stopped" / "stages" / stage / "metrics.jsonl"
         while not (log.exists() and len(log.read_text().splitlines()) >= 2):
             assert [process.poll() for process in processes] == [None, None]
             time.sleep(0.01)
-        server.awake.clear()
-        time.sleep(1.0)  # both have come to where they wait
+        server.responsive.clear()
+        time.sleep(1.0)  # both now wait for scores
         processes[1].send_signal(signal.SIGUSR1)
         started = time.monotonic()
-        status, said = finished(processes)
+        status, logs = finished(processes)
         assert time.monotonic() - started < 20.0
-        assert status == [128 + signal.SIGUSR1] * 2, said
-        assert all("which is in a checkpoint; continue with --resume" in text for text in said)
-        server.awake.set()
-    status, said = finished(launched(recipe, "stopped", "--resume", count=1))
-    assert status == [0], said
+        assert status == [128 + signal.SIGUSR1] * 2, logs
+        assert all("which is in a checkpoint; continue with --resume" in log for log in logs)
+        server.responsive.set()
+    status, logs = finished(launched(recipe, "stopped", "--resume", count=1))
+    assert status == [0], logs
     for stage in ("copies", "shares"):
-        whole, stopped = (
-            read_metrics(recipe.parent / run / "stages" / stage / "metrics.jsonl") for run in ("whole", "stopped")
+        uninterrupted, stopped = (
+            read_metrics(recipe.parent / run / "stages" / stage / "metrics.jsonl")
+            for run in ("uninterrupted", "stopped")
         )
         assert [line["step"] for line in stopped] == list(range(1, 7))
-        assert [line["loss"] for line in stopped] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
+        assert [line["loss"] for line in stopped] == pytest.approx([line["loss"] for line in uninterrupted], rel=1e-5)

@@ -9,8 +9,8 @@ from arkasr.teacher.vocabulary import map_vocabularies
 
 
 def tokenizer(words, special=(), added=()):
-    """A tokenizer whose ids are the places of `words`, then of `special`, then of `added`."""
-    vocabulary = {word: place for place, word in enumerate(words)}
+    """A tokenizer with ids in the order of `words`, `special` and `added`."""
+    vocabulary = {word: index for index, word in enumerate(words)}
     built = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token=words[0])))
     built.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     built.add_tokens([AddedToken(token, special=False, normalized=False) for token in added])
@@ -28,7 +28,7 @@ def teacher():
     return tokenizer(words, special=["<|user|>", "<|end|>", "<|im_end|>"], added=["<asr_text>"])
 
 
-def test_ids_map_by_token_string_and_the_stop_tokens_to_each_other(student, teacher):
+def test_equal_token_strings_map_and_the_stop_tokens_map_to_each_other(student, teacher):
     result = map_vocabularies(
         student, teacher, student_stop=4, teacher_stop=6, student_vocab_size=10, teacher_vocab_size=12
     )
@@ -36,8 +36,8 @@ def test_ids_map_by_token_string_and_the_stop_tokens_to_each_other(student, teac
     assert result.student_to_teacher.tolist() == [3, 2, 1, 4, 6, 5, -1, -1, -1, -1]
 
 
-def test_a_stop_token_has_no_other_partner_of_the_same_name(student, teacher):
-    """The teacher has an `<|im_end|>` too, but stops with `<|end|>`, which is the student's `<|im_end|>`."""
+def test_a_stop_token_does_not_map_to_an_equal_string(student, teacher):
+    """The teacher has an `<|im_end|>`, but stops with `<|end|>`, which maps to the student's `<|im_end|>`."""
     result = map_vocabularies(
         student, teacher, student_stop=4, teacher_stop=6, student_vocab_size=8, teacher_vocab_size=9
     )
@@ -68,7 +68,7 @@ def test_permuted_vocabularies_map_completely():
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0)).tolist()
     result = map_vocabularies(
         tokenizer(words),
-        tokenizer([words[place] for place in order]),
+        tokenizer([words[index] for index in order]),
         student_stop=order[7],
         teacher_stop=7,
         student_vocab_size=50,
@@ -77,22 +77,22 @@ def test_permuted_vocabularies_map_completely():
     assert result.teacher_to_student.tolist() == order
 
 
-def test_allowed_are_ordinary_tokens_and_the_stop(student, teacher):
+def test_ordinary_tokens_and_the_stop_token_are_allowed(student, teacher):
     assert allowed_tokens(student, 10, stop_token_id=4).nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4, 7]
     assert allowed_tokens(teacher, 9, stop_token_id=6).nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4, 6]
 
 
-def test_special_tokens_are_out_however_they_are_written_and_plain_added_words_are_in():
+def test_special_tokens_are_forbidden_and_plain_added_tokens_are_allowed():
     both = tokenizer(["a"], special=["[noise]", "<stop>"], added=["word", "<unit>"])
     assert allowed_tokens(both, 5, stop_token_id=2).tolist() == [True, False, True, True, False]
 
 
-def test_ids_from_a_first_blocked_one_are_out_but_the_stop_stays(student):
+def test_ids_from_first_blocked_id_are_forbidden_except_the_stop_token(student):
     allowed = allowed_tokens(student, 10, stop_token_id=4, first_blocked_id=2)
     assert allowed.nonzero().squeeze(1).tolist() == [0, 1, 4]
 
 
-def test_rows_without_a_token_are_out(student):
+def test_ids_without_a_token_are_forbidden(student):
     assert allowed_tokens(student, 100, stop_token_id=4).shape == (100,)
     assert not allowed_tokens(student, 100, stop_token_id=4)[8:].any()
 

@@ -77,7 +77,7 @@ def test_a_manifest_keeps_its_fields_and_order_and_a_bad_line_does_not_stop_the_
     finished = transcribe(manifest, "-o", output, model=model)
     assert finished.returncode == 2
     last = finished.stderr.decode().strip().splitlines()[-1]
-    assert last.startswith("arkasr: 1 of 30 recordings not (wholly) transcribed; first: ")
+    assert last.startswith("arkasr: 1 of 30 recordings not transcribed, or not completely; the first: ")
     assert "absent.flac: no such audio file" in last
     found = rows_of(output)
     assert [{key: row[key] for key in rows[0]} for row in found] == rows
@@ -122,7 +122,9 @@ def test_an_interrupted_run_says_how_to_go_on(manifest, model):
     process.send_signal(signal.SIGINT)
     printed = process.communicate()[1].decode().strip().splitlines()
     assert process.returncode == 130
-    assert printed[-1] == ("arkasr: interrupted; `run` and `train` continue with --resume, `transcribe` as it is")
+    assert printed[-1] == (
+        "arkasr: interrupted; `run` and `train` continue with --resume, repeat `transcribe` as it was"
+    )
     assert journal.is_file()
     assert not output.exists()
 

@@ -1,4 +1,4 @@
-"""A vLLM server on the CPU in processes of its own, started as a user would, and killed as a machine would."""
+"""A vLLM server on the CPU, in its own processes, that tests start, stop and kill."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ SECONDS_TO_START = 240
 
 
 class VllmServer:
-    """Serves a folder in float32 on a port of its own, the same one after every start."""
+    """Serves a folder in float32. The port stays the same after a restart."""
 
     def __init__(self, model, log, *arguments):
         with socket.socket() as free:
@@ -22,7 +22,7 @@ class VllmServer:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        # What `vllm serve` runs; the CPU build's own command does not find its version.
+        # The module behind `vllm serve`, which does not work in the CPU build.
         self.command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         self.command += ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", *arguments]
         self.process = None
@@ -56,13 +56,13 @@ class VllmServer:
             return False
 
     def stop(self):
-        """SIGTERM, as a scheduler stops it; what it leaves behind is killed."""
+        """Send SIGTERM, as a scheduler does, then kill the remaining processes."""
         self.process.terminate()
         self.process.wait(timeout=60)
         self.kill()
 
     def kill(self):
-        """SIGKILL for the server and every process it has started."""
+        """Send SIGKILL to the server and all its processes."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -1,4 +1,4 @@
-"""Ark-ASR in vLLM against this package's own decoding. One engine serves all tests: it takes seconds to start."""
+"""Ark-ASR in vLLM against `decode`. All tests share one engine, since a start takes seconds."""
 
 import copy
 import json
@@ -14,12 +14,12 @@ from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
-from arkasr.vllm.questions import questions
+from arkasr.vllm.requests import requests_for
 from tests.models import SMALL_STUDENT, TEXTS
 from tests.train.test_loop import SETTINGS, Stream
 
 pytestmark = pytest.mark.vllm
-# vLLM's attention on the CPU knows heads of 32 numbers and more.
+# vLLM's attention on the CPU supports head sizes from 32.
 SIZES = SMALL_STUDENT | {"hidden_size": 64}
 MAX_NEW_TOKENS = 24
 
@@ -57,14 +57,14 @@ def assert_same(found, expected):
     assert found.stopped.tolist() == expected.stopped.tolist()
 
 
-def test_tokens_that_may_not_be_written_are_not_even_where_they_score_highest(engine, student, prompts):
-    asked = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **prompts.audio}
+def test_forbidden_tokens_are_never_written_even_with_the_highest_scores(engine, student, prompts):
+    inputs = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **prompts.audio}
     with torch.no_grad():
         embeddings = student.model.lm_head.weight
         untrained = embeddings.clone()
-        favourite = student.model(**asked).logits[0, -1].argmax()
+        favourite = student.model(**inputs).logits[0, -1].argmax()
         embeddings[~student.allowed_tokens] = 3 * embeddings[favourite]
-        assert not student.allowed_tokens[student.model(**asked).logits[:, -1].argmax(-1)].any()
+        assert not student.allowed_tokens[student.model(**inputs).logits[:, -1].argmax(-1)].any()
     engine.updated()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert all(student.allowed_tokens[tokens].all() for tokens in found.tokens)
@@ -74,9 +74,7 @@ def test_tokens_that_may_not_be_written_are_not_even_where_they_score_highest(en
     engine.updated()
 
 
-def test_after_steps_of_an_optimizer_the_rollouts_are_those_of_the_new_weights(
-    engine, student, hear, prompts, tmp_path
-):
+def test_after_optimizer_steps_rollouts_use_the_new_weights(engine, student, hear, prompts, tmp_path):
     before = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     learn(student, hear(student), tmp_path, steps=60)
     engine.updated()
@@ -87,8 +85,8 @@ def test_after_steps_of_an_optimizer_the_rollouts_are_those_of_the_new_weights(
 
 
 @pytest.mark.parametrize("part", ["audio_encoder", "model.embed_tokens", "model.layers", "model.norm"])
-def test_whatever_part_of_the_weights_changes_a_clip_heard_before_is_heard_anew(engine, student, prompts, part):
-    """The tied head among them, of which vLLM keeps a packed copy, and the embeddings of clips, which it caches."""
+def test_a_change_of_any_weights_changes_the_transcripts_of_known_clips(engine, student, prompts, part):
+    """Covers the tied head, of which vLLM keeps a packed copy, and cached audio embeddings."""
     before = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     with torch.no_grad():
         for parameter in student.model.get_submodule(part).parameters():
@@ -99,32 +97,34 @@ def test_whatever_part_of_the_weights_changes_a_clip_heard_before_is_heard_anew(
     assert_same(found, decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS))
 
 
-def test_what_was_asked_before_an_update_is_written_with_the_weights_of_then(engine, student, prompts):
-    asked = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+def test_a_pending_call_uses_the_weights_of_its_submission(engine, student, prompts):
+    pending = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     expected = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     with torch.no_grad():
         for parameter in student.model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     engine.updated()
-    asked_later = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
-    assert_same(asked(), expected)
+    pending_later = engine.ask(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
+    assert_same(pending(), expected)
     now = decode(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in now.tokens] != [tokens.tolist() for tokens in expected.tokens]
-    assert_same(asked_later(), now)
+    assert_same(pending_later(), now)
 
 
-def test_the_prompt_that_vllm_reads_and_that_its_server_makes_is_that_of_training(engine, student, prompts):
+def test_vllm_and_its_server_use_the_prompt_of_training(engine, student, prompts):
     from arkasr.vllm.inputs import prompt_token_ids
 
-    asked = questions(student, prompts)
-    answers = engine._llm.generate(asked, use_tqdm=False)
+    requests = requests_for(student, prompts)
+    results = engine._llm.generate(requests, use_tqdm=False)
     frames = prompts.audio["audios_mask"].sum(1).tolist()
-    assert [answer.prompt_token_ids for answer in answers] == [student.prompt_ids(count, None) for count in frames]
-    assert [question["prompt_token_ids"] for question in asked] == [prompt_token_ids(student.tokenizer)] * len(asked)
+    assert [result.prompt_token_ids for result in results] == [student.prompt_ids(count, None) for count in frames]
+    assert [request["prompt_token_ids"] for request in requests] == [prompt_token_ids(student.tokenizer)] * len(
+        requests
+    )
 
 
-def test_drawn_tokens_differ_between_seeds_and_not_with_the_same(engine, student, prompts):
-    def drawn(seed):
+def test_sampled_tokens_depend_on_the_seed_only(engine, student, prompts):
+    def sampled(seed):
         uniforms = torch.rand(
             len(TEXTS), MAX_NEW_TOKENS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
         )
@@ -132,10 +132,10 @@ def test_drawn_tokens_differ_between_seeds_and_not_with_the_same(engine, student
         assert all(student.allowed_tokens[tokens].all() for tokens in written.tokens)
         return [tokens.tolist() for tokens in written.tokens]
 
-    assert drawn(0) == drawn(0) != drawn(1)
+    assert sampled(0) == sampled(0) != sampled(1)
 
 
-def test_distillation_takes_the_same_steps_with_either_engine(engine, student, teacher, hear, tmp_path):
+def test_distillation_takes_equal_steps_with_both_engines(engine, student, teacher, hear, tmp_path):
     examples = hear(student, teacher)
     learn(student, examples, tmp_path / "student", steps=60)
     start = copy.deepcopy(student.model.state_dict())
@@ -154,8 +154,8 @@ def test_distillation_takes_the_same_steps_with_either_engine(engine, student, t
     assert own[-1]["loss"] != pytest.approx(own[0]["loss"], rel=1e-2)
 
 
-def test_every_rank_of_a_run_has_an_engine_with_its_weights():
-    """Of several ranks, Transformers writes models in the first one only."""
+def test_every_rank_has_an_engine_with_its_weights():
+    """Transformers writes models on rank 0 only; every engine needs a copy."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.vllm.two_ranks"]
     done = subprocess.run(launch, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

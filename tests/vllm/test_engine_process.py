@@ -1,4 +1,4 @@
-"""What happens to an engine's process when signals come and when its trainer goes."""
+"""An engine's processes ignore signals and end with their trainer."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @pytest.mark.parametrize(("index", "listed", "expected"), [(1, None, "1"), (1, "4,6", "6"), (0, "GPU-8f2", "GPU-8f2")])
-def test_an_engine_sees_the_accelerator_of_its_rank_alone(index, listed, expected):
+def test_an_engine_sees_only_the_accelerator_of_its_rank(index, listed, expected):
     assert visible_device(index, listed) == expected
 
 
@@ -29,7 +29,7 @@ def alive(pid):
 
 
 @pytest.mark.vllm
-def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it(tmp_path):
+def test_an_engine_ignores_signals_and_ends_with_its_trainer(tmp_path):
     pytest.importorskip("vllm")
     trainer = subprocess.Popen(
         [sys.executable, "-m", "tests.vllm.trainer"],
@@ -54,17 +54,17 @@ def test_an_engine_leaves_signals_to_its_trainer_and_ends_with_it(tmp_path):
     while any(map(alive, before["engine"])):
         assert time.monotonic() < deadline, "the engine outlived its trainer"
         time.sleep(0.1)
-    cleaning = "from arkasr.scratch import scratch_folder; scratch_folder()"
-    subprocess.run([sys.executable, "-c", cleaning], env=os.environ | {"TMPDIR": str(tmp_path)}, check=True)
+    cleanup = "from arkasr.scratch import scratch_folder; scratch_folder()"
+    subprocess.run([sys.executable, "-c", cleanup], env=os.environ | {"TMPDIR": str(tmp_path)}, check=True)
     assert not list(tmp_path.glob("arkasr-*"))
 
 
 @pytest.mark.vllm
-def test_an_engine_that_has_died_is_an_error_in_a_line():
+def test_a_killed_engine_is_reported_in_one_line():
     pytest.importorskip("vllm")
-    from tests.vllm.trainer import begin, engine_pids, write
+    from tests.vllm.trainer import engine_pids, start_engine, write
 
-    student, engine = begin()
+    student, engine = start_engine()
     expected = write(student, engine)
     os.kill(engine_pids()[0], signal.SIGKILL)
     with pytest.raises(InputError, match="its process has ended"):

@@ -1,4 +1,4 @@
-"""Labels through vLLM, by a teacher of either family, against the teacher's own."""
+"""Labels from a teacher in vLLM against those from the teacher itself, for each family."""
 
 import numpy as np
 import pytest
@@ -20,19 +20,19 @@ SETTINGS = RecognitionSettings(batch_seconds=5, max_new_tokens=20)
 
 @pytest.fixture
 def utterances(tmp_path):
-    """Noise of several lengths, and a file that cannot be read."""
+    """Noise of several lengths, and an unreadable file."""
     generator = np.random.default_rng(0)
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     rows = [{"audio": "broken.wav", "language": "English", "duration": 1.0}]
-    for place, seconds in enumerate((1.1, 2.5, 1.7, 3.2)):
-        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-        rows.append({"audio": f"{place}.wav", "language": "English"})
+    for index, seconds in enumerate((1.1, 2.5, 1.7, 3.2)):
+        soundfile.write(tmp_path / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        rows.append({"audio": f"{index}.wav", "language": "English"})
     write_manifest(tmp_path / "noise.jsonl", rows)
     return read_manifest(tmp_path / "noise.jsonl")
 
 
 @pytest.mark.parametrize("family", ["arkasr", "qwen3_asr"])
-def test_a_teacher_in_vllm_writes_the_labels_that_it_writes_itself(family, vocabulary, utterances, tmp_path):
+def test_labels_from_vllm_equal_those_of_the_teacher_itself(family, vocabulary, utterances, tmp_path):
     torch.manual_seed(0)
     if family == "arkasr":
         teacher = build_ark_asr(SIZES, vocabulary)

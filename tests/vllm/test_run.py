@@ -1,4 +1,4 @@
-"""A recipe whose rollouts vLLM writes a step ahead, stopped by a signal to all of its processes, and continued."""
+"""A run with vLLM rollouts one step ahead, stopped by a signal to all its processes, and resumed."""
 
 import os
 import signal
@@ -36,11 +36,11 @@ def recipe(vocabulary, hear, tmp_path):
     small_teacher(vocabulary).save(tmp_path / "teacher")
     generator = np.random.default_rng(0)
     rows = []
-    for place in range(12):
-        seconds = 0.6 + 0.05 * place
-        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-        text = TEXTS[place % len(TEXTS)]
-        rows.append({"audio": f"{place}.wav", "text": text, "language": "English", "duration": seconds})
+    for index in range(12):
+        seconds = 0.6 + 0.05 * index
+        soundfile.write(tmp_path / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        text = TEXTS[index % len(TEXTS)]
+        rows.append({"audio": f"{index}.wav", "text": text, "language": "English", "duration": seconds})
     write_manifest(tmp_path / "train.jsonl", rows)
     opd = {
         "kind": "opd",
@@ -78,10 +78,10 @@ def metrics(output):
 
 
 @pytest.mark.vllm
-def test_a_run_that_is_stopped_in_all_its_processes_continues_with_the_rollouts_under_way(recipe, tmp_path):
+def test_a_run_whose_processes_all_get_a_signal_resumes_with_its_pending_rollouts(recipe, tmp_path):
     pytest.importorskip("vllm")
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert start(recipe, whole).wait(timeout=300) == 0, (tmp_path / "whole.log").read_text()
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    assert start(recipe, uninterrupted).wait(timeout=300) == 0, (tmp_path / "uninterrupted.log").read_text()
     running = start(recipe, stopped)
     while len(metrics(stopped)) < 3:
         assert running.poll() is None, (tmp_path / "stopped.log").read_text()
@@ -91,7 +91,9 @@ def test_a_run_that_is_stopped_in_all_its_processes_continues_with_the_rollouts_
     done = len(metrics(stopped))
     assert 3 <= done < STEPS
     assert start(recipe, stopped).wait(timeout=300) == 0, (tmp_path / "stopped.log").read_text()
-    losses = [[line["loss"] for line in metrics(output)] for output in (whole, stopped)]
+    losses = [[line["loss"] for line in metrics(output)] for output in (uninterrupted, stopped)]
     assert losses[0] == losses[1]
-    ours, theirs = (load_file(output / "stages" / "opd" / "model" / "model.safetensors") for output in (whole, stopped))
+    ours, theirs = (
+        load_file(output / "stages" / "opd" / "model" / "model.safetensors") for output in (uninterrupted, stopped)
+    )
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

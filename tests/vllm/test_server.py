@@ -1,4 +1,4 @@
-"""vLLM's own server with the plugin: what it answers to a recording is what this package writes down."""
+"""vLLM's own server with the plugin gives the transcripts of this package."""
 
 import io
 
@@ -35,23 +35,23 @@ def url(request, student, tmp_path_factory):
         server.kill()
 
 
-def heard_by(student: ArkAsr, waveform: np.ndarray) -> str:
+def transcript_of(student: ArkAsr, waveform: np.ndarray) -> str:
     written = decode(student, student.prompts([student.features(waveform)], [None]), max_new_tokens=256)
     return clean_transcript(student.transcript_text(written.tokens[0]))
 
 
-def test_the_server_writes_what_this_package_writes(url, student):
-    """Clips of several lengths, the first of them twice: vLLM keeps what it has heard."""
+def test_the_server_gives_the_transcripts_of_this_package(url, student):
+    """The first clip is sent twice, since vLLM caches clips."""
     generator = np.random.default_rng(0)
     clips = [generator.normal(size=int(seconds * 16_000)).astype(np.float32) * 0.1 for seconds in (0.9, 2.0, 0.01)]
     for clip in (*clips, clips[0]):
         file = io.BytesIO()
         soundfile.write(file, clip, 16_000, format="WAV", subtype="FLOAT")
-        answer = httpx2.post(
+        response = httpx2.post(
             f"{url}/v1/audio/transcriptions",
             files={"file": ("clip.wav", file.getvalue())},
             data={"model": "ark", "language": "en"},
             timeout=60,
         )
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["text"] == heard_by(student, clip)
+        assert response.status_code == 200, response.text
+        assert response.json()["text"] == transcript_of(student, clip)

@@ -1,4 +1,4 @@
-"""What holds where vLLM is not installed."""
+"""Behaviour without vLLM installed."""
 
 import subprocess
 import sys
@@ -8,17 +8,15 @@ import pytest
 from arkasr.errors import InputError
 from arkasr.vllm.engine import VllmEngine
 
-EVERYTHING_BUT_THE_PLUGIN = "import arkasr.cli, arkasr.run.run, arkasr.vllm.engine, sys; print('vllm' in sys.modules)"
+IMPORTS = "import arkasr.cli, arkasr.run.run, arkasr.vllm.engine, sys; print('vllm' in sys.modules)"
 
 
 def test_nothing_but_the_plugin_imports_vllm():
-    found = subprocess.run(
-        [sys.executable, "-c", EVERYTHING_BUT_THE_PLUGIN], capture_output=True, text=True, check=True
-    )
+    found = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 
 
-def test_an_engine_without_vllm_says_what_to_install(student, monkeypatch):
+def test_the_error_without_vllm_names_the_package_to_install(student, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(InputError, match=r"pip install 'arkasr\[vllm\]'"):
         VllmEngine(student, max_new_tokens=8, dtype="float32", cache_gib=1.0)

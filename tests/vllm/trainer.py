@@ -1,4 +1,4 @@
-"""A process with an engine, which writes transcripts when it is told to; test_engine_process.py kills it."""
+"""A process with an engine that writes transcripts for each line of input; test_engine_process.py kills it."""
 
 import json
 import sys
@@ -14,14 +14,14 @@ from tests.models import TEXTS
 from tests.vllm.test_engine import MAX_NEW_TOKENS, SIZES
 
 
-def begin():
+def start_engine():
     torch.manual_seed(0)
     student = build_ark_asr(SIZES, train_base_vocabulary(TEXTS, 330, [INSTRUCTION]))
     return student, VllmEngine(student, max_new_tokens=MAX_NEW_TOKENS, dtype="float32", cache_gib=0.1)
 
 
 def engine_pids():
-    """The core first, then its workers; not Python's resource tracker."""
+    """Process ids of vLLM's core, then of its workers."""
     processes = psutil.Process().children(recursive=True)
     return [process.pid for process in processes if "resource_tracker" not in " ".join(process.cmdline())]
 
@@ -32,12 +32,15 @@ def write(student, engine):
     return [tokens.tolist() for tokens in written.tokens]
 
 
+def print_state(student, engine):
+    print(json.dumps({"engine": engine_pids(), "written": write(student, engine)}), flush=True)
+
+
 def main() -> None:
-    student, engine = begin()
-    say = json.dumps({"engine": engine_pids(), "written": write(student, engine)})
-    print(say, flush=True)
+    student, engine = start_engine()
+    print_state(student, engine)
     for _ in sys.stdin:
-        print(json.dumps({"engine": engine_pids(), "written": write(student, engine)}), flush=True)
+        print_state(student, engine)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One rank of a run in which every rank has an engine of its own; test_vllm_engine.py starts two of them."""
+"""One rank of a run with an engine on every rank; test_engine.py starts two of them."""
 
 import torch
 from accelerate import Accelerator

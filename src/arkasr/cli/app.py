@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-# Typer carries a click of its own and does not name this class; it is what its BadParameter is derived from.
+# Typer vendors click and does not export UsageError, the base class of its BadParameter.
 UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
@@ -19,6 +19,6 @@ app.add_typer(data_app, name="data")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the file; may be repeated."),
+    typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the recipe; may be repeated."),
 ]
-BatchSeconds = Annotated[float, typer.Option(help="Audio seconds decoded at once.")]
+BatchSeconds = Annotated[float, typer.Option(help="Audio seconds in a batch.")]

@@ -13,15 +13,15 @@ from arkasr.errors import InputError
 @data_app.command("check")
 def data_check(
     manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every file as well.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every file.")] = False,
 ) -> None:
-    """Validate every line of a manifest and summarise it."""
+    """Check every line of a manifest and summarise it."""
     from arkasr.data.manifests.check import check_manifest, render
 
     report = check_manifest(manifest, decode_audio=decode)
     Console().print(render(report))
     if report.problems:
-        raise InputError(f"{manifest}: {len(report.problems)} problems; mend the lines listed above")
+        raise InputError(f"{manifest}: {len(report.problems)} problems; correct the lines listed above")
 
 
 @data_app.command("prepare")
@@ -30,23 +30,23 @@ def data_prepare(
     source: Annotated[Path | None, typer.Option("--from", help="Folder of the corpus or of its manifests.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the manifests.")] = Path("data"),
 ) -> None:
-    """Turn a corpus into normalised manifests with its official split."""
+    """Write manifests of a corpus, with normalised text and its official split."""
     from arkasr.data.corpora.prepare import prepare_corpus
 
     if source is None:
-        raise InputError(f"data prepare {corpus}: say where the corpus is with --from DIR")
+        raise InputError(f"data prepare {corpus}: give the folder of the corpus with --from DIR")
     prepared = prepare_corpus(corpus, source, output)
     print(prepared.summary())
 
 
 @data_app.command("index")
 def data_index(manifest: Annotated[Path, typer.Argument(help="Manifest to index.")]) -> None:
-    """Write the index of a manifest that is too large to be read each time, anew if there is one."""
+    """Write the index of a large manifest; an existing index is replaced."""
     from arkasr.run.sets import index_with_progress
 
     index = index_with_progress(manifest, anew=True)
     print(
-        f"{manifest}: {len(index)} utterances, languages: {', '.join(name or 'not said' for name in index.languages)}"
+        f"{manifest}: {len(index)} utterances, languages: {', '.join(name or 'none given' for name in index.languages)}"
     )
 
 
@@ -57,7 +57,7 @@ def data_shards(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
 ) -> None:
-    """Write the manifest of tar shards (WebDataset); the audio stays in them."""
+    """Write the manifest of tar shards (WebDataset); the audio stays in the shards."""
     from arkasr.data.manifests.manifest import write_manifest
     from arkasr.data.manifests.shards import find_shards, rows_of_shards
     from arkasr.data.replacing import refuse_to_replace
@@ -70,4 +70,4 @@ def data_shards(
         write_manifest(output, rows_of_shards(shards, output.parent, advance, unreadable.append))
     print(f"{output}: the samples of {len(shards)} shards")
     if unreadable:
-        print(f"{len(unreadable)} of them cannot be heard, and training sets them aside; the first: {unreadable[0]}")
+        print(f"{len(unreadable)} of them cannot be read, and training leaves them out; the first: {unreadable[0]}")

@@ -12,13 +12,13 @@ from arkasr.cli import data, experiment, models  # noqa: F401  (each registers i
 from arkasr.cli.app import UsageError, app
 from arkasr.errors import InputError, Interrupted, ReportedByFirstRank
 
-INTERRUPTED = 130  # what Typer, too, makes of a keyboard interrupt
-FIRST_SIGNAL_STATUS = 128  # a process that a signal ends has this exit status and the signal's number on top
+INTERRUPTED = 130  # Typer's exit status after Ctrl-C
+FIRST_SIGNAL_STATUS = 128  # a shell reports 128 + number for a process that a signal has ended
 
 
 def main() -> None:
     """Entry point of the `arkasr` command."""
-    quieten_libraries()
+    silence_libraries()
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _interrupted)
     try:
@@ -43,17 +43,20 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     if status == INTERRUPTED:
-        print("arkasr: interrupted; `run` and `train` continue with --resume, `transcribe` as it is", file=sys.stderr)
+        print(
+            "arkasr: interrupted; continue `run` and `train` with --resume, `transcribe` by the same command",
+            file=sys.stderr,
+        )
     sys.exit(status)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does: what is half written is removed on the way out, and what is finished stays."""
+    """Stop as Ctrl-C does: context managers remove unfinished files, finished work stays."""
     raise Interrupted(number, f"stopped by {signal.Signals(number).name}")
 
 
-def quieten_libraries() -> None:
-    """Keep other libraries' bars and advice off the terminal; their errors stay."""
+def silence_libraries() -> None:
+    """Silence warnings and progress bars of other libraries; their errors stay."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate")

@@ -16,7 +16,7 @@ TRAINING_KINDS = ("ctc", "sft", "opd")
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny models, data and step counts; same code.")] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -43,16 +43,16 @@ def run(
 @app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe file.")],
-    gpus: Annotated[int | None, typer.Option(min=1, help="Say what it costs on so many devices.")] = None,
-    hours: Annotated[float, typer.Option(min=0, help="Hours of audio that the days are for.")] = 100_000,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Estimate the cost on this number of devices.")] = None,
+    hours: Annotated[float, typer.Option(min=0, help="Hours of audio for the estimate in days.")] = 100_000,
     device: Annotated[str, typer.Option(help="h100, h200, a100, or a file of `python -m benchmarks.plan`.")] = "h100",
-    utterance_seconds: Annotated[float, typer.Option(min=0.1, max=30, help="Length of an utterance.")] = 10,
-    tokens_per_second: Annotated[float, typer.Option(min=0, help="Of a transcript, for a second of audio.")] = 4,
-    draft_error: Annotated[float, typer.Option(min=0, max=1, help="Wrong words in a draft, share of 1.")] = 0.05,
-    smoke: Annotated[bool, typer.Option("--smoke", help="What `run --smoke` would do.")] = False,
+    utterance_seconds: Annotated[float, typer.Option(min=0.1, max=30, help="Mean length of an utterance.")] = 10,
+    tokens_per_second: Annotated[float, typer.Option(min=0, help="Tokens of a transcript per second of audio.")] = 4,
+    draft_error: Annotated[float, typer.Option(min=0, max=1, help="Share of wrong words in a draft, 0 to 1.")] = 0.05,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Plan what `run --smoke` would do.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Check a recipe and print its stages, and with --gpus their cost, without data or models."""
+    """Check a recipe and print its stages; with --gpus also their cost. Needs no data and no models."""
     from arkasr.recipe.load import load_settings
     from arkasr.recipe.plan import plan_table, variants_table
     from arkasr.recipe.settings import Recipe
@@ -88,11 +88,11 @@ def train(
     kind: Annotated[str, typer.Argument(help="ctc, sft or opd.")],
     config: Annotated[Path, typer.Argument(help="Recipe file with one stage of that kind.")],
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that is there.")] = False,
-    stage: Annotated[str | None, typer.Option(help="Which stage, when there are several of the kind.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    stage: Annotated[str | None, typer.Option(help="Name of the stage, if several are of the kind.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Run one training stage of a recipe file, and nothing else."""
+    """Run one training stage of a recipe."""
     from arkasr import processes
     from arkasr.progress import Progress
     from arkasr.recipe.load import load_settings
@@ -100,7 +100,7 @@ def train(
     from arkasr.run.run import run_one_stage
 
     settings = load_settings(Recipe, config, overrides or [])
-    name = the_stage(settings.stages, kind, stage, config)
+    name = choose_stage(settings.stages, kind, stage, config)
     processes.start()
     place = run_one_stage(settings, name, output or Path("runs") / settings.name, resume=resume, progress=Progress())
     if processes.is_first_rank():
@@ -111,17 +111,19 @@ def train(
 @app.command()
 def calibrate(
     config: Annotated[Path, typer.Argument(help="Recipe file with an opd stage.")],
-    output: Annotated[Path | None, typer.Option(help="Folder of the run that holds earlier stages.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Which opd stage, when there are several.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run with the earlier stages; default runs/NAME.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Name of the opd stage, if there are several.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Measure rollouts and support without an optimizer step, and say whether OPD is likely to work."""
+    """Measure rollouts and support without an optimizer step, and judge whether OPD is likely to work."""
     from arkasr.recipe.load import load_settings
     from arkasr.recipe.settings import Recipe
     from arkasr.run.run import calibrate_stage
 
     settings = load_settings(Recipe, config, overrides or [])
-    name = the_stage(settings.stages, "opd", stage, config)
+    name = choose_stage(settings.stages, "opd", stage, config)
     calibration = calibrate_stage(settings, name, output or Path("runs") / settings.name)
     console = Console()
     for metric, value in sorted(calibration.metrics.items()):
@@ -132,11 +134,11 @@ def calibrate(
         console.print("verdict: nothing seen speaks against OPD", highlight=False)
 
 
-def the_stage(stages: dict[str, Any], kind: str, name: str | None, source: Path) -> str:
-    """The one stage of a kind, or the one asked for.
+def choose_stage(stages: dict[str, Any], kind: str, name: str | None, source: Path) -> str:
+    """The only stage of a kind, or the stage called `name`.
 
     Raises:
-        InputError: no such kind trains, no stage is of it, or there are several to choose from.
+        InputError: the kind is unknown, no stage has it, or several stages have it and no name is given.
     """
     if kind not in TRAINING_KINDS:
         raise InputError(f"train {kind}: {nearest_of(kind, TRAINING_KINDS)}")

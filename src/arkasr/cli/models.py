@@ -11,15 +11,15 @@ from arkasr.errors import InputError
 
 @app.command()
 def label(
-    manifest: Annotated[Path, typer.Argument(help="Audio to label; its own text is not looked at.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest of the audio to label; its `text` is ignored.")],
     teacher: Annotated[str, typer.Option(help="Folder or hub name of the teacher.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
-    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a label.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a label.")] = 256,
     batch_seconds: BatchSeconds = 120.0,
-    engine: Annotated[str, typer.Option(help="own, or vllm: the teacher in vLLM, beside this process.")] = "own",
-    cache_gib: Annotated[float, typer.Option(help="vllm: memory for keys and values, GiB.")] = 4.0,
+    engine: Annotated[str, typer.Option(help="own, or vllm: run the teacher in vLLM.")] = "own",
+    cache_gib: Annotated[float, typer.Option(help="With vllm: memory for keys and values, GiB.")] = 4.0,
 ) -> None:
-    """Write a teacher's transcripts as labels, less its obvious failures (kept beside, with reasons)."""
+    """Label a manifest with a teacher. Obvious failures go to a second file, with reasons."""
     from arkasr.data.manifests.manifest import read_manifest, write_manifest
     from arkasr.data.replacing import files_of_model, refuse_to_replace
     from arkasr.progress import Progress
@@ -36,7 +36,7 @@ def label(
     dropped = output.with_suffix(".dropped.jsonl")
     audio = (utterance.audio for utterance in utterances)
     refuse_to_replace([manifest, *files_of_model(teacher), *audio], [output, dropped])
-    # The accelerator is vLLM's, where vLLM writes.
+    # vLLM needs the accelerator's memory for itself.
     recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
     with (
@@ -52,33 +52,36 @@ def label(
 @app.command()
 def transcribe(
     sources: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Audio files, folders, manifests (.jsonl), or - .")
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Audio files, folders, manifests (.jsonl), or - for standard input."),
     ],
     model: Annotated[str, typer.Option(help="Folder or hub name.")],
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="File, or folder (DIR/) for a file each; default: print.")
+        str | None, typer.Option("--output", "-o", help="File, or DIR/ for one file per recording; default: print.")
     ] = None,
     format_name: Annotated[
-        str | None, typer.Option("--format", help="jsonl, json, txt, srt or vtt; default: as -o is called.")
+        str | None, typer.Option("--format", help="jsonl, json, txt, srt or vtt; default: by the suffix of -o.")
     ] = None,
-    language: Annotated[str | None, typer.Option(help="Of recordings that name none; Qwen3-ASR needs it.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of recordings that name none; Qwen3-ASR needs one.")
+    ] = None,
     vad: Annotated[
         bool | None,
         typer.Option(
             "--vad/--no-vad",
-            help="Look for speech in recordings of up to 30 s too; default: in files, not in manifests. "
-            "Longer ones are always cut at pauses.",
+            help="Detect speech also in recordings of up to 30 s; default: in files, not in manifests. "
+            "Longer recordings are always cut at pauses.",
         ),
     ] = None,
     piece_seconds: Annotated[
-        float | None, typer.Option(help="Longest piece of what is cut; default 30, for srt and vtt 10.")
+        float | None, typer.Option(help="Longest piece of a recording that is cut; default 30, for srt and vtt 10.")
     ] = None,
     word_times: Annotated[
         str | None, typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner.")
     ] = None,
     batch_seconds: BatchSeconds = 120.0,
-    batch_size: Annotated[int | None, typer.Option(help="Pieces decoded at once, at most.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a piece.")] = 256,
+    batch_size: Annotated[int | None, typer.Option(help="Most pieces in a batch.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a piece.")] = 256,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the accelerator if there is one.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float16 or auto; default float32 on the CPU, else bfloat16.")
@@ -86,7 +89,7 @@ def transcribe(
     attention: Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub name.")] = None,
 ) -> None:
-    """Write down what is said in recordings of any length."""
+    """Transcribe recordings of any length."""
     from arkasr.data.replacing import files_of_model
     from arkasr.progress import Progress
     from arkasr.recognizers.load import dtype_named
@@ -111,16 +114,18 @@ def transcribe(
         with Progress().audio("transcribe", len(inputs)) as on_progress:
             problems = command.run(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
     if problems:
-        raise InputError(f"{len(problems)} of {len(inputs)} recordings not (wholly) transcribed; first: {problems[0]}")
+        raise InputError(
+            f"{len(problems)} of {len(inputs)} recordings not transcribed, or not completely; the first: {problems[0]}"
+        )
 
 
 @app.command()
 def evaluate(
     manifest: Annotated[Path, typer.Argument(help="Audio with reference text.")],
     model: Annotated[str, typer.Option(help="Folder or hub name.")],
-    normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Transcripts, JSON Lines.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Cap on the tokens of a transcript.")] = 256,
+    normalizer: Annotated[str, typer.Option(help="Normaliser profile.")] = "basic",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the transcripts, JSON Lines.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a transcript.")] = 256,
     batch_seconds: BatchSeconds = 120.0,
 ) -> None:
     """Transcribe a manifest and print its error rate with a 95% interval."""
@@ -136,9 +141,9 @@ def evaluate(
 @app.command()
 def compare(
     transcripts: Annotated[list[Path], typer.Argument(help="Two or more outputs of `evaluate -o`.")],
-    normalizer: Annotated[str, typer.Option(help="Profile for text before scoring.")] = "basic",
+    normalizer: Annotated[str, typer.Option(help="Normaliser profile.")] = "basic",
 ) -> None:
-    """Test the first system against each of the others on the same utterances."""
+    """Compare the first system with each of the others on the same utterances."""
     from arkasr.run.scoring_commands import compare_transcripts
 
     for line in compare_transcripts(transcripts, normalizer):
@@ -148,12 +153,14 @@ def compare(
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Folder or hub name of an Ark-ASR model.")],
-    destination: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],
-    layout: Annotated[str | None, typer.Option(help="published or transformers; default: the other one.")] = None,
+    destination: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    layout: Annotated[
+        str | None, typer.Option(help="published or transformers; default: the one that the source does not have.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     max_shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
 ) -> None:
-    """Turn the published checkpoint layout into a plain Transformers folder, or back."""
+    """Convert a checkpoint from the published layout to a plain Transformers folder, or back."""
     from arkasr.recognizers.convert import convert as convert_checkpoint
 
     written = convert_checkpoint(source, destination, layout, dtype, max_shard_size)

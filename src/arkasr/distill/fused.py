@@ -17,7 +17,7 @@ from arkasr.distill.divergence import divergence_of
 from arkasr.distill.objective import ModelView, UnionTopkKL, check_options, union_topk_kl
 from arkasr.distill.support import NO_PROBABILITY, invert_map, look_up, merge_supports, same_ids, working_dtype
 from arkasr.recognizers.head import Top, every_score, scores_of, top_of_head
-from arkasr.teacher.teacher import NamedScores
+from arkasr.teacher.teacher import SparseScores
 
 # Options that need every token's score are computed for so many positions at a time.
 DENSE_POSITIONS = 64
@@ -127,7 +127,7 @@ def fused_union_topk_kl(
 def named_union_topk_kl(
     student_hidden: Tensor,
     student_head: Tensor,
-    teacher: NamedScores,
+    teacher: SparseScores,
     *,
     teacher_to_student: Tensor,
     student_to_teacher: Tensor | None = None,
@@ -178,7 +178,7 @@ def named_union_topk_kl(
         student_hidden,
         student_head,
         teacher.top,
-        teacher.of,
+        teacher.log_probs_of,
         working_dtype(student_hidden, teacher.log_probs),
         teacher_to_student=teacher_to_student,
         student_to_teacher=student_to_teacher,

@@ -1,4 +1,7 @@
-"""A recipe file and `--set` overrides into a checked `Recipe`; every mistake is one line that names the key."""
+"""Read a YAML file and `--set` overrides into a settings class. Every mistake is one line that names the key.
+
+What the keys mean is left to the settings classes.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +20,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        InputError: there is no file, or it is not YAML, or not a mapping.
+        InputError: the file does not exist, is not YAML, or is not a mapping.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -31,17 +34,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _unshared(document: Any) -> Any:
-    """A copy in which what YAML anchors share is apart, so that an override of one place leaves the others alone."""
+    """A copy without shared parts. YAML anchors share them, and an override must change one place only."""
     if isinstance(document, dict):
         return {key: _unshared(value) for key, value in document.items()}
     return [_unshared(value) for value in document] if isinstance(document, list) else document
 
 
 def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set `key.sub=value` pairs, the value read as YAML; keys are checked later, with the rest.
+    """Set `key.sub=value` pairs; values are YAML. Keys are checked later, with those of the file.
 
     Raises:
-        InputError: an override has no `=`, or goes through something that is not a mapping or a list.
+        InputError: an override has no `=`, or one of its parents is not a mapping or a list.
     """
     for override in overrides:
         path, separator, text = override.partition("=")
@@ -52,32 +55,32 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not YAML; put it in quotes") from error
         *parents, last = path.split(".")
-        place: Any = document
+        parent: Any = document
         for key in parents:
-            place = _child(place, key, override)
-        if isinstance(place, list):
-            place[_index(place, last, override)] = value
-        elif isinstance(place, dict):
-            place[last] = value
+            parent = _child(parent, key, override)
+        if isinstance(parent, list):
+            parent[_index(parent, last, override)] = value
+        elif isinstance(parent, dict):
+            parent[last] = value
         else:
-            raise InputError(f"--set {override}: {path} goes through a plain value")
+            raise InputError(f"--set {override}: a part of {path} is a plain value, which has no keys")
     return document
 
 
-def _index(place: list[Any], key: str, override: str) -> int:
-    if not key.isdecimal() or int(key) >= len(place):
-        raise InputError(f"--set {override}: {key!r} is not a place in a list of {len(place)}, counted from 0")
+def _index(parent: list[Any], key: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(parent):
+        raise InputError(f"--set {override}: {key!r} is not an index of a list of {len(parent)}, counted from 0")
     return int(key)
 
 
-def _child(place: Any, key: str, override: str) -> Any:
-    if isinstance(place, list):
-        return place[_index(place, key, override)]
-    if not isinstance(place, dict):
-        raise InputError(f"--set {override}: there is nothing under {key!r}")
-    if place.get(key) is None:
-        place[key] = {}
-    return place[key]
+def _child(parent: Any, key: str, override: str) -> Any:
+    if isinstance(parent, list):
+        return parent[_index(parent, key, override)]
+    if not isinstance(parent, dict):
+        raise InputError(f"--set {override}: the parent of {key!r} is a plain value, which has no keys")
+    if parent.get(key) is None:
+        parent[key] = {}
+    return parent[key]
 
 
 def parse(settings: type[AnySettings], document: dict[str, Any], source: str) -> AnySettings:
@@ -96,18 +99,18 @@ def load_settings(settings: type[AnySettings], path: Path, overrides: Sequence[s
     """Read, override and check a file.
 
     Raises:
-        InputError: the file or an override is wrong.
+        InputError: the first mistake in the file or an override.
     """
     return parse(settings, apply_overrides(read_yaml(path), overrides), str(path))
 
 
 def _describe(error: Any, document: Any) -> str:
-    # Discriminators of unions are in the location but not in the file.
+    # pydantic's location also names the discriminator of a union, which is not a key of the file.
     keys: list[str] = []
-    place = document
+    parent = document
     for key in error["loc"]:
-        if isinstance(place, (dict, list)) and (key in place if isinstance(place, dict) else isinstance(key, int)):
-            place = place[key]
+        if isinstance(parent, (dict, list)) and (key in parent if isinstance(parent, dict) else isinstance(key, int)):
+            parent = parent[key]
             keys.append(str(key))
         elif key == error["loc"][-1]:
             keys.append(str(key))

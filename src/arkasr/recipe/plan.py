@@ -1,4 +1,4 @@
-"""What a recipe would do, as tables: its stages with what they hear and learn from, and its variants."""
+"""Tables of what a recipe would do: its stages and its variants. Nothing is run, and no data or model is read."""
 
 from rich import box
 from rich.table import Table
@@ -7,8 +7,8 @@ from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe,
 
 
 def plan_table(recipe: Recipe) -> Table:
-    """A row a stage, in the order in which they run."""
-    table = _table(f"Stages of {recipe.name}", "stage", "kind", "starts from", "hears", "learns from", "steps")
+    """One row per stage, in the order in which they run."""
+    table = _table(f"Stages of {recipe.name}", "stage", "kind", "starts from", "audio", "learns from", "steps")
     for name, stage in recipe.stages.items():
         runs = "" if stage.once or len(recipe.seeds) == 1 else f" x {len(recipe.seeds)}"
         if isinstance(stage, LabelStageSettings):
@@ -20,7 +20,7 @@ def plan_table(recipe: Recipe) -> Table:
 
 
 def variants_table(recipe: Recipe) -> Table:
-    """A row a variant: the chain of stages behind it and the updates that they sum up to."""
+    """One row per variant: the stages that lead to it, and their updates together."""
     table = _table("Variants", "variant", "stages", "updates")
     for variant, name in recipe.variants.items():
         table.add_row(variant, " > ".join(recipe.chain(name)) or name, str(recipe.updates(name)))
@@ -28,7 +28,7 @@ def variants_table(recipe: Recipe) -> Table:
 
 
 def source_of(recipe: Recipe, stage: TrainingStageSettings) -> str:
-    """What a stage learns from: the set's labels, the labels that a model wrote, or a model's scores."""
+    """What a stage learns from: the labels of its set, labels written by a model, or a model's scores."""
     if isinstance(stage, OpdStageSettings):
         return f"scores of {stage.teacher}"
     if stage.train in recipe.sets:

@@ -1,4 +1,4 @@
-"""The presets that a recipe may build a model from, and which of their config fields it may change."""
+"""Models with random weights: the presets of all model families, and the config fields that a recipe may change."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,10 +17,10 @@ Builder = Callable[[Mapping[str, Any], BaseVocabulary], Recognizer]
 
 
 def check_preset(preset: str, sizes: Mapping[str, Any]) -> None:
-    """Refuse a preset that does not exist and config fields that its family does not have.
+    """Check that a preset exists and that its model family has the config fields in `sizes`.
 
     Raises:
-        ValueError: names the preset or the field, and the nearest.
+        ValueError: names the preset or the field, and the nearest known one.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: there is no {preset!r}; {nearest_of(preset, PRESETS)}")
@@ -32,27 +32,27 @@ def check_preset(preset: str, sizes: Mapping[str, Any]) -> None:
 
 
 def build_preset(preset: str, sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Recognizer:
-    """A model with random weights (torch's global generator): the preset's config fields, `sizes` laid over them."""
+    """A model with random weights from torch's global generator. `sizes` override the preset's config fields."""
     build: Builder = build_ark_asr if preset in ARK_ASR_PRESETS else build_qwen3_asr
     return build(merged(PRESETS[preset], sizes), vocabulary)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mapping into mapping."""
+    """A copy of `base` in which `changes` override values, nested mappings key by key."""
     result = dict(base)
     for key, value in changes.items():
-        below = result.get(key)
-        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
 
 
-def _check_fields(place: str, changes: Mapping[str, Any], preset: Mapping[str, Any], config: Any) -> None:
+def _check_fields(parent: str, changes: Mapping[str, Any], preset: Mapping[str, Any], config: Any) -> None:
     known = {*preset, *(name for name in vars(config) if not name.startswith("_"))}
     for key, value in changes.items():
         if key not in known:
-            raise ValueError(f"{place}: unknown key {key!r}; {nearest_of(key, known)}")
-        below = getattr(config, key, None)
-        if isinstance(below, PreTrainedConfig):
+            raise ValueError(f"{parent}: unknown key {key!r}; {nearest_of(key, known)}")
+        sub_config = getattr(config, key, None)
+        if isinstance(sub_config, PreTrainedConfig):
             if not isinstance(value, dict):
-                raise ValueError(f"{place}.{key}: expected fields of the config, found {value!r}")
-            _check_fields(f"{place}.{key}", value, preset.get(key, {}), below)
+                raise ValueError(f"{parent}.{key}: expected a mapping of config fields, found {value!r}")
+            _check_fields(f"{parent}.{key}", value, preset.get(key, {}), sub_config)

@@ -1,6 +1,6 @@
-"""Any recipe at toy size: the same stages, variants and code, with small models, built-in speech and a few steps.
+"""Shrink any recipe to toy size: the same stages and variants with tiny models, built-in speech and a few steps.
 
-What a smoke run shows is that the recipe's references, stages and settings fit together, not how well they do.
+A smoke run shows that a recipe's stages and settings work together. Its error rates mean nothing.
 """
 
 from typing import Any
@@ -24,22 +24,22 @@ UTTERANCES = 24
 BATCH_SECONDS = 20.0
 ACCUMULATION = 2
 MAX_NEW_TOKENS = 12
-TEXTS = "smoke-texts"
+TOKENIZER_SET = "smoke-texts"
 CORPUS = SyntheticCorpusConfig(seed=0, train_utterances=UTTERANCES, dev_utterances=3, test_utterances=1)
 
 
 def shrink(recipe: Recipe) -> Recipe:
-    """The recipe with every number made small and everything that must be downloaded replaced."""
-    heard = {stage.train for stage in recipe.stages.values() if isinstance(stage, TrainingStageSettings)}
-    heard |= {stage.audio for stage in recipe.stages.values() if isinstance(stage, LabelStageSettings)}
+    """A copy with small numbers, built-in speech instead of the recipe's sets, and presets instead of its models."""
+    used = {stage.train for stage in recipe.stages.values() if isinstance(stage, TrainingStageSettings)}
+    used |= {stage.audio for stage in recipe.stages.values() if isinstance(stage, LabelStageSettings)}
     sets = {
         name: SetSettings(manifest="train.jsonl", labels=settings.labels)
-        if name in heard
+        if name in used
         else SetSettings(manifest="dev.jsonl", language=settings.language or "English", labels=settings.labels)
         for name, settings in recipe.sets.items()
     }
-    sets[TEXTS] = SetSettings(manifest="train.jsonl")
-    teachers = {recipe.origin(name) for name in _teacher_names(recipe)}
+    sets[TOKENIZER_SET] = SetSettings(manifest="train.jsonl")
+    teachers = {recipe.origin(name) for name in _teachers_of(recipe)}
     models = {
         name: ModelSettings(preset="qwen3-asr-tiny" if name in teachers else "ark-asr-tiny") for name in recipe.models
     }
@@ -48,7 +48,7 @@ def shrink(recipe: Recipe) -> Recipe:
             "name": f"{recipe.name}-smoke",
             "corpus": CorpusSettings(synthetic=CORPUS),
             "sets": sets,
-            "tokenizer": TokenizerSettings(texts=TEXTS, vocab_size=400),
+            "tokenizer": TokenizerSettings(texts=TOKENIZER_SET, vocab_size=400),
             "models": models,
             "stages": {name: _shrink_stage(stage) for name, stage in recipe.stages.items()},
             "evaluation": _shrink_evaluation(recipe.evaluation),
@@ -56,7 +56,8 @@ def shrink(recipe: Recipe) -> Recipe:
     )
 
 
-def _teacher_names(recipe: Recipe) -> list[str]:
+def _teachers_of(recipe: Recipe) -> list[str]:
+    """The models and stages that score or label."""
     scoring = [stage.teacher for stage in recipe.stages.values() if isinstance(stage, OpdStageSettings)]
     labelling = [stage.start for stage in recipe.stages.values() if isinstance(stage, LabelStageSettings)]
     return scoring + labelling

@@ -1,9 +1,9 @@
 """A checkpoint from one layout into the other: the `convert` command."""
 
-import shutil
 from pathlib import Path
 
 from arkasr.errors import InputError, nearest_of
+from arkasr.files import atomic_path
 from arkasr.model.layout import LAYOUTS, PUBLISHED_ARCHITECTURE
 from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.load import dtype_named, load_recognizer
@@ -37,14 +37,10 @@ def convert(source: str, destination: Path, layout: str | None, dtype: str, max_
     if layout is None:
         published = PUBLISHED_ARCHITECTURE in (student.model.config.architectures or [])
         layout = "transformers" if published else "published"
-    writing = destination.with_name(f".{destination.name}.writing")
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    try:
-        LAYOUTS[layout](student.model, student.processor, writing, max_shard_size)
-        writing.rename(destination)
-    except ValueError as error:
-        raise InputError(f"--max-shard-size {max_shard_size}: {error}; give a size such as 5GB") from error
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
+    with atomic_path(destination) as writing:
+        writing.mkdir()
+        try:
+            LAYOUTS[layout](student.model, student.processor, writing, max_shard_size)
+        except ValueError as error:
+            raise InputError(f"--max-shard-size {max_shard_size}: {error}; give a size such as 5GB") from error
     return layout

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from arkasr.files import write_atomically
 from arkasr.report import wording
 from arkasr.report.charts import diagnostic_charts, learning_charts
 from arkasr.report.run_folder import Run, read_run
@@ -29,9 +30,7 @@ def write_report(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Path:
     """
     html = render_page(read_run(folder), limits)
     target = folder / "report.html"
-    writing = target.with_name(".report.html.writing")
-    writing.write_text(html, encoding="utf-8")
-    writing.replace(target)
+    write_atomically(target, [html])
     return target
 
 

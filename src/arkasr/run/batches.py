@@ -9,11 +9,11 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.errors import InputError
-from arkasr.recipe.continuation import seed_of_order
 from arkasr.recipe.settings import (
     SetSettings,
     TrainingStageSettings,
 )
+from arkasr.recipe.settings.continuation import seed_of_order
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.checks import check_training_set, utterance_check
 from arkasr.run.context import RunContext

@@ -4,7 +4,6 @@ Files and model folders are written under another name and renamed, so that what
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from arkasr.errors import InputError
-from arkasr.files import write_whole
+from arkasr.files import atomic_path, write_atomically
 from arkasr.recipe.load import parse, read_yaml
 from arkasr.recipe.settings import Recipe, ServedSettings
 from arkasr.recognizers.recognizer import Recognizer
@@ -82,11 +81,8 @@ class RunFolder:
             seed: of the stage.
             weights: the full state dict if the model itself is sharded.
         """
-        target = self.model(name, seed)
-        writing = target.with_name(".model.writing")
-        shutil.rmtree(writing, ignore_errors=True)
-        recognizer.save(writing, weights)
-        writing.replace(target)
+        with atomic_path(self.model(name, seed)) as writing:
+            recognizer.save(writing, weights)
 
     def _of_seed(self, name: str, seed: int) -> str:
         return name if seed == self.first_seed else f"{name}-seed{seed}"
@@ -94,7 +90,7 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically."""
-    write_whole(path, [text])
+    write_atomically(path, [text])
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -31,7 +31,7 @@ class ResumableWork:
         self.utterances = utterances
 
     def missing(self) -> list[range]:
-        """Parts that this rank still has to do, as ranges of indices into `utterances`."""
+        """ResumableWork that this rank still has to do, as ranges of indices into `utterances`."""
         done = processes.broadcast_from_first(lambda: [[part.start, part.stop] for part in self._finished()])
         size = min(MAX_PART_UTTERANCES, -(-len(self.utterances) // processes.world_size()))
         missing = []

@@ -148,7 +148,7 @@ def _scores(rows: Mapping[str, dict[str, Any]], profile: Profile) -> dict[str, S
         named = row.get("language")
         by_language.setdefault(canonical_language(named) if named else None, []).append(row)
     return {
-        language or "language not said": score(
+        language or "no language given": score(
             [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in found],
             profile=profile,
             unit=unit_for(language),

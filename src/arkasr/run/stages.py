@@ -6,13 +6,13 @@ from contextlib import ExitStack, closing
 from arkasr import processes
 from arkasr.errors import InputError
 from arkasr.progress import Progress
-from arkasr.recipe.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recipe.settings import (
     CtcStageSettings,
     OpdStageSettings,
     SftStageSettings,
     TrainingStageSettings,
 )
+from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.batches import build_stream
 from arkasr.run.context import RunContext

@@ -16,7 +16,7 @@ from arkasr.recognizers.load import load_recognizer, load_without_weights
 from arkasr.run.context import RunContext
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.replicas import Replicas
-from arkasr.teacher.self_test import check_servers, trial_question
+from arkasr.teacher.self_test import check_servers, self_test_request
 from arkasr.teacher.served import ServedTeacher
 from arkasr.teacher.teacher import Teacher
 
@@ -60,9 +60,10 @@ def served_teacher(
     assert model.pretrained is not None
     recognizer = load_without_weights(model.pretrained, revision=model.revision)
     by_length = sorted(_measured(utterances[:SELF_TEST_UTTERANCES]), key=seconds_of)
-    questions = []
-    for utterance, waveform in (_first_readable(by_length), _first_readable(by_length[::-1])):
-        questions.append(trial_question(recognizer, waveform, utterance.language, utterance.text, named=top_k + 1))
+    requests = [
+        self_test_request(recognizer, waveform, utterance.language, utterance.text, requested=top_k + 1)
+        for utterance, waveform in (_first_readable(by_length), _first_readable(by_length[::-1]))
+    ]
     # Rank 0 compares the servers with the weights; the other ranks compare the servers with each other.
     weights = served.weights and processes.is_first_rank()
     own = load_recognizer(model.pretrained, revision=model.revision) if weights else None
@@ -73,7 +74,7 @@ def served_teacher(
     with ExitStack() as on_failure:
         teacher = ServedTeacher(recognizer, replicas, model=served.model, best_tokens=best_tokens)
         on_failure.callback(teacher.close)
-        check_servers(teacher, own, questions, top_k, served.tolerance)
+        check_servers(teacher, own, requests, top_k, served.tolerance)
         on_failure.pop_all()
     return teacher
 

@@ -1,1 +1,1 @@
-"""What scores and labels: Qwen3-ASR, its vocabulary mapped to the student's, and its labels."""
+"""Teachers, in the training process or on servers; the map between vocabularies; the teacher's labels."""

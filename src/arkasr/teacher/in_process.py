@@ -1,6 +1,6 @@
-"""A teacher in the training process: every score, from its own weights.
+"""A teacher in the training process. It scores the full vocabulary with its own weights.
 
-With `offload` the weights live in main memory and are on the device only while it works.
+With `offload` the weights stay in main memory and move to the device only for scoring.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from arkasr.recognizers.device import to_device
 from arkasr.recognizers.head import top_of_head
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_states
-from arkasr.teacher.teacher import Answer, Question, Teacher, TeacherStates
+from arkasr.teacher.teacher import PendingScores, ScoringRequest, Teacher, TeacherStates
 
 
 class InProcessTeacher(Teacher):
     """A recogniser that scores.
 
     Args:
-        recognizer: its weights do not change.
-        offload: keep the weights in main memory between two questions.
+        recognizer: the teacher; its weights are frozen.
+        offload: keep the weights in main memory between two calls of `submit`.
     """
 
-    every_score = True
+    full_vocabulary = True
 
     def __init__(self, recognizer: Recognizer, *, offload: bool = False) -> None:
         super().__init__(recognizer)
@@ -40,26 +40,26 @@ class InProcessTeacher(Teacher):
     def features(self, waveform: np.ndarray) -> Tensor:
         return self.recognizer.features(waveform)
 
-    def ask(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> Answer:
-        """Answer at once, on `device`."""
+    def submit(self, requests: Sequence[ScoringRequest], top_k: int | None, device: torch.device) -> PendingScores:
+        """Score at once, on `device`."""
         if self.offload:
             self.recognizer.model.to(device)
-        scores = self._scores(questions, top_k, device)
+        scores = self._score(requests, top_k, device)
         if self.offload:
             self.recognizer.model.to("cpu")
-        return lambda stop_asked: scores
+        return lambda stop_requested: scores
 
     @torch.no_grad()
-    def _scores(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> TeacherStates:
-        heard, languages = [question.audio for question in questions], [question.language for question in questions]
-        prompts = self.recognizer.prompts(heard, languages).to(device)
-        states = forced_states(self.recognizer, prompts, [question.transcript for question in questions])
-        rows, first = [], 0
-        for question in questions:
-            rows.append(question.positions.clamp(min=0) + first)
-            first += len(question.transcript)
+    def _score(self, requests: Sequence[ScoringRequest], top_k: int | None, device: torch.device) -> TeacherStates:
+        features, languages = [request.audio for request in requests], [request.language for request in requests]
+        prompts = self.recognizer.prompts(features, languages).to(device)
+        states = forced_states(self.recognizer, prompts, [request.transcript for request in requests])
+        rows, offset = [], 0
+        for request in requests:
+            rows.append(request.positions.clamp(min=0) + offset)
+            offset += len(request.transcript)
         states = states.index_select(0, to_device(torch.cat(rows), device))
-        # Detached, the head stays where it is when the weights leave.
+        # A detached head stays on the device when the weights are moved back.
         head = self.recognizer.head.detach()
         if top_k is None:
             return TeacherStates(states, head, None)

@@ -1,6 +1,7 @@
-"""Teacher labels for TD: the teacher's transcript of every utterance, less its obvious failures.
+"""Teacher labels for TD: the teacher's transcripts, without its obvious failures.
 
-What is dropped is counted and kept beside the labels with its reason. Knows nothing of the student.
+In: utterances. Out: manifest rows of the kept ones, and rows of the dropped ones with the reason. The student is not
+known here.
 """
 
 import unicodedata
@@ -24,12 +25,12 @@ FASTEST_IDEOGRAPHS_PER_SECOND = 12.0
 
 @dataclass(frozen=True)
 class Labels:
-    """What the teacher made of a list of utterances.
+    """Labels of a list of utterances.
 
     Attributes:
-        rows: manifest rows of the kept utterances, `text` from the teacher, absolute `audio`.
-        dropped: rows of the others, with `dropped` saying why, and `error` in full where the audio was not heard.
-        counts: utterances by reason, `kept` among them.
+        rows: manifest rows of the kept utterances, with the teacher's `text` and an absolute `audio`.
+        dropped: rows of the others. `dropped` is the reason; `error` is the error message if there was one.
+        counts: number of utterances by reason, including `kept`.
     """
 
     rows: list[dict[str, Any]]
@@ -50,13 +51,13 @@ def label(
     """Transcribe `utterances` with the teacher and drop the obvious failures.
 
     Args:
-        teacher: hears and writes.
-        utterances: their own text, where there is any, is not looked at.
-        settings: batch size and cap.
-        engine: writes for the teacher; None = the teacher itself.
-        drop_failures: False keeps every utterance that could be heard.
-        memory: features already computed.
-        on_batch: told the number of utterances just done.
+        teacher: transcribes.
+        utterances: their own text is ignored.
+        settings: batch size and maximum length.
+        engine: decodes for the teacher; None = the teacher itself.
+        drop_failures: False keeps every utterance with a transcript.
+        memory: cache of features.
+        on_batch: called with the number of utterances in each finished batch.
     """
     rows, dropped = [], []
     recognitions = recognize(teacher, utterances, settings, engine=engine, memory=memory, on_batch=on_batch)
@@ -73,7 +74,7 @@ def label(
 
 
 def failure_of(recognition: Recognition, seconds: float) -> str | None:
-    """Why a transcript of `seconds` of audio cannot be right, in a word; None if nothing speaks against it."""
+    """The reason, in one word, why a transcript of `seconds` of audio must be wrong; None if there is none."""
     if recognition.error is not None:
         return "unreadable"
     if not recognition.text:
@@ -88,7 +89,7 @@ def failure_of(recognition: Recognition, seconds: float) -> str | None:
 
 
 def fastest_possible_seconds(text: str) -> float:
-    """Seconds in which the fastest speaker could say `text`."""
+    """Seconds that the fastest speaker needs for `text`."""
     characters = [character for character in text if not character.isspace()]
     ideographs = sum(unicodedata.name(character, "").startswith("CJK") for character in characters)
     letters = len(characters) - ideographs

@@ -1,7 +1,7 @@
-"""Several servers that answer alike: who is asked, how often, and what happens when one does not answer.
+"""HTTP requests to several equivalent servers: load balancing, health and retries.
 
-In: requests. Out: what was read in the answers, however many servers die and come back in between, as long as one of
-them answers in the end. Everything happens in one thread beside the caller's. Knows nothing of what is asked.
+In: requests. Out: parsed responses. Servers may fail and come back meanwhile, as long as one responds within
+`patience`. All I/O runs in one background thread. What the requests contain is left to the caller.
 """
 
 import asyncio
@@ -23,72 +23,71 @@ from arkasr.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-Read = TypeVar("Read")
+Parsed = TypeVar("Parsed")
 
 CONNECT_SECONDS = 10.0
-# After so long, and so often, a request without an answer has its server asked whether it is there at all.
-WATCH_SECONDS = 5.0
-FIRST_PAUSE_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 10.0
-# Servers close connections that were idle for 5 s; ours go before, so that no request meets a closing one.
-IDLE_SECONDS = 3.0
-# Overloaded, starting or broken: another server, or the same one later, may do better.
-PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-# A server that is being stopped, and what stands before one that is away, refuse what they answered before.
-MOST_REFUSALS = 3
-KEY_VARIABLE = "VLLM_API_KEY"
+# Interval of the health checks of a server while a request to it is pending.
+HEALTH_CHECK_SECONDS = 5.0
+MIN_BACKOFF_SECONDS = 0.25
+MAX_BACKOFF_SECONDS = 10.0
+# Servers close connections after 5 idle seconds. The client closes them first, so that no request meets a closed one.
+KEEPALIVE_SECONDS = 3.0
+# Overloaded, starting or broken: a retry may succeed.
+RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+# A server that shuts down, or a proxy before an absent one, may reject a valid request.
+MAX_REJECTIONS = 3
+API_KEY_VARIABLE = "VLLM_API_KEY"
 REMEDIES = {
     400: "; see --max-logprobs and --max-model-len in docs/teachers.md",
-    401: f"; set {KEY_VARIABLE} here to the key of the server",
-    403: f"; set {KEY_VARIABLE} here to the key of the server",
-    404: "; start it with --enable-scale-out, and let `served.model` be the name that it serves",
+    401: f"; set {API_KEY_VARIABLE} here to the key of the server",
+    403: f"; set {API_KEY_VARIABLE} here to the key of the server",
+    404: "; start it with --enable-scale-out, and set `served.model` to the name under which it serves the model",
 }
 
 
-class NoAnswerError(Exception):
-    """A server has not answered this time; says why in a few words."""
+class RequestFailedError(Exception):
+    """One attempt has failed; the message says why."""
 
 
-class UnusableAnswerError(NoAnswerError):
-    """It has, but what it sent is not what was asked for."""
+class InvalidResponseError(RequestFailedError):
+    """The response is not usable."""
 
 
-class RefusalError(NoAnswerError):
-    """It does not accept the request."""
+class RequestRejectedError(RequestFailedError):
+    """The server does not accept the request."""
 
 
 @dataclass
 class Replica:
-    """A server, as far as it has shown itself.
+    """State of one server.
 
     Attributes:
-        url: where it listens.
-        busy: requests that it has now.
-        up: whether it gets requests.
-        pause: seconds before it is tried again; doubles with every failure until it answers.
+        url: base URL.
+        active_requests: requests that this process has there now.
+        healthy: whether it gets requests.
+        backoff: seconds before the next probe. Each probe doubles it; the next successful request resets it.
     """
 
     url: str
-    busy: int = 0
-    up: bool = True
-    pause: float = FIRST_PAUSE_SECONDS
+    active_requests: int = 0
+    healthy: bool = True
+    backoff: float = MIN_BACKOFF_SECONDS
 
 
-Trial = Callable[[Replica], Awaitable[None]]
+Probe = Callable[[Replica], Awaitable[None]]
 
 
 class Replicas:
-    """Sends each request to the least busy server; one that fails gets none until it has passed a trial.
+    """Sends each request to the least busy healthy server. A failed server gets requests again after a passed probe.
 
-    The trials go on beside the requests. Pauses between them are drawn at random between half and the whole of their
-    length, so that several trainers do not return at the same moment. The environment variable `VLLM_API_KEY`, where it
-    is set, is the key shown to the servers.
+    Probes run beside the requests. Each waits for a random 50% to 100% of the backoff, so that several trainers do not
+    return at once. The environment variable `VLLM_API_KEY`, if set, is the API key.
 
     Args:
-        urls: of the servers.
-        in_flight: most requests that a server has from here at a time; further ones wait.
-        timeout: seconds in which a request must be answered.
-        patience: seconds without an answer, while no server is up, after which a request is given up.
+        urls: base URLs of the servers.
+        in_flight: maximum number of simultaneous requests of this process to one server; further ones wait.
+        timeout: seconds until a request without a response has failed.
+        patience: seconds without any response, and without a healthy server, until a request is given up.
     """
 
     def __init__(self, urls: Sequence[str], *, in_flight: int, timeout: float, patience: float) -> None:
@@ -96,182 +95,187 @@ class Replicas:
         self.in_flight = in_flight
         self.timeout = timeout
         self.patience = patience
-        self._trial: Trial | None = None
-        # Not the global generator: a server's failure must not change what is trained.
+        self._probe: Probe | None = None
+        # A private generator: a server failure must not change training.
         self._random = random.Random()
-        self._changed = asyncio.Event()
-        self._last_answer = time.monotonic()
+        self._state_changed = asyncio.Event()
+        self._last_response = time.monotonic()
         self._last_failure = ""
-        self._returning: set[asyncio.Task[None]] = set()
-        key = os.environ.get(KEY_VARIABLE)
+        self._recoveries: set[asyncio.Task[None]] = set()
+        key = os.environ.get(API_KEY_VARIABLE)
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(timeout, connect=CONNECT_SECONDS),
-            limits=httpx2.Limits(keepalive_expiry=IDLE_SECONDS),
+            limits=httpx2.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
             headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
         )
         self._loop = asyncio.new_event_loop()
-        # A daemon: whatever hangs in it does not hold up the end of the process.
+        # A daemon thread: a pending request must not keep the process alive.
         self._thread = threading.Thread(target=self._loop.run_forever, name="teacher", daemon=True)
         self._thread.start()
 
-    def start(self, work: Coroutine[Any, Any, Read]) -> Future[Read]:
-        """Set work going that awaits `post` or `ask`."""
+    def submit(self, work: Coroutine[Any, Any, Parsed]) -> Future[Parsed]:
+        """Run a coroutine that awaits `post` or `post_once` in the background thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def trust(self, trial: Trial) -> None:
-        """The servers are what they should be: from now on a bad answer is a failure that may pass.
+    def set_probe(self, probe: Probe) -> None:
+        """Retry rejections and invalid responses from now on, since all servers have passed the self-test.
 
         Args:
-            trial: asks a server that has failed, and raises where it is not again what it was.
+            probe: sends a self-test request to a failed server, and raises unless the server passes.
         """
-        self._trial = trial
+        self._probe = probe
 
     def close(self) -> None:
-        """Let go of all that is asked, and of the connections; may be called again."""
+        """Cancel all requests and close the connections. Calling it again does nothing."""
         if self._loop.is_closed():
             return
-        self.start(self._end()).result()
+        self.submit(self._shut_down()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     async def post(
-        self, path: str, body: bytes, read: Callable[[Any], Read], among: Sequence[Replica] | None = None
-    ) -> Read:
-        """What `read` makes of a server's answer, however often and whomever that takes to ask.
+        self, path: str, body: bytes, parse: Callable[[Any], Parsed], candidates: Sequence[Replica] | None = None
+    ) -> Parsed:
+        """Send a request, and retry on any server until a response is usable.
 
         Args:
-            path: of the resource.
+            path: of the endpoint.
             body: JSON.
-            read: is given the answer's JSON; raises `UnusableAnswerError` where it is not what was asked for.
-            among: those asked; None = all.
+            parse: gets the response's JSON, and raises `InvalidResponseError` if it is not usable.
+            candidates: servers that may get the request; None = all.
 
         Raises:
-            InputError: servers refuse the request, or no server has answered for as long as patience lasts, or one that
-                is not trusted yet has sent what cannot be used.
+            InputError: no server has responded for `patience` seconds, or one server has rejected the request
+                `MAX_REJECTIONS` times. Without a probe, the first rejection or invalid response raises it.
         """
-        among = among or self.replicas
-        asked = time.monotonic()
-        refusals: Counter[str] = Counter()
+        candidates = candidates or self.replicas
+        submitted = time.monotonic()
+        rejections: Counter[str] = Counter()
         while True:
-            replica = await self._claim(among, asked)
+            replica = await self._acquire(candidates, submitted)
             try:
-                answer = await self.ask(replica, path, body, read)
-            except NoAnswerError as failure:
-                refusals[replica.url] += isinstance(failure, RefusalError)
-                judged = self._trial is None and isinstance(failure, RefusalError | UnusableAnswerError)
-                if judged or refusals[replica.url] == MOST_REFUSALS:
+                parsed = await self.post_once(replica, path, body, parse)
+            except RequestFailedError as failure:
+                rejections[replica.url] += isinstance(failure, RequestRejectedError)
+                permanent = self._probe is None and isinstance(failure, RequestRejectedError | InvalidResponseError)
+                if permanent or rejections[replica.url] == MAX_REJECTIONS:
                     raise InputError(f"teacher {replica.url} {failure}") from failure
-                self._set_aside(replica, str(failure))
+                self._mark_unhealthy(replica, str(failure))
             else:
-                self._note_answer(replica)
-                return answer
+                self._mark_responding(replica)
+                return parsed
             finally:
-                replica.busy -= 1
-                self._wake()
+                replica.active_requests -= 1
+                self._notify()
 
-    async def ask(self, replica: Replica, path: str, body: bytes, read: Callable[[Any], Read]) -> Read:
-        """What `read` makes of the answer of one server, asked once.
+    async def post_once(self, replica: Replica, path: str, body: bytes, parse: Callable[[Any], Parsed]) -> Parsed:
+        """Send a request to one server, once.
 
         Raises:
-            NoAnswerError: there is none, or `read` raised it.
+            RequestFailedError: there is no response, or `parse` raised it.
         """
-        sending = asyncio.ensure_future(self._client.post(replica.url + path, content=body))
-        try:
-            # The client's own time-out starts anew with every piece that arrives.
-            async with asyncio.timeout(self.timeout):
-                # vLLM, when it is stopped, keeps the connections that it has and answers no more.
-                while not (await asyncio.wait({sending}, timeout=WATCH_SECONDS))[0]:
-                    with suppress(TimeoutError, httpx2.TimeoutException):  # it may be busy
-                        await self._check_health(replica)
-                response = sending.result()
-        except TimeoutError:
-            raise NoAnswerError(f"no answer in {self.timeout:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise NoAnswerError(f"{type(error).__name__} {error}".strip()) from error
-        finally:
-            sending.cancel()
-            sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # nobody else may look
+        response = await self._response(replica, path, body)
         status = response.status_code
-        if status in PASSING_STATUSES:
-            raise NoAnswerError(f"status {status}")
+        if status in RETRYABLE_STATUSES:
+            raise RequestFailedError(f"status {status}")
         if not response.is_success:
-            raise RefusalError(f"refuses with {status}: {_said(response)}{REMEDIES.get(status, '')}")
+            raise RequestRejectedError(f"refuses with {status}: {_error_message(response)}{REMEDIES.get(status, '')}")
         try:
             document = response.json()
         except ValueError as error:
-            raise UnusableAnswerError("answers without JSON") from error
-        return read(document)
+            raise InvalidResponseError("sends a response that is not JSON") from error
+        return parse(document)
 
-    async def _claim(self, among: Sequence[Replica], asked: float) -> Replica:
+    async def _response(self, replica: Replica, path: str, body: bytes) -> httpx2.Response:
+        pending = asyncio.ensure_future(self._client.post(replica.url + path, content=body))
+        try:
+            # The client's own timeout restarts with every chunk received.
+            async with asyncio.timeout(self.timeout):
+                # vLLM keeps its connections open without responding when it is stopped.
+                while not (await asyncio.wait({pending}, timeout=HEALTH_CHECK_SECONDS))[0]:
+                    with suppress(TimeoutError, httpx2.TimeoutException):  # a busy server may be slow
+                        await self._check_health(replica)
+                return pending.result()
+        except TimeoutError:
+            raise RequestFailedError(f"no response in {self.timeout:g} s") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise RequestFailedError(f"{type(error).__name__} {error}".strip()) from error
+        finally:
+            pending.cancel()
+            # asyncio warns of a task whose exception is never retrieved.
+            pending.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _acquire(self, candidates: Sequence[Replica], submitted: float) -> Replica:
+        """Reserve a place in flight at the least busy healthy server; wait for one if there is none."""
         while True:
-            free = [replica for replica in among if replica.up and replica.busy < self.in_flight]
+            free = [replica for replica in candidates if replica.healthy and replica.active_requests < self.in_flight]
             if free:
-                # Equally busy ones in turn by lot: all trainers know them in the same order.
-                replica = min(free, key=lambda it: (it.busy, self._random.random()))
-                replica.busy += 1
+                # Ties are random, since all trainers list the servers in the same order.
+                replica = min(free, key=lambda it: (it.active_requests, self._random.random()))
+                replica.active_requests += 1
                 return replica
-            left = None
-            if not any(replica.up for replica in among):
-                silent = time.monotonic() - max(asked, self._last_answer)
-                left = self.patience - silent
-                if left <= 0:
-                    urls = ", ".join(replica.url for replica in among)
+            remaining = None
+            if not any(replica.healthy for replica in candidates):
+                silent = time.monotonic() - max(submitted, self._last_response)
+                remaining = self.patience - silent
+                if remaining <= 0:
+                    urls = ", ".join(replica.url for replica in candidates)
                     raise InputError(
                         f"no teacher at {urls} has answered for {silent:.0f} s ({self._last_failure}); start one "
-                        "there, or raise `served.patience_seconds`, and go on with --resume"
+                        "there, or raise `served.patience_seconds`, and continue with --resume"
                     )
             with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._changed.wait()
+                async with asyncio.timeout(remaining):
+                    await self._state_changed.wait()
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _notify(self) -> None:
+        self._state_changed.set()
+        self._state_changed = asyncio.Event()
 
-    def _note_answer(self, replica: Replica) -> None:
-        if replica.pause > FIRST_PAUSE_SECONDS:
-            logger.warning("teacher %s answers again", replica.url)
-        replica.pause = FIRST_PAUSE_SECONDS
-        self._last_answer = time.monotonic()
+    def _mark_responding(self, replica: Replica) -> None:
+        if replica.backoff > MIN_BACKOFF_SECONDS:
+            logger.warning("teacher %s is healthy again", replica.url)
+        replica.backoff = MIN_BACKOFF_SECONDS
+        self._last_response = time.monotonic()
 
-    def _set_aside(self, replica: Replica, reason: str) -> None:
+    def _mark_unhealthy(self, replica: Replica, reason: str) -> None:
         self._last_failure = f"{replica.url} last: {reason}"
-        if not replica.up:  # of requests that failed together, the first has set it aside
+        if not replica.healthy:  # another request to it failed first
             return
-        if replica.pause == FIRST_PAUSE_SECONDS:
-            logger.warning("teacher %s is set aside (%s); it is tried again", replica.url, reason)
-        replica.up = False
-        task = asyncio.get_running_loop().create_task(self._bring_back(replica))
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
+        if replica.backoff == MIN_BACKOFF_SECONDS:
+            logger.warning("teacher %s is unhealthy (%s); retrying", replica.url, reason)
+        replica.healthy = False
+        task = asyncio.get_running_loop().create_task(self._recover(replica))
+        self._recoveries.add(task)
+        task.add_done_callback(self._recoveries.discard)
 
-    async def _bring_back(self, replica: Replica) -> None:
-        """Try a server until it is healthy and passes the trial."""
-        said = ""
-        while not replica.up:
-            await asyncio.sleep(replica.pause * self._random.uniform(0.5, 1))
-            replica.pause = min(2 * replica.pause, LONGEST_PAUSE_SECONDS)
+    async def _recover(self, replica: Replica) -> None:
+        """Check a server's health, and probe it, until it passes both."""
+        logged = ""
+        while not replica.healthy:
+            await asyncio.sleep(replica.backoff * self._random.uniform(0.5, 1))
+            replica.backoff = min(2 * replica.backoff, MAX_BACKOFF_SECONDS)
             try:
                 await self._check_health(replica)
-                if self._trial is not None:
-                    await self._trial(replica)
-            except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, NoAnswerError):
+                if self._probe is not None:
+                    await self._probe(replica)
+            except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, RequestFailedError):
                 continue
-            except InputError as error:  # it answers, but is another
+            except InputError as error:  # it responds with other scores
                 self._last_failure = str(error)
-                if said != str(error):
-                    said = str(error)
-                    logger.warning("%s; it is not asked until then", said)
+                if logged != str(error):
+                    logged = str(error)
+                    logger.warning("%s; it gets no requests until then", logged)
                 continue
-            replica.up = True
-            self._wake()
+            replica.healthy = True
+            self._notify()
 
     async def _check_health(self, replica: Replica) -> None:
         async with asyncio.timeout(CONNECT_SECONDS):
             (await self._client.get(f"{replica.url}/health")).raise_for_status()
 
-    async def _end(self) -> None:
+    async def _shut_down(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -279,8 +283,8 @@ class Replicas:
         await self._client.aclose()
 
 
-def _said(response: httpx2.Response) -> str:
-    """A server's reason, in one line."""
+def _error_message(response: httpx2.Response) -> str:
+    """The server's error message in one line."""
     try:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):

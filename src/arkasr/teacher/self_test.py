@@ -1,7 +1,7 @@
-"""Do servers give the scores of the teacher whose processor is here? Asked before the first step of a run.
+"""Test before the first step that servers give the scores of the expected teacher.
 
-In: servers, some questions, and the teacher itself where its weights are at hand. Out: the largest difference, or one
-line that says what differs.
+In: servers, scoring requests, and the teacher itself if its weights are here. Out: the largest difference, or an error
+that says what differs.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,35 +17,36 @@ from arkasr.errors import InputError
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_logits
 from arkasr.teacher.replicas import Replica, Replicas
-from arkasr.teacher.served import PATH, Post, ServedTeacher
-from arkasr.teacher.teacher import NamedScores, Question
+from arkasr.teacher.served import GENERATE_PATH, Post, ServedTeacher
+from arkasr.teacher.teacher import ScoringRequest, SparseScores
 
-# What is forced where an utterance has no text: any tokens do.
-WORDS = "one two three"
+# The transcript of an utterance without text. Its content does not matter.
+DEFAULT_TRANSCRIPT = "one two three"
 
 
-def trial_question(
-    recognizer: Recognizer, waveform: np.ndarray, language: str | None, text: str | None, *, named: int
-) -> Question:
-    """A question about one clip `[samples]`, with `named` tokens from all over the vocabulary asked for by name."""
-    transcript = recognizer.transcript_ids(text or WORDS)
+def self_test_request(
+    recognizer: Recognizer, waveform: np.ndarray, language: str | None, text: str | None, *, requested: int
+) -> ScoringRequest:
+    """A request for one clip `[samples]` with `requested` ids, evenly spaced in the vocabulary, at every position."""
+    transcript = recognizer.transcript_ids(text or DEFAULT_TRANSCRIPT)
     allowed = recognizer.allowed_tokens.nonzero().squeeze(1)
-    spread = allowed[torch.linspace(0, len(allowed) - 1, named).long()].expand(len(transcript), -1)
-    return Question(ServedTeacher.features(waveform), language, transcript, torch.arange(len(transcript)), spread)
+    requested_ids = allowed[torch.linspace(0, len(allowed) - 1, requested).long()].expand(len(transcript), -1)
+    audio = ServedTeacher.features(waveform)
+    return ScoringRequest(audio, language, transcript, torch.arange(len(transcript)), requested_ids)
 
 
 def check_servers(
-    teacher: ServedTeacher, own: Recognizer | None, questions: Sequence[Question], top_k: int, tolerance: float
+    teacher: ServedTeacher, local: Recognizer | None, requests: Sequence[ScoringRequest], top_k: int, tolerance: float
 ) -> float:
-    """See that every server reads the prompt as it is read here, and gives the teacher's scores.
+    """Check that every server builds the prompt of the local processor and gives the teacher's scores.
 
-    A server that fails later is asked the first question again before it gets another, and must still pass.
+    From then on a failed server must pass the first request again before it gets others.
 
     Args:
-        teacher: at the servers.
-        own: the same teacher with its weights; None compares with the first server's scores, itself included, which is
-            then asked twice.
-        questions: what they are asked, the cheapest first.
+        teacher: its servers are tested.
+        local: the same teacher with its weights. None = all servers are compared with the first one, which therefore
+            scores each request twice.
+        requests: the shortest first.
         top_k: k of the objective.
         tolerance: nats.
 
@@ -57,96 +58,97 @@ def check_servers(
     """
     replicas = teacher.replicas
     first = replicas.replicas[0]
-    whose = "the teacher's own" if own is not None else f"those of {first.url}"
-
-    async def ask(question: Question, post: Post) -> NamedScores:
-        return await teacher.answer(question, top_k, post)
-
-    trials = []
-    worst = 0.0
-    for question in questions:
-        if own is not None:
-            expected = _scores_here(own, question)
+    tests = []
+    largest = 0.0
+    for request in requests:
+        if local is not None:
+            test = _SelfTest(request, _local_scores(local, request), "the teacher's own", tolerance)
         else:
-            expected = _scores_there(replicas.start(ask(question, _only(replicas, first))).result())
-        trial = _Trial(question, expected, whose, tolerance)
-        trials.append(trial)
+            reference = _reference_scores(_scores_from(teacher, first, request, top_k))
+            test = _SelfTest(request, reference, f"those of {first.url}", tolerance)
+        tests.append(test)
         for replica in replicas.replicas:
-            post = _only(replicas, replica)
-            _check_prompt(teacher, replica, post, question)
-            worst = max(worst, trial.difference(replica, replicas.start(ask(question, post)).result()))
+            _check_prompt(teacher, replica, request)
+            largest = max(largest, test.difference(replica, _scores_from(teacher, replica, request, top_k)))
 
-    shortest = trials[0]
+    shortest = tests[0]
 
-    async def still_passes(replica: Replica) -> None:
-        shortest.difference(replica, await ask(shortest.question, partial(replicas.ask, replica)))
+    async def probe_replica(replica: Replica) -> None:
+        scores = await teacher.score(shortest.request, top_k, partial(replicas.post_once, replica))
+        shortest.difference(replica, scores)
 
-    replicas.trust(still_passes)
-    return worst
+    replicas.set_probe(probe_replica)
+    return largest
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """A question with a known answer.
+class _SelfTest:
+    """A request with known scores.
 
     Attributes:
-        question: asked.
-        expected: log-probabilities of ids; NaN = not known.
-        whose: they are.
+        request: the request.
+        expected: gives the known log-probabilities of ids; NaN = unknown.
+        source: where the known scores come from, for messages.
         tolerance: nats.
     """
 
-    question: Question
+    request: ScoringRequest
     expected: Callable[[Tensor], Tensor]
-    whose: str
+    source: str
     tolerance: float
 
-    def difference(self, replica: Replica, found: NamedScores) -> float:
-        """The largest difference of a log-probability that a server gave, nats.
+    def difference(self, replica: Replica, found: SparseScores) -> float:
+        """The largest difference between a server's log-probabilities and the known ones, nats.
 
         Raises:
-            InputError: it is too large.
+            InputError: it exceeds the tolerance.
         """
-        expectation = self.expected(found.ids.clamp_min(0))
-        # What the other server did not say is nothing to compare with; what this one does not say is a difference.
-        comparable = (found.ids >= 0) & expectation.isfinite()
-        differences = (expectation - found.log_probs).abs().nan_to_num(nan=torch.inf)
+        expected = self.expected(found.ids.clamp_min(0))
+        # Unknown scores cannot be compared. A score that the tested server lacks counts as a difference.
+        comparable = (found.ids >= 0) & expected.isfinite()
+        differences = (expected - found.log_probs).abs().nan_to_num(nan=torch.inf)
         difference = float(differences.masked_fill(~comparable, 0.0).max())
         if not comparable.any() or difference > self.tolerance:
-            seconds = len(self.question.audio) / SAMPLE_RATE
+            seconds = len(self.request.audio) / SAMPLE_RATE
             raise InputError(
                 f"teacher {replica.url}: on {seconds:.1f} s of audio its log-probabilities are up to {difference:.2g} "
-                f"from {self.whose}, more than `served.tolerance` ({self.tolerance:g}); serve the same weights in "
+                f"from {self.source}, more than `served.tolerance` ({self.tolerance:g}); serve the same weights in "
                 "float32, with arkasr installed beside vLLM, or raise the tolerance"
             )
         return difference
 
 
-def _only(replicas: Replicas, replica: Replica) -> Post:
-    """Asks one of the servers, as often as patience lasts."""
-    return partial(replicas.post, among=[replica])
+def _post_to(replicas: Replicas, replica: Replica) -> Post:
+    """Sends to one server only, with retries."""
+    return partial(replicas.post, candidates=[replica])
+
+
+def _scores_from(teacher: ServedTeacher, replica: Replica, request: ScoringRequest, top_k: int) -> SparseScores:
+    replicas = teacher.replicas
+    return replicas.submit(teacher.score(request, top_k, _post_to(replicas, replica))).result()
 
 
 @torch.no_grad()
-def _scores_here(own: Recognizer, question: Question) -> Callable[[Tensor], Tensor]:
-    features = own.features(question.audio.numpy())
-    prompts = own.prompts([features], [question.language]).to(own.device)
-    log_probs = forced_logits(own, prompts, [question.transcript]).float().log_softmax(-1).cpu()
+def _local_scores(local: Recognizer, request: ScoringRequest) -> Callable[[Tensor], Tensor]:
+    features = local.features(request.audio.numpy())
+    prompts = local.prompts([features], [request.language]).to(local.device)
+    log_probs = forced_logits(local, prompts, [request.transcript]).float().log_softmax(-1).cpu()
     return lambda ids: log_probs.gather(1, ids)
 
 
-def _scores_there(scores: NamedScores) -> Callable[[Tensor], Tensor]:
-    # What it did not say is nothing to compare with.
-    return replace(scores, elsewhere=torch.full_like(scores.elsewhere, torch.nan)).of
+def _reference_scores(scores: SparseScores) -> Callable[[Tensor], Tensor]:
+    # An estimate is no reference.
+    return replace(scores, other_log_prob=torch.full_like(scores.other_log_prob, torch.nan)).log_probs_of
 
 
-def _check_prompt(teacher: ServedTeacher, replica: Replica, post: Post, question: Question) -> None:
-    body = teacher.request(question, 1, prompt=True)
-    read = teacher.replicas.start(post(PATH, body, lambda answer: answer)).result()
-    frames = teacher.recognizer.features(question.audio.numpy()).shape[1]
-    expected = [*teacher.recognizer.prompt_ids(frames, question.language), *question.transcript.tolist()]
-    if not isinstance(read, dict) or read.get("prompt_token_ids") != expected:
+def _check_prompt(teacher: ServedTeacher, replica: Replica, request: ScoringRequest) -> None:
+    post = _post_to(teacher.replicas, replica)
+    body = teacher.request_body(request, 1, return_prompt=True)
+    response = teacher.replicas.submit(post(GENERATE_PATH, body, lambda document: document)).result()
+    frames = teacher.recognizer.features(request.audio.numpy()).shape[1]
+    expected = [*teacher.recognizer.prompt_ids(frames, request.language), *request.transcript.tolist()]
+    if not isinstance(response, dict) or response.get("prompt_token_ids") != expected:
         raise InputError(
-            f"teacher {replica.url}: it reads another prompt than the processor here writes; serve the model that "
+            f"teacher {replica.url}: its prompt differs from that of the processor here; serve the model that "
             "`pretrained` names"
         )

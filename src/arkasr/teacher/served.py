@@ -1,7 +1,7 @@
-"""A teacher behind vLLM servers, asked over HTTP for its scores along transcripts that it is forced on.
+"""A teacher on vLLM servers, which scores given transcripts over HTTP.
 
-What is sent is the audio itself and the ids of prompt and transcript, so that nothing is tokenised twice; what comes
-back are the teacher's best tokens at each place and the scores of the tokens asked for by name (docs/teachers.md).
+Each request holds the audio and the token ids of prompt and transcript, so that no server tokenises. Each response
+holds the teacher's best tokens at every position and the scores of the requested tokens (docs/teachers.md).
 """
 
 import base64
@@ -22,36 +22,36 @@ from arkasr.data.audio import SAMPLE_RATE
 from arkasr.model.frames import HOP_LENGTH, clip_of
 from arkasr.recognizers.head import Top
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.teacher.replicas import Replicas, UnusableAnswerError
-from arkasr.teacher.teacher import Answer, NamedScores, Question, Teacher
+from arkasr.teacher.replicas import InvalidResponseError, Replicas
+from arkasr.teacher.teacher import PendingScores, ScoringRequest, SparseScores, Teacher
 
-PATH = "/inference/v1/generate"
-# A server's best tokens count those that no transcript holds; so many more are asked for, and all of them at need.
+GENERATE_PATH = "/inference/v1/generate"
+# A server's best tokens include special ones, which no transcript holds. This many extra ones are requested first.
 SPARE_TOKENS = 8
-# How often who waits for the teacher looks whether a stop is asked for.
-LOOK_UP_SECONDS = 0.5
+# How often a wait for scores checks whether a stop is requested.
+STOP_POLL_SECONDS = 0.5
 
-Read = TypeVar("Read")
+Parsed = TypeVar("Parsed")
 
 
 class Post(Protocol):
-    """Asks, and reads the answer: `Replicas.post`, or `Replicas.ask` of one replica."""
+    """Sends a request and parses the response: `Replicas.post`, or `Replicas.post_once` for one replica."""
 
-    async def __call__(self, path: str, body: bytes, read: Callable[[Any], Read], /) -> Read: ...
+    async def __call__(self, path: str, body: bytes, parse: Callable[[Any], Parsed], /) -> Parsed: ...
 
 
 class ServedTeacher(Teacher):
-    """A teacher whose weights are elsewhere.
+    """A teacher whose weights are on servers.
 
     Args:
-        recognizer: its processor and conventions; needs no weights.
+        recognizer: the teacher's processor and conventions; needs no weights.
         replicas: servers of the model; closed with the teacher.
-        model: the name that they serve it under; None = whatever they serve.
-        best_tokens: None = the scores of named tokens are asked for, and every score of the objective is exact. Else
-            the number of best tokens asked for; the others share evenly what these leave (docs/teachers.md).
+        model: the name under which the servers serve it; None = whatever they serve.
+        best_tokens: None = request scores by token id, so that the objective is exact. Otherwise only this many best
+            tokens are requested, and all others share the remaining probability equally (docs/teachers.md).
     """
 
-    every_score = False
+    full_vocabulary = False
     frontend = f"waveform-{SAMPLE_RATE}"
 
     def __init__(
@@ -64,189 +64,197 @@ class ServedTeacher(Teacher):
 
     @staticmethod
     def features(waveform: np.ndarray) -> Tensor:
-        """The clip itself, float32 `[samples]`: the server makes its own features of it."""
-        # Data workers get this function without the teacher and its connections.
+        """The clip itself, float32 `[samples]`; the server computes its features."""
+        # Static, so that data workers get it without the teacher and its connections.
         return torch.from_numpy(clip_of(waveform))
 
     def close(self) -> None:
         self.replicas.close()
 
-    def ask(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> Answer:
-        """Send every question at once, as far as the servers have room, and wait where the answer is wanted."""
+    def submit(self, requests: Sequence[ScoringRequest], top_k: int | None, device: torch.device) -> PendingScores:
+        """Send all requests, as far as the servers have capacity, and return at once."""
         assert top_k is not None
-        pending = [self.replicas.start(self.answer(question, top_k, self.replicas.post)) for question in questions]
+        pending = [self.replicas.submit(self.score(request, top_k, self.replicas.post)) for request in requests]
 
-        def answers(stop_asked: Callable[[], bool]) -> NamedScores | None:
+        def wait_for_scores(stop_requested: Callable[[], bool]) -> SparseScores | None:
             try:
-                while (waited := wait(pending, 0 if stop_asked() else LOOK_UP_SECONDS, FIRST_EXCEPTION)).not_done:
+                while (waited := wait(pending, 0 if stop_requested() else STOP_POLL_SECONDS, FIRST_EXCEPTION)).not_done:
                     for future in waited.done:
-                        future.result()  # raises what one of them failed of
-                    if stop_asked():
+                        future.result()  # raises the error of a failed request
+                    if stop_requested():
                         return None
-                return _joined([future.result() for future in pending]).to(device)
+                return _concatenated([future.result() for future in pending]).to(device)
             finally:
                 for future in pending:
                     future.cancel()
 
-        return answers
+        return wait_for_scores
 
-    async def answer(self, question: Question, top_k: int, post: Post) -> NamedScores:
-        """The answer to one question, on the CPU.
+    async def score(self, request: ScoringRequest, top_k: int, post: Post) -> SparseScores:
+        """The scores of one request, on the CPU.
 
         Args:
-            question: of one utterance.
+            request: of one utterance.
             top_k: k.
-            post: asks the servers, or one of them.
+            post: sends it.
 
         Raises:
-            InputError: `post` does.
+            InputError: as `post`.
         """
         forbidden = int((~self.allowed_tokens).sum())
-        scores = None
+        # The second attempt requests so many tokens that k allowed ones must be among them.
         for spare in (min(SPARE_TOKENS, forbidden), forbidden):
-            if scores is None:
-                best_tokens = min(max(top_k + spare, self.best_tokens or 0), self.vocab_size)
-                read = partial(self._read, question=question, top_k=top_k, best_tokens=best_tokens)
-                scores = await post(PATH, self.request(question, best_tokens), read)
+            best_tokens = min(max(top_k + spare, self.best_tokens or 0), self.vocab_size)
+            parse = partial(self._parse, request=request, top_k=top_k, best_tokens=best_tokens)
+            scores = await post(GENERATE_PATH, self.request_body(request, best_tokens), parse)
+            if scores is not None:
+                break
         assert scores is not None
         return scores
 
-    def request(self, question: Question, best_tokens: int, *, prompt: bool = False) -> bytes:
-        """What is sent, as JSON.
+    def request_body(self, request: ScoringRequest, best_tokens: int, *, return_prompt: bool = False) -> bytes:
+        """The JSON body of a request.
 
         Args:
-            question: of one utterance.
-            best_tokens: how many of the best tokens of every place are wanted.
-            prompt: have the prompt's ids sent back, too.
+            request: of one utterance.
+            best_tokens: number of best tokens to return at every position.
+            return_prompt: also return the ids of the prompt.
         """
-        before, after = self.recognizer.prompt_parts(question.language)
-        asked: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "detokenize": False, "prompt_logprobs": best_tokens}
+        before, after = self.recognizer.prompt_parts(request.language)
+        sampling: dict[str, Any] = {
+            "max_tokens": 1,
+            "temperature": 0,
+            "detokenize": False,
+            "prompt_logprobs": best_tokens,
+        }
         if self.best_tokens is None:
-            asked["prompt_logprob_token_ids"] = _named_by_place(question).tolist()
-            asked["prompt_logprob_start"] = self._prompt_length(question) - 1
-        request = {
-            # One placeholder, which the server replaces by as many as the audio needs.
-            "token_ids": [*before, self.recognizer.processor.audio_token_id, *after, *question.transcript.tolist()],
-            "content_parts": [{"type": "audio_url", "url": _audio_url(question.audio)}],
-            "sampling_params": asked,
-            "return_token_ids": prompt,
+            sampling["prompt_logprob_token_ids"] = _requested_ids(request).tolist()
+            sampling["prompt_logprob_start"] = self._prompt_length(request) - 1
+        body = {
+            # One placeholder; the server expands it to the length of the audio.
+            "token_ids": [*before, self.recognizer.processor.audio_token_id, *after, *request.transcript.tolist()],
+            "content_parts": [{"type": "audio_url", "url": _audio_url(request.audio)}],
+            "sampling_params": sampling,
+            "return_token_ids": return_prompt,
         }
         if self.model is not None:
-            request["model"] = self.model
-        return json.dumps(request).encode()
+            body["model"] = self.model
+        return json.dumps(body).encode()
 
-    def _prompt_length(self, question: Question) -> int:
-        shortest = getattr(self.recognizer.processor.feature_extractor, "min_length", 0)
-        frames = max(len(question.audio), shortest) // HOP_LENGTH
-        return len(self.recognizer.prompt_ids(frames, question.language))
+    def _prompt_length(self, request: ScoringRequest) -> int:
+        min_samples = getattr(self.recognizer.processor.feature_extractor, "min_length", 0)
+        frames = max(len(request.audio), min_samples) // HOP_LENGTH
+        return len(self.recognizer.prompt_ids(frames, request.language))
 
-    def _read(self, answer: Any, question: Question, top_k: int, best_tokens: int) -> NamedScores | None:
-        """The scores in an answer; None if the best tokens among them are fewer than k that are allowed.
+    def _parse(self, response: Any, request: ScoringRequest, top_k: int, best_tokens: int) -> SparseScores | None:
+        """The scores in a response; None if fewer than k of its best tokens are allowed.
 
         Raises:
-            UnusableAnswerError: not all that was asked for is there.
+            InvalidResponseError: scores are missing or malformed.
         """
         try:
-            best = self._best_tokens(answer, question, best_tokens)
-            extra = None if self.best_tokens is not None else _named_scores(answer, question)
+            best = self._best_tokens(response, request, best_tokens)
+            requested = None if self.best_tokens is not None else _requested_log_probs(response, request)
         except (LookupError, TypeError, ValueError, AttributeError, EOFError) as error:
-            raise UnusableAnswerError(
-                f"answers without the scores asked for ({type(error).__name__}: {error}), as one does that is being "
-                "stopped, or runs vLLM before 0.32, or has no arkasr beside it"
+            raise InvalidResponseError(
+                f"sends a response without the requested scores ({type(error).__name__}: {error}); it is shutting "
+                "down, runs vLLM before 0.32, or has no arkasr installed beside vLLM"
             ) from error
         allowed = self.allowed_tokens
-        # The forced token stands there, too, and need not be one of the best.
+        # The last of `row` may be the forced token, which need not be one of the best.
         tops = [[token for token, _ in row[:best_tokens] if allowed[token]][:top_k] for row in best]
         if any(len(top) < min(top_k, int(allowed.sum())) for top in tops):
             return None
-        ids = torch.tensor(_filled([[token for token, _ in row] for row in best], -1))
-        log_probs = torch.tensor(_filled([[score for _, score in row] for row in best], -math.inf))
-        rows = question.positions.clamp(min=0)
+        ids = torch.tensor(_padded([[token for token, _ in row] for row in best], -1))
+        log_probs = torch.tensor(_padded([[score for _, score in row] for row in best], -math.inf))
+        rows = request.positions.clamp(min=0)
         ids, log_probs = ids[rows], log_probs[rows]
-        elsewhere = torch.where(question.positions >= 0, math.nan, 0.0)
-        if extra is None:
-            elsewhere = evenly_shared(log_probs, best_tokens, self.vocab_size)
+        if requested is None:
+            other_log_prob = uniform_remainder(log_probs, best_tokens, self.vocab_size)
         else:
-            ids = torch.cat((ids, question.named), dim=1)
-            log_probs = torch.cat((log_probs, extra[rows]), dim=1)
-        # As many as in process, which fills up with tokens that are not allowed.
-        top = torch.tensor(_filled(tops, -1, min(top_k, self.vocab_size)))[rows]
+            other_log_prob = torch.where(request.positions >= 0, math.nan, 0.0)
+            ids = torch.cat((ids, request.requested_ids), dim=1)
+            log_probs = torch.cat((log_probs, requested[rows]), dim=1)
+        # As wide as the top k of a teacher in process.
+        top = torch.tensor(_padded(tops, -1, min(top_k, self.vocab_size)))[rows]
         unknown = torch.full((len(rows),), math.nan)
-        return NamedScores(ids, log_probs, elsewhere, Top(top, top[:, 0], torch.zeros(len(rows)), unknown))
+        return SparseScores(ids, log_probs, other_log_prob, Top(top, top[:, 0], torch.zeros(len(rows)), unknown))
 
-    def _best_tokens(self, answer: Any, question: Question, best_tokens: int) -> list[list[tuple[int, float]]]:
-        """Ids and log-probabilities at every place of the transcript, best first, the forced token's among them."""
-        places = answer["prompt_logprobs"]
-        before = self._prompt_length(question)
-        if len(places) != before + len(question.transcript):
-            raise ValueError(f"{len(places)} places of {before + len(question.transcript)}")
+    def _best_tokens(self, response: Any, request: ScoringRequest, best_tokens: int) -> list[list[tuple[int, float]]]:
+        """Ids and log-probabilities at every position of the transcript, best first, with the forced token's."""
+        positions = response["prompt_logprobs"]
+        prompt_length = self._prompt_length(request)
+        if len(positions) != prompt_length + len(request.transcript):
+            raise ValueError(f"{len(positions)} positions of {prompt_length + len(request.transcript)}")
         best = []
-        for said, forced in zip(places[before:], question.transcript.tolist(), strict=True):
-            scores = {int(token): float(it["logprob"]) for token, it in said.items()}
+        for candidates, forced in zip(positions[prompt_length:], request.transcript.tolist(), strict=True):
+            scores = {int(token): float(score["logprob"]) for token, score in candidates.items()}
             if len(scores) < best_tokens or forced not in scores:
                 raise ValueError(f"{len(scores)} tokens of {best_tokens}, or not the forced one")
             if max(scores) >= self.vocab_size or any(math.isnan(score) for score in scores.values()):
-                raise ValueError(f"a token beyond the vocabulary of {self.vocab_size}, or one without a number")
+                raise ValueError(f"a token outside the vocabulary of {self.vocab_size}, or a score that is NaN")
             best.append(sorted(scores.items(), key=lambda pair: -pair[1]))
         return best
 
 
-def evenly_shared(log_probs: Tensor, best_tokens: int, vocab_size: int) -> Tensor:
-    """Log-probability `[N]` of every other token if these leave them equal shares, none above the worst of the best.
+def uniform_remainder(log_probs: Tensor, best_tokens: int, vocab_size: int) -> Tensor:
+    """Log-probability `[N]` of every other token if these share the remaining probability equally.
+
+    It is at most that of the worst of the best tokens.
 
     Args:
         log_probs: `[N, M]`, best first; −inf = empty slot.
-        best_tokens: how many of them are the best ones; a token behind these was asked for by itself.
+        best_tokens: the number of best tokens; the tokens after these were requested by id.
         vocab_size: V_T.
     """
-    left = (1 - log_probs.exp().sum(1)).clamp_min(torch.finfo(log_probs.dtype).tiny)
+    remaining = (1 - log_probs.exp().sum(1)).clamp_min(torch.finfo(log_probs.dtype).tiny)
     others = vocab_size - log_probs.isfinite().sum(1)
-    return torch.minimum((left / others.clamp_min(1)).log(), log_probs[:, best_tokens - 1])
+    return torch.minimum((remaining / others.clamp_min(1)).log(), log_probs[:, best_tokens - 1])
 
 
-def _named_by_place(question: Question) -> Tensor:
-    """The ids asked for by name at every place of the transcript, LongTensor `[m, K]`; −1 = no id."""
-    named = torch.full((len(question.transcript), question.named.shape[1]), -1)
-    paired = question.positions >= 0
-    named[question.positions[paired]] = question.named[paired]
-    return named
+def _requested_ids(request: ScoringRequest) -> Tensor:
+    """The requested ids at every position of the transcript, LongTensor `[m, K]`; −1 = no id."""
+    ids = torch.full((len(request.transcript), request.requested_ids.shape[1]), -1)
+    scored = request.positions >= 0
+    ids[request.positions[scored]] = request.requested_ids[scored]
+    return ids
 
 
-def _named_scores(answer: Any, question: Question) -> Tensor:
-    """The log-probabilities of the tokens asked for by name, float32 `[m, K]`."""
-    file = io.BytesIO(base64.b64decode(answer["prompt_token_id_logprobs"]))
-    scores = torch.from_numpy(np.load(file, allow_pickle=False)).float()
-    named = _named_by_place(question)
-    if scores.shape != named.shape or not scores[named >= 0].isfinite().all():
-        raise ValueError(f"named scores of shape {tuple(scores.shape)} of {tuple(named.shape)}, or not all finite")
-    return scores
+def _requested_log_probs(response: Any, request: ScoringRequest) -> Tensor:
+    """The log-probabilities of the requested ids, float32 `[m, K]`."""
+    file = io.BytesIO(base64.b64decode(response["prompt_token_id_logprobs"]))
+    log_probs = torch.from_numpy(np.load(file, allow_pickle=False)).float()
+    ids = _requested_ids(request)
+    if log_probs.shape != ids.shape or not log_probs[ids >= 0].isfinite().all():
+        raise ValueError(f"requested scores of shape {tuple(log_probs.shape)} of {tuple(ids.shape)}, or not all finite")
+    return log_probs
 
 
-def _filled(rows: Sequence[list[Any]], filler: float, width: int = 0) -> list[list[Any]]:
-    """Rows as long as the longest, or as `width`."""
+def _padded(rows: Sequence[list[Any]], padding: float, width: int = 0) -> list[list[Any]]:
+    """Pad rows to the longest of them, and at least to `width`."""
     width = max(width, *map(len, rows))
-    return [row + [filler] * (width - len(row)) for row in rows]
+    return [row + [padding] * (width - len(row)) for row in rows]
 
 
 def _audio_url(samples: Tensor) -> str:
-    """The clip `[samples]` as a WAV file of float32, not a bit of it lost."""
+    """The clip `[samples]` as a float32 WAV file, which is lossless."""
     file = io.BytesIO()
     soundfile.write(file, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="FLOAT")
     return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _joined(answers: Sequence[NamedScores]) -> NamedScores:
-    """The rows of several answers, empty slots added to the narrower ones."""
-    width = max(answer.ids.shape[1] for answer in answers)
+def _concatenated(parts: Sequence[SparseScores]) -> SparseScores:
+    """Concatenate the rows of several requests; narrower ones get empty slots."""
+    width = max(part.ids.shape[1] for part in parts)
 
-    def widened(tensor: Tensor, filler: float) -> Tensor:
-        return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=filler)
+    def widened(tensor: Tensor, padding: float) -> Tensor:
+        return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=padding)
 
-    tops = [answer.top for answer in answers]
-    return NamedScores(
-        torch.cat([widened(answer.ids, -1) for answer in answers]),
-        torch.cat([widened(answer.log_probs, -math.inf) for answer in answers]),
-        torch.cat([answer.elsewhere for answer in answers]),
+    tops = [part.top for part in parts]
+    return SparseScores(
+        torch.cat([widened(part.ids, -1) for part in parts]),
+        torch.cat([widened(part.log_probs, -math.inf) for part in parts]),
+        torch.cat([part.other_log_prob for part in parts]),
         Top(
             torch.cat([top.ids for top in tops]),
             torch.cat([top.best for top in tops]),

@@ -1,7 +1,7 @@
-"""What distillation asks of a teacher: what it would have written at the places of transcripts that are not its own.
+"""The interface of a teacher, which scores the tokens of given transcripts.
 
-Two answer: one in the training process, which knows every score, and one behind servers, which knows those asked for by
-name. Knows nothing of students but the tokens they propose.
+In: audio and transcripts in teacher ids. Out: scores of the full vocabulary from a teacher in the training process, or
+scores of some tokens from a served teacher. Of the student, only the tokens that it proposes are known here.
 """
 
 from abc import ABC, abstractmethod
@@ -18,34 +18,33 @@ from arkasr.recognizers.recognizer import Recognizer
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """An utterance and the transcript that a teacher is forced on.
+class ScoringRequest:
+    """An utterance, and a transcript for teacher forcing.
 
     Attributes:
-        audio: the audio, as the teacher's `features` gave it.
-        language: that the prompt asks for.
+        audio: output of the teacher's `features`.
+        language: the language in the prompt; None = the prompt names none.
         transcript: LongTensor `[m]`, teacher ids, at least one.
-        positions: LongTensor `[n]`, the places in `transcript` that are asked about; −1 = none, and whatever stands in
-            that row of the answer means nothing.
-        named: LongTensor `[n, K]`, teacher ids whose scores are wanted at these places besides the teacher's own best;
-            −1 = no id.
+        positions: LongTensor `[n]`, positions in `transcript` to score. −1 = none: that row of the scores is undefined.
+        requested_ids: LongTensor `[n, K]`, teacher ids to score at these positions besides the teacher's k best;
+            −1 = empty slot.
     """
 
     audio: Tensor
     language: str | None
     transcript: Tensor
     positions: Tensor
-    named: Tensor
+    requested_ids: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherStates:
-    """Every score at N positions: logits are hidden · headᵀ.
+    """Scores of the full vocabulary at N positions: logits are hidden · headᵀ.
 
     Attributes:
         hidden: `[N, H_T]`.
         head: `[V_T, H_T]`.
-        top: the k best tokens; None where every score is looked at.
+        top: the k best tokens; None if the objective uses the full vocabulary.
     """
 
     hidden: Tensor
@@ -54,61 +53,61 @@ class TeacherStates:
 
 
 @dataclass(frozen=True, slots=True)
-class NamedScores:
-    """The scores of some tokens at N positions.
+class SparseScores:
+    """Scores of some tokens at N positions.
 
     Attributes:
         ids: LongTensor `[N, M]`, −1 = empty slot.
-        log_probs: float32 `[N, M]`, over the server's whole vocabulary.
-        elsewhere: float32 `[N]`, what stands for the log-probability of any other token; NaN = it is not known.
-        top: the k best tokens; its entropy is NaN, being unknown.
+        log_probs: float32 `[N, M]`, normalised over the server's full vocabulary.
+        other_log_prob: float32 `[N]`, estimated log-probability of any other token; NaN = unknown.
+        top: the k best tokens; its entropy is NaN because it is unknown.
     """
 
     ids: Tensor
     log_probs: Tensor
-    elsewhere: Tensor
+    other_log_prob: Tensor
     top: Top
 
-    def of(self, ids: Tensor) -> Tensor:
+    def log_probs_of(self, ids: Tensor) -> Tensor:
         """Log-probabilities `[N, K]` of ids `[N, K]`."""
-        same = ids[:, :, None] == self.ids[:, None, :]
-        found = self.log_probs.gather(1, same.int().argmax(dim=2))
-        return torch.where(same.any(dim=2), found, self.elsewhere[:, None])
+        matches = ids[:, :, None] == self.ids[:, None, :]
+        found = self.log_probs.gather(1, matches.int().argmax(dim=2))
+        return torch.where(matches.any(dim=2), found, self.other_log_prob[:, None])
 
-    def to(self, device: torch.device) -> "NamedScores":
+    def to(self, device: torch.device) -> "SparseScores":
         """The same scores on another device."""
         top = Top(*(getattr(self.top, field.name).to(device) for field in fields(Top)))
-        return NamedScores(self.ids.to(device), self.log_probs.to(device), self.elsewhere.to(device), top)
+        return SparseScores(self.ids.to(device), self.log_probs.to(device), self.other_log_prob.to(device), top)
 
 
-TeacherScores = TeacherStates | NamedScores
-# Waits for the scores; None if it would have to wait on while the function it is given says that a stop is asked for.
-Answer = Callable[[Callable[[], bool]], TeacherScores | None]
+TeacherScores = TeacherStates | SparseScores
+# Waits for the scores. Its argument says whether a stop is requested; None if that ended the wait.
+PendingScores = Callable[[Callable[[], bool]], TeacherScores | None]
 
 
 class Teacher(ABC):
-    """Scores along given transcripts.
+    """Scores given transcripts.
 
     Args:
-        recognizer: its processor and conventions, and the weights of a teacher that has them here.
+        recognizer: processor and conventions of the teacher. Only a teacher in this process needs its weights.
 
     Attributes:
-        every_score: whether an objective may look at the whole vocabulary.
+        full_vocabulary: whether scores cover the full vocabulary.
     """
 
-    every_score: bool
+    full_vocabulary: bool
 
     def __init__(self, recognizer: Recognizer) -> None:
         self.recognizer = recognizer
 
     @property
     def tokenizer(self) -> Any:
-        """Of the transcripts."""
+        """The tokenizer of the transcripts."""
         return self.recognizer.tokenizer
 
     @property
     def stop_token_id(self) -> int:
-        """Ends a transcript."""
+        """The id that ends a transcript."""
         return self.recognizer.stop_token_id
 
     @property
@@ -125,31 +124,31 @@ class Teacher(ABC):
         """The prompt.
 
         Raises:
-            InputError: the teacher cannot be asked in that language.
+            InputError: the teacher does not support the language.
         """
         return self.recognizer.prompt_text(language)
 
     @property
     @abstractmethod
     def frontend(self) -> str:
-        """Names what `features` gives."""
+        """The name of the features that `features` computes."""
 
     @abstractmethod
     def features(self, waveform: np.ndarray) -> Tensor:
-        """What the teacher hears of one 16 kHz mono float32 clip `[samples]`."""
+        """The teacher's input features of one 16 kHz mono float32 clip `[samples]`."""
 
     @abstractmethod
-    def ask(self, questions: Sequence[Question], top_k: int | None, device: torch.device) -> Answer:
-        """Set the teacher to work.
+    def submit(self, requests: Sequence[ScoringRequest], top_k: int | None, device: torch.device) -> PendingScores:
+        """Start scoring, without waiting for the scores of a served teacher.
 
         Args:
-            questions: of a micro-batch.
-            top_k: k; None = every score is wanted.
-            device: where the answer is wanted.
+            requests: of one micro-batch.
+            top_k: k; None = the full vocabulary is needed.
+            device: where the scores are needed.
 
         Returns:
-            Waits for the answer, one row for every asked place of the questions in turn.
+            A function that waits for the scores: one row for every entry of `positions`, request after request.
         """
 
-    def close(self) -> None:  # noqa: B027 (one in process holds nothing)
-        """Give back what the teacher holds outside this process; it is not asked any more."""
+    def close(self) -> None:  # noqa: B027 (a teacher in process has nothing to release)
+        """Release what the teacher holds outside this process. No request may follow."""

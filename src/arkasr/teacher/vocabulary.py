@@ -1,7 +1,7 @@
-"""How the student's and the teacher's vocabularies correspond.
+"""The map between the student's and the teacher's vocabularies.
 
-In: two tokenizers and the widths of their models' logits. Out: the partial map m between their ids (docs/objective.md).
-Knows nothing of models or transcripts.
+In: two tokenizers and the widths of the models' logits. Out: the partial map m between their ids (docs/objective.md).
+Models and transcripts are not known here.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from arkasr.model.allowed import check_stop_token, tokens_within
 
 @dataclass(frozen=True, slots=True)
 class VocabularyMap:
-    """The partial map between teacher and student ids; one to one where it is defined.
+    """The partial one-to-one map between teacher and student ids.
 
     Attributes:
-        teacher_to_student: m, LongTensor [V_T], −1 = unmapped.
-        student_to_teacher: m⁻¹, LongTensor [V_S], −1 = unmapped.
+        teacher_to_student: m, LongTensor `[V_T]`, −1 = unmapped.
+        student_to_teacher: m⁻¹, LongTensor `[V_S]`, −1 = unmapped.
     """
 
     teacher_to_student: Tensor
@@ -35,14 +35,14 @@ def map_vocabularies(
     student_vocab_size: int,
     teacher_vocab_size: int,
 ) -> VocabularyMap:
-    """Pair the ids whose token strings are equal, and the two stop tokens with each other and nothing else.
+    """Map ids with equal token strings to each other. The stop tokens map to each other only.
 
     Args:
         student_tokenizer: the student's tokenizer.
         teacher_tokenizer: the teacher's tokenizer.
         student_stop: id of the student's stop token.
         teacher_stop: id of the teacher's stop token.
-        student_vocab_size: V_S, width of the student's logits; rows beyond the tokenizer have no counterpart.
+        student_vocab_size: V_S, width of the student's logits; ids without a token are unmapped.
         teacher_vocab_size: V_T, width of the teacher's logits.
 
     Raises:

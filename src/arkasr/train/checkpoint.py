@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from arkasr import processes
 from arkasr.errors import InputError
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 
 CHECKSUMS = "SHA256SUMS"
 WRITING = ".writing-"
@@ -177,7 +177,7 @@ def _step_of(place: Path) -> int:
 def _add_checksums(folder: Path) -> None:
     """Write `SHA256SUMS`, as `sha256sum --check` reads it, over all files of a folder; see all of it to the disk."""
     paths = sorted(folder.iterdir())
-    write_whole(folder / CHECKSUMS, [f"{_checksum(path)}  {path.name}\n" for path in paths])
+    write_atomically(folder / CHECKSUMS, [f"{_checksum(path)}  {path.name}\n" for path in paths])
     for path in [*paths, folder / CHECKSUMS, folder]:
         _flush(path)
 

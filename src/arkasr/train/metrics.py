@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from arkasr.files import write_atomically
 from arkasr.recognizers.device import widest_float
 
 
@@ -184,9 +185,7 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step]
-        writing = folder / ".metrics.jsonl.writing"
-        writing.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        writing.replace(path)
+        write_atomically(path, (json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 

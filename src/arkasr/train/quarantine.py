@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arkasr.errors import InputError
-from arkasr.files import append_lines, whole_lines
+from arkasr.files import append_lines, complete_lines
 from arkasr.train.stream import UnreadableUtterance
 
 
@@ -24,7 +24,7 @@ class Quarantine:
         self._utterances = utterances
         self._most_share = most_share
         self._writes = writes
-        rows = [json.loads(line) for line in whole_lines(path, mend=writes)]
+        rows = [json.loads(line) for line in complete_lines(path, mend=writes)]
         self._reasons: dict[str, str] = {row["id"]: row["reason"] for row in rows}
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError, nearest_of
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 from arkasr.recognizers.fingerprint import fingerprint
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input
@@ -123,10 +123,10 @@ def run(
                 sys.stdout.buffer.write(text.encode("utf-8", NAMES))
                 sys.stdout.buffer.flush()
         elif target.files is None:
-            write_whole(target.path, texts, errors=NAMES)
+            write_atomically(target.path, texts, errors=NAMES)
         else:
             for path, text in zip(target.files, texts, strict=True):
-                write_whole(path, [text], errors=NAMES)
+                write_atomically(path, [text], errors=NAMES)
         if journal:
             journal.remove()
     return problems

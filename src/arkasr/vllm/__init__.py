@@ -1,1 +1,1 @@
-"""vLLM as an engine for rollouts, labels and serving, and its plugins."""
+"""vLLM as an engine for rollouts, labels and serving, and the plugins that it loads."""

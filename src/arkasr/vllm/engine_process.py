@@ -1,7 +1,7 @@
-"""What the processes in which vLLM writes for a trainer have in common with it: accelerator, signals, and its end.
+"""How the vLLM processes of a trainer share its accelerator, leave signals to it, and end with it.
 
-The trainer alone answers signals, by a checkpoint, and ends its engine when it is done with it. A trainer that is
-killed takes the engine along.
+Only the trainer handles signals, by writing a checkpoint, and it ends its engine itself. If the trainer is killed, the
+engine's processes are killed, too.
 """
 
 import ctypes
@@ -18,46 +18,46 @@ ENGINE_FOLDER = "ARKASR_ENGINE_FOLDER"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """What the environment must say while vLLM starts its processes.
+def engine_environment(folder: Path) -> dict[str, str]:
+    """Environment variables that must be set while vLLM starts its processes.
 
     Args:
-        folder: of the engine; its processes obey no signal as long as it is there.
+        folder: of the engine; while it exists, vLLM's processes ignore signals.
     """
-    # A fork of a process with threads may hang, and does not load plugins anew.
-    asked = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", ENGINE_FOLDER: str(folder)}
+    # Forking a process with threads may hang, and does not load plugins again.
+    variables = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", ENGINE_FOLDER: str(folder)}
     if not torch.cuda.is_available():
-        return asked
+        return variables
     from vllm.platforms import current_platform
 
     name = current_platform.device_control_env_var
-    return asked | {name: visible_device(torch.cuda.current_device(), os.environ.get(name))}
+    return variables | {name: visible_device(torch.cuda.current_device(), os.environ.get(name))}
 
 
 def visible_device(index: int, listed: str | None) -> str:
-    """What names one accelerator alone: the one with this index among those that are listed as visible."""
+    """The id of one accelerator: that at `index` in the comma-separated `listed` ids; None = all are visible."""
     return listed.split(",")[index] if listed else str(index)
 
 
 def follow_trainer() -> None:
-    """In a process of a trainer's engine, leave signals to the trainer, and end when the process's parent ends."""
+    """In a process of a trainer's engine: ignore signals, and end with the parent process. Elsewhere do nothing."""
     parent, folder = multiprocessing.parent_process(), os.environ.get(ENGINE_FOLDER)
     if parent is None or folder is None:
         return
     for number in (signal.SIGINT, signal.SIGTERM):
-        _obey_only_without(Path(folder), number)
+        _ignore_while_exists(Path(folder), number)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not parent.is_alive():  # it was killed before
+    if not parent.is_alive():  # it was killed before `prctl`
         os._exit(1)
 
 
-def _obey_only_without(folder: Path, number: int) -> None:
-    obey = signal.getsignal(number)
+def _ignore_while_exists(folder: Path, number: int) -> None:
+    original = signal.getsignal(number)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if callable(obey) and not folder.exists():
-            obey(number, frame)
+        if callable(original) and not folder.exists():
+            original(number, frame)
 
     signal.signal(number, handle)

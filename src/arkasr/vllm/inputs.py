@@ -1,7 +1,7 @@
-"""From a prompt with one audio placeholder to vLLM's model inputs: log-mel features and as many placeholders as needed.
+"""Ark-ASR's input processing in vLLM.
 
-Audio comes as a waveform, whose features the package's own processor computes, or as features already computed. The
-prompt is the one of training (`arkasr.model.processor`). Knows nothing of weights.
+In: a prompt with one audio placeholder, and a waveform or log-mel features. Out: log-mel features, and a prompt with
+one placeholder for each audio token. The prompt is that of training (`arkasr.model.processor`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ from arkasr.model.processor import ArkAsrProcessor, transcription_prompt
 
 
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The prompt of every clip, with the single placeholder that vLLM replaces by one for each audio token."""
+    """The prompt of every clip, with one placeholder, which vLLM expands to one for each audio token."""
     ids: list[int] = tokenizer.encode(transcription_prompt(tokenizer), add_special_tokens=False)
     return ids
 
 
 class ArkAsrDataParser(MultiModalDataParser):
-    """Takes log-mel features `[mels, T]` beside everything that vLLM takes for audio."""
+    """Accepts log-mel features `[mels, T]` besides the audio formats of vLLM."""
 
     def _parse_audio_data(self, data: Any) -> Any:
         if isinstance(data, list) and all(isinstance(clip, torch.Tensor) and clip.ndim == 2 for clip in data):
@@ -43,7 +43,7 @@ class ArkAsrDataParser(MultiModalDataParser):
 
 
 class ArkAsrProcessingInfo(BaseProcessingInfo):
-    """What vLLM asks of the family before it has seen a request."""
+    """Properties of the family that vLLM reads at start."""
 
     def get_hf_processor(self, **kwargs: object) -> ArkAsrProcessor:
         return self.ctx.get_hf_processor(ArkAsrProcessor, **kwargs)
@@ -59,7 +59,7 @@ class ArkAsrProcessingInfo(BaseProcessingInfo):
 
 
 class ArkAsrDummyInputs(BaseDummyInputsBuilder[ArkAsrProcessingInfo]):
-    """The longest clip that there can be, by which vLLM plans its memory."""
+    """A clip of maximum length, with which vLLM plans its memory."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
         return self.info.get_hf_processor().audio_token * mm_counts.get("audio", 0)
@@ -74,7 +74,7 @@ class ArkAsrDummyInputs(BaseDummyInputsBuilder[ArkAsrProcessingInfo]):
 
 
 class ArkAsrInputs(BaseMultiModalProcessor[ArkAsrProcessingInfo]):
-    """Features of every clip by itself, so that what is kept in vLLM's caches does not depend on a batch."""
+    """Computes features clip by clip, so that cached ones do not depend on the batch."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         processor = self.info.get_hf_processor()
@@ -93,7 +93,7 @@ class ArkAsrInputs(BaseMultiModalProcessor[ArkAsrProcessingInfo]):
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
         processor = self.info.get_hf_processor()
-        # Empty where vLLM still has the features of a clip, and with them its placeholders.
+        # Empty if vLLM has the clip's features and placeholders in its cache.
         clips: Any = out_mm_kwargs.get_data().get("log_mels")
 
         def placeholders(clip: int) -> list[int]:

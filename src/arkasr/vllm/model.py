@@ -1,8 +1,7 @@
-"""Ark-ASR inside vLLM: this package's audio encoder in front of vLLM's Qwen2 decoder.
+"""Ark-ASR in vLLM: this package's audio encoder and vLLM's Qwen2 decoder.
 
-The encoder is the very module that is trained, so there is no second implementation to keep equal. Tokens that no
-transcript may hold are masked where the scores are computed, which holds for every way of asking, `vllm serve` among
-them. Knows nothing of audio files.
+The encoder is the module that is trained, so there is no second implementation. Tokens that no transcript may hold are
+masked in `compute_logits`, and therefore in every use of vLLM, including `vllm serve`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -41,7 +40,7 @@ from arkasr.vllm.inputs import ArkAsrDummyInputs, ArkAsrInputs, ArkAsrProcessing
 
 @MULTIMODAL_REGISTRY.register_processor(ArkAsrInputs, info=ArkAsrProcessingInfo, dummy_inputs=ArkAsrDummyInputs)
 class VllmArkAsr(nn.Module, SupportsMultiModal, SupportsTranscription):
-    """What vLLM calls; weight names are those of the checkpoints, plain Transformers or published."""
+    """vLLM's model class. It loads checkpoints of both layouts, plain Transformers and published."""
 
     supported_languages: ClassVar[Mapping[str, str]] = STUDENT_LANGUAGES
     packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
@@ -50,7 +49,7 @@ class VllmArkAsr(nn.Module, SupportsMultiModal, SupportsTranscription):
     }
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
-            # The published files carry Whisper's learned positions, which the rotary encoder does not use.
+            # The published files hold Whisper's learned positions, which the rotary encoder does not use.
             "audio_encoder.whisper.embed_positions.": None,
             "audio_encoder.whisper.layer_norm.": None,
             "model.": "language_model.model.",
@@ -72,8 +71,8 @@ class VllmArkAsr(nn.Module, SupportsMultiModal, SupportsTranscription):
                 architectures=["Qwen2ForCausalLM"],
             )
         if config.tie_word_embeddings:
-            # vLLM on CPUs computes with a packed copy of every layer's weights. When weights are pushed, it packs anew
-            # what they are loaded into, and that is not a head that shares them.
+            # On CPUs vLLM computes with packed copies of the weights. A reload packs only the module that the weights
+            # are loaded into, so a separate head with tied weights would keep its old copy.
             self.language_model.lm_head = self.language_model.model.embed_tokens
         tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
         blocked = transcription_config(GenerationConfig(), tokenizer, config.vocab_size).suppress_tokens
@@ -101,11 +100,11 @@ class VllmArkAsr(nn.Module, SupportsMultiModal, SupportsTranscription):
         inputs_embeds: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
-        """States `[L, H]` of the tokens of all sequences, one after the other."""
+        """Hidden states `[L, H]` of the tokens of all sequences, concatenated."""
         return self.language_model.model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """Scores `[L, V]`; None on ranks that hold no part of the result."""
+        """Logits `[L, V]`; None on ranks that hold no part of the result."""
         logits = self.language_model.compute_logits(hidden_states)
         return None if logits is None else logits.index_fill_(1, self.blocked_tokens, -torch.inf)
 
@@ -115,7 +114,7 @@ class VllmArkAsr(nn.Module, SupportsMultiModal, SupportsTranscription):
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
         if modality != "audio":
-            raise ValueError(f"Ark-ASR hears audio, not {modality}")
+            raise ValueError(f"Ark-ASR takes audio, not {modality}")
         return "<|begin_of_audio|><|audio|><|end_of_audio|>"
 
     @classmethod

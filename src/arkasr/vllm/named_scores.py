@@ -1,8 +1,7 @@
-"""Scores of named tokens along a prompt from vLLM's first model runner, asked for as vLLM asks its second.
+"""Log-probabilities of requested prompt tokens from vLLM's first model runner.
 
-vLLM 0.32 answers `prompt_logprob_token_ids` where its second model runner runs, which needs Triton; the CPU build has
-none. This plugin gives the first runner the same answer to the same question, so that one client serves both. It
-changes nothing for requests that do not ask. Knows nothing of teachers.
+vLLM 0.32 supports `prompt_logprob_token_ids` in its second model runner only, which needs Triton. The CPU build has no
+Triton. This plugin adds the same request and response to the first runner. Other requests are unchanged.
 """
 
 import logging
@@ -24,42 +23,42 @@ def register() -> None:
     from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    places = [
+    patched = [
         (SamplingParams, "prompt_logprob_token_ids"),
         (ModelRunnerOutput, "prompt_token_id_logprobs_dict"),
         (InputProcessor, "_validate_params"),
         (GPUModelRunner, "_get_prompt_logprobs_dict"),
         (GPUModelRunner, "sample_tokens"),
     ]
-    missing = [name for owner, name in places if name not in {*dir(owner), *getattr(owner, "__annotations__", ())}]
+    missing = [name for owner, name in patched if name not in {*dir(owner), *getattr(owner, "__annotations__", ())}]
     if missing:
-        logger.warning("this vLLM has no %s: scores of named tokens are left to it", ", ".join(missing))
+        logger.warning("this vLLM has no %s: requested scores are left to vLLM itself", ", ".join(missing))
     elif not hasattr(GPUModelRunner, "named_scores"):
-        _admit(InputProcessor)
-        _answer(GPUModelRunner)
+        _accept_requested_ids(InputProcessor)
+        _return_requested_scores(GPUModelRunner)
 
 
-def _admit(processor: Any) -> None:
-    """Let requests with named tokens pass a check that turns them away from the first runner."""
+def _accept_requested_ids(processor: Any) -> None:
+    """Let requests with `prompt_logprob_token_ids` pass the check that rejects them for the first runner."""
     validate = processor._validate_params
 
     def validate_params(self: Any, params: Any, supported_tasks: Any) -> Any:
         if getattr(params, "prompt_logprob_token_ids", None) is None or self.vllm_config.use_v2_model_runner:
             return validate(self, params, supported_tasks)
-        # Checks the ids and makes them an array, which the other checks are then not shown.
+        # `verify` checks the ids and converts them to an array. The remaining checks run without them.
         params.verify(self.model_config, self.speculative_config, self.structured_outputs_config, self.tokenizer)
-        asked = params.prompt_logprob_token_ids, params.prompt_logprob_start
+        requested = params.prompt_logprob_token_ids, params.prompt_logprob_start
         params.prompt_logprob_token_ids = params.prompt_logprob_start = None
         try:
             return validate(self, params, supported_tasks)
         finally:
-            params.prompt_logprob_token_ids, params.prompt_logprob_start = asked
+            params.prompt_logprob_token_ids, params.prompt_logprob_start = requested
 
     processor._validate_params = validate_params
 
 
-def _answer(runner: Any) -> None:
-    """Let the first runner compute the scores where it computes those of prompts, and send them with its output."""
+def _return_requested_scores(runner: Any) -> None:
+    """Make the first runner compute the scores with its prompt log-probabilities, and return them in its output."""
     prompt_scores, sample_tokens = runner._get_prompt_logprobs_dict, runner.sample_tokens
     runner.named_scores = None
 
@@ -79,7 +78,7 @@ def _answer(runner: Any) -> None:
 
 
 def finished_scores(runner: Any, hidden_states: Tensor, num_scheduled_tokens: Mapping[str, int]) -> dict[str, Tensor]:
-    """Log-probabilities float32 `[rows, ids]` of the requests whose prompt ends in this step; −inf for padding."""
+    """Log-probabilities float32 `[rows, ids]` of all requests whose prompt ends in this step; −inf = no id."""
     finished = {}
     for request_id, tokens in num_scheduled_tokens.items():
         request = runner.requests[request_id]
@@ -90,16 +89,16 @@ def finished_scores(runner: Any, hidden_states: Tensor, num_scheduled_tokens: Ma
         begin, end = request.num_computed_tokens, request.num_computed_tokens + tokens
         if begin == 0:
             request.named_scores = torch.full(ids.shape, -torch.inf)
-        wanted = torch.tensor(ids, dtype=torch.long, device=hidden_states.device)
+        requested = torch.tensor(ids, dtype=torch.long, device=hidden_states.device)
         offset = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[request_id]]) - begin
-        # The last token of the prompt has nothing behind it to score.
+        # The prompt has no token after its last one to score.
         last = min(end, len(request.prompt_token_ids) - 1)
         for row in range(max(first, begin), last, ROWS_AT_ONCE):
             until = min(row + ROWS_AT_ONCE, last)
             scores = runner.model.compute_logits(hidden_states[offset + row : offset + until]).float()
-            named = wanted[row - first : until - first]
-            found = scores.gather(1, named.clamp_min(0)) - scores.logsumexp(1, keepdim=True)
-            request.named_scores[row - first : until - first] = found.masked_fill(named < 0, -torch.inf).cpu()
+            row_ids = requested[row - first : until - first]
+            found = scores.gather(1, row_ids.clamp_min(0)) - scores.logsumexp(1, keepdim=True)
+            request.named_scores[row - first : until - first] = found.masked_fill(row_ids < 0, -torch.inf).cpu()
         if end >= len(request.prompt_token_ids):
             finished[request_id] = request.named_scores
     return finished

@@ -1,7 +1,7 @@
-"""Makes Ark-ASR known to vLLM, which calls `register` in every process of its own that it starts.
+"""Registers Ark-ASR with vLLM, which calls `register` in each of its processes.
 
-The entry point stands in pyproject.toml (group `vllm.general_plugins`). Knows nothing of the model; vLLM imports that
-when a checkpoint names it.
+The entry point is in pyproject.toml (group `vllm.general_plugins`). vLLM imports the model class only when a checkpoint
+names it.
 """
 
 import arkasr.model  # noqa: F401  (registers configuration, tokenizer and processor with the Auto classes)
@@ -13,7 +13,7 @@ ARCHITECTURES = ("ArkAsrForConditionalGeneration", PUBLISHED_ARCHITECTURE)
 
 
 def register() -> None:
-    """Tell vLLM which class reads checkpoints of either layout, and an engine's process whose it is."""
+    """Register the model class for both checkpoint layouts, and tie an engine's process to its trainer."""
     from vllm import ModelRegistry
 
     for architecture in ARCHITECTURES:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from arkasr import locks
 from arkasr.data.manifests import checked_records, indexing, opening
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.index import RECORD, open_index
@@ -30,7 +31,6 @@ def folder(tmp_path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(indexing, "CHUNK", 7)
-    monkeypatch.setattr(indexing, "IDS_AT_ONCE", 5)
 
 
 def write(folder, *lines):
@@ -213,7 +213,7 @@ def test_a_manifest_that_changes_under_its_index_is_named(folder, monkeypatch):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert index.utterance(4).id == read_manifest(path)[4].id
     for found in (index, open_index(path)):
-        with pytest.raises(InputError, match=r"set\.jsonl: what stands at byte \d+ is not the line that was indexed"):
+        with pytest.raises(InputError, match=r"set\.jsonl: the line at byte \d+ has changed since it was indexed"):
             found.utterance(3)
     again = open_manifest_of_any_size(path, monkeypatch)
     assert again[3].text == "TEXT 3"
@@ -271,12 +271,12 @@ def refusing(number):
 
 
 def test_a_file_system_without_locks_has_an_index_all_the_same(folder, monkeypatch):
-    monkeypatch.setattr(indexing.fcntl, "flock", refusing(errno.ENOLCK))
+    monkeypatch.setattr(locks.fcntl, "lockf", refusing(errno.ENOLCK))
     assert len(build_index(write(folder, *lines_of_all_kinds(20)))) == 20
 
 
 def test_a_lock_that_fails_otherwise_is_named(folder, monkeypatch):
-    monkeypatch.setattr(indexing.fcntl, "flock", refusing(errno.EIO))
+    monkeypatch.setattr(locks.fcntl, "lockf", refusing(errno.EIO))
     with pytest.raises(OSError, match=r"Input/output error: .*set\.jsonl\.index"):
         build_index(write(folder, *lines_of_all_kinds(20)))
 

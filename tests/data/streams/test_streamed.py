@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from arkasr import scratch
+from arkasr import locks, scratch
 from arkasr.data.audio import decode_audio
 from arkasr.data.examples import ExampleDataset, IdentityLookup
 from arkasr.data.streams import streamed as streamed_module
@@ -228,10 +228,10 @@ def test_a_folder_without_a_lock_file_is_not_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     cleaned = tmp_path / f"{scratch.PREFIX}cleaned"
     cleaned.mkdir()
-    scratch._held.cache_clear()
+    scratch._own_folder.cache_clear()
     assert scratch.scratch_folder() != cleaned
     assert cleaned.is_dir()
-    scratch._held.cache_clear()
+    scratch._own_folder.cache_clear()
 
 
 def test_a_file_system_without_locks_is_accepted(tmp_path, monkeypatch):
@@ -239,10 +239,10 @@ def test_a_file_system_without_locks_is_accepted(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(scratch.fcntl, "lockf", refuse)
-    scratch._held.cache_clear()
+    monkeypatch.setattr(locks.fcntl, "lockf", refuse)
+    scratch._own_folder.cache_clear()
     assert scratch.scratch_folder().is_dir()
-    scratch._held.cache_clear()
+    scratch._own_folder.cache_clear()
 
 
 def test_the_next_process_removes_files_of_a_killed_one_and_keeps_those_in_use(slow, tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_the_next_process_removes_files_of_a_killed_one_and_keeps_those_in_use(s
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def start_again():
-        scratch._held.cache_clear()
+        scratch._own_folder.cache_clear()
         return scratch.scratch_folder()
 
     mine = start_again()
@@ -260,7 +260,7 @@ def test_the_next_process_removes_files_of_a_killed_one_and_keeps_those_in_use(s
     assert tar.is_file()
     mine = start_again()
     assert list(tmp_path.glob("arkasr-scratch-*")) == [mine]
-    scratch._held.cache_clear()
+    scratch._own_folder.cache_clear()
 
 
 def test_every_position_is_resumed_exactly(folder):

@@ -36,19 +36,20 @@ _SENTENCES_PER_BABBLER = 2
 
 @dataclass(frozen=True, slots=True)
 class SyntheticCorpusConfig:
-    """Size and seed of the built-in corpus. Equal configurations give the same corpus, byte for byte.
-
-    Attributes:
-        seed: decides the sentences, the variation of the voices and the degradations.
-        train_utterances: both languages together, in turns. A larger number keeps the utterances of a smaller one.
-        dev_utterances: of each language.
-        test_utterances: of each of the five test sets.
-    """
+    """Size and seed of the built-in corpus. Equal configurations give the same corpus, byte for byte."""
 
     seed: int = 0
+    """Another seed gives another corpus: other sentences, other voices, other recording conditions."""
+
     train_utterances: int = 6000
+    """Training utterances, English and Mandarin in turns. A larger number adds to those of a smaller one. At least
+    1."""
+
     dev_utterances: int = 60
+    """Development utterances of each language. At least 1."""
+
     test_utterances: int = 100
+    """Utterances of each of the five test sets. At least 1."""
 
     def __post_init__(self) -> None:
         for name in ("train_utterances", "dev_utterances", "test_utterances"):

@@ -4,14 +4,11 @@ A corpus appears under its name only when it is complete. An interrupted one is 
 `specs.py` chooses sentences and voices, `synthesis.py` makes the audio.
 """
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +23,8 @@ from arkasr.data.corpora.specs import SetSpec, SyntheticCorpusConfig, UtteranceS
 from arkasr.data.corpora.synthesis import write_recordings
 from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
+from arkasr.files import atomic_path
+from arkasr.locks import locked
 
 __all__ = ["SyntheticCorpusConfig", "corpus_cache_folder", "prepare_synthetic_corpus"]
 
@@ -68,12 +67,10 @@ def prepare_synthetic_corpus(
     if _is_complete(config, folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _only_writer(folder):
+    with locked(folder.with_name(f".{folder.name}.lock")):
         if not _is_complete(config, folder):
-            unfinished = folder.with_name(f".{folder.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            _write(config, unfinished, workers, progress)
-            unfinished.rename(folder)
+            with atomic_path(folder) as writing:
+                _write(config, writing, workers, progress)
     return folder
 
 
@@ -84,13 +81,6 @@ def _identity(config: SyntheticCorpusConfig) -> dict[str, Any]:
     except PackageNotFoundError:
         raise InputError(NOT_INSTALLED) from None
     return {"config": asdict(config), "generator_version": GENERATOR_VERSION, "espeakng_loader": espeak}
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _is_complete(config: SyntheticCorpusConfig, folder: Path) -> bool:

@@ -1,7 +1,8 @@
-"""Records of one size in a file that is read piece by piece and says when it is damaged.
+"""Records of one size in a file with checksums, read piece by piece.
 
-Behind the records stands a checksum of each block of them, and behind these a footer with their own. A block is checked
-when it is first read, so that opening takes no longer for more records. Knows nothing of what the records mean.
+The file holds the records, a checksum of each block of records, and a footer with a checksum of the checksums. A block
+is verified when it is first read, so that a file opens fast however many records it holds. What the records mean is
+left to others.
 """
 
 import os
@@ -11,24 +12,24 @@ from zlib import crc32
 
 import numpy as np
 
-BLOCK = 1_024  # records with a checksum of their own
-_SUM = np.dtype("<u4")
-_FOOTER = np.dtype([("records", "<u8"), ("sums", "<u4")])
+BLOCK = 1_024  # records per checksum
+_CHECKSUM = np.dtype("<u4")
+_FOOTER = np.dtype([("records", "<u8"), ("checksum", "<u4")])
 
 
 class DamagedError(ValueError):
-    """What is in the file is not what was written."""
+    """The file does not hold what was written."""
 
 
 class CheckedRecords:
-    """A file of records that `seal` has completed; may be used in forked processes.
+    """A file that `seal` has completed. May be used in forked processes.
 
     Args:
         path: the file.
         dtype: of a record.
 
     Raises:
-        DamagedError: it is not such a file, not whole, or its checksums are damaged.
+        DamagedError: it is another kind of file, incomplete, or its checksums are damaged.
     """
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
@@ -40,13 +41,13 @@ class CheckedRecords:
             raise DamagedError(f"{path}: is cut off")
         self._count, expected = np.frombuffer(footer, dtype=_FOOTER)[0].tolist()
         blocks = -(-self._count // BLOCK)
-        if size != self._count * dtype.itemsize + blocks * _SUM.itemsize + _FOOTER.itemsize:
+        if size != self._count * dtype.itemsize + blocks * _CHECKSUM.itemsize + _FOOTER.itemsize:
             raise DamagedError(f"{path}: is cut off, or holds other records")
-        sums = self._pread(blocks * _SUM.itemsize, self._count * dtype.itemsize)
-        if crc32(sums) != expected:
+        checksums = self._pread(blocks * _CHECKSUM.itemsize, self._count * dtype.itemsize)
+        if crc32(checksums) != expected:
             raise DamagedError(f"{path}: its checksums are damaged")
         self._path = path
-        self._sums = np.frombuffer(sums, dtype=_SUM)
+        self._checksums = np.frombuffer(checksums, dtype=_CHECKSUM)
         self._checked = np.zeros(blocks, dtype=bool)
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class CheckedRecords:
         """The records `[last - first]` from `first` to before `last`.
 
         Raises:
-            DamagedError: some of them are not what was written.
+            DamagedError: the checksum of their block differs.
         """
         begin, end = first // BLOCK, -(-last // BLOCK)
         for block in np.flatnonzero(~self._checked[begin:end]).tolist():
@@ -67,7 +68,7 @@ class CheckedRecords:
     def _check(self, block: int) -> None:
         first, last = block * BLOCK, min((block + 1) * BLOCK, self._count)
         size = self._dtype.itemsize
-        if crc32(self._pread((last - first) * size, first * size)) != self._sums[block]:
+        if crc32(self._pread((last - first) * size, first * size)) != self._checksums[block]:
             raise DamagedError(f"{self._path}: records {first} to {last - 1} are damaged")
         self._checked[block] = True
 
@@ -76,11 +77,12 @@ class CheckedRecords:
 
 
 def seal(file: IO[bytes], dtype: np.dtype) -> None:
-    """Complete a file that was opened for reading and writing and holds only records, and see it to the disk."""
+    """Append checksums and footer to a file of records, open for reading and writing, and flush it to the disk."""
     count = file.seek(0, os.SEEK_END) // dtype.itemsize
     file.seek(0)
-    sums = np.array([crc32(file.read(BLOCK * dtype.itemsize)) for _ in range(-(-count // BLOCK))], dtype=_SUM).tobytes()
-    file.write(sums)
-    file.write(np.array((count, crc32(sums)), dtype=_FOOTER).tobytes())
+    blocks = -(-count // BLOCK)
+    checksums = np.array([crc32(file.read(BLOCK * dtype.itemsize)) for _ in range(blocks)], dtype=_CHECKSUM).tobytes()
+    file.write(checksums)
+    file.write(np.array((count, crc32(checksums)), dtype=_FOOTER).tobytes())
     file.flush()
     os.fsync(file.fileno())

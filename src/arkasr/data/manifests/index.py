@@ -1,8 +1,8 @@
-"""The index of a manifest that does not fit into memory: where each line stands, and what batches are formed from.
+"""The index of a manifest that does not fit into memory: where each line is, and what batches are formed from.
 
-A folder, `NAME.jsonl.index/` beside the manifest or one in the cache: `index.json` says of which file it was made,
-`lines` holds a record for each line, `ids` finds a line by its id. Nothing is kept in memory, and nothing is believed
-without its checksum. `indexing.py` makes it.
+A folder, `NAME.jsonl.index/` beside the manifest or one in the cache, which `indexing.py` builds. `index.json`
+identifies the manifest, `lines` holds a record for each line, `ids` finds a line by its id. Records stay on the disk,
+and their checksums are verified when they are read.
 """
 
 import json
@@ -21,59 +21,60 @@ from arkasr.data.manifests.checked_records import CheckedRecords, DamagedError
 from arkasr.data.manifests.manifest import Utterance, parse_line
 from arkasr.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION, LINES, IDS = "index.json", "lines", "ids"
 RECORD = np.dtype(
     [
         ("offset", "<u8"),  # of the line in the manifest, bytes
         ("size", "<u4"),  # of the line, bytes
         ("crc32", "<u4"),  # of the line
-        ("seconds", "<f8"),  # as `seconds_of` gives them; not a number where the audio cannot be measured
+        ("seconds", "<f8"),  # as `seconds_of` returns them; NaN if the audio cannot be measured
         ("language", "u1"),  # place in the index's list of languages
         ("labelled", "?"),  # whether there is a `text`
     ]
 )
-_WHOLE = np.dtype((np.void, RECORD.itemsize))  # copied at once: field by field it takes ten times as long
-IDENTITY = np.dtype([("digest", "<u8"), ("line", "<u8")])  # in the order of the digests of the ids
+# `ids` is sorted. The low `line_bits` of a key are the number of a line, the others begin the digest of its id.
+ID_KEY = np.dtype("<u8")
+_BYTES = np.dtype((np.void, RECORD.itemsize))  # NumPy copies records ten times faster without their fields
 
 CHUNK = 65_536  # records that are read or written at once
-# Records are read in one piece if so many of those that lie between them are not wanted, at most.
+# Records are read as one range if at least one in so many of the range is wanted.
 SPARSEST = 64
 
 
 class ManifestIndex:
     """The lines of an indexed manifest, by their number among those that are not blank, counted from 0.
 
-    May be used in forked processes, and opens its files anew where it is unpickled.
+    May be used in forked processes. Opens its files again when it is unpickled.
 
     Args:
-        manifest: that is indexed.
+        manifest: the indexed file.
         folder: of the index.
 
     Attributes:
-        languages: all that occur, in the order of their numbers in the records.
-        unmeasured: how many lines have audio that could not be measured.
+        languages: of the manifest; records refer to them by place.
+        unmeasured: number of lines whose audio could not be measured.
         labelled: whether all lines have a text.
 
     Raises:
         OSError: there is no such index.
-        ValueError: it is damaged, or the manifest has changed since it was made.
+        ValueError: it is damaged, or the manifest has changed since it was built.
     """
 
     def __init__(self, manifest: Path, folder: Path) -> None:
-        said = json.loads((folder / DESCRIPTION).read_text())
-        if not isinstance(said, dict) or said.pop("crc32", None) != checksum_of(said):
+        description = json.loads((folder / DESCRIPTION).read_text())
+        if not isinstance(description, dict) or description.pop("crc32", None) != checksum_of(description):
             raise DamagedError(f"{folder / DESCRIPTION}: is damaged")
-        if said["format"] != FORMAT or said["manifest"] != fingerprint_of(manifest):
+        if description["format"] != FORMAT or description["manifest"] != fingerprint_of(manifest):
             raise ValueError(f"{folder}: is of another manifest")
         self._lines = CheckedRecords(folder / LINES, RECORD)
-        self._ids = CheckedRecords(folder / IDS, IDENTITY)
-        if not len(self._lines) == len(self._ids) == said["lines"]:
+        self._ids = CheckedRecords(folder / IDS, ID_KEY)
+        if not len(self._lines) == len(self._ids) == description["lines"]:
             raise DamagedError(f"{folder}: holds files of two indices")
         self.manifest = manifest
-        self.languages: list[str | None] = said["languages"]
-        self.unmeasured: int = said["unmeasured"]
-        self.labelled: bool = said["labelled"]
+        self.languages: list[str | None] = description["languages"]
+        self.unmeasured: int = description["unmeasured"]
+        self.labelled: bool = description["labelled"]
         self._folder = folder
         self._text = manifest.open("rb")
 
@@ -99,17 +100,17 @@ class ManifestIndex:
         """
         order = np.argsort(lines)
         ascending = lines[order].astype(np.int64)
-        found = np.empty(len(lines), dtype=_WHOLE)
+        found = np.empty(len(lines), dtype=_BYTES)
         first = 0
         while first < len(lines):
             start = int(ascending[first])
             last = int(np.searchsorted(ascending, start + CHUNK))
             wanted = ascending[first:last]
             if len(wanted) * SPARSEST < int(wanted[-1]) + 1 - start:
-                some = np.concatenate([self.records(line, line + 1) for line in wanted.tolist()]).view(_WHOLE)
+                records = np.concatenate([self.records(line, line + 1) for line in wanted.tolist()]).view(_BYTES)
             else:
-                some = self.records(start, int(wanted[-1]) + 1).view(_WHOLE)[wanted - start]
-            found[order[first:last]] = some
+                records = self.records(start, int(wanted[-1]) + 1).view(_BYTES)[wanted - start]
+            found[order[first:last]] = records
             first = last
         return found.view(RECORD)
 
@@ -117,42 +118,43 @@ class ManifestIndex:
         """One line of the manifest.
 
         Raises:
-            InputError: it is not the line that was indexed.
+            InputError: the line has changed since it was indexed.
         """
         record = self.records(line, line + 1)[0]
         raw = os.pread(self._text.fileno(), int(record["size"]), int(record["offset"]))
         if crc32(raw) != record["crc32"]:
-            raise self._refused(f"what stands at byte {record['offset']} is not the line that was indexed")
+            raise self._invalidated(f"the line at byte {record['offset']} has changed since it was indexed")
         return parse_line(raw, self.manifest.parent, check_files=False)
 
     def find(self, name: str) -> int | None:
-        """The line that has an id; None if none has.
+        """The line that has an id; None if there is none.
 
         Raises:
             InputError: the index is damaged.
         """
-        digest = digest_of(name)
-        first = bisect_left(range(len(self)), digest, key=lambda place: int(self._identity(place)["digest"]))
+        bits = line_bits(len(self))
+        prefix = digest_of(name) >> bits
+        first = bisect_left(range(len(self)), prefix << bits, key=self._id_key)
         for place in range(first, len(self)):
-            identity = self._identity(place)
-            if identity["digest"] != digest:
-                break
-            if self.utterance(int(identity["line"])).id == name:
-                return int(identity["line"])
+            key = self._id_key(place)
+            if key >> bits != prefix:
+                return None
+            line = key & ((1 << bits) - 1)
+            if self.utterance(line).id == name:
+                return line
         return None
 
-    def _identity(self, place: int) -> np.void:
-        identity: np.void = self._read(self._ids, place, place + 1)[0]
-        return identity
+    def _id_key(self, place: int) -> int:
+        return int(self._read(self._ids, place, place + 1)[0])
 
     def _read(self, records: CheckedRecords, first: int, last: int) -> np.ndarray:
         try:
             return records(first, last)
         except DamagedError as error:
-            raise self._refused(str(error)) from error
+            raise self._invalidated(str(error)) from error
 
-    def _refused(self, reason: str) -> InputError:
-        """What is wrong, with the index no longer taken for whole."""
+    def _invalidated(self, reason: str) -> InputError:
+        """An error with the reason. Removes the description, so that the next start builds the index again."""
         with suppress(OSError):
             (self._folder / DESCRIPTION).unlink()
         return InputError(
@@ -161,7 +163,7 @@ class ManifestIndex:
 
 
 def open_index(manifest: Path) -> ManifestIndex | None:
-    """The index of a manifest; None if there is none, it is damaged, or the manifest has changed since it was made."""
+    """The index of a manifest; None if there is none, it is damaged, or the manifest has changed since it was built."""
     for folder in folders_of(manifest):
         with suppress(OSError, ValueError, KeyError):
             return ManifestIndex(manifest, folder)
@@ -169,22 +171,27 @@ def open_index(manifest: Path) -> ManifestIndex | None:
 
 
 def folders_of(manifest: Path) -> tuple[Path, Path]:
-    """Where the index of a manifest may be: beside it, or in the cache where that folder cannot be written to."""
+    """Where the index of a manifest may be: beside it, or in the cache if that folder is not writable."""
     digest = sha256(os.fsencode(manifest.resolve())).hexdigest()
     return manifest.with_name(f"{manifest.name}.index"), cache_folder() / f"index-{digest[:16]}"
 
 
 def fingerprint_of(manifest: Path) -> dict[str, int]:
-    """What a manifest that has changed does not have in common with what it was."""
+    """Size and time of a manifest, which differ once it has changed."""
     stat = manifest.stat()
     return {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
 
 
-def checksum_of(said: dict[str, Any]) -> int:
+def checksum_of(description: dict[str, Any]) -> int:
     """Of the description of an index."""
-    return crc32(json.dumps(said, sort_keys=True).encode())
+    return crc32(json.dumps(description, sort_keys=True).encode())
 
 
 def digest_of(name: str) -> int:
     """64 bits of an id."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def line_bits(lines: int) -> int:
+    """How many bits of an id key the number of a line takes."""
+    return lines.bit_length()

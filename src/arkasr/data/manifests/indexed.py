@@ -1,4 +1,4 @@
-"""The utterances of a manifest that is not in memory: lines that are read when they are asked for."""
+"""The utterances of an indexed manifest, whose lines are read from the disk when they are used."""
 
 import random
 from array import array
@@ -14,16 +14,16 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Measured, Utterances, Value, withhold_label
 from arkasr.errors import InputError
 
-SCANNED = 2**18  # records that are looked at at once
+SCANNED = 2**18  # records that a scan reads at once
 
 
 class IndexedUtterances(Utterances):
-    """Utterances on the disk; what is kept in memory is at most the numbers of the lines, 4 bytes each.
+    """Utterances on the disk. Memory holds at most the numbers of their lines, 4 bytes each.
 
     Args:
         index: of the manifest.
-        lines: their numbers in order; None = all of the manifest.
-        labels_withheld: take the text from each.
+        lines: numbers of the lines, in order; None = all lines of the manifest.
+        labels_withheld: remove the text of each utterance.
     """
 
     def __init__(self, index: ManifestIndex, lines: np.ndarray | None = None, *, labels_withheld: bool = False) -> None:
@@ -46,8 +46,8 @@ class IndexedUtterances(Utterances):
         return withhold_label(utterance) if self._labels_withheld else utterance
 
     def in_language(self, language: str) -> "IndexedUtterances":
-        known = self._index.languages
-        code = known.index(language) if language in known else len(known)
+        languages = self._index.languages
+        code = languages.index(language) if language in languages else len(languages)
         return self._where(lambda records: records["language"] == code)
 
     def up_to(self, seconds: float) -> "IndexedUtterances":
@@ -104,7 +104,7 @@ class IndexedUtterances(Utterances):
         return self._index.records_of(self._lines[first:last])
 
     def checksums(self, parts: Iterable[range]) -> Iterator[bytes]:
-        """Of the lines in each part of the set, were it in the order of the manifest; 4 bytes a line."""
+        """Of the lines in each part of the set, in the order of the manifest; 4 bytes a line."""
         lines = self._lines
         if lines is not None and self.order():
             lines = np.sort(lines)
@@ -116,7 +116,7 @@ class IndexedUtterances(Utterances):
             yield records["crc32"].tobytes()
 
     def order(self) -> int:
-        """A checksum of the order of the lines; 0 where it is that of the manifest."""
+        """A checksum of the order of the lines; 0 if it is the order of the manifest."""
         lines = self._lines
         if lines is None:
             return 0
@@ -132,10 +132,10 @@ class IndexedUtterances(Utterances):
             return np.arange(first, last, dtype=_typecode(len(self._index)))
         return self._lines[first:last]
 
-    def _where(self, holds: Callable[[np.ndarray], np.ndarray]) -> "IndexedUtterances":
-        if all(holds(records).all() for _, records in self._chunks()):
+    def _where(self, condition: Callable[[np.ndarray], np.ndarray]) -> "IndexedUtterances":
+        if all(condition(records).all() for _, records in self._chunks()):
             return self
-        kept = [self._numbers(first, first + len(records))[holds(records)] for first, records in self._chunks()]
+        kept = [self._numbers(first, first + len(records))[condition(records)] for first, records in self._chunks()]
         return self._with(np.concatenate(kept))
 
     def _with(self, lines: np.ndarray) -> "IndexedUtterances":
@@ -143,7 +143,7 @@ class IndexedUtterances(Utterances):
 
 
 class SecondsOfLines(Sequence[float]):
-    """Length of every utterance, read from the index."""
+    """Seconds of every utterance, read from the index."""
 
     def __init__(self, utterances: IndexedUtterances) -> None:
         self._utterances = utterances
@@ -160,7 +160,7 @@ class SecondsOfLines(Sequence[float]):
 
 
 class ValuesOfLines(Sequence[Value]):
-    """A value of every utterance, computed from its line each time it is asked for."""
+    """A value of every utterance, computed from its line at each access."""
 
     def __init__(self, utterances: IndexedUtterances, of: Callable[[Sequence[Utterance]], list[Value]]) -> None:
         self._utterances = utterances
@@ -176,12 +176,12 @@ class ValuesOfLines(Sequence[Value]):
 
 
 class TextsOfLines(Mapping[str, str]):
-    """Text by id, looked up in the index and read from its line each time it is asked for.
+    """Text by id, found by the index and read from its line at each access.
 
     Args:
-        utterances: of which these are the texts.
-        index: that they stand in.
-        lines: their numbers; None = all of the index.
+        utterances: that have these texts.
+        index: of their manifest.
+        lines: numbers of their lines; None = all lines of the manifest.
     """
 
     def __init__(self, utterances: IndexedUtterances, index: ManifestIndex, lines: np.ndarray | None) -> None:
@@ -191,7 +191,7 @@ class TextsOfLines(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         line = self._index.find(name)
-        text = self._index.utterance(line).text if line is not None and self._holds(line) else None
+        text = self._index.utterance(line).text if line is not None and self._includes(line) else None
         if not text:
             raise KeyError(name)
         return text
@@ -202,7 +202,7 @@ class TextsOfLines(Mapping[str, str]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _holds(self, line: int) -> bool:
+    def _includes(self, line: int) -> bool:
         if self._lines is None:
             return True
         place = int(np.searchsorted(self._lines, line))
@@ -221,5 +221,5 @@ def _why_unmeasured(utterance: Utterance) -> str:
 
 
 def _typecode(count: int) -> str:
-    """Of whole numbers below `count`: unsigned, 4 bytes if that is enough."""
+    """The array type of whole numbers below `count`: unsigned, 4 bytes if they suffice."""
     return "I" if count < 2**32 else "Q"

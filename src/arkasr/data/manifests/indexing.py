@@ -1,16 +1,18 @@
-"""How the index of a manifest is made: one pass over its lines, which are checked as when they are read into memory.
+"""Builds the index of a manifest in one pass, with the checks of a manifest that is read into memory.
 
-Needs little memory however long the manifest is. The index appears when it is complete, whatever happens before.
+Needs 8 bytes of memory a line. The index is valid once its description is written; `index.py` reads it.
 """
 
-import fcntl
+import itertools
 import json
 import math
 import os
 import platform
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from errno import EACCES, ENOLCK, ENOSYS, EOPNOTSUPP, EPERM, EROFS
+from contextlib import ExitStack, contextmanager, suppress
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
@@ -23,7 +25,7 @@ from arkasr.data.manifests.index import (
     CHUNK,
     DESCRIPTION,
     FORMAT,
-    IDENTITY,
+    ID_KEY,
     IDS,
     LINES,
     RECORD,
@@ -32,116 +34,163 @@ from arkasr.data.manifests.index import (
     digest_of,
     fingerprint_of,
     folders_of,
+    line_bits,
     open_index,
 )
 from arkasr.data.manifests.manifest import ManifestError, Problem, Utterance, parse_line, same_id
 from arkasr.errors import InputError
-from arkasr.files import errors_named, write_whole
+from arkasr.files import atomic_path, errors_named, write_atomically
+from arkasr.locks import LocksUnsupportedError, locked
 
-MOST_PROBLEMS = 10_000  # bad lines after which no more are looked for
-IDS_AT_ONCE = 2**20  # ids that are sorted at once
-_NUMBERED = np.dtype([("digest", "<u8"), ("number", "<u8")])  # of every line's id, and its number in the file
+MOST_PROBLEMS = 10_000  # bad lines after which the pass ends
 _LOCK = ".lock"
 
 
 def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None, *, anew: bool = False) -> ManifestIndex:
-    """Read a manifest from end to end and write its index, unless another process has just done so.
+    """Read a manifest from end to end and write its index. Waits for another process that is writing it.
 
     Args:
-        manifest: every line is checked, and that its audio file is there; where it does not say its duration, that is
-            measured if it can be.
-        on_bytes: told how much of the manifest has just been read.
-        anew: even if there is one: audio may have been mended since.
+        manifest: every line is checked, and that its audio file exists. Audio without a `duration` is measured.
+        on_bytes: called with the number of bytes read since the last call.
+        anew: also if there is a valid index; audio may have been repaired since.
 
     Raises:
         ManifestError: some lines are bad; names the first and counts the others.
-        InputError: there is no such file, it holds no utterance, or it was written to meanwhile.
+        InputError: there is no such file, it holds no utterance, or it changed while it was read.
     """
     if not manifest.is_file():
         raise InputError(f"{manifest}: no such manifest")
-    folder = _folder_for(manifest)
-    with _alone_in(folder):
+    with _locked_folder(manifest) as folder, errors_named(folder):
         if not anew and (index := open_index(manifest)):
             return index
         (folder / DESCRIPTION).unlink(missing_ok=True)
         fingerprint = fingerprint_of(manifest)
-        # A lock may not be seen on other machines, which then make the same index beside this one.
-        writing = {name: folder / f".{name}.{platform.node()}.writing" for name in (LINES, IDS, "numbered")}
-        try:
-            with (
-                writing[LINES].open("wb+") as records,
-                writing[IDS].open("wb+") as ids,
-                writing["numbered"].open("wb+") as numbered,
-            ):
-                said = _index_lines(manifest, records, ids, numbered, on_bytes or (lambda read: None))
-                seal(records, RECORD)
-                seal(ids, IDENTITY)
+        # Other machines may not see the lock, and then write the same index at the same time.
+        machine = platform.node()
+        with atomic_path(folder / LINES, writer=machine) as lines, atomic_path(folder / IDS, writer=machine) as ids:
+            description = _write_index(manifest, lines, ids, on_bytes or (lambda read: None))
             if fingerprint_of(manifest) != fingerprint:
                 raise InputError(f"{manifest}: was written to while it was read; index it when it is complete")
-            for name in (LINES, IDS):
-                writing[name].replace(folder / name)
-        finally:
-            for path in writing.values():
-                path.unlink(missing_ok=True)
-        said |= {"format": FORMAT, "manifest": fingerprint}
-        write_whole(folder / DESCRIPTION, [json.dumps(said | {"crc32": checksum_of(said)}) + "\n"])
+        description |= {"format": FORMAT, "manifest": fingerprint}
+        description["crc32"] = checksum_of(description)
+        write_atomically(folder / DESCRIPTION, [json.dumps(description) + "\n"])
     return ManifestIndex(manifest, folder)
 
 
-def _index_lines(
-    manifest: Path, records: IO[bytes], ids: IO[bytes], numbered: IO[bytes], on_bytes: Callable[[int], None]
-) -> dict[str, Any]:
-    """Write a record and an identity for every good line; gives what is to be said of all of them."""
-    problems: list[Problem] = []
-    languages: dict[str | None, int] = {}
-    count = unmeasured = labelled = 0
-    rows: list[tuple[int, int, int, float, int, bool]] = []
-    names: list[tuple[int, int]] = []
+@contextmanager
+def _locked_folder(manifest: Path) -> Iterator[Path]:
+    """The folder for the index, locked: beside the manifest, or in the cache if that folder is not writable."""
+    beside, cached = folders_of(manifest)
+    with ExitStack() as stack:
+        try:
+            _create_locked(beside, stack)
+            folder = beside
+        except FileExistsError as error:
+            raise InputError(f"{beside}: is where the index of {manifest.name} belongs; move the file away") from error
+        except OSError as error:
+            if error.errno not in (EACCES, EPERM, EROFS):
+                raise
+            _create_locked(cached, stack)
+            folder = cached
+        yield folder
 
-    def write() -> None:
-        records.write(np.array(rows, dtype=RECORD).tobytes())
-        numbered.write(np.array(names, dtype=_NUMBERED).tobytes())
-        rows.clear()
-        names.clear()
 
-    offset = told = 0
-    with manifest.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            first, offset = offset, offset + len(raw)
-            if not raw.strip():
-                continue
-            try:
-                utterance = parse_line(raw, manifest.parent, check_files=True)
-            except InputError as error:
-                problems.append(Problem(number, str(error)))
-                if len(problems) == MOST_PROBLEMS:
-                    break
-                continue
-            language = languages.setdefault(utterance.language, len(languages))
-            seconds = _seconds(utterance)
-            unmeasured += math.isnan(seconds)
-            labelled += utterance.text is not None
-            rows.append((first, len(raw), crc32(raw), seconds, language, utterance.text is not None))
-            names.append((digest_of(utterance.id), number))
-            count += 1
-            if len(rows) == CHUNK:
-                write()
-                on_bytes(offset - told)
-                told = offset
-    write()
-    on_bytes(offset - told)
-    problems += _sort_ids(manifest, records, ids, numbered, count, MOST_PROBLEMS - len(problems))
-    if problems:
-        problems.sort(key=lambda problem: problem.line)
+def _create_locked(folder: Path, stack: ExitStack) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(LocksUnsupportedError), errors_named(folder):
+        stack.enter_context(locked(folder / _LOCK))
+
+
+class _Lines:
+    """What the pass finds, besides the records."""
+
+    def __init__(self) -> None:
+        self.digests = array("Q")  # of the id of every good line
+        self.skipped = array("Q")  # for every blank or bad line, the number of good lines before it
+        self.languages: dict[str | None, int] = {}  # with their places in the index's list
+        self.unmeasured = self.labelled = 0
+        self.problems: list[Problem] = []
+
+    def number_of(self, line: int) -> int:
+        """Number in the file, counted from 1, of a good line, counted from 0 among the good ones."""
+        return line + 1 + bisect_right(self.skipped, line)
+
+
+def _write_index(manifest: Path, lines: Path, ids: Path, on_bytes: Callable[[int], None]) -> dict[str, Any]:
+    """Write a record and an id key for every line; returns what the description says of them.
+
+    Raises:
+        ManifestError: some lines are bad.
+        InputError: there is no line.
+    """
+    with lines.open("wb+") as records:
+        found = _write_records(manifest, records, on_bytes)
+        seal(records, RECORD)
+        keys = _sorted_keys(found.digests)
+        repeated = _repeated_ids(keys, manifest, records)
+        for line, first in itertools.islice(repeated, MOST_PROBLEMS - len(found.problems)):
+            message = same_id(_utterance(manifest, records, line), found.number_of(first))
+            found.problems.append(Problem(found.number_of(line), message))
+    if problems := sorted(found.problems, key=lambda problem: problem.line):
         raise ManifestError(manifest, problems, looked_for_all=len(problems) < MOST_PROBLEMS)
+    count = len(keys)
     if not count:
         raise InputError(f"{manifest}: the manifest is empty; give it one JSON object a line")
+    with ids.open("wb+") as file:
+        file.write(keys.astype(ID_KEY, copy=False).data)
+        seal(file, ID_KEY)
     return {
         "lines": count,
-        "languages": list(languages),
-        "unmeasured": unmeasured,
-        "labelled": labelled == count,
+        "languages": list(found.languages),
+        "unmeasured": found.unmeasured,
+        "labelled": found.labelled == count,
     }
+
+
+def _write_records(manifest: Path, records: IO[bytes], on_bytes: Callable[[int], None]) -> _Lines:
+    """Check every line of a manifest and write the records of the good ones."""
+    found = _Lines()
+    rows: list[tuple[int, int, int, float, int, bool]] = []
+    for number, (offset, raw, parsed) in enumerate(_parsed_lines(manifest, on_bytes), start=1):
+        if not isinstance(parsed, Utterance):
+            found.skipped.append(len(found.digests))
+            if parsed is not None:
+                found.problems.append(Problem(number, str(parsed)))
+            if len(found.problems) == MOST_PROBLEMS:
+                break
+            continue
+        seconds, labelled = _seconds(parsed), parsed.text is not None
+        language = found.languages.setdefault(parsed.language, len(found.languages))
+        rows.append((offset, len(raw), crc32(raw), seconds, language, labelled))
+        found.digests.append(digest_of(parsed.id))
+        found.unmeasured += math.isnan(seconds)
+        found.labelled += labelled
+        if len(rows) == CHUNK:
+            records.write(np.array(rows, dtype=RECORD).tobytes())
+            rows.clear()
+    records.write(np.array(rows, dtype=RECORD).tobytes())
+    return found
+
+
+def _parsed_lines(
+    manifest: Path, on_bytes: Callable[[int], None]
+) -> Iterator[tuple[int, bytes, Utterance | InputError | None]]:
+    """Offset and bytes of every line, and its utterance: None if it is blank, the error if it is bad."""
+    offset = reported = 0
+    with manifest.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            parsed: Utterance | InputError | None = None
+            if raw.strip():
+                try:
+                    parsed = parse_line(raw, manifest.parent, check_files=True)
+                except InputError as error:
+                    parsed = error
+            yield offset, raw, parsed
+            offset += len(raw)
+            if number % CHUNK == 0:
+                on_bytes(offset - reported)
+                reported = offset
+    on_bytes(offset - reported)
 
 
 def _seconds(utterance: Utterance) -> float:
@@ -151,81 +200,35 @@ def _seconds(utterance: Utterance) -> float:
         return math.nan
 
 
-def _sort_ids(
-    manifest: Path, records: IO[bytes], ids: IO[bytes], numbered: IO[bytes], count: int, most: int
-) -> list[Problem]:
-    """Write all identities in order, a share of all digests in each pass; gives lines whose id one before them has."""
-    problems: list[Problem] = []
-    records.flush()
-    numbered.flush()
-    passes = -(-count // IDS_AT_ONCE)
-    for turn in range(passes):
-        share = _share_of_ids(numbered, count, turn, passes)
-        ids.write(share.tobytes())
-        same = np.diff(share["digest"]) == 0
-        seen: dict[str, int] = {}
-        for place in share["line"][np.append(same, False) | np.insert(same, 0, False)].tolist():
-            number = int(_at(numbered, _NUMBERED, place)["number"])
-            utterance = _reread(manifest, records, place)
-            if (first := seen.setdefault(utterance.id, number)) != number:
-                problems.append(Problem(number, same_id(utterance, first)))
-            if len(problems) >= most:
-                return problems
-    return problems
+def _sorted_keys(digests: "array[int]") -> np.ndarray:
+    """The keys of `ids`, uint64 `[n]`, ascending, in the memory of the digests."""
+    keys = np.frombuffer(digests, dtype=np.uint64)
+    bits = line_bits(len(keys))
+    for first in range(0, len(keys), CHUNK):
+        piece = keys[first : first + CHUNK]
+        piece[:] = (piece >> bits << bits) | np.arange(first, first + len(piece), dtype=np.uint64)
+    keys.sort()
+    return keys
 
 
-def _share_of_ids(numbered: IO[bytes], count: int, turn: int, passes: int) -> np.ndarray:
-    """`IDENTITY` `[n]` of the digests whose turn it is, in order; lines of equal digest as in the manifest."""
-    shares = []
-    for first in range(0, count, CHUNK):
-        raw = os.pread(numbered.fileno(), CHUNK * _NUMBERED.itemsize, first * _NUMBERED.itemsize)
-        digests = np.frombuffer(raw, dtype=_NUMBERED)["digest"]
-        mine = np.flatnonzero((digests >> 40) * passes >> 24 == turn)
-        share = np.empty(len(mine), dtype=IDENTITY)
-        share["digest"], share["line"] = digests[mine], first + mine
-        shares.append(share)
-    found = np.concatenate(shares)
-    return found[np.argsort(found["digest"], kind="stable")]
+def _repeated_ids(keys: np.ndarray, manifest: Path, records: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Every line whose id an earlier line has, and the first line that has it."""
+    bits = line_bits(len(keys))
+    similar: set[int] = set()
+    for start in range(0, len(keys), CHUNK):
+        piece = keys[start : start + CHUNK + 1]
+        (places,) = np.nonzero(piece[1:] >> bits == piece[:-1] >> bits)
+        similar.update((piece[np.append(places, places + 1)] & ((1 << bits) - 1)).tolist())
+    first_lines: dict[str, int] = {}
+    for line in sorted(similar):
+        first = first_lines.setdefault(_utterance(manifest, records, line).id, line)
+        if first != line:
+            yield line, first
 
 
-def _reread(manifest: Path, records: IO[bytes], place: int) -> Utterance:
-    record = _at(records, RECORD, place)
+def _utterance(manifest: Path, records: IO[bytes], line: int) -> Utterance:
+    """A line of the manifest, by the records that were just written."""
+    record = np.frombuffer(os.pread(records.fileno(), RECORD.itemsize, line * RECORD.itemsize), dtype=RECORD)[0]
     with manifest.open("rb") as file:
         file.seek(int(record["offset"]))
         return parse_line(file.read(int(record["size"])), manifest.parent, check_files=False)
-
-
-def _at(file: IO[bytes], dtype: np.dtype, place: int) -> np.void:
-    found: np.void = np.frombuffer(os.pread(file.fileno(), dtype.itemsize, place * dtype.itemsize), dtype=dtype)[0]
-    return found
-
-
-def _folder_for(manifest: Path) -> Path:
-    """The folder to write an index into: beside the manifest, or in the cache where there is no leave to."""
-    beside, cached = folders_of(manifest)
-    try:
-        beside.mkdir(exist_ok=True)
-        (beside / _LOCK).touch()
-    except FileExistsError as error:
-        raise InputError(f"{beside}: is where the index of {manifest.name} belongs; move the file away") from error
-    except OSError as error:
-        if error.errno not in (EACCES, EPERM, EROFS):
-            raise
-        cached.mkdir(parents=True, exist_ok=True)
-        return cached
-    return beside
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for other processes that make the same index, where the file system has locks.
-
-    The system lets go of the lock of one that is killed.
-    """
-    with errors_named(folder), (folder / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (ENOLCK, ENOSYS, EOPNOTSUPP):
-                raise
-        yield

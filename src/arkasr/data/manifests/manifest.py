@@ -13,7 +13,7 @@ from typing import Any
 from arkasr.data.languages import canonical_language
 from arkasr.data.slices import why_missing
 from arkasr.errors import InputError
-from arkasr.files import write_whole
+from arkasr.files import write_atomically
 
 TASKS = ("asr",)
 MAX_SECONDS = 1e9  # larger times are errors
@@ -117,7 +117,7 @@ def parse_manifest(
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON Lines, atomically."""
-    write_whole(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A manifest as utterances: in memory if it is small, else by its index."""
+"""Opens a manifest as utterances: in memory if it is small, else by its index."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from arkasr.data.manifests.indexing import build_index
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.data.manifests.utterances import ListedUtterances, Utterances
 
-LARGE_BYTES = 64 * 2**20  # manifests from this size on, some 200,000 lines, are not read into memory
+LARGE_BYTES = 64 * 2**20  # about 200,000 lines; larger manifests are not read into memory
 
 
 def open_manifest(path: str | Path) -> Utterances:
-    """The utterances of a manifest: in memory if it is small, else by its index, which is made if none fits.
+    """The utterances of a manifest: in memory if it is small, else by its index, which is built if none is valid.
 
     Raises:
         ManifestError: some lines are bad; names the first and counts the others.
@@ -27,5 +27,5 @@ def open_manifest(path: str | Path) -> Utterances:
 
 
 def needs_index(path: Path) -> bool:
-    """Whether a manifest is too large to be read into memory and has no index that fits."""
+    """Whether a manifest is too large for memory and has no valid index."""
     return path.is_file() and path.stat().st_size >= LARGE_BYTES and open_index(path) is None

@@ -10,31 +10,37 @@ from arkasr.settings import Settings
 
 
 class DatasetSource(Settings):
-    """A dataset to be streamed with the `datasets` library.
-
-    Attributes:
-        path: hub name, or a local folder of parquet, arrow or other files that the library reads.
-        name: configuration of the dataset.
-        split: of the dataset.
-        revision: commit, tag or branch of a hub name.
-        audio: column of the audio.
-        text: column of the transcript; None = no transcripts.
-        language: of every utterance; None = unknown, or from `language_column`.
-        language_column: column of the language.
-        id: column of unique ids; None = lane and number of the example.
-        examples: number of examples, if the dataset does not give it; the base of `max_quarantined_share`.
-    """
+    """A dataset that the `datasets` library streams, from the hub or from local files (docs/data.md)."""
 
     path: str
+    """Name on the hub, or a local folder of parquet, arrow or other files that the library reads."""
+
     name: str | None = None
+    """Configuration of the dataset. `null`: its default."""
+
     split: str = "train"
+    """Split of the dataset."""
+
     revision: str | None = None
+    """Commit, tag or branch of a hub name. `null`: the newest."""
+
     audio: str = "audio"
+    """Column of the audio."""
+
     text: str | None = "text"
+    """Column of the transcript. `null`: there is none."""
+
     language: str | None = None
+    """Language of the utterances for which `language_column` has none, a name or a code. `null`: not known."""
+
     language_column: str | None = None
+    """Column of the language. `null`: there is none."""
+
     id: str | None = None
+    """Column of a unique name. `null`: the utterance is named by its position in the dataset."""
+
     examples: int | None = Field(default=None, ge=1)
+    """Number of examples. Needed if the dataset does not say it. `max_quarantined_share` is a share of it."""
 
     @field_validator("language")
     @classmethod

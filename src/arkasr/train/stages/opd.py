@@ -24,7 +24,7 @@ from arkasr.recognizers.head import Top, as_computed, top_of_head
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.teacher.in_process import InProcessTeacher
-from arkasr.teacher.teacher import NamedScores, Question, Teacher, TeacherScores
+from arkasr.teacher.teacher import ScoringRequest, SparseScores, Teacher, TeacherScores
 from arkasr.teacher.vocabulary import map_vocabularies
 from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import unsharded_weights
@@ -72,12 +72,12 @@ class DistillationStage(Stage):
         self.augmentation = augmentation
         self.loop_watch = LoopWatch()
         self.dense = needs_every_score(settings.support, settings.tail)
-        if (self.dense or settings.upstream_scores) and not self.teacher.every_score:
+        if (self.dense or settings.upstream_scores) and not self.teacher.full_vocabulary:
             raise InputError(
                 "objective: `support: full`, `tail: bucket` and `upstream_scores` look at scores that a served teacher "
                 "does not give; leave them out, or take the teacher into the training process"
             )
-        if augmentation is not None and not self.teacher.every_score:
+        if augmentation is not None and not self.teacher.full_vocabulary:
             raise InputError("augmentation: a served teacher hears the recording as it is; leave it out")
         drafts = {} if drafts is None else drafts  # asking how many there are may read them all
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
@@ -126,7 +126,7 @@ class DistillationStage(Stage):
             self._count_pairing(metrics, written, alignments)
             questions = self._questions(heard, written, alignments, student_top)
             # A teacher elsewhere works while the student reads what it wrote.
-            answer = self.teacher.ask(questions, None if self.dense else self.settings.top_k, device)
+            answer = self.teacher.submit(questions, None if self.dense else self.settings.top_k, device)
         with self.clock("student"):
             student_states = forced_states(self.student, prompts, written)
         with self.clock("teacher"):
@@ -235,14 +235,14 @@ class DistillationStage(Stage):
 
     def _questions(
         self, heard: Sequence[Example], transcripts: Sequence[Tensor], alignments: Sequence[Alignment], student_top: Top
-    ) -> list[Question]:
+    ) -> list[ScoringRequest]:
         """What the teacher is asked about every utterance: its scores, those of K^S_t and of y_t among them."""
         # A teacher that gives every score is not told which, and the device is not asked for them.
         nothing = torch.empty((len(student_top.ids), 0), dtype=torch.long)
-        ids = nothing if self.teacher.every_score else student_top.ids.cpu()
+        ids = nothing if self.teacher.full_vocabulary else student_top.ids.cpu()
         proposed = ids.split([len(transcript) for transcript in transcripts])
         return [
-            Question(
+            ScoringRequest(
                 example.features[self.teacher.frontend],
                 example.utterance.language,
                 alignment.teacher_ids,
@@ -272,7 +272,7 @@ class DistillationStage(Stage):
             "beta": self.settings.beta,
             "sparse_head_gradient": self.student.head is self.student.model.get_input_embeddings().weight,
         }
-        if isinstance(teacher, NamedScores):
+        if isinstance(teacher, SparseScores):
             return named_union_topk_kl(student_states, self.student.head, teacher, **options)
         return fused_union_topk_kl(
             student_states,

@@ -1,10 +1,10 @@
-"""How tests ask a served teacher."""
+"""Requests to a served teacher, shared by tests."""
 
 import itertools
 
 import torch
 
-from arkasr.teacher.self_test import check_servers, trial_question
+from arkasr.teacher.self_test import check_servers, self_test_request
 from arkasr.train.settings import ObjectiveSettings
 
 OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
@@ -19,24 +19,24 @@ def step(stage, examples):
     return loss, torch.cat([gradient.flatten() for gradient in gradients])
 
 
-def questions_of(recognizer, examples, served):
+def requests_of(recognizer, examples, served):
     return [
-        trial_question(
+        self_test_request(
             recognizer,
             example.features[served.frontend].numpy(),
             example.utterance.language,
             example.utterance.text,
-            named=9,
+            requested=9,
         )
         for example in itertools.islice(examples, 3)
     ]
 
 
-def answer_of(served, question, top_k=8):
-    return served.replicas.start(served.answer(question, top_k, served.replicas.post)).result()
+def scores_of(served, request, top_k=8):
+    return served.replicas.submit(served.score(request, top_k, served.replicas.post)).result()
 
 
-def trusted(served, teacher, questions):
-    """The served teacher once its servers have been tried."""
-    check_servers(served, teacher, questions[:1], 8, 1e-3)
+def self_tested(served, teacher, requests):
+    """The served teacher after the self-test of its servers."""
+    check_servers(served, teacher, requests[:1], 8, 1e-3)
     return served

@@ -1,6 +1,6 @@
-"""From this package's prompts to requests for vLLM, in either family, features as they are.
+"""Turn prompts into vLLM requests with features that are already computed.
 
-vLLM puts in the audio placeholders itself, so a request holds one. Knows nothing of weights or answers.
+vLLM expands the audio placeholders itself, so a request holds one per clip. Weights and results are left to the engine.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 @dataclass(frozen=True)
 class Family:
-    """What vLLM takes of a family.
+    """How vLLM takes the input of a model family.
 
     Attributes:
-        features: name of the log-mel features among the model's audio arguments; their mask is called `…_mask`.
-        audio: the features `[mels, T]` of a clip as vLLM's class of the family takes them.
-        masks_tokens: vLLM's class of the family itself keeps tokens out that no transcript may hold.
+        features: name of the log-mel features in `Prompts.audio`; their mask is `…_mask`.
+        audio: converts the features `[mels, T]` of a clip to the input of vLLM's model class.
+        masks_tokens: whether vLLM's model class masks the tokens that no transcript may hold.
     """
 
     features: str
@@ -48,17 +48,17 @@ def family_of(recognizer: Recognizer) -> Family:
     return FAMILIES[recognizer.model.config.model_type]
 
 
-def questions(recognizer: Recognizer, prompts: Prompts) -> list[dict[str, Any]]:
-    """One request for every prompt of a batch, whose features must be among its audio."""
+def requests_for(recognizer: Recognizer, prompts: Prompts) -> list[dict[str, Any]]:
+    """One request for every prompt of a batch; `prompts.audio` must hold the log-mel features."""
     family = family_of(recognizer)
     placeholder = recognizer.processor.audio_token_id
     clips = prompts.audio[family.features].cpu()
     frames = prompts.audio[f"{family.features}_mask"].sum(1).tolist()
-    asked = []
+    requests = []
     for row, real, clip, length in zip(prompts.input_ids, prompts.attention_mask.bool(), clips, frames, strict=True):
         ids = row[real].tolist()
-        place = ids.index(placeholder)
-        ids[place : place + ids.count(placeholder)] = [placeholder]
+        first = ids.index(placeholder)
+        ids[first : first + ids.count(placeholder)] = [placeholder]
         audio = family.audio(clip[:, :length].contiguous())
-        asked.append({"prompt_token_ids": ids, "multi_modal_data": {"audio": audio}})
-    return asked
+        requests.append({"prompt_token_ids": ids, "multi_modal_data": {"audio": audio}})
+    return requests

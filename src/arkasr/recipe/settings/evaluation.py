@@ -1,0 +1,55 @@
+"""The keys of a recipe that say how its variants are scored and compared."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from arkasr.data.languages import canonical_language
+from arkasr.evaluate.normalize import get_profile
+from arkasr.settings import Settings, first_repeated
+
+
+class EvaluationSettings(Settings):
+    """How the variants are scored and compared (docs/evaluation.md)."""
+
+    sets: list[str] = Field(default=[])
+    """Test sets, in the order of the table's columns. All languages of a set must be scored alike. Not streamed
+    sets."""
+
+    normalizer: dict[str, str] = Field(default={"default": "basic"})
+    """Text normaliser by language, a name or a code. `default` is for the other languages and must be given. Values:
+    `identity`, `basic`, `whisper-en`, `zh`, `upstream-ark`."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Most tokens of a transcript."""
+
+    batch_seconds: float = Field(default=120.0, gt=0)
+    """Most audio decoded at once, in seconds."""
+
+    comparisons: list[tuple[str, str]] = Field(default=[])
+    """Pairs of variants to test against each other, on all sets together and on each set."""
+
+    samples: int = Field(default=10_000, ge=100)
+    """Samples of a bootstrap interval and of a permutation test."""
+
+    resample: Literal["utterance", "speaker"] = "utterance"
+    """Unit of intervals and tests: `utterance`, within each set, or `speaker`, across all sets. `speaker` needs a
+    `speaker` for every utterance."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "EvaluationSettings":
+        if "default" not in self.normalizer:
+            raise ValueError("normalizer: needs a profile for `default`, the languages that it does not name")
+        for profile in self.normalizer.values():
+            get_profile(profile)
+        if repeated := first_repeated(self.sets):
+            raise ValueError(f"sets: {repeated!r} occurs twice; remove one")
+        return self
+
+    @field_validator("normalizer")
+    @classmethod
+    def _canonical(cls, profiles: dict[str, str]) -> dict[str, str]:
+        return {
+            language if language == "default" else canonical_language(language): profile
+            for language, profile in profiles.items()
+        }

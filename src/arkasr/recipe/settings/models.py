@@ -1,0 +1,94 @@
+"""The keys of a recipe that name models, the vocabulary of new ones, and the servers of a teacher."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from arkasr.recipe.presets import check_preset
+from arkasr.settings import Settings
+
+
+class TokenizerSettings(Settings):
+    """The base vocabulary of models with a `preset`. Recipes without such models need none."""
+
+    texts: str
+    """Set whose labels the vocabulary is trained on."""
+
+    vocab_size: int = Field(ge=256)
+    """Number of tokens, the 256 single bytes included."""
+
+
+class ServedSettings(Settings):
+    """vLLM servers that score for the teacher of an OPD stage (docs/teachers.md)."""
+
+    urls: list[str] = Field(min_length=1)
+    """Addresses of the servers, like `http://host:8000`. All must serve the same model."""
+
+    model: str | None = None
+    """Name under which the servers serve it. `null`: their only model."""
+
+    scores: Literal["named", "best"] = "named"
+    """`named`: ask for the scores of the tokens in the support, which is exact. Needs arkasr beside vLLM. `best`: ask
+    for the best tokens, which any vLLM can answer; other tokens of the support share the remaining probability
+    equally."""
+
+    best_tokens: int = Field(default=256, ge=1)
+    """How many tokens to ask for. Needs `scores: best`."""
+
+    weights: bool = True
+    """Whether `pretrained` has weights. They are loaded once, to check the servers' scores before the first step.
+    `false`: it has only config and processor, and the servers are compared with the first of them."""
+
+    tolerance: float = Field(default=1e-3, gt=0)
+    """Largest difference of a log-probability in that check, in nats. The default suits servers in float32; bfloat16
+    needs more."""
+
+    in_flight: int = Field(default=8, ge=1)
+    """Most open requests of a training process at one server."""
+
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    """A request without an answer for this long goes to another server. Seconds."""
+
+    patience_seconds: float = Field(default=1800.0, gt=0)
+    """The run stops when no server has answered for this long. Seconds."""
+
+    @field_validator("urls")
+    @classmethod
+    def _are_addresses(cls, urls: list[str]) -> list[str]:
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url!r} is not the address of a server; give one like http://host:8000")
+        return urls
+
+
+class ModelSettings(Settings):
+    """A model to start from: a preset with random weights, or a trained model."""
+
+    preset: str | None = None
+    """Build a model with random weights: `ark-asr-tiny`, `ark-asr-0.6b`, `qwen3-asr-tiny` or `qwen3-asr-1.7b`. Either
+    this or `pretrained`. Needs `tokenizer`."""
+
+    sizes: dict[str, Any] = Field(default={})
+    """Config fields that differ from the preset, by name; fields of sub-configs are nested. Needs `preset`."""
+
+    pretrained: str | None = None
+    """Folder of a trained model, or its name on the Hugging Face hub."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub name. `null`: the newest. Needs `pretrained`."""
+
+    served: ServedSettings | None = None
+    """Servers that score when this model is the teacher of an OPD stage. `null`: the training process scores. Needs
+    `pretrained`, for config and processor."""
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> "ModelSettings":
+        if (self.preset is None) == (self.pretrained is None):
+            raise ValueError("give either `preset` or `pretrained`")
+        if self.preset is not None:
+            check_preset(self.preset, self.sizes)
+        elif self.sizes:
+            raise ValueError("sizes: changes a preset only; a pretrained model has its own sizes, so remove the key")
+        if self.served is not None and self.pretrained is None:
+            raise ValueError("served: needs the model's folder or hub name as `pretrained`, for its processor")
+        return self

@@ -1,0 +1,51 @@
+import pytest
+
+from arkasr.files import append_lines, atomic_path, complete_lines, write_atomically
+
+
+def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "table.txt"
+    write_atomically(path, ["one\n"])
+
+    def failing():
+        yield "two\n"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, failing())
+    assert path.read_text() == "one\n"
+    write_atomically(path, ["two\n", "three\n"])
+    assert path.read_text() == "two\nthree\n"
+    assert [left.name for left in path.parent.iterdir()] == ["table.txt"]
+
+
+def write_half(path):
+    with atomic_path(path) as writing:
+        writing.mkdir()
+        raise RuntimeError
+
+
+def test_a_folder_appears_when_it_is_complete_and_what_a_kill_left_is_removed(tmp_path):
+    path = tmp_path / "model"
+    (tmp_path / ".model.writing").mkdir()
+    (tmp_path / ".model.writing" / "old").touch()
+    with pytest.raises(RuntimeError):
+        write_half(path)
+    assert not list(tmp_path.iterdir())
+    with atomic_path(path) as writing:
+        writing.mkdir()
+        (writing / "weights").touch()
+        assert not path.exists()
+    assert [left.name for left in tmp_path.rglob("*")] == ["model", "weights"]
+
+
+def test_a_file_that_grows_loses_the_line_that_a_kill_cut_short(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert complete_lines(path) == []
+    append_lines(path, ["a\n", "b\n"])
+    with path.open("a") as file:
+        file.write("cut sho")
+    assert complete_lines(path) == ["a", "b"]
+    assert complete_lines(path, mend=True) == ["a", "b"]
+    append_lines(path, ["c\n"])
+    assert complete_lines(path) == ["a", "b", "c"]
