@@ -57,9 +57,9 @@ class Problem:
 class ManifestError(InputError):
     """A manifest with bad lines; `problems` lists all of them, or the first ones if the search was stopped."""
 
-    def __init__(self, path: Path, problems: list[Problem], *, looked_for_all: bool = True) -> None:
+    def __init__(self, path: Path, problems: list[Problem], *, complete: bool = True) -> None:
         first = problems[0]
-        number = f"{len(problems) - 1} {'' if looked_for_all else 'or '}more"
+        number = f"{len(problems) - 1} {'' if complete else 'or '}more"
         others = f" (and {number}; `arkasr data check {path}` lists all)" if len(problems) > 1 else ""
         super().__init__(f"{path}:{first.line}: {first.message}{others}")
         self.problems = problems
