@@ -50,9 +50,9 @@ class Difference:
     """The first difference found.
 
     Attributes:
-        what: differs; part of an error message.
+        what: the difference, as part of an error message.
         only_time: only the modification time of a file differs, as after a copy.
-        remedy: for the error message.
+        remedy: what the user can do, for the same message.
     """
 
     what: str
