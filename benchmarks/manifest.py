@@ -112,7 +112,7 @@ def read_stream(path: Path, case: str, workers: int) -> dict[str, float]:
     for _ in itertools.islice(batches, BATCHES):
         pass
     found["after batches"] = resident_bytes("VmRSS")
-    followed = itertools.groupby(stream.sampler.follow(position), lambda batch: (batch[1].epoch, batch[1].pool))
+    followed = itertools.groupby(stream.sampler.batches_from(position), lambda batch: (batch[1].epoch, batch[1].pool))
     for number, (_, pool) in enumerate(itertools.islice(followed, max(POOLS)), start=1):
         for _ in pool:
             pass

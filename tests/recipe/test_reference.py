@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arkasr.data.corpora.plan import TEST_SETS
+from arkasr.data.corpora.specs import TEST_SETS
 from arkasr.evaluate.normalize import PROFILES
 from arkasr.progress import Progress
 from arkasr.recipe.load import load_settings, parse

@@ -84,11 +84,11 @@ def test_a_missing_last_checkpoint_of_the_finished_stage_is_an_error(student, he
 
 def test_the_position_after_some_batches_is_the_one_that_following_them_reaches():
     sampler = DurationBatchSampler([0.5 + 0.1 * index for index in range(23)], max_audio_seconds=4.0, seed=2)
-    followed = sampler.follow(DataPosition())
-    assert sampler.behind(0) == DataPosition()
+    followed = sampler.batches_from(DataPosition())
+    assert sampler.position_after(0) == DataPosition()
     for batches in range(1, 25):
         _, reached = next(followed)
-        assert sampler.behind(batches) == reached
+        assert sampler.position_after(batches) == reached
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

@@ -13,7 +13,7 @@ from typing import Any
 import soundfile
 
 from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
-from arkasr.data.slices import file_of
+from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
 
 COMPRESSION = 0.9  # from 0 (best quality) to 1 (smallest file); 0.9 is about 26 kbit/s at 16 kHz
@@ -30,7 +30,7 @@ class Clip:
 def embedded_clip(row: Mapping[str, Any], max_seconds: float) -> Clip:
     """The recording of a transcript's row between its `begin_time` and `end_time`, unless longer than `max_seconds`."""
     path = Path(str(row.get("audio_path")))
-    if not file_of(path).is_file():
+    if not containing_file(path).is_file():
         return Clip(missing="recording not found")
     begin, end = _seconds(row.get("begin_time")), _seconds(row.get("end_time"))
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from arkasr import processes
 from arkasr.data.manifests.manifest import Utterance, read_rows, write_manifest
-from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
+from arkasr.data.manifests.output_fields import SCORED_FIELDS, drop_fields
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
@@ -104,7 +104,7 @@ def scoring_of(context: RunContext, set_name: str) -> tuple[Profile, Unit]:
 
 def prediction_row(utterance: Utterance, recognition: Recognition, profile: Profile, unit: Unit) -> dict[str, Any]:
     """The manifest line with its transcript and errors, or with the reason why there is no transcript."""
-    row = without(utterance.fields, SCORED_TRANSCRIPT) | {"id": utterance.id, "audio_path": str(utterance.audio)}
+    row = drop_fields(utterance.fields, SCORED_FIELDS) | {"id": utterance.id, "audio_path": str(utterance.audio)}
     if recognition.text is None:
         return row | {"error": recognition.error}
     row |= {"pred_text": recognition.text, "pred_text_raw": recognition.raw}

@@ -72,7 +72,7 @@ class _RankBatches(Sampler[list[Any]]):
         rank: int,
         world_size: int,
     ) -> None:
-        self._global_order: Iterator[tuple[list[Any], Any]] = sampler.follow(position)
+        self._global_order: Iterator[tuple[list[Any], Any]] = sampler.batches_from(position)
         self._per_step = per_step
         self._rank = rank
         self._world_size = world_size
@@ -115,7 +115,7 @@ class BatchStream:
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
-        self.position: Any = sampler.position_of({})
+        self.position: Any = sampler.position_from_state({})
         self._per_step = per_step
         self._rank = rank
         self._world_size = world_size
@@ -194,11 +194,11 @@ class BatchStream:
 
     def state(self) -> dict[str, Any]:
         """The position, JSON-able; every process must call this."""
-        return self.sampler.state_of(self.position)
+        return self.sampler.state_dict(self.position)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go to the position that `state` returned."""
-        self.position = self.sampler.position_of(state)
+        self.position = self.sampler.position_from_state(state)
 
     def skip(self, steps: int) -> None:
         """Go to the position after the first `steps` steps.
@@ -211,7 +211,7 @@ class BatchStream:
                 "a streamed dataset cannot be started in the middle: a stage that continues another one must train on "
                 "the same dataset; or leave out `continues`"
             )
-        self.position = self.sampler.behind(steps * self._per_step)
+        self.position = self.sampler.position_after(steps * self._per_step)
 
     def take_unreadable(self) -> list[UnreadableUtterance]:
         """The unreadable utterances since the last call."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
+from arkasr.data.manifests.output_fields import SCORED_FIELDS, drop_fields
 from arkasr.recognizers.loops import is_unspaced
 from arkasr.transcribe.transcript import Segment, Transcript, Word
 
@@ -32,7 +32,7 @@ def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[st
     `error` if the recording or a piece of it could not be transcribed. `pred_text` is null if no piece could.
     """
     has_no_text = transcript.error is not None and not transcript.segments
-    row = without(fields, SCORED_TRANSCRIPT) | {
+    row = drop_fields(fields, SCORED_FIELDS) | {
         "pred_text": None if has_no_text else transcript.text,
         "pred_text_raw": None if has_no_text else transcript.raw,
     }

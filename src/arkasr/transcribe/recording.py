@@ -11,7 +11,7 @@ import numpy as np
 
 from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.data.slices import file_of
+from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
 
 
@@ -62,7 +62,7 @@ class Recording:
         if isinstance(self.audio, np.ndarray):
             return f"waveform:{zlib.crc32(self.audio.tobytes())}:{self.begin_time}:{self.language}"
         try:
-            stat = file_of(self.audio).stat()
+            stat = containing_file(self.audio).stat()
         except OSError as error:
             raise InputError(f"{self.audio}: {error.strerror}") from error
         return f"{self.audio.absolute()}:{stat.st_size}:{stat.st_mtime_ns}:{self.begin_time}:{self.language}"
