@@ -21,8 +21,7 @@ from arkasr.data.audio import SAMPLE_RATE
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.inference import RecognitionSettings, recognize_clips
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.train.distribution import accelerator_for
-from arkasr.train.distribution import spread as distribute
+from arkasr.train.distribution import accelerator_for, distribute
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage

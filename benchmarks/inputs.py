@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from arkasr.data.manifests.identity import MOST_LOOKED_AT, difference, identity_of
+from arkasr.data.manifests.identity import FULL_CHECK_LIMIT, difference, identity_of
 from arkasr.data.manifests.indexed import IndexedUtterances
 from arkasr.data.manifests.indexing import build_index
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
@@ -45,7 +45,7 @@ def main() -> None:
     for count in options.utterances:
         with TemporaryDirectory() as folder:
             manifest = write_set(Path(folder), count, options.files)
-            large = count > MOST_LOOKED_AT
+            large = count > FULL_CHECK_LIMIT
             utterances: Utterances = (
                 IndexedUtterances(build_index(manifest)) if large else ListedUtterances(read_manifest(manifest))
             )

@@ -109,7 +109,7 @@ def measure_stream(path: Path, case: str, workers: int) -> dict[str, float]:
     for _ in itertools.islice(batches, BATCHES):
         pass
     found["batches"] = resident_bytes("VmRSS")
-    pools = itertools.groupby(stream.sampler.follow(position), lambda batch: (batch[1].epoch, batch[1].pool))
+    pools = itertools.groupby(stream.sampler.batches_from(position), lambda batch: (batch[1].epoch, batch[1].pool))
     for number, (_, pool) in enumerate(itertools.islice(pools, max(POOLS)), start=1):
         for _ in pool:
             pass

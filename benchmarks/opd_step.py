@@ -93,9 +93,9 @@ def measure(options: argparse.Namespace) -> Measurement:
             if name == "opd":
                 for utterance, tokens in rollouts.items():
                     draft = corrupted(tokens.tolist(), options.wrong, words, generator)
-                    opd.rollouts.remembered.learn({utterance: draft})
+                    opd.rollouts.cache.update({utterance: draft})
                 if options.no_drafts:
-                    opd.rollouts.remembered = type(opd.rollouts.remembered)()
+                    opd.rollouts.cache = type(opd.rollouts.cache)()
             reset_peak_memory(options.device)
             step = (accelerator, stage, modules[name], optimizers, batches[name], settings, repeat + 1, 0, 1.0)
             outcome, seconds = timed(partial(optimizer_step, *step), options.device)

@@ -15,7 +15,7 @@ import numpy as np
 from arkasr.data.audio import SAMPLE_RATE, decode_audio
 from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.manifests.manifest import Utterance, read_manifest
-from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
+from arkasr.transcribe.speech import SampleRange, speech_probabilities, speech_ranges
 
 MINUTE = 60 * SAMPLE_RATE
 
@@ -32,13 +32,13 @@ def main() -> None:
         total, silent = total + len(utterances), silent + missed
     print(f"total: {len(silent)} of {total}: {', '.join(item.id for item in silent) or 'none'}")
     for name, noise in noises():
-        seconds = sum(span.samples for span in find_speech(noise)) / SAMPLE_RATE
+        seconds = sum(part.samples for part in find_speech(noise)) / SAMPLE_RATE
         print(f"a minute of {name}: {seconds:.1f} s taken for speech")
 
 
-def find_speech(waveform: np.ndarray) -> list[Span]:
+def find_speech(waveform: np.ndarray) -> list[SampleRange]:
     probabilities = speech_probabilities(lambda begin, end: waveform[begin:end], len(waveform))
-    return speech_spans(probabilities, len(waveform))
+    return speech_ranges(probabilities, len(waveform))
 
 
 def noises() -> Iterator[tuple[str, np.ndarray]]:

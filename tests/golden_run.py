@@ -1,9 +1,8 @@
 """The training stages of recipes/smoke.yaml, changed so that every processor computes the same losses.
 
-Processors round differently. Rounding decides between two tokens that are nearly tied, and the loss jumps. So nothing
-is decided here: labels and rollouts are handed in, and k takes in the whole vocabulary. What is left is continuous in
-the weights. Rounding errors stay small in float64, with AdamW, and at a low rate: Muon orthogonalises in bfloat16, and
-at the rate of the recipe the losses of the first steps jump.
+Processors round differently. Where two tokens are nearly tied, rounding selects one, and the loss jumps. So this run
+selects nothing: labels and rollouts are fixed, and k is the whole vocabulary. The loss is then continuous in the
+weights. float64, AdamW and a low learning rate keep rounding errors small. Muon orthogonalises in bfloat16.
 """
 
 from dataclasses import replace
@@ -25,39 +24,39 @@ from arkasr.train.rollouts import StudentRollouts
 from arkasr.train.stages.opd import DistillationStage
 
 SMOKE = Path(__file__).resolve().parents[1] / "recipes" / "smoke.yaml"
-PACE = {"optimizer": "adamw", "learning_rate": 3e-4}
+OPTIMIZATION = {"optimizer": "adamw", "learning_rate": 3e-4}
 WHOLE_VOCABULARY = 400
 
 
-class RolloutsHandedIn(StudentRollouts):
-    """Every rollout is the draft with its first character at the end; the first one of a batch is empty."""
+class FixedRollouts(StudentRollouts):
+    """Every rollout is the draft with its first character moved to the end; the first one of a batch is empty."""
 
     def write(self, prompts, examples, drafts, seed):
         texts = [self.drafts[example.utterance.id] for example in examples]
-        cap = self.settings.max_new_tokens
-        tokens = [self.student.transcript_ids(text[1:] + text[0])[:cap] for text in texts]
+        longest = self.settings.max_new_tokens
+        tokens = [self.student.transcript_ids(text[1:] + text[0])[:longest] for text in texts]
         tokens[0] = self.student.transcript_ids("")
         stopped = torch.tensor([ids[-1] == self.student.stop_token_id for ids in tokens])
         return Transcripts(tokens, stopped, None, passes=1)
 
 
 def losses_of_smoke(folder: Path, device: str = "cpu") -> dict[str, list[float]]:
-    """Losses of every step, by training stage."""
-    recipe = at_pace(load_settings(Recipe, SMOKE))
+    """The loss of every step, by training stage."""
+    recipe = with_fixed_optimization(load_settings(Recipe, SMOKE))
     context = RunContext(recipe, RunFolder(folder, recipe.seeds[0]), torch.device(device))
     losses = {}
     for name, settings in recipe.stages.items():
         if isinstance(settings, LabelStageSettings):
-            _hand_in_labels(context, name, settings)
+            _write_labels(context, name, settings)
         else:
             losses[name] = _losses_of_stage(context, name, settings)
     return losses
 
 
-def at_pace(recipe: Recipe) -> Recipe:
-    """The recipe with every training stage optimised as said above."""
+def with_fixed_optimization(recipe: Recipe) -> Recipe:
+    """The recipe with `OPTIMIZATION` in every training stage."""
     stages = {
-        name: settings.model_copy(update={"optimization": settings.optimization.model_copy(update=PACE)})
+        name: settings.model_copy(update={"optimization": settings.optimization.model_copy(update=OPTIMIZATION)})
         if isinstance(settings, TrainingStageSettings)
         else settings
         for name, settings in recipe.stages.items()
@@ -65,13 +64,13 @@ def at_pace(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"stages": stages})
 
 
-def _hand_in_labels(context: RunContext, name: str, settings: LabelStageSettings) -> None:
-    """The texts of the corpus without their last character."""
+def _write_labels(context: RunContext, name: str, settings: LabelStageSettings) -> None:
+    """Use the texts of the corpus without their last character as labels."""
     texts = {utterance.id: utterance.text[:-1] for utterance in context.set("everything")}
     labels = context.folder.labels(name, context.recipe.seeds[0])
     labels.parent.mkdir(parents=True)
-    heard = context.set(settings.audio)
-    rows = (item.fields | {"audio": str(item.audio), "id": item.id, "text": texts[item.id]} for item in heard)
+    unlabelled = context.set(settings.audio)
+    rows = (item.fields | {"audio": str(item.audio), "id": item.id, "text": texts[item.id]} for item in unlabelled)
     write_manifest(labels, rows)
 
 
@@ -82,7 +81,7 @@ def _losses_of_stage(context: RunContext, name: str, settings: TrainingStageSett
     if isinstance(stage, DistillationStage):
         stage.teacher.recognizer.model.double()
         stage.objective = replace(stage.objective, top_k=WHOLE_VOCABULARY)
-        stage.rollouts = RolloutsHandedIn(student, stage.settings, stage.rollouts.drafts, None)
+        stage.rollouts = FixedRollouts(student, stage.settings, stage.rollouts.drafts, None)
     train(
         stage,
         build_stream(context, stage, name, seed, rank=0, world_size=1),

@@ -134,7 +134,7 @@ def test_a_run_that_is_to_be_preempted_ends_behind_a_checkpoint_and_says_so(smok
     process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGUSR1
-    assert re.search(r"^arkasr: stopped behind step \d, which is in a checkpoint; continue with --resume$", said, re.M)
+    assert re.search(r"^arkasr: stopped after step \d, which is in a checkpoint; continue with --resume$", said, re.M)
     assert len(list((folder / "stages" / "base" / "checkpoints").iterdir())) == 1
     finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", cache=cache)
     assert finished.returncode == 0, finished.stderr

@@ -14,7 +14,7 @@ from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.scoring import forced_states
 from arkasr.train.optimizer import build_optimizers
 from tests.models import noise_examples
-from tests.train.test_loop import SETTINGS
+from tests.train.runs import SETTINGS
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_channels_are_averaged(tmp_path):
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
 @pytest.mark.parametrize(("begin", "end"), [(0.5, 1.25), (0.0, 0.3), (1.7, None), (None, 0.9)])
-def test_a_piece_is_that_piece_of_the_whole(tmp_path, rate, begin, end):
+def test_a_piece_equals_that_piece_of_the_whole_file(tmp_path, rate, begin, end):
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(rate), rate, subtype="FLOAT")
     whole, piece = decode_audio(path), decode_audio(path, begin, end)
@@ -61,20 +61,20 @@ def test_only_the_piece_is_read(tmp_path, monkeypatch):
     assert sum(read) <= 1.3 * 8_000
 
 
-def test_what_cannot_be_heard_is_named(tmp_path):
+def test_errors_name_the_unreadable_file(tmp_path):
     with pytest.raises(InputError, match=r"absent\.wav: no such audio file"):
         decode_audio(tmp_path / "absent.wav")
     (tmp_path / "text.wav").write_text("not audio at all")
     with pytest.raises(InputError, match=r"text\.wav: not audio that can be read"):
         decode_audio(tmp_path / "text.wav")
     soundfile.write(tmp_path / "short.wav", tone(16_000, 1.0), 16_000)
-    with pytest.raises(InputError, match=r"short\.wav: no audio from 2 s on; the file is 1 s long"):
+    with pytest.raises(InputError, match=r"short\.wav: no audio after 2 s, the file is 1 s long"):
         decode_audio(tmp_path / "short.wav", 2.0, 3.0)
     soundfile.write(tmp_path / "empty.wav", [], 16_000)
     with pytest.raises(InputError, match=r"empty\.wav: no audio"):
         decode_audio(tmp_path / "empty.wav")
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan], dtype=np.float32), 16_000, subtype="FLOAT")
-    with pytest.raises(InputError, match=r"nan\.wav: holds samples that are not finite"):
+    with pytest.raises(InputError, match=r"nan\.wav: has samples that are not finite"):
         decode_audio(tmp_path / "nan.wav")
 
 

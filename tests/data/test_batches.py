@@ -23,29 +23,29 @@ def test_every_utterance_once_an_epoch_within_the_budget():
         assert all(max(DURATIONS[place] for place in batch) * len(batch) <= 60 for batch in batches)
 
 
-def test_other_budgets():
+def test_token_and_size_budgets():
     tokens = [int(3 * seconds) + 1 for seconds in DURATIONS]
     batches = sampler(text_tokens=tokens, max_text_tokens=40, max_utterances=7).batches(0)
     assert all(max(tokens[place] for place in batch) * len(batch) <= 40 or len(batch) == 1 for batch in batches)
     assert max(map(len, batches)) <= 7
 
 
-def test_batches_are_decided_by_seed_and_epoch_alone():
+def test_seed_and_epoch_decide_the_batches():
     assert sampler().batches(3) == sampler().batches(3)
     assert sampler().batches(3) != sampler().batches(4)
     assert sampler().batches(3) != sampler(seed=2).batches(3)
-    neighbours = {frozenset(batch) for batch in sampler().batches(0)} & {frozenset(b) for b in sampler().batches(1)}
-    assert len(neighbours) < 5
+    shared = {frozenset(batch) for batch in sampler().batches(0)} & {frozenset(b) for b in sampler().batches(1)}
+    assert len(shared) < 5
 
 
-def test_batches_are_followed_from_any_place_into_the_next_epochs():
+def test_batches_continue_from_any_position_into_the_next_epochs():
     epochs = [sampler().batches(0), sampler().batches(1), sampler().batches(2)]
-    followed = list(itertools.islice(sampler().follow(DataPosition()), sum(map(len, epochs))))
-    assert [batch for batch, _ in followed] == list(itertools.chain(*epochs))
+    produced = list(itertools.islice(sampler().batches_from(DataPosition()), sum(map(len, epochs))))
+    assert [batch for batch, _ in produced] == list(itertools.chain(*epochs))
     for place in (0, 4, len(epochs[0]) - 1, len(epochs[0])):
-        _, position = followed[place]
-        resumed = itertools.islice(sampler().follow(position), 5)
-        assert list(resumed) == followed[place + 1 : place + 6]
+        _, position = produced[place]
+        resumed = itertools.islice(sampler().batches_from(position), 5)
+        assert list(resumed) == produced[place + 1 : place + 6]
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def small_pools(monkeypatch):
 
 
 def pools_of(sampler, epoch):
-    """Batches of an epoch by pool, as they are followed."""
-    followed = itertools.takewhile(lambda found: found[1].epoch == epoch, sampler.follow(DataPosition(epoch)))
-    return [[batch for batch, _ in pool] for _, pool in itertools.groupby(followed, lambda found: found[1].pool)]
+    """Batches of an epoch, grouped by pool."""
+    produced = itertools.takewhile(lambda found: found[1].epoch == epoch, sampler.batches_from(DataPosition(epoch)))
+    return [[batch for batch, _ in pool] for _, pool in itertools.groupby(produced, lambda found: found[1].pool)]
 
 
 def test_pools_hold_every_utterance_once_an_epoch(small_pools):
@@ -79,14 +79,14 @@ def test_pools_differ_from_epoch_to_epoch(small_pools):
     assert sampler().batches(1) == sampler().batches(1)
 
 
-def test_pools_are_followed_from_any_batch_of_two_epochs(small_pools):
+def test_pools_continue_from_any_batch_of_two_epochs(small_pools):
     count = sum(len(sampler().batches(epoch)) for epoch in (0, 1))
-    followed = list(itertools.islice(sampler().follow(DataPosition()), count + 3))
+    produced = list(itertools.islice(sampler().batches_from(DataPosition()), count + 3))
     for place in range(count):
-        assert list(itertools.islice(sampler().follow(followed[place][1]), 3)) == followed[place + 1 : place + 4]
+        assert list(itertools.islice(sampler().batches_from(produced[place][1]), 3)) == produced[place + 1 : place + 4]
 
 
-def test_resuming_forms_one_pool_and_counts_no_other_transcripts(small_pools):
+def test_resuming_forms_one_pool_and_counts_its_tokens_only(small_pools):
     class Tokens(list):
         taken = 0
 
@@ -96,13 +96,13 @@ def test_resuming_forms_one_pool_and_counts_no_other_transcripts(small_pools):
             return found
 
     tokens = Tokens([3] * 500)
-    followed = sampler(text_tokens=tokens, max_text_tokens=40).follow(DataPosition(5, batch=2, pool=10))
-    next(followed)
+    produced = sampler(text_tokens=tokens, max_text_tokens=40).batches_from(DataPosition(5, batch=2, pool=10))
+    next(produced)
     assert tokens.taken <= 48
-    followed.close()
+    produced.close()
 
 
-def test_what_fits_into_one_pool_has_the_batches_of_one_list(monkeypatch):
+def test_a_set_of_one_pool_is_batched_as_a_list(monkeypatch):
     whole = sampler().batches(0)
     monkeypatch.setattr(batches_module, "BLOCK", 16)
     monkeypatch.setattr(batches_module, "POOL", 500)
@@ -117,7 +117,7 @@ def test_without_shuffling_the_longest_come_first():
     assert longest == sorted(longest, reverse=True)
 
 
-def test_an_utterance_longer_than_the_budget_is_named():
+def test_an_utterance_longer_than_the_budget_is_refused():
     with pytest.raises(InputError, match=r"utterance 1 is 70\.0 s long, a batch holds 60 s; raise batch_seconds"):
         DurationBatchSampler([1.0, 70.0], max_audio_seconds=60)
 
@@ -126,7 +126,7 @@ def test_an_utterance_longer_than_the_budget_is_named():
 @pytest.mark.parametrize(
     ("manifest", "budget"), [("an4/train.jsonl", 64.0), ("librispeech-train-piece/all.jsonl", 64.0)]
 )
-def test_little_is_padded_on_real_lengths(manifest, budget):
+def test_padding_is_small_on_real_durations(manifest, budget):
     durations = [utterance.duration for utterance in read_manifest(SHARED_DATA / manifest)]
     batches = DurationBatchSampler(durations, max_audio_seconds=budget).batches(epoch=0)
     padded = sum(max(durations[place] for place in batch) * len(batch) for batch in batches)
@@ -134,7 +134,8 @@ def test_little_is_padded_on_real_lengths(manifest, budget):
 
 
 def test_a_checkpoint_of_another_training_set_is_refused():
-    state = DurationBatchSampler([1.0, 2.0, 3.0], max_audio_seconds=4).state_of(DataPosition(batch=1))
-    assert DurationBatchSampler([1.0, 2.0, 3.0], max_audio_seconds=4).position_of(state) == DataPosition(batch=1)
-    with pytest.raises(InputError, match="the training set is not the one of the checkpoint"):
-        DurationBatchSampler([1.0, 2.0], max_audio_seconds=4).position_of(state)
+    state = DurationBatchSampler([1.0, 2.0, 3.0], max_audio_seconds=4).state_dict(DataPosition(batch=1))
+    same = DurationBatchSampler([1.0, 2.0, 3.0], max_audio_seconds=4)
+    assert same.position_from_state(state) == DataPosition(batch=1)
+    with pytest.raises(InputError, match="the training set differs from that of the checkpoint"):
+        DurationBatchSampler([1.0, 2.0], max_audio_seconds=4).position_from_state(state)

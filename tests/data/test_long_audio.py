@@ -1,4 +1,4 @@
-"""A clip that no model hears at once is refused before it is decoded."""
+"""A clip longer than the models accept is refused before it is decoded."""
 
 import json
 import tarfile
@@ -16,7 +16,7 @@ from arkasr.data.manifests.manifest import read_manifest
 from arkasr.data.slices import IN_MEMORY_BYTES
 from arkasr.errors import InputError
 from arkasr.recognizers.inference import RecognitionSettings, recognize
-from arkasr.run.teachers import _first_heard
+from arkasr.run.teachers import _first_readable
 from arkasr.teacher.label import label
 
 MINUTES = 20
@@ -63,51 +63,51 @@ def long(request, folder, tmp_path):
     return manifest_of(folder, audio, tmp_path)
 
 
-def test_a_long_clip_is_refused_at_no_cost(student, long):
+def test_a_long_clip_is_refused_in_little_memory(student, long):
     with little_memory():
         (found,) = recognize(student, long, SETTINGS)
-    assert "the audio is 1200.0 s long and the model hears 30 s; cut it into pieces" in found.error
+    assert "the audio is 1200.0 s long, the models take at most 30 s; cut it into pieces" in found.error
     assert str(long[0].audio) in found.error
 
 
-def test_a_length_that_a_manifest_says_wrong_costs_no_more(student, folder, tmp_path):
+def test_a_wrong_duration_in_the_manifest_does_not_lead_to_decoding(student, folder, tmp_path):
     utterances = manifest_of(folder, "long.wav", tmp_path, duration=5.0)
     dataset = ExampleDataset(utterances, {student.frontend: student.features})
     with little_memory(), pytest.raises(InputError, match=r"long\.wav: the audio is 1200\.0 s long"):
         dataset[0]
 
 
-def test_a_long_piece_is_refused_and_a_short_one_is_read_where_it_lies(folder, tmp_path):
+def test_a_long_piece_is_refused_and_a_short_one_is_read_in_little_memory(folder, tmp_path):
     part = str(folder / (folder / "part").read_text())
     for audio in (folder / "long.wav", part):
         with little_memory():
             assert duration_of(audio) == MINUTES * 60
-            assert len(decode_audio(audio, 600.0, 629.0, longest=LONGEST_CLIP_SECONDS)) == 29 * 16_000
+            assert len(decode_audio(audio, 600.0, 629.0, max_seconds=LONGEST_CLIP_SECONDS)) == 29 * 16_000
             with pytest.raises(InputError, match=r"the audio is 300\.0 s long"):
-                decode_audio(audio, 600.0, 900.0, longest=LONGEST_CLIP_SECONDS)
+                decode_audio(audio, 600.0, 900.0, max_seconds=LONGEST_CLIP_SECONDS)
 
 
-def test_labels_trials_of_servers_and_the_processor_decode_no_long_clip(student, teacher, long, tmp_path):
+def test_labelling_server_test_and_processor_refuse_long_clips_in_little_memory(student, teacher, long, tmp_path):
     with little_memory():
         assert label(teacher, long, SETTINGS).counts == {"kept": 0, "unreadable": 1}
         with pytest.raises(InputError, match="none of the first"):
-            _first_heard(long)
+            _first_readable(long)
         asked = [
             {"role": "user", "content": [{"type": "audio", "path": str(long[0].audio)}, {"type": "text", "text": "?"}]}
         ]
-        with pytest.raises(InputError, match="the model hears 30 s"):
+        with pytest.raises(InputError, match="the models take at most 30 s"):
             student.processor.apply_chat_template(asked, add_generation_prompt=True)
-        heard = student.processor.apply_chat_template(asked, add_generation_prompt=True, audio_max_length=16_000)
-    assert heard["audios"].shape[2] == 100
+        truncated = student.processor.apply_chat_template(asked, add_generation_prompt=True, audio_max_length=16_000)
+    assert truncated["audios"].shape[2] == 100
 
 
-def test_a_long_recording_is_looked_through_in_little_memory(long, tmp_path):
+def test_a_long_recording_is_checked_in_little_memory(long, tmp_path):
     with little_memory():
         (problem,) = check_manifest(tmp_path / "set.jsonl", decode_audio=True).problems
     assert "every sample is zero" in problem.message
 
 
-def test_all_of_a_long_recording_is_looked_through(tmp_path):
+def test_silence_is_checked_in_all_of_a_long_recording(tmp_path):
     samples = np.zeros(150 * 8_000, dtype=np.float32)
     samples[149 * 8_000] = 0.5
     soundfile.write(tmp_path / "a.wav", samples, 8_000, subtype="FLOAT")
@@ -115,7 +115,7 @@ def test_all_of_a_long_recording_is_looked_through(tmp_path):
     assert is_silent(tmp_path / "a.wav", 10.0, 148.9)
     samples[148 * 8_000] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, 8_000, subtype="FLOAT")
-    with pytest.raises(InputError, match="holds samples that are not finite"):
+    with pytest.raises(InputError, match="has samples that are not finite"):
         is_silent(tmp_path / "nan.wav")
     soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(size=150 * 8_000) * 0.1, 8_000)
     whole = (tmp_path / "a.flac").read_bytes()

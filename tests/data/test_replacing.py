@@ -1,4 +1,4 @@
-"""No command replaces what it reads."""
+"""No command overwrites its inputs."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_an_input_is_refused_as_output_before_a_model_is_loaded(folder, monkeypa
 
 
 @pytest.mark.parametrize("read", ["set.jsonl", "a.wav"])
-def test_standard_input_is_not_replaced(folder, monkeypatch, capsys, read):
+def test_standard_input_is_not_overwritten(folder, monkeypatch, capsys, read):
     before = contents(folder)
     arguments = ["transcribe", "-", "--model", "model", "--format", "jsonl", "-o", read]
     monkeypatch.setattr(sys, "argv", ["arkasr", *arguments])
@@ -83,7 +83,7 @@ def test_standard_input_is_not_replaced(folder, monkeypatch, capsys, read):
     assert contents(folder) == before
 
 
-def test_what_a_teacher_dropped_does_not_replace_the_manifest_either(folder, monkeypatch, capsys):
+def test_dropped_labels_do_not_overwrite_the_manifest(folder, monkeypatch, capsys):
     (folder / "set.jsonl").rename(folder / "new.dropped.jsonl")
     monkeypatch.setattr(sys, "argv", ["arkasr", "label", "new.dropped.jsonl", "--teacher", "model", "-o", "new.jsonl"])
     with pytest.raises(SystemExit):
@@ -91,7 +91,7 @@ def test_what_a_teacher_dropped_does_not_replace_the_manifest_either(folder, mon
     assert "new.dropped.jsonl: is an input of this command; name another output" in capsys.readouterr().err
 
 
-def test_a_folder_of_transcripts_does_not_take_the_manifest_in(folder, monkeypatch, capsys):
+def test_a_folder_of_transcripts_does_not_overwrite_the_manifest(folder, monkeypatch, capsys):
     (folder / "x.jsonl").write_text(json.dumps({"audio": "a.wav", "id": "x"}) + "\n")
     monkeypatch.setattr(sys, "argv", ["arkasr", "transcribe", "x.jsonl", "--model", "model", "-o", "./"])
     with pytest.raises(SystemExit):
@@ -99,7 +99,7 @@ def test_a_folder_of_transcripts_does_not_take_the_manifest_in(folder, monkeypat
     assert "x.jsonl: is an input of this command; name another output" in capsys.readouterr().err
 
 
-def test_a_manifest_does_not_replace_its_tar(folder, monkeypatch, capsys):
+def test_a_manifest_does_not_overwrite_its_tar(folder, monkeypatch, capsys):
     before = contents(folder)
     monkeypatch.setattr(sys, "argv", ["arkasr", "data", "shards", "shard.tar", "-o", "shard.tar"])
     with pytest.raises(SystemExit):
@@ -108,7 +108,7 @@ def test_a_manifest_does_not_replace_its_tar(folder, monkeypatch, capsys):
     assert contents(folder) == before
 
 
-def test_prepared_manifests_do_not_replace_their_source_through_a_link(folder, tmp_path):
+def test_prepared_manifests_do_not_overwrite_their_source_through_a_link(folder, tmp_path):
     (folder / "set.jsonl").rename(folder / "train.jsonl")
     output = folder / "prepared"
     output.mkdir()
@@ -116,11 +116,11 @@ def test_prepared_manifests_do_not_replace_their_source_through_a_link(folder, t
     with pytest.raises(InputError, match=r"prepared/train\.jsonl: is an input of this command \(.*train\.jsonl\)"):
         prepare_corpus("an4", folder, output)
     (output / "train.jsonl").unlink()
-    for _ in range(2):  # what it has written itself may be written again
+    for _ in range(2):  # its own earlier output may be overwritten
         assert prepare_corpus("an4", folder, output).splits == {"train": (1, 0.1)}
 
 
-def test_a_part_of_a_tar_is_the_tar(tmp_path):
+def test_a_slice_of_a_tar_counts_as_the_tar(tmp_path):
     (tmp_path / "shard.tar").write_bytes(b"0" * 1_000)
     with pytest.raises(InputError, match=r"shard\.tar: is an input"):
         refuse_to_replace([tmp_path / "shard.tar:0:10"], [tmp_path / "shard.tar"])

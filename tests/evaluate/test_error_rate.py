@@ -18,7 +18,7 @@ def edit_distance(reference, hypothesis):
 
 
 @pytest.mark.parametrize("unit", ["word", "character"])
-def test_errors_are_the_edit_distance(unit):
+def test_errors_equal_the_edit_distance(unit):
     chance = random.Random(0)
     for _ in range(300):
         reference = " ".join(chance.choices(["a", "bc", "d", "今天"], k=chance.randrange(7)))
@@ -30,7 +30,7 @@ def test_errors_are_the_edit_distance(unit):
         assert count.reference_tokens == len(expected)
 
 
-def test_an_alignment_reads_back_as_both_texts():
+def test_an_alignment_contains_both_texts():
     chance = random.Random(1)
     for _ in range(100):
         reference = " ".join(chance.choices("abcd", k=chance.randrange(8)))
@@ -51,11 +51,11 @@ def test_empty_texts(reference, hypothesis, expected):
     assert (count.substitutions, count.deletions, count.insertions, count.reference_tokens) == expected
 
 
-def test_characters_are_counted_without_blanks():
+def test_characters_are_counted_without_spaces():
     assert count_errors("今天 去", "今天去", "character").errors == 0
 
 
-def test_failed_utterances_are_counted_apart_and_empty_references_count_their_insertions():
+def test_failed_utterances_are_counted_separately_and_empty_references_count_insertions():
     predictions = [
         Prediction("right", "one two", "one two"),
         Prediction("failed", "three four five", None),

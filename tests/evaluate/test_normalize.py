@@ -25,13 +25,13 @@ def test_profiles(profile, text, expected):
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "identity"])
-def test_a_normalised_text_stays_as_it_is(profile):
+def test_normalisation_is_idempotent(profile):
     normalize = get_profile(profile)
     for text in ("The QUICK fox, isn't it?", "我有 3 个苹果", "Ärger — überall"):
         assert normalize(normalize(text)) == normalize(text)
 
 
-def test_a_label_names_the_version_and_an_unknown_profile_suggests_a_known_one():
+def test_a_label_has_the_version_and_an_unknown_profile_suggests_the_nearest():
     assert get_profile("basic").label == "basic@1"
     with pytest.raises(InputError, match="did you mean 'basic'"):
         get_profile("bassic")
@@ -39,7 +39,7 @@ def test_a_label_names_the_version_and_an_unknown_profile_suggests_a_known_one()
         get_profile("xyzzy")
 
 
-def test_what_is_counted_in_a_language():
+def test_the_unit_of_a_language():
     assert [unit_for(language) for language in ("English", "Chinese", "Korean", None)] == [
         "word",
         "character",

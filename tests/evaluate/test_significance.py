@@ -9,7 +9,7 @@ def utterances(generator, rate, count=150):
     return generator.binomial(tokens, rate), tokens
 
 
-def test_an_interval_covers_the_true_rate_about_nineteen_times_in_twenty():
+def test_the_bootstrap_interval_covers_the_true_rate():
     generator = np.random.default_rng(0)
     covered = 0
     for trial in range(150):
@@ -19,7 +19,7 @@ def test_an_interval_covers_the_true_rate_about_nineteen_times_in_twenty():
     assert 0.90 <= covered / 150 <= 0.99
 
 
-def test_p_is_uniform_when_there_is_nothing_to_find():
+def test_p_is_uniform_under_the_null_hypothesis():
     generator = np.random.default_rng(1)
     ps = []
     for trial in range(150):
@@ -40,13 +40,13 @@ def test_a_real_difference_is_found_with_its_sign():
     assert comparison.p == pytest.approx(1 / 2_001)
 
 
-def test_a_system_does_not_differ_from_itself():
+def test_equal_systems_have_p_of_one():
     errors, tokens = utterances(np.random.default_rng(3), 0.2)
     comparison = paired_comparison(errors, errors, tokens, samples=200)
     assert (comparison.difference, comparison.ci95, comparison.p) == (0.0, (0.0, 0.0), 1.0)
 
 
-def test_the_same_utterances_under_more_seeds_are_no_more_utterances():
+def test_identical_seeds_add_no_information():
     """Three identical copies of the decodings must not make the interval narrower or p smaller."""
     generator = np.random.default_rng(4)
     a, tokens = utterances(generator, 0.2, 60)
@@ -59,8 +59,8 @@ def test_the_same_utterances_under_more_seeds_are_no_more_utterances():
     assert mean_over_seeds([a, a, a], tokens).ci95 == pytest.approx(bootstrap_interval(a, tokens), rel=0.1)
 
 
-def test_utterances_of_one_speaker_count_as_one_draw():
-    """All luck is in the speaker here, so an interval over utterances would be far too narrow."""
+def test_an_interval_over_speakers_is_wider_if_speakers_differ():
+    """Only speakers differ here, so an interval over utterances is far too narrow."""
     generator = np.random.default_rng(5)
     speakers = np.repeat(np.arange(10), 30)
     tokens = np.full(300, 10)
@@ -70,21 +70,21 @@ def test_utterances_of_one_speaker_count_as_one_draw():
     assert by_speaker[1] - by_speaker[0] > 2 * (by_utterance[1] - by_utterance[0])
 
 
-def test_every_set_keeps_its_size_in_every_sample():
-    """With strata of constant rate no sample can differ from another."""
+def test_strata_keep_their_size_in_every_sample():
+    """If every stratum has a constant rate, all samples are equal."""
     errors, tokens = [0] * 20 + [10] * 5, [10] * 25
     low, high = bootstrap_interval(errors, tokens, strata=["a"] * 20 + ["b"] * 5, samples=300)
     assert low == high == pytest.approx(0.2)
 
 
-def test_figures_are_the_same_again():
+def test_the_bootstrap_is_reproducible():
     errors, tokens = utterances(np.random.default_rng(6), 0.2)
     assert bootstrap_interval(errors, tokens, seed=1) == bootstrap_interval(errors, tokens, seed=1)
     assert bootstrap_interval(errors, tokens, seed=1) != bootstrap_interval(errors, tokens, seed=2)
 
 
-def test_empty_references_have_no_rate_and_give_no_endless_interval():
-    """Half of the samples of two utterances draw the empty one alone, or twice."""
+def test_samples_without_reference_tokens_are_left_out():
+    """A quarter of the samples draw the empty reference twice."""
     low, high = bootstrap_interval([2, 1], [0, 5], samples=500)
     assert (low, high) == pytest.approx((0.2, 0.6))
     comparison = paired_comparison([2, 1], [0, 1], [0, 5], samples=500)
@@ -92,14 +92,14 @@ def test_empty_references_have_no_rate_and_give_no_endless_interval():
     assert bootstrap_interval([2, 1], [0, 0], samples=500) is None
 
 
-def test_a_speaker_in_two_sets_is_one_voice():
-    """Four signs can be drawn in 16 ways, 2 of them as extreme; as eight speakers, 2 in 256."""
+def test_a_speaker_in_two_sets_is_one_group():
+    """Four signs have 16 combinations, 2 of them as extreme; eight speakers would have 2 in 256."""
     sets = ["a"] * 4 + ["b"] * 4
     comparison = paired_comparison([2] * 8, [3] * 8, [10] * 8, groups=[1, 2, 3, 4] * 2, strata=sets)
     assert comparison.p == pytest.approx(2 / 16, abs=0.02)
     errors = [0, 10, 0, 10]
-    two_voices = bootstrap_interval(errors, [10] * 4, groups=["x", "y"] * 2, strata=["a", "a", "b", "b"])
-    assert two_voices == (0.0, 1.0)
+    two_speakers = bootstrap_interval(errors, [10] * 4, groups=["x", "y"] * 2, strata=["a", "a", "b", "b"])
+    assert two_speakers == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_a_speaker_in_two_sets_is_one_voice():
         (1, 3, "the recipe of teacher (3 training seeds) and the one model opd"),
     ],
 )
-def test_a_comparison_says_what_it_speaks_of(seeds_a, seeds_b, speaks_of):
+def test_a_comparison_names_its_scope(seeds_a, seeds_b, speaks_of):
     generator = np.random.default_rng(7)
     tokens = generator.integers(3, 12, 40)
     comparison = paired_comparison(
         generator.binomial(tokens, 0.2, (seeds_a, 40)), generator.binomial(tokens, 0.2, (seeds_b, 40)), tokens
     )
     assert comparison.speaks_of("opd", "teacher") == speaks_of
-    given = " with this one run of teacher and labels (" if max(seeds_a, seeds_b) > 1 else " ("
-    assert comparison.speaks_of("opd", "teacher", ["teacher", "labels"]) == speaks_of.replace(" (", given)
+    condition = " with this one run of teacher and labels (" if max(seeds_a, seeds_b) > 1 else " ("
+    assert comparison.speaks_of("opd", "teacher", ["teacher", "labels"]) == speaks_of.replace(" (", condition)
     assert ("permutation" in comparison.test) == (seeds_a == seeds_b == 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arkasr.data.corpora.plan import TEST_SETS
+from arkasr.data.corpora.specs import TEST_SETS
 from arkasr.evaluate.normalize import PROFILES
 from arkasr.progress import Progress
 from arkasr.recipe.load import load_settings, parse
@@ -22,7 +22,6 @@ PAGE = Path("docs/recipe.md").read_text(encoding="utf-8")
 COMPLETE, *EXAMPLES = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 CLASSES = settings_classes()
 RECIPES = [*Path("recipes").glob("*.yaml"), *Path("benchmarks").glob("*.yaml")]
-NEED_NO_EXAMPLE = {"ObjectiveSettings.tail", "ObjectiveSettings.upstream_scores"}  # for comparison with published code
 ELSEWHERE = ("vllm", "served", "dataset")  # what a smoke run on this machine cannot have
 
 
@@ -110,7 +109,7 @@ def test_every_key_is_set_by_a_recipe_or_an_example():
     listed = {f"{settings.__name__}.{key.strip('`')}" for settings, key, *_ in rows_of_page()}
     # A dataclass does not say which of its fields were set; the quickstart and the smoke recipe set all four.
     unused = {key for key in listed - used if not key.startswith("SyntheticCorpusConfig.")}
-    assert unused == NEED_NO_EXAMPLE
+    assert unused == set()
 
 
 def test_what_the_page_shows_runs_at_toy_size(tmp_path, monkeypatch):
@@ -127,7 +126,3 @@ def test_links_of_the_page_lead_to_its_headings():
     headings = re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]*)\)", PAGE)) <= anchors
-
-
-def test_the_page_is_wrapped():
-    assert [line for line in PAGE.splitlines() if len(line) > 100 and not line.startswith("|")] == []

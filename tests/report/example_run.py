@@ -1,4 +1,4 @@
-"""A small but complete run's folder, written file by file as docs/design says, with real FLAC audio."""
+"""A small but complete folder of a run, with real FLAC audio."""
 
 import json
 import random
@@ -54,7 +54,7 @@ def build_run(
     steps: int = 30,
     seconds: float = 0.5,
 ) -> Path:
-    """Write a run; every variant makes the share of errors that `WRONG_SHARE` says."""
+    """Write a run; the share of errors of each variant is in `WRONG_SHARE`."""
     path.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed in seeds:
@@ -96,7 +96,7 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def of_seed(name: str, seed: int) -> str:
-    """The folder's name; every example has 0 for its first seed."""
+    """The folder's name; the first seed of every example is 0."""
     return name if seed == 0 else f"{name}-seed{seed}"
 
 
@@ -129,9 +129,9 @@ def _evaluate(path: Path, variant: str, seed: int, name: str, count: int, second
     vocabulary, between = (WORDS, " ") if SETS[name] == "wer" else (SIGNS, "")
     transcripts, errors, tokens = [], 0, 0
     for place in range(count):
-        told = random.Random(f"{name} {place}").choices(vocabulary, k=9)
-        written, wrong = _mishear(told, vocabulary, WRONG_SHARE[variant], chance)
-        errors, tokens = errors + wrong, tokens + len(told)
+        reference = random.Random(f"{name} {place}").choices(vocabulary, k=9)
+        written, wrong = _with_errors(reference, vocabulary, WRONG_SHARE[variant], chance)
+        errors, tokens = errors + wrong, tokens + len(reference)
         audio = path.parent / "audio" / name / f"{place}.flac"
         if not audio.exists():
             audio.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def _evaluate(path: Path, variant: str, seed: int, name: str, count: int, second
         transcripts.append(
             {
                 "audio": str(audio),
-                "text": between.join(told),
+                "text": between.join(reference),
                 "id": f"{name}-{place:03}",
                 "speaker": f"speaker{place % 3}",
                 "language": "English" if SETS[name] == "wer" else "Chinese",
@@ -149,7 +149,7 @@ def _evaluate(path: Path, variant: str, seed: int, name: str, count: int, second
                 "pred_text": between.join(written),
                 "pred_text_raw": between.join(written),
                 "errors": wrong,
-                "reference_tokens": len(told),
+                "reference_tokens": len(reference),
             }
         )
     write_lines(path / "evaluations" / of_seed(variant, seed) / f"{name}.jsonl", transcripts)
@@ -170,11 +170,11 @@ def _evaluate(path: Path, variant: str, seed: int, name: str, count: int, second
     }
 
 
-def _mishear(
-    told: Sequence[str], vocabulary: Sequence[str], share: float, chance: random.Random
+def _with_errors(
+    reference: Sequence[str], vocabulary: Sequence[str], share: float, chance: random.Random
 ) -> tuple[list[str], int]:
     written, wrong = [], 0
-    for token in told:
+    for token in reference:
         if chance.random() >= share:
             written.append(token)
             continue

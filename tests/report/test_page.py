@@ -17,7 +17,7 @@ LOADING = {"src", "href", "srcset", "poster", "action", "data"}
 
 
 class Reader(HTMLParser):
-    """Collects what a page is made of, and checks that tags are closed in order."""
+    """Collects tags and text of a page, and checks that tags are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def words(reader: Reader) -> str:
     return re.sub(r"\s+", " ", "".join(reader.text))
 
 
-def test_the_page_needs_nothing_but_itself(run_path: Path) -> None:
+def test_the_page_loads_no_other_resource(run_path: Path) -> None:
     reader = read_page(run_path)
     for tag, attributes in reader.tags:
         for name in LOADING & attributes.keys():
@@ -82,7 +82,7 @@ def test_transcripts_cannot_become_markup(run_path: Path) -> None:
     assert f"failed: {attack}" in "".join(reader.text)
 
 
-def test_all_that_was_asked_for_is_there_in_order(run_path: Path) -> None:
+def test_all_sections_are_present_in_order(run_path: Path) -> None:
     reader = read_page(run_path)
     sections = [attributes["id"] for attributes in reader.of("section")]
     assert sections == ["rates", "comparisons", "support", "learning", "diagnostics", "utterances", "setup"]
@@ -99,7 +99,7 @@ def test_all_that_was_asked_for_is_there_in_order(run_path: Path) -> None:
         assert part in text
 
 
-def test_figures_of_the_results_stand_in_the_table(run_path: Path) -> None:
+def test_the_rate_table_has_a_row_per_variant(run_path: Path) -> None:
     html = write_report(run_path).read_text(encoding="utf-8")
     table = html[html.index('class="rates"') : html.index("</table>")]
     assert table.count("<tr") == 1 + 6
@@ -107,7 +107,7 @@ def test_figures_of_the_results_stand_in_the_table(run_path: Path) -> None:
     assert "<b>" in table[table.index("<tbody>") :]
 
 
-def test_tables_and_controls_can_be_used_without_seeing_them(run_path: Path) -> None:
+def test_tables_and_controls_are_accessible(run_path: Path) -> None:
     reader = read_page(run_path)
     tables = reader.of("table")
     assert all(attributes.get("scope") in ("row", "col") for attributes in reader.of("th"))
@@ -118,22 +118,22 @@ def test_tables_and_controls_can_be_used_without_seeing_them(run_path: Path) -> 
     assert {td["lang"] for td in reader.of("td") if "lang" in td} == {"en", "zh"}
 
 
-def test_sound_is_embedded_up_to_the_limit_and_the_rest_is_counted(run_path: Path) -> None:
+def test_audio_is_embedded_up_to_the_limit_and_the_rest_is_counted(run_path: Path) -> None:
     reader = read_page(run_path, Limits(clips_per_set=3))
     clips = [button["data-clip"] or "" for button in reader.of("button")]
     assert len(clips) == 2 * 3
     assert all(clip.startswith("data:audio/mpeg;base64,") for clip in clips)
-    assert "3 utterances with sound, those with the most errors; 1 were left out" in words(reader)
+    assert "3 utterances with audio, those with the most errors; 1 were left out" in words(reader)
 
 
-def test_a_missing_recording_is_named_in_place_of_its_button(run_path: Path) -> None:
+def test_a_missing_recording_has_a_message_instead_of_a_button(run_path: Path) -> None:
     (run_path.parent / "audio" / "en-clean" / "0.flac").unlink()
     reader = read_page(run_path)
     assert len(reader.of("button")) == 7
     assert "recording not found" in words(reader)
 
 
-def test_plotly_is_inside_once_and_whole(run_path: Path) -> None:
+def test_plotly_is_embedded_once(run_path: Path) -> None:
     html = write_report(run_path).read_text(encoding="utf-8")
     (packed,) = re.findall(r'<script type="text/plain" id="plotly">(.*?)</script>', html)
     assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
@@ -149,14 +149,14 @@ def test_a_run_without_training_or_support_has_no_empty_sections(run_path: Path,
     assert "plotly" not in {script.get("id") for script in reader.of("script")}
 
 
-def test_the_same_run_gives_the_same_page_and_leaves_nothing_behind(run_path: Path) -> None:
+def test_the_page_is_reproducible_and_no_temporary_file_remains(run_path: Path) -> None:
     first = write_report(run_path).read_bytes()
     before = sorted(path.name for path in run_path.iterdir())
     assert write_report(run_path).read_bytes() == first
     assert sorted(path.name for path in run_path.iterdir()) == before
 
 
-def test_a_damaged_run_leaves_the_old_page_alone(run_path: Path) -> None:
+def test_a_damaged_run_keeps_the_old_page(run_path: Path) -> None:
     report = write_report(run_path)
     old = report.read_bytes()
     (run_path / "results.json").write_text("{")
@@ -165,12 +165,12 @@ def test_a_damaged_run_leaves_the_old_page_alone(run_path: Path) -> None:
     assert report.read_bytes() == old
 
 
-def test_the_quickstarts_size_stays_small(tmp_path: Path) -> None:
+def test_the_page_of_the_quickstart_is_small(tmp_path: Path) -> None:
     path = build_run(tmp_path / "run", sets=list(SETS), utterances=100, steps=600, seconds=2.0)
     assert write_report(path).stat().st_size < 15e6
 
 
-def test_beside_every_p_stands_what_it_speaks_of_and_beside_every_set_its_voices(run_path: Path) -> None:
+def test_every_p_has_its_scope_and_every_set_its_number_of_speakers(run_path: Path) -> None:
     text = words(read_page(run_path))
     comparisons = 2 * (len(("en-clean", "zh-read")) + 1)
     scope = "these two models, not the recipes that made them (one training seed)"

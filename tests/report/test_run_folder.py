@@ -17,7 +17,7 @@ def test_a_finished_run_is_read_in_the_recipes_order(run_path: Path) -> None:
     assert run.metrics("opd", 0)[-1]["step"] == 30
 
 
-def test_the_teacher_is_who_scores_or_labels_whatever_its_name(run_path: Path) -> None:
+def test_the_teacher_is_the_variant_that_scores_or_labels(run_path: Path) -> None:
     text = (run_path / "recipe.yaml").read_text().replace("teacher: teacher\n  base:", "Qwen: teacher\n  base:")
     (run_path / "recipe.yaml").write_text(text)
     results = json.loads((run_path / "results.json").read_text().replace('"teacher"', '"Qwen"'))
@@ -28,7 +28,7 @@ def test_the_teacher_is_who_scores_or_labels_whatever_its_name(run_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "says"),
+    ("file", "content", "message"),
     [
         ("recipe.yaml", None, "no run is in here (no recipe.yaml)"),
         ("recipe.yaml", "a: [", "recipe.yaml: not YAML"),
@@ -55,27 +55,25 @@ def test_the_teacher_is_who_scores_or_labels_whatever_its_name(run_path: Path) -
         ("environment.json", "{", "environment.json: damaged"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said_in_one_line(
-    run_path: Path, file: str, content: str | None, says: str
-) -> None:
+def test_a_damaged_folder_gives_a_one_line_error(run_path: Path, file: str, content: str | None, message: str) -> None:
     if content is None:
         (run_path / file).unlink()
     else:
         (run_path / file).write_text(content)
     with pytest.raises(InputError) as raised:
         read_run(run_path)
-    assert says in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_an_unknown_metric_is_named(run_path: Path) -> None:
+def test_an_unknown_metric_is_an_error(run_path: Path) -> None:
     text = (run_path / "results.json").read_text().replace('"metric": "cer"', '"metric": "per"')
     (run_path / "results.json").write_text(text)
     with pytest.raises(InputError, match="metric 'per'"):
         read_run(run_path)
 
 
-def test_a_line_cut_short_by_a_kill_costs_only_itself(run_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(run_path: Path) -> None:
     path = run_path / "stages" / "opd" / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 31, "lo')
     assert len(read_run(run_path).metrics("opd", 0)) == 30

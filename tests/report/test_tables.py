@@ -9,7 +9,7 @@ from rich.console import Console
 
 from arkasr.report.page import write_report
 from arkasr.report.run_folder import read_run
-from arkasr.report.tables import Line, RateTable, rate_table, support_table
+from arkasr.report.tables import RateTable, RateTableRow, rate_table, support_table
 from arkasr.report.terminal import print_results
 from tests.report.example_run import build_run, write_json
 
@@ -20,8 +20,8 @@ def edit_results(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     write_json(path / "results.json", results)
 
 
-def line_of(table: RateTable, variant: str) -> Line:
-    return next(line for line in table.lines if line.variant == variant)
+def row_of(table: RateTable, variant: str) -> RateTableRow:
+    return next(row for row in table.rows if row.variant == variant)
 
 
 def rates_of(path: Path, variant: str, name: str) -> list[float]:
@@ -34,7 +34,7 @@ def test_one_seed_shows_its_rate_and_interval(run_path: Path) -> None:
     assert [column.set for column in table.columns] == ["en-clean", "zh-read", "pooled"]
     assert [column.metric for column in table.columns] == ["wer", "cer", "wer + cer"]
     assert [column.utterances for column in table.columns] == [4, 4, 8]
-    cell = line_of(table, "base").cells[0]
+    cell = row_of(table, "base").cells[0]
     assert cell is not None
     assert cell.mean == rates_of(run_path, "base", "en-clean")[0]
     assert cell.ci95 is not None
@@ -44,17 +44,17 @@ def test_one_seed_shows_its_rate_and_interval(run_path: Path) -> None:
 def test_several_seeds_show_mean_and_sample_deviation(tmp_path: Path) -> None:
     path = build_run(tmp_path / "run", seeds=(0, 1, 2))
     table = rate_table(read_run(path))
-    cell = line_of(table, "base").cells[0]
+    cell = row_of(table, "base").cells[0]
     rates = rates_of(path, "base", "en-clean")
     assert cell is not None
     assert len(rates) == 3
     assert cell.mean == pytest.approx(np.mean(rates))
     assert cell.deviation == pytest.approx(np.std(rates, ddof=1))
     assert cell.ci95 == pytest.approx((np.mean(rates) - 0.05, np.mean(rates) + 0.05))
-    taught_once = line_of(table, "teacher").cells[0]
-    assert taught_once is not None
-    assert taught_once.deviation is None
-    assert taught_once.ci95 is not None
+    teacher = row_of(table, "teacher").cells[0]
+    assert teacher is not None
+    assert teacher.deviation is None
+    assert teacher.ci95 is not None
 
 
 def test_pooled_is_all_errors_over_all_tokens_not_a_mean_of_rates(run_path: Path) -> None:
@@ -65,19 +65,19 @@ def test_pooled_is_all_errors_over_all_tokens_not_a_mean_of_rates(run_path: Path
                 row |= {"errors": errors, "reference_tokens": tokens, "rate": errors / tokens}
 
     edit_results(run_path, change)
-    cell = line_of(rate_table(read_run(run_path)), "base").cells[-1]
+    cell = row_of(rate_table(read_run(run_path)), "base").cells[-1]
     assert cell is not None
     assert cell.mean == pytest.approx(80 / 400)
 
 
-def test_pooled_rows_of_the_results_win_over_sums(run_path: Path) -> None:
+def test_pooled_rows_of_the_results_take_precedence_over_sums(run_path: Path) -> None:
     def change(results: dict[str, Any]) -> None:
         row = dict(results["rows"][0])
         results["rows"].append(row | {"set": "pooled", "rate": 0.5, "ci95": [0.4, 0.6]})
 
     edit_results(run_path, change)
     table = rate_table(read_run(run_path))
-    cell = line_of(table, "teacher").cells[-1]
+    cell = row_of(table, "teacher").cells[-1]
     assert len(table.columns) == 3
     assert cell is not None
     assert (cell.mean, cell.ci95) == (0.5, (0.4, 0.6))
@@ -85,17 +85,17 @@ def test_pooled_rows_of_the_results_win_over_sums(run_path: Path) -> None:
 
 def test_the_best_student_is_marked_and_never_the_teacher(run_path: Path) -> None:
     table = rate_table(read_run(run_path))
-    for place in range(len(table.columns)):
-        cells = {line.variant: line.cells[place] for line in table.lines}
+    for index in range(len(table.columns)):
+        cells = {row.variant: row.cells[index] for row in table.rows}
         students = {name: cell.mean for name, cell in cells.items() if cell and name != "teacher"}
         marked = {name for name, cell in cells.items() if cell and cell.best}
         lowest = min(mean for mean in students.values() if mean is not None)
         assert marked == {name for name, mean in students.items() if mean == lowest}
 
 
-def test_a_variant_without_a_set_has_a_gap_and_no_pooled_rate(run_path: Path) -> None:
+def test_a_variant_that_was_not_scored_on_a_set_has_no_pooled_rate(run_path: Path) -> None:
     edit_results(run_path, lambda results: results["rows"].pop())
-    cells = line_of(rate_table(read_run(run_path)), "base+td+opd").cells
+    cells = row_of(rate_table(read_run(run_path)), "base+td+opd").cells
     assert cells[0] is not None
     assert cells[1:] == [None, None]
 
@@ -107,7 +107,7 @@ def test_a_set_without_reference_tokens_has_no_rate(run_path: Path) -> None:
                 row |= {"reference_tokens": 0, "rate": None, "ci95": None}
 
     edit_results(run_path, change)
-    cell = line_of(rate_table(read_run(run_path)), "base").cells[1]
+    cell = row_of(rate_table(read_run(run_path)), "base").cells[1]
     assert cell is not None
     assert cell.mean is None
     assert not cell.best
@@ -136,7 +136,7 @@ def test_support_is_averaged_over_seeds_and_keeps_the_extremes(tmp_path: Path) -
     assert before.warnings == []
 
 
-def test_what_speaks_against_opd_is_said_once_for_all_seeds(tmp_path: Path) -> None:
+def test_warnings_about_opd_appear_once_for_all_seeds(tmp_path: Path) -> None:
     path = build_run(tmp_path / "run", seeds=(0, 2))
 
     def doubt(results: dict[str, Any]) -> None:
@@ -148,6 +148,6 @@ def test_what_speaks_against_opd_is_said_once_for_all_seeds(tmp_path: Path) -> N
     assert (before.warnings, after.warnings) == (["the student loops"], [])
     console = Console(record=True, width=100)
     print_results(path, console)
-    assert console.export_text().count("base: doubtful: the student loops") == 1
+    assert console.export_text().count("OPD from base is doubtful: the student loops.") == 1
     write_report(path)
     assert (path / "report.html").read_text().count("OPD from base is doubtful: the student loops.") == 1

@@ -13,7 +13,7 @@ from arkasr.report.wording import (
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("text", "expected"),
     [
         (percent(0.1234), "12.3"),
         (percent(0.01239, 2), "1.24"),
@@ -27,8 +27,8 @@ from arkasr.report.wording import (
         (points(-0.00001), "0.0"),
         (points_range(None), "–"),
         (probability(None), "–"),
-        (few_speakers(8, "utterances", has_seeds=True), "the luck of so few speakers (8) is left out"),
-        (few_speakers(8, "speakers", has_seeds=False), "an interval over so few speakers (8) covers too little"),
+        (few_speakers(8, "utterances", has_seeds=True), "the variance between so few speakers (8) is not included"),
+        (few_speakers(8, "speakers", has_seeds=False), "an interval over so few speakers (8) is too narrow"),
         (few_speakers(8, "speakers", has_seeds=True), ""),
         (few_speakers(20, "utterances", has_seeds=False), ""),
         (few_speakers(None, "utterances", has_seeds=False), ""),
@@ -42,5 +42,5 @@ from arkasr.report.wording import (
         (count(1200, "utterance"), "1,200 utterances"),
     ],
 )
-def test_numbers_read_well(said: str, expected: str) -> None:
-    assert said == expected
+def test_numbers_as_text(text: str, expected: str) -> None:
+    assert text == expected

@@ -10,7 +10,7 @@ from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
 from arkasr.run.scoring_commands import compare_transcripts
 
-LEFT_OUT = "; the luck of so few speakers (8) is left out"
+LEFT_OUT = "; the variance between so few speakers (8) is not included"
 
 
 def row(name: str, written: str, **fields: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def test_a_comparison_says_that_it_speaks_of_two_models_and_how_many_voices(tmp_
     line = compared(tmp_path, a, b)[-1]
     assert "these two models, not the recipes that made them (one training seed)" in line
     assert "9 utterances, 2 speakers; paired permutation test" in line
-    assert line.endswith("; the luck of so few speakers (2) is left out")
+    assert line.endswith("; the variance between so few speakers (2) is not included")
 
 
 def test_a_rate_says_that_few_voices_are_left_out_of_its_interval(tmp_path: Path) -> None:

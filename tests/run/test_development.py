@@ -17,8 +17,8 @@ from arkasr.run.development import development_error_rate
 from arkasr.run.folder import RunFolder
 from arkasr.train.loop import train
 from arkasr.train.stages.sft import SupervisedStage
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 
 SMOKE = Path(__file__).resolve().parents[2] / "recipes" / "smoke.yaml"
 

@@ -53,7 +53,7 @@ def test_a_stop_signal_without_teacher_responses_acts_at_once_and_resumes_exactl
     def run(folder):
         stage = DistillationStage(student, served, OBJECTIVE)
         train(stage, Stream(batches), SETTINGS, folder, seed=3)
-        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.memory()
+        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.extra_state()
 
     uninterrupted, memory = run(tmp_path / "uninterrupted")
     finished = after // 5  # five requests a step
@@ -68,7 +68,7 @@ def test_a_stop_signal_without_teacher_responses_acts_at_once_and_resumes_exactl
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop).start()
-    with pytest.raises(Interrupted, match=f"stopped behind step {finished}, which is in a checkpoint") as caught:
+    with pytest.raises(Interrupted, match=f"stopped after step {finished}, which is in a checkpoint") as caught:
         run(tmp_path / "stopped")
     assert time.monotonic() - signalled[0] < 3.0
     assert caught.value.signal == signal.SIGTERM
@@ -92,7 +92,7 @@ def test_a_step_is_interrupted_at_its_first_micro_batch_without_scores(student, 
     hang_after(server, server.succeeded + 2)
     threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     stream = Stream([hear(student, served)[:1]])
-    with pytest.raises(Interrupted, match="stopped behind step 0"):
+    with pytest.raises(Interrupted, match="stopped after step 0"):
         train(DistillationStage(student, served, OBJECTIVE), stream, settings, tmp_path, seed=3)
     server.responsive.set()
     assert server.received - before == 3  # of the step's 32 requests

@@ -1,4 +1,4 @@
-"""An engine beside the trainer as vLLM is one, with the student's own decoding: a copy that writes in a thread."""
+"""An engine with the interface of vLLM's: a copy of the student that decodes in a thread."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -9,14 +9,14 @@ from arkasr.recognizers.decoding import Transcripts, decode
 
 
 class CopyEngine:
-    """Follows a student's weights as `VllmEngine` does: those of the moment of asking, whatever happens later."""
+    """Decodes with the student's weights at the time of the request, as `VllmEngine` does."""
 
     def __init__(self, student):
         self.copy = copy.deepcopy(student)
         self.copy.model.eval()
         self._student = student
         self._updated = False
-        self._work = ThreadPoolExecutor(1)
+        self._executor = ThreadPoolExecutor(1)
 
     def __call__(self, recognizer, prompts, *, max_new_tokens, drafts=None, sampling=None):
         return self.submit(recognizer, prompts, max_new_tokens=max_new_tokens, sampling=sampling)()
@@ -27,10 +27,10 @@ class CopyEngine:
         if self._updated:
             weights = {name: value.detach().clone() for name, value in recognizer.model.named_parameters()}
         self._updated = False
-        written = self._work.submit(self._write, weights, prompts, max_new_tokens, sampling)
-        return lambda: Transcripts(written.result().tokens, written.result().stopped, None, written.result().passes)
+        future = self._executor.submit(self._decode, weights, prompts, max_new_tokens, sampling)
+        return lambda: Transcripts(future.result().tokens, future.result().stopped, None, future.result().passes)
 
-    def _write(self, weights, prompts, max_new_tokens, sampling):
+    def _decode(self, weights, prompts, max_new_tokens, sampling):
         if weights is not None:
             with torch.no_grad():
                 for name, parameter in self.copy.model.named_parameters():
@@ -41,4 +41,4 @@ class CopyEngine:
         self._updated = True
 
     def close(self):
-        self._work.shutdown(cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)

@@ -7,8 +7,8 @@ from arkasr.recognizers.decoding import Transcripts
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.sft import SupervisedStage
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 
 OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
 

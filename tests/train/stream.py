@@ -1,8 +1,10 @@
+"""Stand-ins for a stage's data."""
+
 from arkasr.data.batches import DataPosition
 
 
 class Stream:
-    """Batches by position, as the training loop asks for them."""
+    """The given batches in turn, with the interface of `BatchStream`."""
 
     def __init__(self, batches):
         self.batches = batches
@@ -12,9 +14,9 @@ class Stream:
 
     def __iter__(self):
         while True:
-            place = self.position.batch
-            self.position = DataPosition(batch=place + 1)
-            yield self.batches[place % len(self.batches)]
+            index = self.position.batch
+            self.position = DataPosition(batch=index + 1)
+            yield self.batches[index % len(self.batches)]
 
     def state(self):
         return {"batch": self.position.batch}
@@ -26,8 +28,8 @@ class Stream:
         return []
 
 
-class Heard:
-    """A dataset of examples that are there already."""
+class ExampleList:
+    """The given examples, with the interface of `ExampleDataset`."""
 
     def __init__(self, examples):
         self.examples = examples

@@ -1,3 +1,5 @@
+"""Augmentation of features, joined utterances and token noise."""
+
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ def of_student(examples):
     return [example.features["student"] for example in examples]
 
 
-def test_a_seed_decides_everything_and_no_settings_change_nothing():
+def test_changes_are_a_function_of_the_seed_and_no_settings_mean_no_change():
     settings = AugmentationSettings(time_stretch=0.1, frequency_warp=0.1)
     clips = [clip(), clip(frames=90)]
     examples = [spoken(features) for features in clips]
@@ -33,7 +35,7 @@ def test_a_seed_decides_everything_and_no_settings_change_nothing():
     assert all(torch.equal(a, b) for a, b in zip(of_student(augment_features(examples, None, 1)), clips, strict=True))
 
 
-def test_all_listeners_hear_the_same_change():
+def test_all_frontends_get_the_same_change():
     settings = AugmentationSettings(time_stretch=0.2, frequency_warp=0.1, time_masks=5, join_share=0.5)
     examples = [spoken(clip(frames=frames)) for frames in (200, 90, 1_500)]
     for seed in range(5):
@@ -41,22 +43,22 @@ def test_all_listeners_hear_the_same_change():
             torch.testing.assert_close(changed.features["student"], 2 * changed.features["teacher"])
 
 
-def test_joining_stretching_and_noise_do_not_decide_one_another():
-    """Seeded alike, of 400 clips none that was joined was slowed down."""
+def test_joining_stretching_and_noise_are_independent():
+    """When they shared a generator, no joined clip out of 400 was slowed down."""
     settings = AugmentationSettings(time_stretch=0.1, time_masks=0, frequency_masks=0, join_share=0.5, token_noise=0.5)
-    seen = []
+    outcomes = []
     for seed in range(400):
         examples = [spoken(clip(frames=100), name="a"), spoken(clip(frames=100), name="b")]
         [joined, _] = join_utterances(examples, settings, seed)
         [changed] = augment_features([joined], settings, seed)
         noisy = replace_tokens([torch.arange(2)], settings, seed)
         slower = changed.features["student"].shape[1] > joined.features["student"].shape[1]
-        seen.append([float(len(joined.joined_from) > 0), float(slower), float(noisy[0][0] != 0)])
-    correlations = torch.tensor(seen).T.corrcoef()
+        outcomes.append([float(len(joined.joined_from) > 0), float(slower), float(noisy[0][0] != 0)])
+    correlations = torch.tensor(outcomes).T.corrcoef()
     assert (correlations - torch.eye(3)).abs().max() < 0.15
 
 
-def test_masks_take_the_mean_of_the_clip_and_leave_the_rest():
+def test_masks_have_the_mean_of_the_clip_and_leave_the_rest_unchanged():
     settings = AugmentationSettings(time_masks=30, time_width=10, frequency_masks=2, frequency_width=8)
     before = clip()
     [after] = of_student(augment_features([spoken(before)], settings, 5))
@@ -66,14 +68,14 @@ def test_masks_take_the_mean_of_the_clip_and_leave_the_rest():
 
 
 @pytest.mark.parametrize(("frames", "factor", "expected"), [(100, 1.1, 110), (100, 0.9, 90), (2_900, 1.2, 3_000)])
-def test_a_stretched_clip_has_the_same_course_over_more_or_fewer_frames(frames, factor, expected):
+def test_a_stretched_clip_has_the_same_content_over_more_or_fewer_frames(frames, factor, expected):
     rising = torch.linspace(0, 1, frames).expand(4, frames)
     stretched = stretch_time(rising, factor)
     assert stretched.shape == (4, expected)
     torch.testing.assert_close(stretched[0], torch.linspace(0, 1, expected), atol=0.01, rtol=0)
 
 
-def test_warping_moves_a_formant_and_keeps_time():
+def test_warping_moves_a_formant_and_keeps_its_time():
     formant = torch.zeros(80, 5)
     formant[40] = 1.0
     assert warp_frequency(formant, 1.0).equal(formant)
@@ -82,7 +84,7 @@ def test_warping_moves_a_formant_and_keeps_time():
     assert shorter.argmax(0).tolist() == [50] * 5
 
 
-def test_noise_replaces_about_its_share_of_tokens_with_tokens_of_the_batch():
+def test_token_noise_replaces_its_share_of_the_tokens_with_tokens_of_the_batch():
     transcripts = [torch.arange(1_000), torch.arange(1_000, 2_000)]
     noisy = replace_tokens(transcripts, AugmentationSettings(token_noise=0.3), 3)
     share = torch.cat([a != b for a, b in zip(noisy, transcripts, strict=True)]).float().mean()
@@ -90,35 +92,35 @@ def test_noise_replaces_about_its_share_of_tokens_with_tokens_of_the_batch():
     assert set(torch.cat(noisy).tolist()) <= set(range(2_000))
 
 
-def test_an_utterance_may_be_followed_by_another_of_its_language():
+def test_an_utterance_is_joined_with_another_one_of_its_language_up_to_thirty_seconds():
     clips = [clip(frames=frames) for frames in (50, 60, 70, 80, 2_990)]
     texts = ["yes", "no", "是", "不", "long"]
     languages = ["English", "English", "Chinese", "Chinese", "English"]
     settings = AugmentationSettings(join_share=1.0)
     examples = [spoken(*item) for item in zip(clips, texts, languages, "abcde", strict=True)]
-    seen = set()
+    pairs = set()
     for seed in range(20):
         joined = join_utterances(examples, settings, seed)
-        for place, example in enumerate(joined):
+        for index, example in enumerate(joined):
             features, text = example.features["student"], example.utterance.text
-            between = "" if languages[place] == "Chinese" else " "
-            partners = [other for other in range(5) if text == between.join((texts[place], texts[other]))]
-            assert place not in partners
-            if text == texts[place]:
-                assert torch.equal(features, clips[place])
+            separator = "" if languages[index] == "Chinese" else " "
+            partners = [other for other in range(5) if text == separator.join((texts[index], texts[other]))]
+            assert index not in partners
+            if text == texts[index]:
+                assert torch.equal(features, clips[index])
                 continue
             [partner] = partners
-            assert [part.text for part in example.joined_from] == [texts[place], texts[partner]]
-            assert languages[partner] == languages[place]
-            assert torch.equal(features, torch.cat((clips[place], clips[partner]), dim=1))
-            seen.add((place, partner))
-    assert {(0, 1), (1, 0), (2, 3)} <= seen
-    assert not any(4 in pair for pair in seen)
+            assert [part.text for part in example.joined_from] == [texts[index], texts[partner]]
+            assert languages[partner] == languages[index]
+            assert torch.equal(features, torch.cat((clips[index], clips[partner]), dim=1))
+            pairs.add((index, partner))
+    assert {(0, 1), (1, 0), (2, 3)} <= pairs
+    assert not any(4 in pair for pair in pairs)
     assert join_utterances(examples, AugmentationSettings(), 0) == examples
     assert join_utterances(examples[:1], settings, 0) == examples[:1]
 
 
-def test_what_is_joined_with_an_utterance_without_text_has_none():
+def test_an_utterance_joined_with_an_unlabelled_one_has_no_text():
     examples = [spoken(clip(), text=None, name="a"), spoken(clip(), name="b")]
     settings = AugmentationSettings(join_share=1.0)
     joined = [join_utterances(examples, settings, seed)[0] for seed in range(10)]

@@ -5,13 +5,13 @@ import torch
 from accelerate.state import AcceleratorState
 
 from arkasr.train.calibrate import calibrate, verdict
-from arkasr.train.distribution import computing_in
+from arkasr.train.distribution import autocast_for
 from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.stages.opd import DistillationStage
 from tests.train.opd import OBJECTIVE, SilentStudent, overfit
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 
 
 def test_calibration_changes_no_weights_and_warns_of_a_distant_student(student, teacher, hear):
@@ -54,7 +54,7 @@ def test_a_close_student_gets_no_warning():
 def test_calibration_remembers_no_rollouts(student, teacher, hear):
     stage = DistillationStage(student, teacher, OBJECTIVE)
     calibrate(stage, iter([hear(student, teacher)]), 1)
-    assert not stage.memory()["token_lengths"].numel()
+    assert not stage.extra_state()["token_lengths"].numel()
 
 
 def test_in_bfloat16_masses_add_up_to_one_and_calibration_equals_training(student, teacher, hear, tmp_path):
@@ -66,7 +66,7 @@ def test_in_bfloat16_masses_add_up_to_one_and_calibration_equals_training(studen
     objective = OBJECTIVE.model_copy(update={"top_k": vocabulary})
     stage = DistillationStage(student, teacher, objective)
     settings = SETTINGS.model_copy(update={"steps": 1, "mixed_precision": "bf16"})
-    with computing_in(stage, settings):
+    with autocast_for(stage, settings):
         measured = calibrate(stage, iter([examples]), 1).metrics
     for side in ("teacher", "student"):
         overlap, tail = (measured[f"support/{name}_mass_{side}"] for name in ("overlap", "tail"))

@@ -1,13 +1,11 @@
-"""A stage that continues another one does what one longer stage would have done."""
+"""A stage that continues another one has the result of one longer stage."""
 
 import copy
 import shutil
 
 import pytest
-import torch
 
 from arkasr.data.batches import DataPosition, DurationBatchSampler
-from arkasr.data.manifests.manifest import read_rows
 from arkasr.errors import InputError
 from arkasr.train.continuation import Continuation
 from arkasr.train.loop import train
@@ -16,90 +14,87 @@ from arkasr.train.settings import AugmentationSettings, ObjectiveSettings, Optim
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.stream import BatchStream
-from tests.train.stream import Heard, Stream
+from tests.train.runs import KilledError, assert_weights, kill_at, logged, weights_of
+from tests.train.stream import ExampleList, Stream
 
 SETTINGS = OptimizationSettings(steps=7, batch_seconds=10, learning_rate=1e-2, warmup_steps=2, schedule="cosine")
 FIRST, SECOND = (SETTINGS.model_copy(update={"steps": steps}) for steps in (3, 4))
 AUGMENTATION = AugmentationSettings(time_stretch=0.1, join_share=0.5, token_noise=0.2)
 
 
-def lines(folder):
-    return read_rows(folder / "metrics.jsonl")
+def losses_and_rates(*folders):
+    return [step for folder in folders for step in logged(folder, "loss", "train/learning_rate")]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_two_parts_of_a_schedule_end_with_the_bits_of_the_whole(student, hear, tmp_path, optimizer):
+def test_two_stages_with_one_schedule_end_with_the_bits_of_one_stage(student, hear, tmp_path, optimizer):
     examples = hear(student)
     batches = [examples[:2], examples[2:], examples[1:4], examples[:1], examples[3:]]
     twin = copy.deepcopy(student)
-    whole, first, second = (
+    one, first, second = (
         settings.model_copy(update={"optimizer": optimizer}) for settings in (SETTINGS, FIRST, SECOND)
     )
-    train(SupervisedStage(student, AUGMENTATION), Stream(batches), whole, tmp_path / "whole", seed=3)
+    train(SupervisedStage(student, AUGMENTATION), Stream(batches), one, tmp_path / "one", seed=3)
 
     train(SupervisedStage(twin, AUGMENTATION), Stream(batches), first, tmp_path / "first", seed=3, schedule_steps=7)
-    ended = Continuation(tmp_path / "first", steps=3, steps_before=3, same_set=True)
-    train(SupervisedStage(twin, AUGMENTATION), Stream(batches), second, tmp_path / "second", seed=3, continues=ended)
+    finished = Continuation(tmp_path / "first", steps=3, steps_before=3, same_set=True)
+    stage = SupervisedStage(twin, AUGMENTATION)
+    train(stage, Stream(batches), second, tmp_path / "second", seed=3, continues=finished)
 
-    for name, value in student.model.state_dict().items():
-        assert torch.equal(twin.model.state_dict()[name], value), name
-    parts = [*lines(tmp_path / "first"), *lines(tmp_path / "second")]
-    for key in ("loss", "train/learning_rate"):
-        assert [line[key] for line in parts] == [line[key] for line in lines(tmp_path / "whole")]
+    assert_weights(twin, weights_of(student))
+    assert losses_and_rates(tmp_path / "first", tmp_path / "second") == losses_and_rates(tmp_path / "one")
 
 
-def test_opd_goes_on_with_the_batches_and_the_rate_of_an_opd_that_began_earlier(student, teacher, hear, tmp_path):
+def test_opd_continues_with_the_batches_and_rates_of_an_opd_that_began_earlier(student, teacher, hear, tmp_path):
     examples = hear(student, teacher)
     durations = [float(example.utterance.duration) for example in examples]
 
     def stream():
-        return BatchStream(Heard(examples), DurationBatchSampler(durations, max_audio_seconds=2.5, seed=5))
+        return BatchStream(ExampleList(examples), DurationBatchSampler(durations, max_audio_seconds=2.5, seed=5))
 
-    def heard_by(stage):
-        heard, loss = [], stage.loss
-        stage.loss = lambda some, seed: heard.append(([e.utterance.id for e in some], seed)) or loss(some, seed)
-        return heard
+    def record_batches(stage):
+        batches, loss = [], stage.loss
+        stage.loss = lambda batch, seed: batches.append(([e.utterance.id for e in batch], seed)) or loss(batch, seed)
+        return batches
 
     twin = copy.deepcopy(student)
-    whole = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
-    heard_by_whole = heard_by(whole)
-    train(whole, stream(), SETTINGS, tmp_path / "whole", seed=3)
+    one = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
+    expected_batches = record_batches(one)
+    train(one, stream(), SETTINGS, tmp_path / "one", seed=3)
 
-    batches = Stream([examples[:2]])
-    train(SupervisedStage(twin, None), batches, FIRST, tmp_path / "td", seed=3, schedule_steps=7)
-    after = DistillationStage(twin, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
-    heard_after = heard_by(after)
-    ended = Continuation(tmp_path / "td", steps=3, steps_before=3, same_set=False)
-    train(after, stream(), SECOND, tmp_path / "opd", seed=3, continues=ended)
+    train(SupervisedStage(twin, None), Stream([examples[:2]]), FIRST, tmp_path / "td", seed=3, schedule_steps=7)
+    second = DistillationStage(twin, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))
+    batches = record_batches(second)
+    finished = Continuation(tmp_path / "td", steps=3, steps_before=3, same_set=False)
+    train(second, stream(), SECOND, tmp_path / "opd", seed=3, continues=finished)
 
-    assert heard_after == heard_by_whole[3:]
-    rates = [line["train/learning_rate"] for line in lines(tmp_path / "opd")]
-    assert rates == [line["train/learning_rate"] for line in lines(tmp_path / "whole")][3:]
+    assert batches == expected_batches[3:]
+    rate = "train/learning_rate"
+    assert logged(tmp_path / "opd", rate) == logged(tmp_path / "one", rate)[3:]
 
 
-def test_a_stage_whose_start_has_lost_its_last_checkpoint_says_so(student, hear, tmp_path):
+def test_a_missing_last_checkpoint_of_the_finished_stage_is_an_error(student, hear, tmp_path):
     train(SupervisedStage(student, None), Stream([hear(student)]), FIRST, tmp_path / "first", seed=3)
     shutil.rmtree(tmp_path / "first" / "checkpoints" / "step-3")
-    ended = Continuation(tmp_path / "first", steps=3, steps_before=3, same_set=True)
-    with pytest.raises(InputError, match="step-3, is gone"):
-        train(
-            SupervisedStage(student, None), Stream([hear(student)]), SECOND, tmp_path / "next", seed=3, continues=ended
-        )
+    finished = Continuation(tmp_path / "first", steps=3, steps_before=3, same_set=True)
+    stage = SupervisedStage(student, None)
+    with pytest.raises(InputError, match="step-3, is missing"):
+        train(stage, Stream([hear(student)]), SECOND, tmp_path / "next", seed=3, continues=finished)
 
 
-def test_the_position_behind_some_batches_is_where_following_them_leads():
-    sampler = DurationBatchSampler([0.5 + 0.1 * place for place in range(23)], max_audio_seconds=4.0, seed=2)
-    followed = sampler.follow(DataPosition())
-    assert sampler.behind(0) == DataPosition()
+def test_the_position_after_some_batches_is_the_one_that_following_them_reaches():
+    sampler = DurationBatchSampler([0.5 + 0.1 * index for index in range(23)], max_audio_seconds=4.0, seed=2)
+    followed = sampler.batches_from(DataPosition())
+    assert sampler.position_after(0) == DataPosition()
     for batches in range(1, 25):
         _, reached = next(followed)
-        assert sampler.behind(batches) == reached
+        assert sampler.position_after(batches) == reached
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("warmup_steps", [0, 1, 3])
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
-def test_no_step_of_a_schedule_is_void_and_the_rate_rises_once_and_falls_once(schedule, warmup_steps, steps):
+def test_every_step_of_a_schedule_has_a_rate_that_rises_once_and_falls_once(schedule, warmup_steps, steps):
     settings = SETTINGS.model_copy(update={"schedule": schedule, "warmup_steps": warmup_steps, "steps": steps})
     rates = [rate_factor(step, steps, settings) for step in range(1, steps + 1)]
     assert all(0 < rate <= 1 for rate in rates)
@@ -110,42 +105,31 @@ def test_no_step_of_a_schedule_is_void_and_the_rate_rises_once_and_falls_once(sc
         assert max(rates) == 1
 
 
-def test_a_stage_that_goes_on_and_is_killed_in_its_middle_ends_with_the_bits_of_an_undisturbed_one(
+def test_a_continuing_stage_that_is_killed_and_resumed_ends_with_the_bits_of_an_undisturbed_one(
     student, teacher, hear, tmp_path
 ):
     examples = hear(student, teacher)
     batches = [examples[:2], examples[2:], examples[1:4], examples[:1], examples[3:]]
     train(SupervisedStage(student, None), Stream(batches), FIRST, tmp_path / "td", seed=3, schedule_steps=7)
-    ended = Continuation(tmp_path / "td", steps=3, steps_before=3, same_set=True)
+    finished = Continuation(tmp_path / "td", steps=3, steps_before=3, same_set=True)
     settings = SECOND.model_copy(update={"checkpoint_every": 1})
 
-    class KilledError(Exception):
-        pass
-
-    def kill(step, _values):
-        if step == 2:
-            raise KilledError
-
-    def go_on(recognizer, folder, on_step=None):
+    def continue_with(recognizer, folder, on_step=None):
         objective = ObjectiveSettings(top_k=8, max_new_tokens=6)
         stage = DistillationStage(recognizer, teacher, objective, augmentation=AUGMENTATION)
-        train(stage, Stream(batches), settings, tmp_path / folder, seed=3, continues=ended, on_step=on_step)
+        train(stage, Stream(batches), settings, folder, seed=3, continues=finished, on_step=on_step)
 
-    victim, twin = copy.deepcopy(student), copy.deepcopy(student)
-    go_on(student, "undisturbed")
+    victim, resumed = copy.deepcopy(student), copy.deepcopy(student)
+    continue_with(student, tmp_path / "undisturbed")
     with pytest.raises(KilledError):
-        go_on(victim, "killed", kill)
-    go_on(twin, "killed")
-    for name, value in student.model.state_dict().items():
-        assert torch.equal(twin.model.state_dict()[name], value), name
-    for key in ("loss", "train/learning_rate"):
-        assert [line[key] for line in lines(tmp_path / "killed")] == [
-            line[key] for line in lines(tmp_path / "undisturbed")
-        ]
+        continue_with(victim, tmp_path / "killed", kill_at(2))
+    continue_with(resumed, tmp_path / "killed")
+    assert_weights(resumed, weights_of(student))
+    assert losses_and_rates(tmp_path / "killed") == losses_and_rates(tmp_path / "undisturbed")
 
 
 def test_a_checkpoint_of_another_order_is_refused(student, hear, tmp_path):
     shorter = FIRST.model_copy(update={"steps": 2})
     train(SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=3)
-    with pytest.raises(InputError, match="its checkpoint is of another order of the data, as an older version drew it"):
+    with pytest.raises(InputError, match="its checkpoint has another order of the data, from an older version"):
         train(SupervisedStage(student, None), Stream([hear(student)]), FIRST, tmp_path, seed=4)

@@ -1,3 +1,5 @@
+"""Training on two processes, with replicated and with sharded weights."""
+
 import json
 import os
 import subprocess
@@ -34,36 +36,37 @@ def shard(stage):
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("uneven")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The steps of one process."""
-    return uneven_processes.ahead("none", tmp_path_factory.mktemp("one"))
+def one_process(tmp_path_factory):
+    """The losses of one process."""
+    return uneven_processes.prefetched("none", tmp_path_factory.mktemp("one"))["losses"]
 
 
 @pytest.fixture(scope="module")
-def seen(places):
-    path = places / "seen.json"
+def measured(folder):
+    """What `uneven_processes` measured on two processes."""
+    path = folder / "measured.json"
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = [sys.executable, *launcher, "-m", "tests.train.uneven_processes", str(path)]
     subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300, check=True)
     return json.loads(path.read_text())
 
 
-def test_a_rollout_gathers_every_layer_once_however_long_it_is(seen):
-    (short, _), (long, _) = seen["short"], seen["long"]
+def test_a_rollout_gathers_every_layer_once_regardless_of_its_length(measured):
+    (short, _), (long, _) = measured["short"], measured["long"]
     assert long["rollout/passes"] > short["rollout/passes"]
     assert long["gathers"] == short["gathers"] > 0
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
-def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_nothing(
-    seen, sharding, student, teacher
+def test_a_process_with_only_empty_rollouts_takes_part_without_adding_to_loss_or_gradient(
+    measured, sharding, student, teacher
 ):
-    first, second = seen[f"silent-{sharding}"]
+    first, second = measured[f"silent-{sharding}"]
     assert first["rollout/skipped_rate"] == 1
     assert "loss" not in first
     stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=12))
@@ -75,52 +78,57 @@ def test_a_process_whose_rollouts_are_all_empty_waits_for_nobody_and_counts_for_
         assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
-def test_a_student_in_shares_is_whole_only_while_it_writes_and_the_plan_knows(seen, vocabulary):
+def test_a_sharded_student_is_unsharded_only_during_rollouts_and_the_plan_counts_that(measured, vocabulary):
     student = build_ark_asr(uneven_processes.DEEP_STUDENT, vocabulary)
     layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]
     weights = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
     size = size_of(student)
-    at_once = size.parameters - sum(weights) + max(weights)
-    assert seen["whole-sft"] == [at_once] * 2
-    assert seen["whole-opd"] == [size.parameters] * 2
-    # The plan counts the next layer, too, which comes while this one is at work.
-    assert at_once + max(weights) == pytest.approx(memory.gathered(size), rel=0.05)
+    unsharded = size.parameters - sum(weights) + max(weights)
+    assert measured["unsharded-sft"] == [unsharded] * 2
+    assert measured["unsharded-opd"] == [size.parameters] * 2
+    # The plan also counts the next layer, which FSDP gathers while this one computes.
+    assert unsharded + max(weights) == pytest.approx(memory.gathered(size), rel=0.05)
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
-def test_for_a_checkpoint_each_process_copies_half_and_together_everything(seen, sharding, student):
-    first, second = seen[f"copied-{sharding}"]
+def test_each_process_copies_half_of_a_checkpoint_and_together_they_copy_all(measured, sharding, student):
+    first, second = measured[f"checkpoint-{sharding}"]
     weights = {f"model.{name}": value.nbytes for name, value in student.model.named_parameters(prefix="model")}
     assert weights.keys() <= first.keys() | second.keys()
-    whole = sum(first.values()) + sum(second.values())
-    assert 3 * sum(weights.values()) <= whole < 3.02 * sum(weights.values())  # with two moments, and counters
+    total = sum(first.values()) + sum(second.values())
+    # Weights, two moments and a few counters.
+    assert 3 * sum(weights.values()) <= total < 3.02 * sum(weights.values())
     assert abs(sum(first.values()) - sum(second.values())) <= max(weights.values())
     if sharding == "none":
         assert not first.keys() & second.keys()
 
 
-def test_how_much_the_teacher_can_answer_for_is_judged_over_all_processes_and_said_once(seen):
-    """One process has no token that counts, the other none that does not: neither share is the run's."""
-    assert seen["half-is-enough"] == [[[1, 2, 3, 4], None]] * 2
-    (steps, said), (others_steps, others_said) = seen["half-is-too-little"]
-    assert steps == others_steps != [1, 2, 3, 4]
-    assert said.startswith("InputError: objective.min_mapped_share: the teacher can score 50% of the rollout tokens")
-    assert others_said.startswith("ReportedByFirstRank: ")
+def test_the_share_of_scorable_tokens_is_that_of_all_processes_and_its_error_appears_once(measured):
+    assert measured["half-is-enough"] == [[[1, 2, 3, 4], None]] * 2
+    (steps, error), (steps_of_second, error_of_second) = measured["half-is-too-little"]
+    assert steps == steps_of_second != [1, 2, 3, 4]
+    assert error.startswith("InputError: objective.min_mapped_share: the teacher can score 50% of the rollout tokens")
+    assert error_of_second.startswith("ReportedByFirstRank: ")
 
 
-@pytest.mark.parametrize("name", ["ahead-none", "ahead-full", "continued-full"])
-def test_engines_of_several_processes_are_a_step_ahead_as_that_of_one(seen, undisturbed, name):
-    assert seen[name]["losses"] == pytest.approx(undisturbed["losses"], rel=1e-5)
-    assert seen[name]["left"] == {}
+@pytest.mark.parametrize("name", ["prefetched-none", "prefetched-full", "resumed-full"])
+def test_prefetched_rollouts_of_two_processes_give_the_losses_of_one(measured, one_process, name):
+    assert_near(measured[name]["losses"], one_process)
+    assert measured[name]["pending"] == {}
 
 
-def test_what_two_processes_have_begun_is_used_by_one_that_continues(seen, undisturbed, places):
-    continued = uneven_processes.ahead("none", places / "on-one")
-    assert continued["losses"] == pytest.approx(undisturbed["losses"], rel=1e-5)
-    assert continued["left"] == {}
+def test_one_process_resumes_with_the_pending_rollouts_of_two(measured, one_process, folder):
+    resumed = uneven_processes.prefetched("none", folder / "on-one")
+    assert_near(resumed["losses"], one_process)
+    assert resumed["pending"] == {}
 
 
-def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, student):
+def assert_near(losses, expected):
+    for found, wanted in zip(losses, expected, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_unsharded_weights_have_their_values_and_are_sharded_again_afterwards(group, student):
     before = {name: value.clone() for name, value in student.model.state_dict().items()}
     stage = shard(SupervisedStage(student, None))
     stage(noise_examples(student), 0).total.backward()
@@ -132,7 +140,7 @@ def test_whole_weights_are_those_of_before_and_shares_again_afterwards(group, st
     assert all(isinstance(parameter, DTensor) for parameter in stage.parameters())
 
 
-def test_gathered_weights_are_plain_tensors_and_tied_ones_are_one(group, student):
+def test_gathered_weights_are_plain_tensors_and_tied_weights_stay_tied(group, student):
     assert gathered_weights(student.model) is None
     before = {name: value.clone() for name, value in student.model.state_dict().items()}
     shard(SupervisedStage(student, None))

@@ -1,4 +1,4 @@
-"""Steps with the gradient scaler of fp16, which Accelerate makes on GPUs only; here it is handed in."""
+"""Steps with the gradient scaler of fp16. Accelerate creates one only on GPUs, so these tests supply it."""
 
 import copy
 from dataclasses import replace
@@ -8,51 +8,53 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from arkasr.train.loop import train
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.step import optimizer_step
+from tests.train.stream import Stream
 
 SETTINGS = OptimizationSettings(steps=6, batch_seconds=10, learning_rate=1e-2)
 SCALE = 1_024.0
 
 
-class Spoilt(SupervisedStage):
-    """A stage whose loss is changed before its gradient is taken."""
+class ChangedLossStage(SupervisedStage):
+    """A stage that applies `change` to its loss before the backward pass."""
 
-    spoil = None
+    change = None
 
     def loss(self, examples, seed):
-        found = super().loss(examples, seed)
-        return replace(found, total=self.spoil(found.total)) if self.spoil else found
+        loss = super().loss(examples, seed)
+        return replace(loss, total=self.change(loss.total)) if self.change else loss
 
 
 @pytest.fixture
 def accelerator():
-    made = Accelerator(cpu=True)
-    made.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
-    made.native_amp = True
-    made.state._mixed_precision = "fp16"
-    yield made
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
+    accelerator.native_amp = True
+    accelerator.state._mixed_precision = "fp16"
+    yield accelerator
     AcceleratorState._reset_state(reset_partial_state=False)
 
 
-def no_number_with_a_finite_gradient(total):
+def nan_loss_with_finite_gradient(total):
     return total + float("nan")
 
 
-def a_number_with_no_finite_gradient(total):
+def finite_loss_with_infinite_gradient(total):
     return total + (total - total.detach()).abs().sqrt()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "scale"),
-    [(no_number_with_a_finite_gradient, SCALE), (a_number_with_no_finite_gradient, SCALE / 2)],
+    ("change", "scale"),
+    [(nan_loss_with_finite_gradient, SCALE), (finite_loss_with_infinite_gradient, SCALE / 2)],
 )
-def test_a_step_that_is_not_finite_leaves_the_weights_and_only_a_gradient_lowers_the_scale(
-    student, hear, accelerator, spoil, scale
+def test_a_skipped_step_keeps_the_weights_and_only_an_infinite_gradient_lowers_the_scale(
+    student, hear, accelerator, change, scale
 ):
-    stage = Spoilt(student, None)
+    stage = ChangedLossStage(student, None)
     optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in build_optimizers(stage, SETTINGS)]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -66,13 +68,26 @@ def test_a_step_that_is_not_finite_leaves_the_weights_and_only_a_gradient_lowers
 
     assert step(1).finite
     before = copy.deepcopy(student.model.state_dict())
-    stage.spoil = spoil
+    stage.change = change
     outcome = step(2)
     assert not outcome.finite
-    # Only an overflow is the scaler's search for its scale; other skipped steps count towards the end of the run.
+    # GradScaler's search for its scale explains only overflows. Other skipped steps count towards `max_skipped_steps`.
     assert outcome.overflowed == (scale < SCALE)
     assert not changed_since(before)
     assert accelerator.scaler.get_scale() == scale
-    stage.spoil = None
+    stage.change = None
     assert step(3).finite
     assert changed_since(before)
+
+
+def test_a_resumed_run_continues_with_the_scale_of_its_checkpoint(student, hear, accelerator, monkeypatch, tmp_path):
+    """Overflows lower the scale, and do not count as skipped steps while it is above 1."""
+    monkeypatch.setattr("arkasr.train.loop.accelerator_for", lambda stage, settings: accelerator)
+    for steps in (2, 3):
+        accelerator.free_memory()
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
+        stage = ChangedLossStage(student, None)
+        stage.change = finite_loss_with_infinite_gradient
+        settings = SETTINGS.model_copy(update={"steps": steps, "max_skipped_steps": 1})
+        train(stage, Stream([hear(student)]), settings, tmp_path, seed=0)
+        assert accelerator.scaler.get_scale() == SCALE / 2**steps

@@ -1,3 +1,5 @@
+"""Metrics, the clock of a step's phases, and the metrics log."""
+
 import itertools
 import json
 
@@ -8,7 +10,7 @@ from torch import nn
 from arkasr.train.metrics import Metrics, MetricsLog, PhaseClock, read_metrics
 
 
-def test_means_are_weighted_and_merge_in_any_order():
+def test_means_are_weighted_and_independent_of_the_order_of_merging():
     def batch(total, weight, extreme):
         metrics = Metrics()
         metrics.mean("loss", torch.tensor(total), weight)
@@ -24,7 +26,7 @@ def test_means_are_weighted_and_merge_in_any_order():
         assert merged.values() == {"loss": 2.0, "vuss_min": 2.0, "vuss_max": 9.0}
 
 
-def test_what_was_never_counted_has_no_mean():
+def test_a_mean_without_weight_is_left_out():
     metrics = Metrics()
     metrics.mean("empty", 0.0, 0)
     assert metrics.values() == {}
@@ -32,13 +34,13 @@ def test_what_was_never_counted_has_no_mean():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock on which every look at the time takes a second."""
+    """A clock whose time advances by one second at every reading."""
     seconds = itertools.count()
     monkeypatch.setattr("arkasr.train.metrics.time.perf_counter", lambda: float(next(seconds)))
     return PhaseClock()
 
 
-def test_a_phase_within_another_is_taken_out_of_it(clock):
+def test_a_nested_phase_pauses_the_outer_one(clock):
     with clock("student"):
         with clock("encode"):
             pass
@@ -48,7 +50,7 @@ def test_a_phase_within_another_is_taken_out_of_it(clock):
     assert clock.reset() == {}
 
 
-def test_watched_modules_count_within_a_phase_only(clock):
+def test_watched_modules_are_timed_only_within_a_phase(clock):
     encoder = nn.Linear(1, 1)
     clock.watch([encoder], "encode")
     encoder(torch.zeros(1))
@@ -58,7 +60,7 @@ def test_watched_modules_count_within_a_phase_only(clock):
     assert clock.reset() == {"rollout": 2.0, "encode": 1.0}
 
 
-def test_an_error_within_a_phase_leaves_the_clock_usable(clock):
+def test_the_clock_works_after_an_error_within_a_phase(clock):
     with pytest.raises(RuntimeError), clock("student"):
         raise RuntimeError
     with clock("teacher"):
@@ -66,7 +68,7 @@ def test_an_error_within_a_phase_leaves_the_clock_usable(clock):
     assert clock.reset() == {"student": 1.0, "teacher": 1.0}
 
 
-def test_a_log_takes_back_what_came_after_the_checkpoint(tmp_path):
+def test_a_resumed_log_drops_the_steps_after_the_checkpoint(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.write(step, {"loss": float(step)})

@@ -10,8 +10,8 @@ from arkasr.train.loop import train
 from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stages.opd import DistillationStage
 from tests.train.opd import OBJECTIVE, overfit
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

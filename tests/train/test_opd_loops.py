@@ -5,8 +5,8 @@ from arkasr.distill.fused import divergence_from_states
 from arkasr.train.loop import train
 from arkasr.train.stages.opd import DistillationStage
 from tests.train.opd import OBJECTIVE, repeated, set_rollouts, text_ids, tokens_before_the_loop
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 
 
 @pytest.mark.parametrize("looping", ["mask", "keep"])
@@ -56,6 +56,6 @@ def test_a_growing_share_of_loops_is_reported_during_training(student, teacher, 
             set_rollouts(stage, [repeated("red book in", 9)] * 2)
 
     settings = SETTINGS.model_copy(update={"steps": 40, "learning_rate": 1e-5})
-    train(stage, Stream([examples]), settings, tmp_path, seed=0, on_step=on_step, on_trouble=remarks.append)
+    train(stage, Stream([examples]), settings, tmp_path, seed=0, on_step=on_step, on_warning=remarks.append)
     assert remarks
     assert "of the rollouts of the last 20 steps loop or hit max_new_tokens, where it was 0.0%" in remarks[0]

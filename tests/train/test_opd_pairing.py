@@ -13,8 +13,8 @@ from arkasr.train.metrics import read_metrics
 from arkasr.train.stages.opd import DistillationStage
 from tests.models import SMALL_STUDENT, TEXTS
 from tests.train.opd import OBJECTIVE, overfit
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 
 
 def test_permuted_teacher_ids_give_the_loss_of_equal_ids(student, hear):

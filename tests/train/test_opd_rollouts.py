@@ -7,12 +7,12 @@ import torch
 from arkasr.recognizers.decoding import decode
 from arkasr.train.augment import join_utterances
 from arkasr.train.loop import train
-from arkasr.train.rollout_memory import RolloutMemory
+from arkasr.train.rollout_cache import RolloutCache
 from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stages.opd import DistillationStage
 from tests.train.opd import OBJECTIVE, SilentStudent, overfit, set_rollouts
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 
 
 def test_an_empty_rollout_falls_back_to_the_reference_or_is_skipped(student, teacher, hear):
@@ -65,7 +65,7 @@ def test_drafts_change_the_decoder_passes_but_not_the_loss(student, teacher, hea
         for one, other in zip(ours, gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
         passes[name] = found.metrics.values()["rollout/passes"]
-        stage.learn_news(stage.take_news())
+        stage.add_rollouts(stage.take_new_rollouts())
         again = stage(batch, seed=3).metrics.values()
         if expected.metrics.values()["rollout/stopped"] == 1:
             assert again["rollout/passes"] == 1, "the last rollout is the best draft"
@@ -82,7 +82,7 @@ def test_sampled_rollouts_depend_on_the_seed(student, teacher, hear):
     assert totals[0] == totals[1] != totals[2]
 
 
-def test_a_resumed_run_has_the_same_rollout_memory_and_weights(student, teacher, hear, tmp_path):
+def test_a_resumed_run_has_the_same_rollout_cache_and_weights(student, teacher, hear, tmp_path):
     examples = hear(student, teacher)
     overfit(student, examples, tmp_path / "student")
     start = copy.deepcopy(student.model.state_dict())
@@ -93,7 +93,7 @@ def test_a_resumed_run_has_the_same_rollout_memory_and_weights(student, teacher,
         stage = DistillationStage(student, teacher, OBJECTIVE.model_copy(update={"max_new_tokens": 30}))
         settings = SETTINGS.model_copy(update={"steps": steps, "checkpoint_every": 3, "schedule": "constant"})
         train(stage, Stream(batches), settings, folder, seed=0)
-        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.memory()
+        return {name: value.clone() for name, value in student.model.state_dict().items()}, stage.extra_state()
 
     uninterrupted, memory = run(tmp_path / "uninterrupted", 7)
     run(tmp_path / "killed", 3)
@@ -106,12 +106,12 @@ def test_a_resumed_run_has_the_same_rollout_memory_and_weights(student, teacher,
 
 
 def test_the_oldest_rollouts_are_dropped_first():
-    memory = RolloutMemory(most=2)
+    cache = RolloutCache(most=2)
     for name, tokens in (("a", [1]), ("ö", [2, 3]), ("a", []), ("c", [4])):
-        memory.add(name, tokens)
-        memory.learn(memory.take_news())
-    restored = RolloutMemory(most=2)
-    restored.restore(memory.tensors())
+        cache.record(name, tokens)
+        cache.update(cache.take_new())
+    restored = RolloutCache(most=2)
+    restored.restore(cache.tensors())
     assert [restored.get(name) for name in ("a", "ö", "c", "d")] == [[], None, [4], None]
 
 
@@ -157,10 +157,10 @@ def test_the_draft_of_joined_utterances_is_both_texts(student, teacher, hear):
     both = " ".join(drafts[part.id] for part in joined.joined_from)
     [draft] = stage.rollouts.drafts_of([joined])
     assert draft == student.transcript_ids(both).tolist()
-    assert stage.rollouts.given_lengths([joined]) == [len(draft)]
+    assert stage.rollouts.draft_text_lengths([joined]) == [len(draft)]
 
     part = joined.joined_from[0]
-    stage.learn_news({part.id: student.transcript_ids("red").tolist()})
+    stage.add_rollouts({part.id: student.transcript_ids("red").tolist()})
     [draft] = stage.rollouts.drafts_of([joined])
     assert draft == student.transcript_ids(f"red {drafts[joined.joined_from[1].id]}").tolist()
 

@@ -1,21 +1,17 @@
-"""Rollouts of an engine beside the trainer, in the step that uses them and steps ahead of it."""
-
-import copy
+"""Rollouts of an engine, decoded in the step that uses them or some steps before."""
 
 import pytest
-import torch
 
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.recognizers.decoding import decode
 from arkasr.train.loop import train
-from arkasr.train.metrics import read_metrics
 from arkasr.train.settings import ObjectiveSettings, RolloutSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.stream import BatchStream
 from tests.train.copy_engine import CopyEngine
-from tests.train.stream import Heard, Stream
-from tests.train.test_loop import SETTINGS
+from tests.train.runs import SETTINGS, assert_weights, kill_at, killed, losses, weights_of
+from tests.train.stream import ExampleList, Stream
 
 STEPS = 7
 OPD = SETTINGS.model_copy(
@@ -23,13 +19,9 @@ OPD = SETTINGS.model_copy(
 )
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.fixture
 def examples(student, teacher, hear, tmp_path):
-    """What the student has learned, so that its rollouts have words and an end."""
+    """Examples that the student was trained on, so that its rollouts have words and a stop token."""
     examples = hear(student, teacher)
     settings = SETTINGS.model_copy(update={"steps": 60, "schedule": "constant"})
     train(SupervisedStage(student, None), Stream([examples]), settings, tmp_path / "student", seed=0)
@@ -38,10 +30,10 @@ def examples(student, teacher, hear, tmp_path):
 
 @pytest.fixture
 def distil(student, teacher, examples, tmp_path):
-    start = copy.deepcopy(student.model.state_dict())
+    start = weights_of(student)
 
-    def run(name, *, staleness=0, temperature=0.0, with_engine=True, killed_behind=None):
-        """Train, from the start or from what is in the folder; the losses of all steps and the final weights."""
+    def run(name, *, staleness=0, temperature=0.0, with_engine=True, killed_at=None):
+        """Train from the start, or resume the run in the folder; returns the losses and the final weights."""
         student.model.load_state_dict(start)
         engine = CopyEngine(student) if with_engine else None
         objective = ObjectiveSettings(
@@ -52,68 +44,59 @@ def distil(student, teacher, examples, tmp_path):
         )
         stage = DistillationStage(student, teacher, objective, engine=engine)
         durations = [example.utterance.duration for example in examples]
-        stream = BatchStream(
-            Heard(examples), DurationBatchSampler(durations, max_audio_seconds=2.5, seed=5), per_step=OPD.accumulation
-        )
-
-        def on_step(step, _values):
-            if step == killed_behind:
-                raise KilledError
-
-        try:
-            train(stage, stream, OPD, tmp_path / name, seed=0, on_step=on_step)
-        except KilledError:
-            assert killed_behind
+        sampler = DurationBatchSampler(durations, max_audio_seconds=2.5, seed=5)
+        stream = BatchStream(ExampleList(examples), sampler, per_step=OPD.accumulation)
+        with killed():
+            train(stage, stream, OPD, tmp_path / name, seed=0, on_step=kill_at(killed_at))
         stage.close()
-        losses = [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]
-        return losses, {key: value.clone() for key, value in student.model.state_dict().items()}
+        return [loss for _, loss in losses(tmp_path / name)], weights_of(student)
 
     return run
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_an_engine_that_is_never_behind_takes_the_steps_of_the_students_own_rollouts(distil, temperature):
+def test_without_staleness_an_engine_gives_the_losses_of_the_students_own_decoding(distil, temperature):
     own, _ = distil("own", temperature=temperature, with_engine=False)
-    beside, _ = distil("beside", temperature=temperature)
-    assert beside == pytest.approx(own, rel=1e-5)
+    with_engine, _ = distil("engine", temperature=temperature)
+    assert with_engine == pytest.approx(own, rel=1e-5)
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])
-def test_a_rollout_is_written_with_the_weights_of_so_many_updates_before(
+def test_a_rollout_is_decoded_with_the_weights_of_staleness_updates_before(
     distil, student, examples, monkeypatch, staleness
 ):
-    weights = {}
-    written = []
-    write = DistillationStage.loss
+    weights_of_step = {}
+    rollouts = []
+    original_loss = DistillationStage.loss
 
-    def loss(stage, heard, seed):
-        updates = sum(parameter.sum().item() for parameter in student.model.parameters())
-        weights.setdefault(updates, copy.deepcopy(student.model.state_dict()))
-        asked = stage.rollouts.write
+    def loss(stage, batch, seed):
+        fingerprint = sum(parameter.sum().item() for parameter in student.model.parameters())
+        weights_of_step.setdefault(fingerprint, weights_of(student))
+        original_write = stage.rollouts.write
 
-        def watched(*arguments):
-            transcripts = asked(*arguments)
-            written.append((len(weights) - 1, heard, transcripts.tokens))
+        def recording_write(*arguments):
+            transcripts = original_write(*arguments)
+            rollouts.append((len(weights_of_step) - 1, batch, transcripts.tokens))
             return transcripts
 
         with monkeypatch.context() as patch:
-            patch.setattr(stage.rollouts, "write", watched)
-            return write(stage, heard, seed)
+            patch.setattr(stage.rollouts, "write", recording_write)
+            return original_loss(stage, batch, seed)
 
     monkeypatch.setattr(DistillationStage, "loss", loss)
     distil("run", staleness=staleness)
-    assert [step for step, _, _ in written] == [step for step in range(STEPS) for _ in range(OPD.accumulation)]
-    every = list(weights.values())
-    differ = 0
-    for step, heard, tokens in written:
+    assert [step for step, _, _ in rollouts] == [step for step in range(STEPS) for _ in range(OPD.accumulation)]
+    weights = list(weights_of_step.values())
+    different = 0
+    for step, batch, tokens in rollouts:
         prompts = student.prompts(
-            [example.features[student.frontend] for example in heard],
-            [example.utterance.language for example in heard],
+            [example.features[student.frontend] for example in batch],
+            [example.utterance.language for example in batch],
         )
-        then, now = (_decoded(student, every[place], prompts) for place in (max(step - staleness, 0), step))
-        assert [row.tolist() for row in tokens] == then
-        differ += then != now
-    assert bool(differ) == bool(staleness), "the weights of two steps must be worth telling apart"
+        expected, current = (_decoded(student, weights[at], prompts) for at in (max(step - staleness, 0), step))
+        assert [row.tolist() for row in tokens] == expected
+        different += expected != current
+    assert bool(different) == bool(staleness), "the test needs weights whose rollouts change from step to step"
 
 
 def _decoded(student, weights, prompts):
@@ -124,13 +107,12 @@ def _decoded(student, weights, prompts):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 @pytest.mark.parametrize("staleness", [1, 2])
-def test_a_killed_run_has_the_rollouts_that_were_under_way(distil, staleness, temperature):
+def test_a_resumed_run_uses_the_rollouts_that_were_pending(distil, student, staleness, temperature):
     options = {"staleness": staleness, "temperature": temperature}
-    whole, weights = distil("whole", **options)
-    distil("killed", **options, killed_behind=5)
-    losses, resumed = distil("killed", **options)
-    assert losses == whole
-    for name, value in weights.items():
-        assert torch.equal(value, resumed[name]), name
+    undisturbed, weights = distil("undisturbed", **options)
+    distil("killed", **options, killed_at=5)
+    resumed, _ = distil("killed", **options)
+    assert resumed == undisturbed
+    assert_weights(student, weights)
     on_policy, _ = distil("on policy", temperature=temperature)
-    assert on_policy != whole
+    assert on_policy != undisturbed

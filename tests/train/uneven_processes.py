@@ -1,8 +1,7 @@
-"""OPD steps of two processes that have unlike work; the first one writes to a file what each of them saw."""
+"""OPD on two processes with unequal work. The first process writes the measurements of both to a file."""
 
 import json
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,10 +13,9 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.errors import InputError
 from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
-from arkasr.train.checkpoint import copies_to_write
-from arkasr.train.distribution import accelerator_for, spread
+from arkasr.train.checkpoint import tensors_to_write
+from arkasr.train.distribution import accelerator_for, distribute
 from arkasr.train.loop import train
-from arkasr.train.metrics import read_metrics
 from arkasr.train.settings import ObjectiveSettings, OptimizationSettings, RolloutSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
@@ -25,7 +23,8 @@ from arkasr.train.step import optimizer_step
 from arkasr.train.stream import BatchStream
 from tests.models import SMALL_STUDENT, TEXTS, noise_examples, small_student, small_teacher, small_vocabulary
 from tests.train.copy_engine import CopyEngine
-from tests.train.stream import Heard, Stream
+from tests.train.runs import kill_at, killed, losses
+from tests.train.stream import ExampleList, Stream
 
 DEEP_STUDENT = SMALL_STUDENT | {
     "num_hidden_layers": 6,
@@ -33,12 +32,8 @@ DEEP_STUDENT = SMALL_STUDENT | {
 }
 
 
-class KilledError(Exception):
-    pass
-
-
-class Gathers(TorchDispatchMode):
-    """Counts how often processes gather a tensor from each other."""
+class GatherCounter(TorchDispatchMode):
+    """Counts all-gather operations."""
 
     count = 0
 
@@ -47,8 +42,8 @@ class Gathers(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-class Whole(TorchDispatchMode):
-    """Looks, at every operation, how many weights of a stage are no shares."""
+class UnshardedCounter(TorchDispatchMode):
+    """Measures the largest number of unsharded weights of a stage at any operation."""
 
     def __init__(self, stage):
         super().__init__()
@@ -56,13 +51,18 @@ class Whole(TorchDispatchMode):
         self.most = 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        whole = sum(value.numel() for value in self.parameters() if not isinstance(value, DTensor))
-        self.most = max(self.most, whole)
+        unsharded = sum(value.numel() for value in self.parameters() if not isinstance(value, DTensor))
+        self.most = max(self.most, unsharded)
         return operation(*args, **(kwargs or {}))
 
 
+def all_gather(value):
+    """A JSON-able value of every process, by rank."""
+    return [json.loads(text) for text in processes.all_gather_text(json.dumps(value))]
+
+
 def step(sharding, *, longest=12, silent=False):
-    """One optimizer step; the first process has one utterance, and leaves it empty where it is `silent`."""
+    """Metrics of one optimizer step, by rank; where `silent`, the first process's only rollout is empty."""
     vocabulary = small_vocabulary()
     student, teacher = small_student(vocabulary), small_teacher(vocabulary)
     if silent and processes.is_first_rank():
@@ -72,17 +72,16 @@ def step(sharding, *, longest=12, silent=False):
     )
     stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=longest))
     accelerator = accelerator_for(stage, settings)
-    module, optimizers = spread(accelerator, stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
     texts = [None] if silent and processes.is_first_rank() else ["the red book", "two green", "mary met john"]
     examples = noise_examples(student, teacher, texts=texts)
-    with Gathers() as gathers:
+    with GatherCounter() as gathers:
         outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
-    seen = {"gathers": gathers.count, **outcome.metrics.values()}
-    return [json.loads(text) for text in processes.all_gather_text(json.dumps(seen))]
+    return all_gather({"gathers": gathers.count, **outcome.metrics.values()})
 
 
-def whole_at_once(kind):
-    """Weights of a student in shares that lie whole on each process in a step, at most, by rank."""
+def most_unsharded(kind):
+    """The largest number of unsharded weights during a step, by rank."""
     vocabulary = small_vocabulary()
     student = build_ark_asr(DEEP_STUDENT, vocabulary)
     stage = SupervisedStage(student, None)
@@ -91,31 +90,30 @@ def whole_at_once(kind):
         stage = DistillationStage(student, small_teacher(vocabulary), objective)
     settings = OptimizationSettings(steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, sharding="full")
     accelerator = accelerator_for(stage, settings)
-    module, optimizers = spread(accelerator, stage, settings)
-    with Whole(stage) as whole:
+    module, optimizers = distribute(accelerator, stage, settings)
+    with UnshardedCounter(stage) as unsharded:
         examples = noise_examples(*stage.recognizers)
         optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
-    return [json.loads(text) for text in processes.all_gather_text(json.dumps(whole.most))]
+    return all_gather(unsharded.most)
 
 
-def copied(sharding):
-    """What each process copies for a checkpoint: the bytes of every tensor, by rank."""
+def checkpoint_bytes(sharding):
+    """Bytes of every tensor that a process copies for a checkpoint, by rank."""
     student = small_student(small_vocabulary())
     settings = OptimizationSettings(steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, sharding=sharding)
     stage = SupervisedStage(student, None)
     accelerator = accelerator_for(stage, settings)
-    module, optimizers = spread(accelerator, stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
     optimizer_step(accelerator, stage, module, optimizers, iter([noise_examples(student)]), settings, 1, 0, 1.0)
-    tensors = copies_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
-    lying_here = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
-    held = {name: value.nbytes for name, value in lying_here.items()}
-    return [json.loads(text) for text in processes.all_gather_text(json.dumps(held))]
+    tensors = tensors_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
+    local = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
+    return all_gather({name: value.nbytes for name, value in local.items()})
 
 
-def paired(folder, least):
-    """Steps of a first process whose every token the teacher can answer for, and a second one that has none.
+def half_paired(folder, least):
+    """Train where the teacher can score every token of the first process and none of the second one.
 
-    Together half of the tokens are paired. Returns how far each process came and with what error, by rank.
+    Returns the completed steps and the error of each process, by rank.
     """
     student, teacher = small_student(small_vocabulary()), small_student(train_base_vocabulary(TEXTS * 3, 256))
     objective = ObjectiveSettings(top_k=8, max_new_tokens=12, min_mapped_share=least)
@@ -123,7 +121,7 @@ def paired(folder, least):
     known = stage.vocabulary.student_to_teacher >= 0
     student.allowed_tokens &= known if processes.is_first_rank() else ~known
     settings = OptimizationSettings(steps=4, batch_seconds=10, accumulation=2, learning_rate=1e-6)
-    came, error = [], None
+    completed, error = [], None
     try:
         train(
             stage,
@@ -131,15 +129,15 @@ def paired(folder, least):
             settings,
             folder,
             seed=0,
-            on_step=lambda step, _: came.append(step),
+            on_step=lambda step, _: completed.append(step),
         )
     except InputError as caught:
         error = f"{type(caught).__name__}: {caught}"
-    return [json.loads(text) for text in processes.all_gather_text(json.dumps([came, error]))]
+    return all_gather([completed, error])
 
 
-def ahead(sharding, place, *, killed_behind=None):
-    """The losses of four steps whose rollouts an engine of each process writes a step ahead, and what is left begun."""
+def prefetched(sharding, folder, *, killed_at=None):
+    """Losses of four steps with rollouts prefetched one step ahead, and the rollouts still pending at the end."""
     vocabulary = small_vocabulary()
     student, teacher = small_student(vocabulary), small_teacher(vocabulary)
     settings = OptimizationSettings(
@@ -156,49 +154,47 @@ def ahead(sharding, place, *, killed_behind=None):
     stage = DistillationStage(student, teacher, objective, engine=CopyEngine(student))
     examples = noise_examples(student, teacher)
     sampler = DurationBatchSampler([example.utterance.duration for example in examples], max_audio_seconds=2.0, seed=0)
-    stream = BatchStream(Heard(examples), sampler, per_step=3, rank=processes.rank(), processes=processes.world_size())
+    stream = BatchStream(
+        ExampleList(examples), sampler, per_step=3, rank=processes.rank(), world_size=processes.world_size()
+    )
 
-    def on_step(step, _values):
-        if step == killed_behind:
-            raise KilledError
-
-    with suppress(KilledError):
-        train(stage, stream, settings, place, seed=0, on_step=on_step)
+    with killed():
+        train(stage, stream, settings, folder, seed=0, on_step=kill_at(killed_at))
     stage.close()
     processes.barrier()
-    if killed_behind:
+    if killed_at:
         return None
-    return {"losses": [line["loss"] for line in read_metrics(place / "metrics.jsonl")], "left": stage.under_way()}
+    return {"losses": losses(folder), "pending": stage.pending_rollouts()}
 
 
-def killed_and_continued(sharding, place):
-    """As `ahead`, in two sittings."""
-    ahead(sharding, place, killed_behind=3)
-    return ahead(sharding, place)
+def prefetched_and_resumed(sharding, folder):
+    """As `prefetched`, killed and resumed."""
+    prefetched(sharding, folder, killed_at=3)
+    return prefetched(sharding, folder)
 
 
 def main():
     path = Path(sys.argv[1])
-    place = path.parent
+    folder = path.parent
     processes.start()
-    seen = {
+    measured = {
         "short": step("full", longest=2),
         "long": step("full", longest=24),
         "silent-full": step("full", silent=True),
         "silent-none": step("none", silent=True),
-        "whole-sft": whole_at_once("sft"),
-        "whole-opd": whole_at_once("opd"),
-        "copied-none": copied("none"),
-        "copied-full": copied("full"),
-        "half-is-enough": paired(place / "enough", 0.4),
-        "half-is-too-little": paired(place / "too-little", 0.6),
-        "ahead-full": ahead("full", place / "full"),
-        "ahead-none": ahead("none", place / "none"),
-        "continued-full": killed_and_continued("full", place / "continued"),
-        "killed": ahead("none", place / "on-one", killed_behind=2),
+        "unsharded-sft": most_unsharded("sft"),
+        "unsharded-opd": most_unsharded("opd"),
+        "checkpoint-none": checkpoint_bytes("none"),
+        "checkpoint-full": checkpoint_bytes("full"),
+        "half-is-enough": half_paired(folder / "enough", 0.4),
+        "half-is-too-little": half_paired(folder / "too-little", 0.6),
+        "prefetched-full": prefetched("full", folder / "full"),
+        "prefetched-none": prefetched("none", folder / "none"),
+        "resumed-full": prefetched_and_resumed("full", folder / "resumed"),
+        "killed": prefetched("none", folder / "on-one", killed_at=2),
     }
     if processes.is_first_rank():
-        path.write_text(json.dumps(seen))
+        path.write_text(json.dumps(measured))
     processes.finish()
 
 

@@ -18,7 +18,7 @@ SENTENCES = (
 
 @pytest.fixture
 def student(student):
-    """Weights large enough that what is written depends on what is heard."""
+    """Weights are so large that the transcript depends on the audio."""
     torch.manual_seed(7)
     with torch.no_grad():
         for name, parameter in student.model.named_parameters():
@@ -29,7 +29,7 @@ def student(student):
 
 @pytest.fixture(scope="session")
 def spoken():
-    """Sentences as espeak-ng says them, float32 at 16 kHz."""
+    """Sentences spoken by espeak-ng, float32 at 16 kHz."""
     voice = Voice("gmw/en-US", "m3")
     return [
         soxr.resample(speak(sentence, voice).astype(np.float32) / 2**15, ESPEAK_SAMPLE_RATE, SAMPLE_RATE)
@@ -39,7 +39,7 @@ def spoken():
 
 @pytest.fixture(scope="session")
 def long_recording(spoken):
-    """Ninety seconds of sentences, a pause of half a second after each; and where each begins, in samples."""
+    """Ninety seconds of sentences with pauses of half a second, and the first sample of each sentence."""
     pause = np.zeros(8_000, dtype=np.float32)
     parts, begins, length = [], [], 0
     while length < 90 * 16_000:

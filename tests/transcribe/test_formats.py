@@ -4,7 +4,7 @@ import random
 import pytest
 
 from arkasr.transcribe.formats import FORMATS, named_text, transcript_row
-from arkasr.transcribe.transcript import Segment, Transcript, Word, join_texts
+from arkasr.transcribe.transcript import Segment, Transcript, Word, join_segment_texts
 
 FIELDS = {"audio": "talk.mp3", "speaker": "s1", "extra": [1, 2]}
 TALK = Transcript(
@@ -17,7 +17,7 @@ TALK = Transcript(
 )
 
 
-def test_a_row_holds_every_input_field_and_what_was_written():
+def test_a_row_has_every_input_field_and_the_transcript():
     row = transcript_row(FIELDS, TALK)
     assert list(row)[:3] == ["audio", "speaker", "extra"]
     assert row["pred_text"].startswith("Good morning & welcome. the end")
@@ -27,18 +27,18 @@ def test_a_row_holds_every_input_field_and_what_was_written():
     assert "words" not in row["pred_segments"][0]
 
 
-def test_a_short_utterance_has_the_published_fields_only():
+def test_a_short_utterance_has_only_the_published_fields():
     row = transcript_row(FIELDS, Transcript((Segment(0.0, 2.0, "yes", "yes"),), 2.0))
     assert row == FIELDS | {"pred_text": "yes", "pred_text_raw": "yes"}
 
 
-def test_what_an_earlier_run_wrote_does_not_stay():
+def test_fields_of_an_earlier_run_are_dropped():
     before = FIELDS | {"pred_text": "old", "error": "old", "pred_flags": ["looping"], "pred_segments": [1]}
     found = Transcript((Segment(0.0, 2.0, "yes", "yes"),), 2.0)
     assert transcript_row(before, found) == FIELDS | {"pred_text": "yes", "pred_text_raw": "yes"}
 
 
-def test_what_failed_is_not_an_empty_transcript():
+def test_a_failure_is_not_an_empty_transcript():
     assert transcript_row(FIELDS, Transcript(error="unreadable")) == FIELDS | {
         "pred_text": None,
         "pred_text_raw": None,
@@ -89,18 +89,18 @@ def test_words_with_times_make_short_cues_and_keep_their_punctuation():
     assert shown[1].split("\n")[1].startswith("00:00:04,200 --> ")
 
 
-def test_chinese_words_are_joined_without_blanks():
+def test_chinese_words_are_joined_without_spaces():
     words = tuple(Word(character, place, place + 0.5) for place, character in enumerate("今天去北京"))
     segment = Segment(0.0, 6.0, "今天,去北京。", "", (), words)
     assert "今天,去北京。" in FORMATS["srt"](FIELDS, Transcript((segment,), 6.0))
 
 
-def test_no_cue_is_empty_or_has_more_than_two_lines_and_all_text_is_shown():
+def test_cues_have_one_or_two_lines_and_contain_all_text():
     draw = random.Random(0)
     for _ in range(100):
         spelled = ["".join(draw.choices("abcdefghij", k=draw.randint(1, 14))) for _ in range(40)]
-        heard = [word if draw.random() < 0.9 else "otherwise" for word in spelled]
-        words = tuple(Word(word, 0.3 * place, 0.3 * place + 0.2) for place, word in enumerate(heard))
+        aligned = [word if draw.random() < 0.9 else "otherwise" for word in spelled]
+        words = tuple(Word(word, 0.3 * place, 0.3 * place + 0.2) for place, word in enumerate(aligned))
         segment = Segment(0.0, 12.0, " ".join(spelled), "", (), words)
         shown = [cue.split("\n")[2:] for cue in FORMATS["srt"](FIELDS, Transcript((segment,), 12.0)).split("\n\n")]
         lines = [[line for line in cue if line] for cue in shown]
@@ -108,7 +108,7 @@ def test_no_cue_is_empty_or_has_more_than_two_lines_and_all_text_is_shown():
         assert " ".join(line for cue in lines for line in cue) == " ".join(spelled)
 
 
-def test_lines_are_as_wide_as_they_look():
+def test_characters_of_unspaced_scripts_count_twice_in_a_line():
     text = "今天我们去北京" * 10 + " and then some English words that go on for a while"
     shown = FORMATS["srt"](FIELDS, Transcript((Segment(0.0, 9.0, text, ""),), 9.0)).split("\n")[2:]
     assert "".join(shown).replace(" ", "") == text.replace(" ", "")
@@ -128,5 +128,5 @@ def test_lines_are_as_wide_as_they_look():
         ([], ""),
     ],
 )
-def test_pieces_are_joined_as_their_script_is_written(texts, joined):
-    assert join_texts(texts) == joined
+def test_segments_are_joined_with_spaces_if_their_script_has_them(texts, joined):
+    assert join_segment_texts(texts) == joined

@@ -15,26 +15,26 @@ def write(path):
         journal.add({"b": SECOND})
 
 
-def test_what_was_kept_is_known_again(tmp_path):
+def test_stored_recognitions_are_read_back(tmp_path):
     write(tmp_path / "journal")
     with Journal(tmp_path / "journal", RUN) as journal:
         assert (journal.get("a"), journal.get("b"), journal.get("c")) == (FIRST, SECOND, None)
 
 
-def test_wherever_the_process_died_the_whole_lines_count(tmp_path):
+def test_complete_lines_survive_a_kill_at_any_byte(tmp_path):
     path = tmp_path / "journal"
     write(path)
-    whole = path.read_bytes()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
+    complete = path.read_bytes()
+    for length in range(len(complete)):
+        path.write_bytes(complete[:length])
         with Journal(path, RUN) as journal:
-            assert (journal.get("b") == SECOND) == (length == len(whole))
+            assert (journal.get("b") == SECOND) == (length == len(complete))
             journal.add({name: value for name, value in {"a": FIRST, "b": SECOND}.items() if not journal.get(name)})
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == complete
 
 
 @pytest.mark.parametrize("damage", [b"\0\0\0\0\n", b"[1]\n", b'{"key": "b", "words": 3}\n', b'"text"\n'])
-def test_what_cannot_be_read_and_what_follows_is_forgotten(tmp_path, damage):
+def test_a_damaged_line_and_all_after_it_are_ignored(tmp_path, damage):
     path = tmp_path / "journal"
     write(path)
     header, first, second = path.read_bytes().splitlines(keepends=True)
@@ -45,13 +45,13 @@ def test_what_cannot_be_read_and_what_follows_is_forgotten(tmp_path, damage):
     assert path.read_bytes() == header + first + second
 
 
-def test_another_run_does_not_go_on_with_it(tmp_path):
+def test_other_settings_are_refused(tmp_path):
     write(tmp_path / "journal")
     with pytest.raises(InputError, match="another model or other settings; repeat that command to finish"):
         Journal(tmp_path / "journal", RUN | {"model": "large"})
 
 
-def test_it_is_gone_when_the_outputs_are_there(tmp_path):
+def test_remove_deletes_the_file(tmp_path):
     with Journal(tmp_path / "journal", RUN) as journal:
         journal.remove()
     assert list(tmp_path.iterdir()) == []

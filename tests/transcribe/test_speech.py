@@ -8,15 +8,15 @@ import torch
 from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.corpora.espeak import ESPEAK_SAMPLE_RATE, Voice, speak
 from arkasr.transcribe import speech
-from arkasr.transcribe.speech import FRAME_SAMPLES, speech_probabilities, speech_spans
+from arkasr.transcribe.speech import FRAME_SAMPLES, speech_probabilities, speech_ranges
 
 MINUTE = 60 * 16_000
 
 
-def spans_of(waveform):
+def ranges_of(waveform):
     probabilities = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
     assert len(probabilities) == -(-len(waveform) // FRAME_SAMPLES)
-    return speech_spans(probabilities, len(waveform))
+    return speech_ranges(probabilities, len(waveform))
 
 
 def minute_of(kind):
@@ -36,44 +36,44 @@ def minute_of(kind):
 
 @pytest.mark.parametrize("kind", ["silence", "white", "loud white", "pink", "brown", "hum", "tone", "clicks"])
 def test_a_minute_without_speech_has_none(kind):
-    assert spans_of(minute_of(kind)) == []
+    assert ranges_of(minute_of(kind)) == []
 
 
-def test_every_sentence_is_found_where_it_is(long_recording, spoken):
+def test_every_sentence_is_found(long_recording, spoken):
     waveform, begins = long_recording
-    spans = spans_of(waveform)
-    assert all(before.end <= after.begin for before, after in pairwise(spans))
+    ranges = ranges_of(waveform)
+    assert all(before.end <= after.begin for before, after in pairwise(ranges))
     for number, begin in enumerate(begins):
         middle = begin + len(spoken[number % len(spoken)]) // 2
-        assert any(span.begin <= middle < span.end for span in spans)
-    held = sum(span.samples for span in spans)
+        assert any(part.begin <= middle < part.end for part in ranges)
+    held = sum(part.samples for part in ranges)
     voiced = sum(len(spoken[number % len(spoken)]) for number in range(len(begins)))
     assert held > 0.85 * voiced
 
 
-def test_looking_in_blocks_changes_next_to_nothing(long_recording, monkeypatch):
+def test_processing_in_blocks_hardly_changes_the_probabilities(long_recording, monkeypatch):
     waveform, _ = long_recording
-    whole = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
+    expected = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
     monkeypatch.setattr(speech, "BLOCK_FRAMES", 500)
     blocks = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))
-    assert len(blocks) == len(whole)
-    assert ((blocks > 0.5) == (whole > 0.5)).mean() > 0.995
+    assert len(blocks) == len(expected)
+    assert ((blocks > 0.5) == (expected > 0.5)).mean() > 0.995
 
 
-def test_torch_keeps_its_threads():
+def test_loading_silero_keeps_the_number_of_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     speech._silero.cache_clear()
-    spans_of(np.zeros(16_000, dtype=np.float32))
+    ranges_of(np.zeros(16_000, dtype=np.float32))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 
 
-def test_a_word_alone_is_found():
-    """Without silence around it Silero does not hear most of them."""
+def test_a_single_word_is_found():
+    """Without the padding of silence, Silero misses most of these words."""
     voices = [Voice("gmw/en-US", variant, rate=220) for variant in ("m3", "f2", "m1")]
     for voice in voices:
         for word in ("yes", "no", "two", "eight", "stop"):
             spoken = soxr.resample(speak(word, voice).astype(np.float32) / 2**15, ESPEAK_SAMPLE_RATE, 16_000)
             voiced = np.flatnonzero(np.abs(spoken) > 0.01)
-            assert spans_of(spoken[voiced[0] : voiced[-1]]), (word, voice)
+            assert ranges_of(spoken[voiced[0] : voiced[-1]]), (word, voice)

@@ -1,4 +1,4 @@
-"""`arkasr transcribe` from outside."""
+"""`arkasr transcribe` as a subprocess."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def transcriber(model):
 
 @pytest.fixture
 def manifest(tmp_path):
-    """Thirty utterances of unlike length, in no order of length, with fields of their own."""
+    """Thirty utterances of different lengths, not sorted, with extra fields."""
     generator = np.random.default_rng(0)
     rows = []
     for number in range(30):
@@ -92,9 +92,9 @@ def test_a_manifest_keeps_its_fields_and_order_and_a_bad_line_does_not_stop_the_
     assert not list(manifest.parent.glob(".*"))
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_lines(manifest, model):
-    undisturbed, output = manifest.with_name("whole.jsonl"), manifest.with_name("killed.jsonl")
-    assert transcribe(manifest, "-o", undisturbed, "--batch-size", 1, model=model).returncode == 0
+def test_a_killed_run_continues_and_gives_the_same_lines(manifest, model):
+    expected, output = manifest.with_name("expected.jsonl"), manifest.with_name("killed.jsonl")
+    assert transcribe(manifest, "-o", expected, "--batch-size", 1, model=model).returncode == 0
     journal = output.with_name(f".{output.name}.partial")
     command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", str(model), "-o", str(output)]
     command += ["--max-new-tokens", "12", "--batch-size", "1"]
@@ -104,16 +104,16 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_lines(manifest, model):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        assert not output.exists() or output.read_bytes() == undisturbed.read_bytes()
+        assert not output.exists() or output.read_bytes() == expected.read_bytes()
     assert transcribe(manifest, "-o", output, "--batch-size", 1, model=model).returncode == 0
-    assert output.read_bytes() == undisturbed.read_bytes()
+    assert output.read_bytes() == expected.read_bytes()
     assert not list(manifest.parent.glob(".*"))
 
 
-def test_an_interrupted_run_says_how_to_go_on(manifest, model):
+def test_an_interrupted_run_says_how_to_continue(manifest, model):
     output = manifest.with_name("out.jsonl")
     command = [sys.executable, "-m", "arkasr", "transcribe", str(manifest), "--model", str(model), "-o", str(output)]
-    # A shell without job control starts what runs in the background deaf to the interrupt.
+    # A shell without job control makes background processes ignore SIGINT.
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.PIPE, preexec_fn=listen)
     journal = output.with_name(f".{output.name}.partial")
@@ -138,7 +138,7 @@ def test_a_run_is_not_continued_with_another_model(manifest, model):
     assert not output.exists()
 
 
-def test_a_folder_becomes_subtitles_a_file_each(tmp_path, long_recording, spoken, model, transcriber):
+def test_a_folder_becomes_one_subtitle_file_per_recording(tmp_path, long_recording, spoken, model, transcriber):
     (tmp_path / "talks" / "monday").mkdir(parents=True)
     soundfile.write(tmp_path / "talks" / "monday" / "long.wav", long_recording[0], 16_000)
     soundfile.write(tmp_path / "talks" / "short.flac", spoken[0], 16_000)
@@ -155,7 +155,7 @@ def test_a_folder_becomes_subtitles_a_file_each(tmp_path, long_recording, spoken
     assert all(" --> " in cue for cue in cues)
 
 
-def test_files_print_their_words_and_say_whose_they_are(tmp_path, spoken, model, transcriber):
+def test_several_files_print_their_names_and_texts(tmp_path, spoken, model, transcriber):
     for number in range(2):
         soundfile.write(tmp_path / f"{number}.wav", spoken[number], 16_000, subtype="FLOAT")
     finished = transcribe("1.wav", "0.wav", model=model, cwd=tmp_path)
@@ -164,7 +164,7 @@ def test_files_print_their_words_and_say_whose_they_are(tmp_path, spoken, model,
     assert finished.stdout.decode().splitlines() == expected
 
 
-def test_standard_input_holds_audio_or_a_manifest(tmp_path, spoken, model, transcriber):
+def test_standard_input_is_audio_or_a_manifest(tmp_path, spoken, model, transcriber):
     soundfile.write(tmp_path / "speech.wav", spoken[0], 16_000, subtype="FLOAT")
     text = transcriber(spoken[0]).text
     piped = transcribe("-", model=model, stdin=(tmp_path / "speech.wav").read_bytes())
@@ -192,7 +192,7 @@ def test_standard_input_holds_audio_or_a_manifest(tmp_path, spoken, model, trans
         (["bad.jsonl"], "bad.jsonl:1: `audio` is missing"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, model, monkeypatch, capsys, arguments, message):
+def test_bad_input_gives_a_one_line_error(tmp_path, model, monkeypatch, capsys, arguments, message):
     for folder in ("a", "b", "empty"):
         (tmp_path / folder).mkdir()
     for folder in ("a", "b"):
@@ -209,7 +209,7 @@ def test_bad_input_is_one_line(tmp_path, model, monkeypatch, capsys, arguments, 
     assert message in printed[0]
 
 
-def test_names_of_outputs_keep_their_dots_and_folders_may_have_one(tmp_path, model, spoken):
+def test_output_names_keep_their_dots_and_folder_names_may_have_dots(tmp_path, model, spoken):
     for name in ("talk.part1", "talk.part2"):
         soundfile.write(tmp_path / f"{name}.wav", spoken[0], 16_000)
     rows = [{"audio": f"talk.part{n}.wav", "id": f"set/utt.{n}"} for n in (1, 2)]
@@ -221,7 +221,7 @@ def test_names_of_outputs_keep_their_dots_and_folders_may_have_one(tmp_path, mod
     assert written == ["set-utt.1.json", "set-utt.2.json", "talk.part1.json"]
 
 
-def test_a_name_that_is_not_text_is_a_name(tmp_path, model, spoken):
+def test_a_file_name_that_is_not_utf8_is_accepted(tmp_path, model, spoken):
     folder = tmp_path / "latin"
     folder.mkdir()
     soundfile.write(tmp_path / "speech.flac", spoken[0], 16_000)
@@ -231,7 +231,7 @@ def test_a_name_that_is_not_text_is_a_name(tmp_path, model, spoken):
     assert json.loads(finished.stdout)["audio"].endswith("caf\udce9.flac")
 
 
-def test_other_weights_in_the_same_folder_do_not_continue(manifest, model, tmp_path):
+def test_a_run_is_not_continued_with_other_weights_in_the_same_folder(manifest, model, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     output = manifest.with_name("out.jsonl")

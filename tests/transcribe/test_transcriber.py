@@ -21,7 +21,7 @@ def transcriber(student, **settings):
 
 @pytest.fixture(scope="module")
 def clips():
-    """64 clips of 0.1 to 30 s, noise that swells and fades so that they differ."""
+    """64 clips of noise, 0.1 to 30 s, with rising volume."""
     generator = np.random.default_rng(0)
     lengths = np.geomspace(0.1, 30, 64)
     generator.shuffle(lengths)
@@ -40,18 +40,18 @@ def test_a_transcript_does_not_depend_on_batch_or_order(student, clips):
     together = transcriber(student, batch_clips=64, batch_seconds=2_000.0)
     assert [found.raw for found in together.transcribe(clips)] == by_eight == alone
     order = np.random.default_rng(1).permutation(64)
-    shuffled = [found.raw for found in together.transcribe([clips[place] for place in order])]
-    assert shuffled == [alone[place] for place in order]
+    shuffled = [found.raw for found in together.transcribe([clips[index] for index in order])]
+    assert shuffled == [alone[index] for index in order]
     assert len(set(alone)) > 50
 
 
-def test_windows_change_nothing(student, clips, monkeypatch):
+def test_the_size_of_a_window_does_not_change_transcripts(student, clips, monkeypatch):
     expected = [found.raw for found in transcriber(student).transcribe(clips[:20])]
     monkeypatch.setattr("arkasr.transcribe.transcriber.WINDOW_RECORDINGS", 3)
     assert [found.raw for found in transcriber(student).transcribe(clips[:20])] == expected
 
 
-def test_a_long_recording_is_its_pieces_with_their_times(student, long_recording):
+def test_a_long_recording_has_a_segment_per_piece(student, long_recording):
     waveform, _ = long_recording
     found = transcriber(student, piece_seconds=12.0)(waveform)
     assert len(found.segments) > 7
@@ -65,14 +65,14 @@ def test_a_long_recording_is_its_pieces_with_their_times(student, long_recording
     assert found.raw.split() == " ".join(segment.raw for segment in found.segments).split()
 
 
-def test_a_file_and_its_waveform_give_the_same(student, long_recording, tmp_path):
+def test_a_file_and_its_waveform_give_the_same_transcript(student, long_recording, tmp_path):
     waveform, _ = long_recording
     soundfile.write(tmp_path / "long.wav", waveform, 16_000, subtype="FLOAT")
     assert transcriber(student)(tmp_path / "long.wav") == transcriber(student)(waveform)
 
 
 @pytest.mark.parametrize("seconds", [0.00007, 0.05, 10.0, 60.0])
-def test_silence_and_noise_give_no_words(student, seconds):
+def test_silence_and_noise_give_no_text(student, seconds):
     samples = max(int(seconds * 16_000), 1)
     noise = (np.random.default_rng(0).normal(size=samples) * 0.05).astype(np.float32)
     for waveform in (np.zeros(samples, dtype=np.float32), noise):
@@ -80,7 +80,7 @@ def test_silence_and_noise_give_no_words(student, seconds):
         assert (found.text, found.segments, found.error) == ("", (), None)
 
 
-def test_short_recordings_can_be_heard_whole(student):
+def test_short_recordings_can_be_decoded_uncut(student):
     noise = (np.random.default_rng(0).normal(size=32_000) * 0.1).astype(np.float32)
     assert transcriber(student)(Recording(noise, find_speech=False)).segments[0].end == 2.0
 
@@ -103,7 +103,7 @@ def test_one_bad_recording_does_not_stop_the_rest(student, long_recording, tmp_p
         transcriber(student)(tmp_path / "absent.mp3")
 
 
-def test_what_is_doubtful_is_flagged_and_left_as_it_was_written(student, spoken):
+def test_loops_and_truncation_are_flagged_and_the_text_is_kept(student, spoken):
     found = transcriber(student)(spoken[0])
     assert found.flags == ["truncated"]
     loop = segment_of(Recognition("so so so so", "so so so so", 5, True), 0.0, 1.0)
@@ -112,25 +112,25 @@ def test_what_is_doubtful_is_flagged_and_left_as_it_was_written(student, spoken)
 
 
 def test_progress_adds_up(student, clips, long_recording):
-    told = []
+    reports = []
     recordings = [*clips[:5], Recording(long_recording[0]), Recording(np.zeros(160_000, dtype=np.float32))]
-    list(transcriber(student).transcribe(recordings, on_progress=lambda *done: told.append(done)))
-    assert sum(seconds for seconds, _ in told) == pytest.approx(sum(item.seconds() for item in recordings))
-    assert sum(count for _, count in told) == pytest.approx(len(recordings))
+    list(transcriber(student).transcribe(recordings, on_progress=lambda *done: reports.append(done)))
+    assert sum(seconds for seconds, _ in reports) == pytest.approx(sum(item.seconds() for item in recordings))
+    assert sum(count for _, count in reports) == pytest.approx(len(recordings))
 
 
-def test_what_is_in_the_journal_is_not_heard_again(student, long_recording, tmp_path, monkeypatch):
+def test_pieces_in_the_journal_are_not_decoded_again(student, long_recording, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "long.wav", long_recording[0], 16_000, subtype="FLOAT")
     run = {"model": "tiny"}
     expected = transcriber(student)(tmp_path / "long.wav")
     with Journal(tmp_path / "journal", run) as journal:
         list(transcriber(student).transcribe([tmp_path / "long.wav"], journal=journal))
-    monkeypatch.setattr(student, "features", lambda waveform: pytest.fail("was heard again"))
+    monkeypatch.setattr(student, "features", lambda waveform: pytest.fail("was decoded again"))
     with Journal(tmp_path / "journal", run) as journal:
         assert list(transcriber(student).transcribe([tmp_path / "long.wav"], journal=journal)) == [expected]
 
 
-def test_a_file_that_has_changed_is_heard_again(student, spoken, tmp_path):
+def test_a_changed_file_is_decoded_again(student, spoken, tmp_path):
     path, journal_path = tmp_path / "speech.wav", tmp_path / "journal"
     texts = []
     for sentence in (spoken[0], spoken[3]):
@@ -140,7 +140,7 @@ def test_a_file_that_has_changed_is_heard_again(student, spoken, tmp_path):
     assert texts[0] != texts[1]
 
 
-def test_what_failed_is_tried_again(student, long_recording, tmp_path):
+def test_failed_pieces_are_not_stored(student, long_recording, tmp_path):
     path = tmp_path / "cut.flac"
     soundfile.write(path, long_recording[0], 16_000)
     path.write_bytes(path.read_bytes()[:200_000])
@@ -153,33 +153,33 @@ def test_what_failed_is_tried_again(student, long_recording, tmp_path):
 @pytest.mark.parametrize(
     "waveform", [np.zeros((2, 100)), np.array([0.0, np.nan]), np.float32(0), np.zeros(1_000, dtype=np.int16)]
 )
-def test_a_waveform_is_one_channel_of_finite_floats(student, spoken, waveform):
+def test_a_bad_waveform_is_an_error(student, spoken, waveform):
     good, bad, again = transcriber(student).transcribe([spoken[0], waveform, spoken[0]])
     assert "give finite floats of one channel" in bad.error
     assert good == again
     assert good.text
 
 
-def test_leaving_early_does_not_wait_for_what_comes_next(student, spoken, monkeypatch):
+def test_closing_early_does_not_wait_for_the_next_window(student, spoken, monkeypatch):
     monkeypatch.setattr("arkasr.transcribe.transcriber.WINDOW_RECORDINGS", 2)
-    planned = []
+    cuts = []
     monkeypatch.setattr(
         "arkasr.transcribe.transcriber.cut_recording",
-        lambda *given: planned.append(time.sleep(0.2)) or cut_recording(*given),
+        lambda *given: cuts.append(time.sleep(0.2)) or cut_recording(*given),
     )
     found = transcriber(student).transcribe([spoken[0]] * 2 + [spoken[1]] * 2 + [spoken[2]] * 50)
     next(found)
     found.close()
-    assert len(planned) <= 5
+    assert len(cuts) <= 5
 
 
-def test_half_a_minute_of_a_manifest_is_heard_whole(student):
+def test_an_utterance_of_30_seconds_is_not_cut(student):
     noise = (np.random.default_rng(0).normal(size=40 * 16_000) * 0.1).astype(np.float32)
     found = transcriber(student)(Recording(noise, 2.2, 32.2, find_speech=False))
     assert [(segment.begin, segment.end) for segment in found.segments] == [(0.0, 30.0)]
 
 
-def test_a_device_that_is_not_there_is_named(student):
+def test_a_missing_device_is_an_error(student):
     with pytest.raises(InputError, match="device bogus: there is no such kind"):
         Transcriber(student, device="bogus")
     absent = "mps" if torch.cuda.is_available() else "cuda"
@@ -187,7 +187,7 @@ def test_a_device_that_is_not_there_is_named(student):
         Transcriber(student, device=absent)
 
 
-def test_the_journal_knows_languages_apart(teacher, spoken, tmp_path):
+def test_the_journal_distinguishes_languages(teacher, spoken, tmp_path):
     soundfile.write(tmp_path / "a.wav", spoken[0], 16_000, subtype="FLOAT")
     settings = TranscriptionSettings(max_new_tokens=6)
     recordings = [Recording(tmp_path / "a.wav", language=language) for language in ("English", "Chinese")]
@@ -213,7 +213,7 @@ def test_settings_out_of_range_are_refused(settings, message):
         TranscriptionSettings(**settings)
 
 
-def test_a_teacher_transcribes_too_and_must_be_told_the_language(teacher, spoken):
+def test_a_teacher_transcribes_and_needs_a_language(teacher, spoken):
     settings = TranscriptionSettings(max_new_tokens=4)
     assert Transcriber(teacher, language="en", settings=settings)(spoken[0]).error is None
     with pytest.raises(InputError, match="give every utterance a `language`"):

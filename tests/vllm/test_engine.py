@@ -16,7 +16,8 @@ from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.vllm.requests import requests_for
 from tests.models import SMALL_STUDENT, TEXTS
-from tests.train.test_loop import SETTINGS, Stream
+from tests.train.runs import SETTINGS
+from tests.train.stream import Stream
 
 pytestmark = pytest.mark.vllm
 # vLLM's attention on the CPU supports head sizes from 32.

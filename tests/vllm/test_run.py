@@ -19,8 +19,8 @@ from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
 from arkasr.train.stages.sft import SupervisedStage
 from tests.models import TEXTS, small_teacher
+from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
-from tests.train.test_loop import SETTINGS
 from tests.vllm.test_engine import SIZES
 
 STEPS = 30

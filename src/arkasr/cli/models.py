@@ -94,12 +94,12 @@ def transcribe(
     from arkasr.progress import Progress
     from arkasr.recognizers.precision import dtype_named
     from arkasr.transcribe import command
-    from arkasr.transcribe.inputs import opened, read_at
+    from arkasr.transcribe.inputs import open_inputs, path_or_descriptor
     from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 
-    with opened(sources, find_speech=vad) as inputs:
+    with open_inputs(sources, find_speech=vad) as inputs:
         models = [path for name in (model, word_times) if name for path in files_of_model(name)]
-        target = command.target_of(output, format_name, inputs, [*map(read_at, sources), *models])
+        target = command.target_of(output, format_name, inputs, [*map(path_or_descriptor, sources), *models])
         seconds = piece_seconds or (10.0 if target.format_name in ("srt", "vtt") else 30.0)
         transcriber = Transcriber(
             model,
@@ -112,7 +112,7 @@ def transcribe(
             settings=TranscriptionSettings(seconds, batch_seconds, batch_size, max_new_tokens),
         )
         with Progress().audio("transcribe", len(inputs)) as on_progress:
-            problems = command.run(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
+            problems = command.transcribe_inputs(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
     if problems:
         raise InputError(
             f"{len(problems)} of {len(inputs)} recordings not transcribed, or not completely; the first: {problems[0]}"

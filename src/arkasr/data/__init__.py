@@ -1,1 +1,1 @@
-"""From manifest lines to batches of log-mel features."""
+"""From manifest lines to batches of utterances and their log-mel features."""

@@ -1,6 +1,6 @@
-"""Audio files of any kind as 16 kHz mono float32; a piece of a file is read by seeking to it.
+"""Decodes audio files to 16 kHz mono float32, whole or in pieces; a piece is read by seeking.
 
-A file may be a part of another one, such as a member of a tar (`slices.py`). Knows nothing of manifests or features.
+A path may refer to a member of a tar (`slices.py`). Does not know manifests or features.
 """
 
 import math
@@ -11,48 +11,48 @@ import numpy as np
 import soundfile
 import soxr
 
-from arkasr.data.slices import file_of, slice_of
+from arkasr.data.slices import containing_file, parse_slice
 from arkasr.errors import InputError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 SAMPLE_RATE = 16_000  # samples a second
-LONGEST_CLIP_SECONDS = 30.0  # what the audio encoders of student and teacher hear at once
-# Resampled pieces are read with this much on either side, so that the filter sees what the whole file would show it.
+LONGEST_CLIP_SECONDS = 30.0  # limit of the audio encoders of student and teacher
+# Pieces are read with this margin on either side, so that the resampling filter has its context.
 MARGIN_SECONDS = 0.1
-# The headers of mp3 files count some padding that decoders leave out.
-MISSING_SECONDS = 0.1
-BLOCK_SECONDS = 60  # of a file that is looked through
-# libsndfile reports about 2**63 frames for a stream whose header leaves the length open.
+# Headers of mp3 files count padding that decoders leave out.
+HEADER_TOLERANCE_SECONDS = 0.1
+BLOCK_SECONDS = 60  # decoded at a time by `is_silent`
+# libsndfile reports about 2**63 frames for a stream whose header has no length.
 MAX_FRAMES = 2**40
 
 
 def decode_audio(
-    path: str | Path, begin_time: float | None = None, end_time: float | None = None, *, longest: float = math.inf
+    path: str | Path, begin_time: float | None = None, end_time: float | None = None, *, max_seconds: float = math.inf
 ) -> np.ndarray:
-    """Read a file, or a piece of it, as float32 `[samples]`, 16 kHz mono; channels are averaged.
+    """Decode a file, or a piece of it, as float32 `[samples]`, 16 kHz mono; channels are averaged.
 
-    A piece is what the whole file resampled would hold in that place.
+    A piece equals the same piece of the whole decoded file.
 
     Args:
-        path: anything that libsndfile reads: wav, flac, mp3, ogg and others, any rate and number of channels.
+        path: of any format that libsndfile reads (wav, flac, mp3, ogg, …), any rate and number of channels.
         begin_time: seconds; None = from the start.
         end_time: seconds; None, or past the end = to the end.
-        longest: seconds; more than that, and what a header may be wrong by, is refused before it is decoded.
+        max_seconds: longer audio is refused before it is decoded.
 
     Raises:
-        InputError: the file is missing, cannot be read, is empty or too long there, ends before its header says, or
-            holds values that are not finite.
+        InputError: the file is missing, unreadable, shorter than its header says, or has non-finite samples; or the
+            piece is empty or too long.
     """
     with _open(path) as file:
         rate, seconds = file.samplerate, file.frames / file.samplerate
         begin = begin_time or 0.0
         end = seconds if end_time is None else min(end_time, seconds)
         if round(end * rate) <= round(begin * rate):
-            raise InputError(f"{path}: no audio from {begin:g} s on; the file is {seconds:g} s long")
-        if end - begin > longest + MISSING_SECONDS:
-            raise InputError(f"{path}: {over_long(end - begin)}")
+            raise InputError(f"{path}: no audio after {begin:g} s, the file is {seconds:g} s long; leave it out")
+        if end - begin > max_seconds + HEADER_TOLERANCE_SECONDS:
+            raise InputError(f"{path}: {too_long_message(end - begin)}")
         margin = 0.0 if rate == SAMPLE_RATE else MARGIN_SECONDS
-        # Samples before and after resampling coincide every `step` frames of the file; reading starts at such a place.
+        # Reading starts at a multiple of `step` frames: only there do input and resampled samples coincide in time.
         step = rate // math.gcd(rate, SAMPLE_RATE)
         first = round(max(begin - margin, 0.0) * rate) // step * step
         last = min(round((end + margin) * rate), file.frames)
@@ -62,12 +62,12 @@ def decode_audio(
     offset = first * SAMPLE_RATE // rate
     piece = samples[round(begin * SAMPLE_RATE) - offset : round(end * SAMPLE_RATE) - offset]
     if not len(piece):
-        raise InputError(f"{path}: holds less than one sample from {begin:g} s on; leave out the piece")
+        raise InputError(f"{path}: the piece from {begin:g} s is shorter than one sample; leave it out")
     return np.ascontiguousarray(piece)
 
 
 def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float = math.inf) -> bool:
-    """Whether every sample of a file, or of a piece of it, is zero; memory does not grow with its length.
+    """Whether every sample of a file, or of a piece of it, is zero; memory use does not depend on its length.
 
     Args:
         path: as for `decode_audio`.
@@ -86,14 +86,14 @@ def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float = math.
             count += len(samples)
             silent = silent and not samples.any()
     if not count:
-        raise InputError(f"{path}: holds no sample from {begin_time:g} s on; leave out the piece")
+        raise InputError(f"{path}: has no sample after {begin_time:g} s; leave out the piece")
     return silent
 
 
-def over_long(seconds: float) -> str:
-    """What is wrong with a clip that no model hears at once, with the remedy."""
+def too_long_message(seconds: float) -> str:
+    """The error message for a clip longer than `LONGEST_CLIP_SECONDS`."""
     return (
-        f"the audio is {seconds:.1f} s long and the model hears {LONGEST_CLIP_SECONDS:g} s; "
+        f"the audio is {seconds:.1f} s long, the models take at most {LONGEST_CLIP_SECONDS:g} s; "
         "cut it into pieces with `begin_time` and `end_time`"
     )
 
@@ -109,33 +109,36 @@ def duration_of(path: str | Path) -> float:
 
 
 def _read(file: soundfile.SoundFile, path: str | Path, first: int, last: int) -> np.ndarray:
-    """Frames of a file, channels averaged, float32 `[frames]`; up to `MISSING_SECONDS` may be missing at the end."""
+    """Frames `first` to `last - 1`, channels averaged, float32 `[frames]`.
+
+    The end of a file may be missing by up to `HEADER_TOLERANCE_SECONDS`; the result is shorter then.
+    """
     rate = file.samplerate
     try:
         file.seek(first)
         samples: np.ndarray = file.read(last - first, dtype="float32", always_2d=True).mean(axis=1)
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{path}: cannot be decoded ({error}); convert or leave out the file") from error
-    if len(samples) < last - first - MISSING_SECONDS * rate:
-        found, said = (first + len(samples)) / rate, file.frames / rate
+        raise InputError(f"{path}: cannot be decoded ({error}); convert the file or leave it out") from error
+    if len(samples) < last - first - HEADER_TOLERANCE_SECONDS * rate:
+        found, expected = (first + len(samples)) / rate, file.frames / rate
         raise InputError(
-            f"{path}: ends at {found:.2f} s, its header says {said:.2f} s; replace it if it is cut off, else convert"
+            f"{path}: ends at {found:.2f} s, its header says {expected:.2f} s; replace it if truncated, else convert it"
         )
     if not np.isfinite(samples).all():
-        raise InputError(f"{path}: holds samples that are not finite; leave out the file")
+        raise InputError(f"{path}: has samples that are not finite; leave out the file")
     return samples
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
-    if not file_of(Path(path)).is_file():
-        raise InputError(f"{path}: no such audio file")
-    part = slice_of(path)
+    if not containing_file(Path(path)).is_file():
+        raise InputError(f"{path}: no such audio file; correct the path")
+    part = parse_slice(path)
     try:
         file = soundfile.SoundFile(part.open() if part else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
         reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
-        raise InputError(f"{path}: not audio that can be read ({reason}); convert or leave out the file") from error
+        raise InputError(f"{path}: not audio that can be read ({reason}); convert the file or leave it out") from error
     if file.frames > MAX_FRAMES:
         file.close()
-        raise InputError(f"{path}: its header does not say how long it is; write the file anew, not through a pipe")
+        raise InputError(f"{path}: its header has no length; write the file again, not through a pipe")
     return file

@@ -1,6 +1,6 @@
-"""Batches of utterances of like duration under a budget, the same ones for the same seed and epoch.
+"""Batches of utterances of similar duration within a budget; seed and epoch decide them.
 
-Knows only durations: how the audio is read and what is done with it is for others.
+Uses only durations and token counts. Reading the audio is left to others.
 """
 
 import hashlib
@@ -16,23 +16,23 @@ import numpy as np
 from arkasr.errors import InputError
 from arkasr.prefetch import prefetch
 
-# Utterances meet others that are up to this share longer or shorter, so that batches differ from epoch to epoch.
+# Durations are jittered by this fraction before sorting, so that batches differ from epoch to epoch.
 DURATION_JITTER = 0.1
-# Utterances that stand together in the manifest, and so in its tars, stay in one pool.
+# Consecutive utterances that stay in one pool; they are usually neighbours in a tar.
 BLOCK = 1_024
-# Batches are formed of so many utterances at a time, at most.
+# Utterances from which batches are formed at a time, at most.
 POOL = 128 * BLOCK
-SCANNED = 2**18  # durations that are looked at at once
+SCAN_CHUNK = 2**18  # durations in memory at a time when all are scanned
 
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Where the next batch stands.
+    """Position of the next batch, all counted from 0.
 
     Attributes:
-        epoch: counted from 0.
-        batch: in the pool, counted from 0.
-        pool: in the epoch, counted from 0; a set of up to `POOL` utterances has one.
+        epoch: number of the epoch.
+        batch: number in the pool.
+        pool: number in the epoch; a set of up to `POOL` utterances has one pool.
     """
 
     epoch: int = 0
@@ -41,20 +41,20 @@ class DataPosition:
 
 
 class DurationBatchSampler:
-    """Every utterance once an epoch, in batches whose padded size stays under the budget.
+    """Every utterance once an epoch, in batches whose padded size stays within the budget.
 
-    An epoch of a large set is a random order of blocks of utterances; batches are formed within a pool of blocks, so
-    that what is held in memory does not grow with the set and any place is reached without going through those before.
+    An epoch of a large set is a random order of blocks of utterances. Batches are formed within a pool of blocks.
+    Memory therefore does not grow with the set, and resuming forms one pool only.
 
     Args:
-        durations: seconds of every utterance; only slices are taken.
-        max_audio_seconds: longest utterance times their number, at most.
-        text_tokens: tokens of every transcript, where they count; only slices are taken, of one pool at a time.
-        max_text_tokens: longest transcript times the number of utterances, at most; a transcript that is longer by
-            itself has a batch of its own.
-        max_utterances: utterances in a batch, at most.
-        shuffle: random batches in random order; else longest first, in one pool, and nothing random.
-        seed: with the epoch, decides everything random.
+        durations: seconds of every utterance; read in slices.
+        max_audio_seconds: upper limit of the longest utterance times the batch size.
+        text_tokens: tokens of every transcript, if they are limited; read in slices, one pool at a time.
+        max_text_tokens: upper limit of the longest transcript times the batch size. A longer transcript gets a batch
+            of its own.
+        max_utterances: upper limit of the batch size.
+        shuffle: True = random batches in random order; False = longest first, one pool, nothing random.
+        seed: decides, with the epoch, everything random.
 
     Raises:
         InputError: an utterance is longer than `max_audio_seconds`; names its index.
@@ -78,103 +78,103 @@ class DurationBatchSampler:
         self.max_utterances = max_utterances
         self.shuffle = shuffle
         self.seed = seed
-        for place in places_longer_than(max_audio_seconds, durations):
+        for index in indices_longer_than(max_audio_seconds, durations):
             raise InputError(
-                f"utterance {place} is {durations[place]:.1f} s long, a batch holds {max_audio_seconds:g} s; "
+                f"utterance {index} is {durations[index]:.1f} s long, a batch holds {max_audio_seconds:g} s; "
                 "raise batch_seconds or leave out the utterance"
             )
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """The batches of an epoch, as lists of utterance numbers."""
-        return [batch for pool in self._pools(epoch) for batch in self._batches_of(pool)]
+        """The batches of an epoch, as lists of utterance indices."""
+        return [batch for pool in self._pools(epoch) for batch in self._form_batches(pool)]
 
-    def follow(self, position: DataPosition) -> Iterator[tuple[list[int], DataPosition]]:
-        """Batches without end from `position` on, epoch after epoch, each with the position behind it."""
+    def batches_from(self, position: DataPosition) -> Iterator[tuple[list[int], DataPosition]]:
+        """Endless batches starting at `position`, epoch after epoch, each with the position after it."""
         while True:
             pools = self._pools(position.epoch)[position.pool :]
-            # The transcripts of a pool take seconds to count, which a trainer would wait for.
-            formed = prefetch(self._batches_of, pools, 1) if len(pools) > 1 else map(self._batches_of, pools)
+            # Counting the tokens of a pool takes seconds, so the next pool is formed in the background.
+            formed = prefetch(self._form_batches, pools, 1) if len(pools) > 1 else map(self._form_batches, pools)
             for number, batches in enumerate(formed, start=position.pool):
-                for place in range(position.batch, len(batches)):
-                    yield batches[place], DataPosition(position.epoch, place + 1, number)
+                for index in range(position.batch, len(batches)):
+                    yield batches[index], DataPosition(position.epoch, index + 1, number)
                 position = DataPosition(position.epoch, 0, number + 1)
             position = DataPosition(position.epoch + 1)
 
-    def behind(self, batches: int) -> DataPosition:
-        """The position behind the first so many batches, as `follow` counts them; forms all of them."""
+    def position_after(self, batches: int) -> DataPosition:
+        """The position after the first `batches` batches; forms all of them."""
         for epoch in itertools.count():
             for number, pool in enumerate(self._pools(epoch)):
-                formed = len(self._batches_of(pool))
+                formed = len(self._form_batches(pool))
                 if batches <= formed:
                     return DataPosition(epoch, batches, number)
                 batches -= formed
         raise AssertionError
 
-    def position_of(self, state: Mapping[str, Any]) -> DataPosition:
-        """The position that `state_of` described; without a description, the beginning.
+    def position_from_state(self, state: Mapping[str, Any]) -> DataPosition:
+        """The position saved by `state_dict`; the beginning if `state` is empty.
 
         Raises:
-            InputError: it is of a set with other durations, whose batches were others.
+            InputError: the durations of the set have changed, and its batches with them.
         """
         position = dict(state)
         if position.pop("fingerprint", self.fingerprint) != self.fingerprint:
             raise InputError(
-                "the training set is not the one of the checkpoint: utterances were added, taken away or have another "
-                "duration; restore it, or train on the changed set in another folder"
+                "the training set differs from that of the checkpoint: utterances were added or removed, or durations "
+                "changed; restore it, or train on the changed set in another folder"
             )
         return DataPosition(**position)
 
-    def state_of(self, position: DataPosition) -> dict[str, Any]:
-        """JSON-able."""
+    def state_dict(self, position: DataPosition) -> dict[str, Any]:
+        """The position as JSON values, with the fingerprint of the set."""
         return {**asdict(position), "fingerprint": self.fingerprint}
 
     @cached_property
     def fingerprint(self) -> str:
-        """The same for the same durations in the same order."""
+        """A checksum of all durations in order."""
         digest = hashlib.sha256()
-        for first in range(0, len(self.durations), SCANNED):
-            digest.update(np.asarray(self.durations[first : first + SCANNED], dtype=np.float64).tobytes())
+        for first in range(0, len(self.durations), SCAN_CHUNK):
+            digest.update(np.asarray(self.durations[first : first + SCAN_CHUNK], dtype=np.float64).tobytes())
         return digest.hexdigest()
 
     def _pools(self, epoch: int) -> "list[_Pool]":
-        """The blocks of each pool, and the seed of its batches."""
+        """The pools of an epoch."""
         count = len(self.durations)
         if count <= POOL or not self.shuffle:
             return [_Pool(f"{self.seed}:{epoch}", [range(count)])]
         blocks = [range(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK)]
         random.Random(f"{self.seed}:{epoch}").shuffle(blocks)
-        # Pools of like size, so that the last one is not too small to find batches of like duration in.
+        # Pools have nearly equal sizes: a small last pool would have batches of mixed durations.
         ends = np.linspace(0, len(blocks), -(-len(blocks) * BLOCK // POOL) + 1).astype(int).tolist()
         return [
             _Pool(f"{self.seed}:{epoch}:{number}", blocks[first:last])
             for number, (first, last) in enumerate(itertools.pairwise(ends))
         ]
 
-    def _batches_of(self, pool: "_Pool") -> list[list[int]]:
-        """The batches of a pool, as lists of utterance numbers."""
-        places = [place for block in pool.blocks for place in block]
-        durations = _values(self.durations, pool.blocks)
-        text_tokens = _values(self.text_tokens, pool.blocks) if self.text_tokens is not None else None
+    def _form_batches(self, pool: "_Pool") -> list[list[int]]:
+        """The batches of a pool, as lists of utterance indices."""
+        indices = [index for block in pool.blocks for index in block]
+        durations = _gather(self.durations, pool.blocks)
+        text_tokens = _gather(self.text_tokens, pool.blocks) if self.text_tokens is not None else None
         generator = random.Random(pool.seed)
         jitter = DURATION_JITTER if self.shuffle else 0.0
         order = sorted(
-            range(len(places)), key=lambda item: -durations[item] * (1 + jitter * (2 * generator.random() - 1))
+            range(len(indices)), key=lambda item: -durations[item] * (1 + jitter * (2 * generator.random() - 1))
         )
         batches: list[list[int]] = []
         longest, most_tokens = 0.0, 0
         for item in order:
             seconds, tokens = durations[item], text_tokens[item] if text_tokens is not None else 0
             longest, most_tokens = max(longest, seconds), max(most_tokens, tokens)
-            if batches and self._fits(len(batches[-1]) + 1, longest, most_tokens):
-                batches[-1].append(places[item])
+            if batches and self._within_budget(len(batches[-1]) + 1, longest, most_tokens):
+                batches[-1].append(indices[item])
             else:
-                batches.append([places[item]])
+                batches.append([indices[item]])
                 longest, most_tokens = seconds, tokens
         if self.shuffle:
             generator.shuffle(batches)
         return batches
 
-    def _fits(self, utterances: int, longest: float, most_tokens: int) -> bool:
+    def _within_budget(self, utterances: int, longest: float, most_tokens: int) -> bool:
         return (
             (self.max_utterances is None or utterances <= self.max_utterances)
             and longest * utterances <= self.max_audio_seconds
@@ -184,15 +184,17 @@ class DurationBatchSampler:
 
 @dataclass(frozen=True)
 class _Pool:
+    """Blocks of utterance indices whose batches are formed together, and the seed of those batches."""
+
     seed: str
     blocks: list[range]
 
 
-def places_longer_than(seconds: float, durations: Sequence[float]) -> Iterator[int]:
-    """Places of utterances of more than `seconds`, found without holding all durations."""
-    for first in range(0, len(durations), SCANNED):
-        yield from (first + np.flatnonzero(np.asarray(durations[first : first + SCANNED]) > seconds)).tolist()
+def indices_longer_than(seconds: float, durations: Sequence[float]) -> Iterator[int]:
+    """Indices of utterances longer than `seconds`; scans the durations in chunks."""
+    for first in range(0, len(durations), SCAN_CHUNK):
+        yield from (first + np.flatnonzero(np.asarray(durations[first : first + SCAN_CHUNK]) > seconds)).tolist()
 
 
-def _values(column: Sequence[Any], blocks: list[range]) -> list[Any]:
+def _gather(column: Sequence[Any], blocks: list[range]) -> list[Any]:
     return np.concatenate([column[block.start : block.stop] for block in blocks]).tolist()

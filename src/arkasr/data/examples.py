@@ -1,6 +1,6 @@
-"""Utterances with their log-mel features, read in worker processes or kept in memory.
+"""Utterances with their log-mel features, computed in worker processes or kept in memory.
 
-Comes after the manifest and before batching. Knows nothing of models: how a waveform becomes features is handed in.
+Takes the utterances of a manifest and the feature functions of the models. Batching is left to others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,12 @@ FeatureFunction = Callable[[np.ndarray], Tensor]
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance as a model hears it.
+    """An utterance with its features.
 
     Attributes:
-        utterance: the manifest line.
-        features: log-mel float32 `[mels, T]` for each frontend, by its name.
-        joined_from: the utterances that follow one another in it; empty = `utterance` alone.
+        utterance: of the manifest.
+        features: log-mel float32 `[mels, T]` by name of the frontend.
+        joined_from: the utterances that were concatenated, in order; empty = not concatenated.
     """
 
     utterance: Utterance
@@ -34,33 +34,33 @@ class Example:
 
 
 class FeatureMemory:
-    """Keeps the first features computed in this process, for corpora that are heard many times.
+    """Keeps computed features in memory up to a limit, for sets that fit and are read in many epochs.
 
     Args:
-        limit_bytes: once this much is kept, other features are computed anew each time.
+        limit_bytes: features beyond this size are computed again each time.
     """
 
     def __init__(self, limit_bytes: int = 4 * 2**30) -> None:
-        self._room = limit_bytes
+        self._free_bytes = limit_bytes
         self._kept: dict[tuple[str, str, float | None, float | None], Tensor] = {}
 
     def get(self, frontend: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
-        """The features of `utterance` for `frontend`, computed once as long as there is room."""
+        """The features of `utterance` for `frontend`, from memory or computed."""
         key = (frontend, str(utterance.audio), utterance.begin_time, utterance.end_time)
         if key in self._kept:
             return self._kept[key]
         features = compute(frontend)
-        if features.nbytes <= self._room:
-            self._room -= features.nbytes
+        if features.nbytes <= self._free_bytes:
+            self._free_bytes -= features.nbytes
             self._kept[key] = features
         return features
 
 
 class IdentityLookup:
-    """Stands where utterances are looked up by number, for batches that consist of utterances.
+    """Takes the place of a list of utterances for batches that hold utterances instead of indices.
 
     Args:
-        count: how many there are, as far as is known.
+        count: expected number of utterances.
     """
 
     def __init__(self, count: int) -> None:
@@ -77,9 +77,9 @@ class ExampleDataset(Dataset[Example]):
     """Utterances by index, with the features of every frontend.
 
     Args:
-        utterances: what is heard; looked up by what batches consist of, which is the number of an utterance or itself.
-        frontends: how each frontend turns a waveform into features; the name identifies features in `memory`.
-        memory: where to keep features; None = compute them anew each time, as worker processes do.
+        utterances: looked up by the items of a batch: indices, or utterances with `IdentityLookup`.
+        frontends: feature functions by name; the name identifies features in `memory`.
+        memory: keeps features; None = compute them each time, as worker processes do.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class ExampleDataset(Dataset[Example]):
         return len(self.utterances)
 
     def __getitem__(self, index: Any) -> Example:
-        """Decode and analyse one utterance.
+        """Decode one utterance and compute its features.
 
         Raises:
-            InputError: the audio cannot be read, or is longer than a frontend can hear; names the file.
+            InputError: the audio cannot be read or is too long; names the file.
         """
         utterance = self.utterances[index]
         waveform: np.ndarray | None = None
@@ -108,15 +108,15 @@ class ExampleDataset(Dataset[Example]):
             nonlocal waveform
             if waveform is None:
                 times = (utterance.begin_time, utterance.end_time)
-                waveform = decode_audio(utterance.audio, *times, longest=LONGEST_CLIP_SECONDS)
+                waveform = decode_audio(utterance.audio, *times, max_seconds=LONGEST_CLIP_SECONDS)
             try:
                 return self.frontends[frontend](waveform)
             except InputError as error:
                 raise InputError(f"{utterance.audio}: {error}") from error
 
-        recall = self.memory.get if self.memory is not None else _compute_anew
-        return Example(utterance, {frontend: recall(frontend, utterance, compute) for frontend in self.frontends})
-
-
-def _compute_anew(frontend: str, utterance: Utterance, compute: Callable[[str], Tensor]) -> Tensor:
-    return compute(frontend)
+        memory = self.memory
+        features = {
+            frontend: memory.get(frontend, utterance, compute) if memory is not None else compute(frontend)
+            for frontend in self.frontends
+        }
+        return Example(utterance, features)

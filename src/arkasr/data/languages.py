@@ -1,4 +1,4 @@
-"""Names and codes of languages: whatever a manifest says becomes one English name."""
+"""Names and codes of languages. Every name or code in a manifest becomes one English name."""
 
 import difflib
 
@@ -50,7 +50,7 @@ STUDENT_LANGUAGES = {
         *("Hungarian", "Czech", "Dutch", "Finnish", "Croatian", "Slovak", "Slovenian", "Estonian", "Lithuanian"),
     )
 }
-# Written without spaces between words, so there are no words to count. Korean has them.
+# Written without spaces between words, so errors are counted in characters. Korean has spaces.
 UNSPACED_LANGUAGES = frozenset({"Chinese", "Cantonese", "Japanese", "Thai"})
 _NAMES = (
     {name.lower(): name for name in LANGUAGE_CODES}
@@ -64,7 +64,7 @@ def canonical_language(name_or_code: str) -> str:
     """The English name of a language given by name or code, with or without a region (`en`, `en-US`, `english`).
 
     Raises:
-        InputError: the language is not known.
+        InputError: the language is unknown; suggests the nearest name.
     """
     key = name_or_code.strip().lower().replace("_", "-")
     name = _NAMES.get(key) or _NAMES.get(key.split("-")[0])

@@ -1,42 +1,41 @@
-"""An output must not replace what the command reads, under whatever name."""
+"""Refuses outputs that would overwrite an input of the same command."""
 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from arkasr.data.slices import file_of
+from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
 
 
 def refuse_to_replace(inputs: Iterable[Path | int], outputs: Iterable[Path]) -> None:
-    """See that no output is an input: under its own name, or through a symbolic or a hard link.
+    """Check that no output is the same file as an input, directly or through a symbolic or hard link.
 
     Args:
-        inputs: what is read, parts of files (`slices.py`) among them, or the descriptor of what has no name; looked at
-            only if an output is there already.
-        outputs: what is to be written.
+        inputs: paths, which may be slices (`slices.py`), or file descriptors; read only if an output exists.
+        outputs: paths to be written.
 
     Raises:
-        InputError: names the output and, where that is another name, the input.
+        InputError: names the output, and the input if its name differs.
     """
-    there = {place: output for output in outputs if (place := _place(output))}
-    if not there:
+    existing = {file_id: output for output in outputs if (file_id := _file_id(output))}
+    if not existing:
         return
-    for path in dict.fromkeys(item if isinstance(item, int) else file_of(item) for item in inputs):
-        if (place := _place(path)) and (output := there.get(place)):
-            other = "" if output == path or isinstance(path, int) else f" ({path})"
-            raise InputError(f"{output}: is an input of this command{other}; name another output")
+    for path in dict.fromkeys(item if isinstance(item, int) else containing_file(item) for item in inputs):
+        if (file_id := _file_id(path)) and (output := existing.get(file_id)):
+            input_name = "" if output == path or isinstance(path, int) else f" ({path})"
+            raise InputError(f"{output}: is an input of this command{input_name}; name another output")
 
 
 def files_of_model(name: str) -> Iterator[Path]:
-    """All in the folder of a model, to any depth; nothing of a hub name."""
+    """All files below a model's folder; none for a hub name."""
     return Path(name).rglob("*")
 
 
-def _place(path: Path | int) -> tuple[int, int] | None:
-    """Where a file is on the disk, links followed; None if there is none."""
+def _file_id(path: Path | int) -> tuple[int, int] | None:
+    """Device and inode, links followed; None if there is no such file."""
     with suppress(OSError, ValueError):
-        found = os.fstat(path) if isinstance(path, int) else path.stat()
-        return found.st_dev, found.st_ino
+        stat = os.fstat(path) if isinstance(path, int) else path.stat()
+        return stat.st_dev, stat.st_ino
     return None

@@ -1,1 +1,1 @@
-"""What the words are worth: normalisation, error rates, confidence and significance."""
+"""Scoring transcripts: text normalisation, error rates, confidence intervals, significance tests."""

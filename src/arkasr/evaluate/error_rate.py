@@ -1,4 +1,4 @@
-"""Errors between two texts, counted and aligned by jiwer. Texts come normalised; rates over sets are made elsewhere."""
+"""Errors between two normalised texts, aligned by jiwer. Rates of test sets are computed in `scoring.py`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -43,24 +43,24 @@ def tokens_of(text: str, unit: Unit) -> list[str]:
 
 
 def count_errors(reference: str, hypothesis: str, unit: Unit) -> ErrorCount:
-    """Count edits; with an empty reference everything said is an insertion."""
+    """Count edits; with an empty reference every token of the hypothesis is an insertion."""
     kinds = [token.kind for token in align(reference, hypothesis, unit)]
     inserted = kinds.count("insert")
     return ErrorCount(kinds.count("substitute"), kinds.count("delete"), inserted, len(kinds) - inserted)
 
 
 def align(reference: str, hypothesis: str, unit: Unit) -> list[AlignedToken]:
-    """One alignment with the fewest edits, column by column."""
-    expected, written = tokens_of(reference, unit), tokens_of(hypothesis, unit)
-    if not expected or not written:
-        missing = [AlignedToken("delete", token, None) for token in expected]
-        return missing + [AlignedToken("insert", None, token) for token in written]
-    # Tokens are joined by one blank, so jiwer's word alignment serves characters as well.
-    chunks = jiwer.process_words(" ".join(expected), " ".join(written)).alignments[0]
+    """An alignment with the fewest edits, column by column."""
+    expected, actual = tokens_of(reference, unit), tokens_of(hypothesis, unit)
+    if not expected or not actual:
+        deleted = [AlignedToken("delete", token, None) for token in expected]
+        return deleted + [AlignedToken("insert", None, token) for token in actual]
+    # Tokens are joined by one space, so jiwer's word alignment also aligns characters.
+    chunks = jiwer.process_words(" ".join(expected), " ".join(actual)).alignments[0]
     aligned: list[AlignedToken] = []
     for chunk in chunks:
         left = expected[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = written[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        right = actual[chunk.hyp_start_idx : chunk.hyp_end_idx]
         width = max(len(left), len(right))
         pairs = zip(left + [None] * (width - len(left)), right + [None] * (width - len(right)), strict=True)
         aligned.extend(AlignedToken(chunk.type, *pair) for pair in pairs)

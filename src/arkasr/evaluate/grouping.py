@@ -1,4 +1,4 @@
-"""Counts of utterances added up to what is drawn at random: utterances, or speakers."""
+"""Counts of utterances, summed over the units that are resampled: utterances or speakers."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -12,31 +12,30 @@ def sums_by_group(
 ) -> list[NDArray[Any]]:
     """Sums within each group, `[G, K]` for each stratum.
 
-    Groups cut across strata: who speaks in two test sets is still one voice, drawn once. With groups there are thus no
-    strata.
+    With groups there is one stratum only: a speaker in two test sets is one person and is resampled once.
 
     Args:
         values: `[K, U]`.
-        groups: `[U]`, what is drawn as a whole; None = each utterance by itself.
-        strata: `[U]`, parts that keep their size; None, or groups given = one part.
+        groups: `[U]`, utterances that are resampled together; None = each utterance is its own group.
+        strata: `[U]`, parts whose size is fixed; None = one part. Ignored if there are groups.
     """
     if groups is not None:
-        places = _numbered(groups)
-        sums = np.zeros((places.max() + 1, len(values)))
-        np.add.at(sums, places, values.T)
+        group_ids = _numbered(groups)
+        sums = np.zeros((group_ids.max() + 1, len(values)))
+        np.add.at(sums, group_ids, values.T)
         return [sums]
     if strata is None:
         return [values.T]
-    places = _numbered(strata)
-    return [values.T[places == part] for part in range(places.max() + 1)]
+    stratum_ids = _numbered(strata)
+    return [values.T[stratum_ids == number] for number in range(stratum_ids.max() + 1)]
 
 
-def are_drawn(sums: Sequence[NDArray[Any]]) -> bool:
-    """Whether chance can choose at all: some stratum `[G, K]` has two groups or more."""
-    return any(len(part) > 1 for part in sums)
+def can_resample(strata_sums: Sequence[NDArray[Any]]) -> bool:
+    """Whether resampling can change anything: some stratum `[G, K]` has two groups or more."""
+    return any(len(sums) > 1 for sums in strata_sums)
 
 
 def _numbered(labels: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Labels as numbers from 0, in the order of their first appearance."""
+    """Labels as numbers from 0, in order of first appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in labels])

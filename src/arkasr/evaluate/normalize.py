@@ -1,6 +1,7 @@
-"""Normaliser profiles: what counts as the same text. Named and versioned, since a score means nothing without them.
+"""Normaliser profiles: they map texts that count as equal to one text.
 
-A profile never changes; a better one gets a new version. Knows nothing of errors or references.
+A score means nothing without its profile, so a profile has a name and a version and is printed beside every score.
+A profile never changes; a better one gets a new version.
 """
 
 import re
@@ -21,7 +22,7 @@ FULL_WIDTH_DIGITS = str.maketrans("０１２３４５６７８９", "0123456789"
 
 @dataclass(frozen=True)
 class Profile:
-    """A normaliser with a name that is printed beside every score."""
+    """A named and versioned normaliser."""
 
     name: str
     version: int
@@ -33,12 +34,12 @@ class Profile:
         return f"{self.name}@{self.version}"
 
     def __call__(self, text: str) -> str:
-        """The text as it is compared."""
+        """The normalised text."""
         return self.normalize(text)
 
 
 def unit_for(language: str | None) -> Unit:
-    """What an error rate counts in a language: characters (CER) where words are not written apart, else words (WER)."""
+    """The unit of a language's error rate: characters (CER) if it is written without spaces, else words (WER)."""
     return "character" if language in UNSPACED_LANGUAGES else "word"
 
 
@@ -46,7 +47,7 @@ def get_profile(name: str) -> Profile:
     """The profile called `name`.
 
     Raises:
-        InputError: there is none; names the nearest.
+        InputError: no such profile; the message suggests the nearest name.
     """
     if name not in PROFILES:
         raise InputError(f"normalizer {name!r} does not exist; {nearest_of(name, PROFILES)}")
@@ -59,14 +60,14 @@ def _identity(text: str) -> str:
 
 def _basic(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
-    return " ".join("".join(_plain(text, place) for place in range(len(text))).split())
+    return " ".join("".join(_letter_or_space(text, index) for index in range(len(text))).split())
 
 
-def _plain(text: str, place: int) -> str:
-    character = text[place]
+def _letter_or_space(text: str, index: int) -> str:
+    character = text[index]
     if unicodedata.category(character)[0] in "LNM":
         return character
-    inside_word = 0 < place < len(text) - 1 and text[place - 1].isalpha() and text[place + 1].isalpha()
+    inside_word = 0 < index < len(text) - 1 and text[index - 1].isalpha() and text[index + 1].isalpha()
     return "'" if character == "'" and inside_word else " "
 
 
@@ -78,7 +79,7 @@ def _whisper_english(text: str) -> str:
 def _whisper_normalizer() -> Any:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    # The table of British spellings is a file of the Whisper checkpoints; without it both spellings stay.
+    # The table of British spellings is part of the Whisper checkpoints. Without it, both spellings stay.
     return EnglishTextNormalizer({})
 
 

@@ -1,6 +1,6 @@
-"""Transcripts against references: errors of every utterance, the pooled rate with its interval, rows of results.json.
+"""Scores of a system on a test set: errors of every utterance, the pooled rate with its interval, rows of results.json.
 
-An utterance that failed is counted apart: it is neither scored as silence nor dropped unseen.
+Failed utterances are counted separately. They are in no error rate.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from arkasr.evaluate.error_rate import ErrorCount, count_errors
 from arkasr.evaluate.normalize import Profile, Unit
 from arkasr.evaluate.significance import Comparison, bootstrap_interval
 
-OF_ONE_MODEL = "this one model, over {}s"  # what an interval speaks of, by what was drawn
+MODEL_SCOPE = "this one model, over {}s"  # what an interval is valid for; {} = the unit that is resampled
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a system wrote for an utterance.
+    """A system's transcript of an utterance.
 
     Attributes:
         id: of the utterance.
-        reference: None = there is none to score against.
+        reference: None = the utterance cannot be scored.
         hypothesis: None = the utterance failed.
-        speaker: any label.
+        speaker: any label; None = unknown.
     """
 
     id: str
@@ -34,17 +34,17 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Score:
-    """A system on a set.
+    """A system's score on a test set.
 
     Attributes:
         counts: one for each scored utterance, in order.
         scored: the scored predictions, in the same order.
-        failed: utterances without a hypothesis.
+        failed: utterances with a reference but no hypothesis.
         unscored: utterances without a reference.
         unit: what is counted.
         normalizer: label of the profile.
-        ci95: of the rate, for this one model; None where there is nothing to divide by, or to draw from.
-        drawn: what the interval draws.
+        ci95: interval of the rate of this one model; None if it cannot be computed.
+        resampled: the unit that the bootstrap resamples.
     """
 
     counts: list[ErrorCount]
@@ -54,7 +54,7 @@ class Score:
     unit: Unit
     normalizer: str
     ci95: tuple[float, float] | None
-    drawn: Literal["utterance", "speaker"] = "utterance"
+    resampled: Literal["utterance", "speaker"] = "utterance"
 
     @property
     def errors(self) -> int:
@@ -68,7 +68,7 @@ class Score:
 
     @property
     def rate(self) -> float | None:
-        """Errors per reference token, pooled; None when no reference has a token."""
+        """Errors per reference token, pooled; None if no reference has a token."""
         return self.errors / self.reference_tokens if self.reference_tokens else None
 
 
@@ -80,23 +80,23 @@ def score(
     by_speaker: bool = False,
     samples: int = 10_000,
 ) -> Score:
-    """Count errors over a set.
+    """Count errors over a test set.
 
     Args:
         predictions: one for each utterance.
-        profile: applied to both sides.
+        profile: normalises references and hypotheses.
         unit: words or characters.
-        by_speaker: the interval draws speakers instead of utterances; every utterance then needs a speaker.
-        samples: bootstrap samples.
+        by_speaker: the bootstrap resamples speakers instead of utterances; every utterance then needs a speaker.
+        samples: number of bootstrap samples.
 
     Raises:
-        InputError: speakers are to be drawn and one is not known.
+        InputError: speakers are resampled, and an utterance has none.
     """
-    nameless = next((item.id for item in predictions if item.speaker is None), None)
-    if by_speaker and nameless is not None:
-        raise InputError(f"{nameless} has no `speaker` to resample by; give it one, or resample utterances")
-    judged = [item for item in predictions if item.reference is not None]
-    scored = [item for item in judged if item.hypothesis is not None]
+    without_speaker = next((item.id for item in predictions if item.speaker is None), None)
+    if by_speaker and without_speaker is not None:
+        raise InputError(f"{without_speaker} has no `speaker` to resample by; give it one, or resample utterances")
+    with_reference = [item for item in predictions if item.reference is not None]
+    scored = [item for item in with_reference if item.hypothesis is not None]
     counts = [count_errors(profile(item.reference or ""), profile(item.hypothesis or ""), unit) for item in scored]
     ci95 = bootstrap_interval(
         [count.errors for count in counts],
@@ -107,17 +107,17 @@ def score(
     return Score(
         counts=counts,
         scored=scored,
-        failed=len(judged) - len(scored),
-        unscored=len(predictions) - len(judged),
+        failed=len(with_reference) - len(scored),
+        unscored=len(predictions) - len(with_reference),
         unit=unit,
         normalizer=profile.label,
         ci95=ci95,
-        drawn="speaker" if by_speaker else "utterance",
+        resampled="speaker" if by_speaker else "utterance",
     )
 
 
 def number_of_speakers(predictions: Sequence[Prediction]) -> int | None:
-    """How many voices; None where an utterance does not name its speaker, or there is no utterance."""
+    """Number of different speakers; None if an utterance has no speaker, or there is no utterance."""
     speakers = {item.speaker for item in predictions}
     return len(speakers) if speakers and None not in speakers else None
 
@@ -138,7 +138,7 @@ def results_row(variant: str, seed: int, set_name: str, score: Score) -> dict[st
         "reference_tokens": score.reference_tokens,
         "rate": score.rate,
         "ci95": list(score.ci95) if score.ci95 else None,
-        "ci95_of": OF_ONE_MODEL.format(score.drawn),
+        "ci95_of": MODEL_SCOPE.format(score.resampled),
         "utterances": len(score.scored),
         "speakers": number_of_speakers(score.scored),
         "failed": score.failed,
@@ -150,7 +150,7 @@ def results_row(variant: str, seed: int, set_name: str, score: Score) -> dict[st
 def comparison_row(
     a: str, b: str, set_name: str, comparison: Comparison, ran_once: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """A comparison in `results.json`; `ran_once` as for `Comparison.speaks_of`."""
+    """A row of `comparisons` in `results.json`; `ran_once` as in `Comparison.speaks_of`."""
     return {
         "a": a,
         "b": b,

@@ -1,7 +1,7 @@
-"""How sure a rate or a difference is: of one model by resampling, over several training seeds by a t interval.
+"""Confidence intervals and significance tests of error rates: one model by resampling, several seeds by t test.
 
-Takes counts, knows no text. What it does not cover is in docs/evaluation.md: many comparisons at once, and the luck of
-training where there is one seed.
+In: error counts. Not covered (docs/evaluation.md): multiple comparisons, and the variance of training if there is one
+seed.
 """
 
 from collections.abc import Hashable, Sequence
@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from arkasr.evaluate.grouping import are_drawn, sums_by_group
+from arkasr.evaluate.grouping import can_resample, sums_by_group
 from arkasr.evaluate.over_seeds import estimate_over_seeds
 
 CONFIDENCE = 0.95
-# Samples drawn at once: bounds memory at a few megabytes for thousands of utterances.
-CHUNK = 500
+CHUNK = 500  # samples drawn at once: a few megabytes for thousands of utterances
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,11 @@ class Comparison:
 
     Attributes:
         difference: rate of a minus rate of b; below zero, a is better.
-        ci95: interval of the difference; None where there is nothing to judge by, such as a single speaker.
-        p: two-sided; None where there is no interval.
-        test: how `p` and `ci95` were found.
-        seeds: training seeds of a and of b.
-        df: degrees of freedom of a t test; None = `p` is of a permutation test, or is not.
+        ci95: interval of the difference; None if it cannot be computed, for example with a single speaker.
+        p: two-sided p-value; None if there is no interval.
+        test: how `p` and `ci95` were computed, or why they were not.
+        seeds: numbers of training seeds of a and b.
+        df: degrees of freedom of the t test; None if there was none.
     """
 
     difference: float
@@ -44,17 +43,17 @@ class Comparison:
 
         Args:
             a: name of the first system.
-            b: name of the second one.
-            ran_once: what is the same under all seeds, such as the teacher; its luck is not sampled.
+            b: name of the second system.
+            ran_once: stages that all seeds share, such as the teacher; their variance is not measured.
         """
         if self.seeds == (1, 1):
             return "these two models, not the recipes that made them (one training seed)"
         if 1 in self.seeds:
-            many, one = (a, b) if self.seeds[1] == 1 else (b, a)
-            given = with_one_run(ran_once)
-            return f"the recipe of {many}{given} ({max(self.seeds)} training seeds) and the one model {one}"
-        ways = " and ".join(str(seeds) for seeds in dict.fromkeys(self.seeds))
-        return f"the two recipes{with_one_run(ran_once)} ({ways} training seeds)"
+            recipe, model = (a, b) if self.seeds[1] == 1 else (b, a)
+            condition = with_one_run(ran_once)
+            return f"the recipe of {recipe}{condition} ({max(self.seeds)} training seeds) and the one model {model}"
+        numbers = " and ".join(str(seeds) for seeds in dict.fromkeys(self.seeds))
+        return f"the two recipes{with_one_run(ran_once)} ({numbers} training seeds)"
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ class SeedMean:
     """A system's rate over its training seeds.
 
     Attributes:
-        rate: mean of the pooled rates of the seeds.
-        deviation: sample standard deviation of the rates over the seeds.
-        ci95: of the recipe's rate, over seeds and utterances; None where there is nothing to judge by.
+        rate: mean over seeds of the pooled rate.
+        deviation: sample standard deviation of the pooled rate over seeds.
+        ci95: interval of the recipe's rate, over seeds and utterances; None if it cannot be computed.
     """
 
     rate: float
@@ -73,7 +72,7 @@ class SeedMean:
 
 
 def with_one_run(stages: Sequence[str]) -> str:
-    """The condition under which a claim about a recipe holds, in words; nothing where no stage ran once for all."""
+    """The condition of a statement about a recipe whose seeds share these stages; empty if they share none."""
     return f" with this one run of {' and '.join(stages)}" if stages else ""
 
 
@@ -86,25 +85,27 @@ def bootstrap_interval(
     samples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """95% percentile interval of one model's pooled rate, `sum(errors) / sum(reference_tokens)`.
+    """95% percentile bootstrap interval of one model's pooled rate, `sum(errors) / sum(reference_tokens)`.
 
-    A sample that drew empty references only has no rate and is left out. None where there is no reference token, or
-    fewer than two groups to draw from.
+    Samples without any reference token have no rate and are left out.
 
     Args:
         errors: `[U]`.
         reference_tokens: `[U]`.
-        groups: `[U]`, what is drawn as a whole, such as speakers; None = each utterance by itself.
-        strata: `[U]`, parts that keep their size in every sample, such as test sets; None = one part. Groups cut
-            across strata: where they are given, strata are not kept.
-        samples: bootstrap samples.
-        seed: of the draws.
+        groups: `[U]`, utterances that are resampled together, such as those of a speaker; None = each by itself.
+        strata: `[U]`, parts whose size is the same in every sample, such as test sets; None = one part. Ignored if
+            there are groups, because a speaker may be in several parts.
+        samples: number of bootstrap samples.
+        seed: of the random generator.
+
+    Returns:
+        None if there is no reference token or fewer than two groups.
     """
     counts = np.stack([np.asarray(errors, float), np.asarray(reference_tokens, float)])
     if not counts[1].any():
         return None
-    sums = sums_by_group(counts, groups, strata)
-    return _percentile_interval(sums, samples, seed) if are_drawn(sums) else None
+    strata_sums = sums_by_group(counts, groups, strata)
+    return _percentile_interval(strata_sums, samples, seed) if can_resample(strata_sums) else None
 
 
 def mean_over_seeds(
@@ -119,8 +120,8 @@ def mean_over_seeds(
     Args:
         errors: `[seeds, U]`, two seeds or more.
         reference_tokens: `[U]`, not all 0.
-        groups: as for `bootstrap_interval`.
-        strata: as for `bootstrap_interval`.
+        groups: as in `bootstrap_interval`.
+        strata: as in `bootstrap_interval`.
     """
     by_seed, tokens = np.asarray(errors, float), np.asarray(reference_tokens, float)
     estimate = estimate_over_seeds([by_seed], tokens, groups, strata)
@@ -141,40 +142,40 @@ def paired_comparison(
 ) -> Comparison:
     """Compare two systems on the same utterances.
 
-    Two single models: `p` is of the paired permutation test. Under the null hypothesis the two outputs of an utterance
-    (or of a speaker) could as well be exchanged, so the signs of the differences are drawn at random;
-    `(k + 1) / (samples + 1)`. Several seeds of one system or both: the t test of `over_seeds.py`. Fewer than two
-    groups: neither `p` nor interval.
+    Two single models get a paired permutation test. Under the null hypothesis the two outputs of an utterance (or of a
+    speaker) are exchangeable, so the differences get random signs, and p is `(k + 1) / (samples + 1)` if k samples
+    are at least as extreme. Several seeds get the t test of `over_seeds.py`. With fewer than two groups there is
+    neither p-value nor interval.
 
     Args:
-        errors_a: `[U]`, or `[seeds, U]` of several training seeds.
-        errors_b: the same for the other system. Equal numbers of seeds are paired: a row of both is one seed.
+        errors_a: `[U]`, or `[seeds, U]`.
+        errors_b: the same for the other system. If both have the same number of seeds, rows are paired.
         reference_tokens: `[U]`, not all 0.
-        groups: as for `bootstrap_interval`.
-        strata: as for `bootstrap_interval`.
-        samples: permutations, and bootstrap samples.
-        seed: of the draws.
+        groups: as in `bootstrap_interval`.
+        strata: as in `bootstrap_interval`.
+        samples: number of permutations, and of bootstrap samples.
+        seed: of the random generator.
     """
     a, b = np.atleast_2d(np.asarray(errors_a, float)), np.atleast_2d(np.asarray(errors_b, float))
     tokens = np.asarray(reference_tokens, float)
     seeds = len(a), len(b)
-    over = "utterances" if groups is None else "speakers"
-    nothing = f"no test: fewer than two {over}, or all of them alike"
+    unit = "utterances" if groups is None else "speakers"
+    no_test = f"no test: fewer than two {unit}, or all of them alike"
     if seeds == (1, 1):
-        sums = sums_by_group(np.stack([(a - b)[0], tokens]), groups, strata)
+        strata_sums = sums_by_group(np.stack([(a - b)[0], tokens]), groups, strata)
         difference = float((a - b).sum() / tokens.sum())
-        if not are_drawn(sums):
-            return Comparison(difference, None, None, nothing, seeds)
+        if not can_resample(strata_sums):
+            return Comparison(difference, None, None, no_test, seeds)
         return Comparison(
             difference,
-            ci95=_percentile_interval(sums, samples, seed),
-            p=_permutation_p(np.concatenate([part[:, 0] for part in sums]), samples, seed),
-            test=f"paired permutation test over {over}, {samples} permutations; bootstrap interval",
+            ci95=_percentile_interval(strata_sums, samples, seed),
+            p=_permutation_p(np.concatenate([sums[:, 0] for sums in strata_sums]), samples, seed),
+            test=f"paired permutation test over {unit}, {samples} permutations; bootstrap interval",
             seeds=seeds,
         )
     is_paired = len(a) == len(b) or 1 in seeds
     estimate = estimate_over_seeds([a - b] if is_paired else [a, -b], tokens, groups, strata)
-    test = nothing if estimate.df is None else f"t test and t interval over training seeds and {over}"
+    test = no_test if estimate.df is None else f"t test and t interval over training seeds and {unit}"
     return Comparison(estimate.value, estimate.interval(CONFIDENCE), estimate.p, test, seeds, estimate.df)
 
 
@@ -188,25 +189,25 @@ def _permutation_p(differences: NDArray[Any], samples: int, seed: int) -> float:
     return (extreme + 1) / (samples + 1)
 
 
-def _percentile_interval(sums: list[NDArray[Any]], samples: int, seed: int) -> tuple[float, float]:
-    """Of the ratio of the first column to the second; `sums` is `[G, 2]` for each stratum."""
-    drawn = np.concatenate(_resample(sums, samples, seed))
-    drawn = drawn[drawn[:, 1] > 0]  # what drew no reference token has no rate
+def _percentile_interval(strata_sums: list[NDArray[Any]], samples: int, seed: int) -> tuple[float, float]:
+    """Interval of the ratio of the first column to the second; `strata_sums` is `[G, 2]` for each stratum."""
+    totals = _resample(strata_sums, samples, seed)
+    totals = totals[totals[:, 1] > 0]
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [tail, 1 - tail])
+    low, high = np.quantile(totals[:, 0] / totals[:, 1], [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _resample(sums: list[NDArray[Any]], samples: int, seed: int) -> list[NDArray[Any]]:
-    """Sums over groups drawn with replacement within each stratum, in chunks `[samples, values]`."""
+def _resample(strata_sums: list[NDArray[Any]], samples: int, seed: int) -> NDArray[Any]:
+    """Totals `[samples, K]` of groups drawn with replacement within each stratum."""
     generator = np.random.default_rng(seed)
-    drawn = []
+    chunks = []
     for count in _chunks(samples):
-        total = np.zeros((count, sums[0].shape[1]))
-        for part in sums:
-            total += part[generator.integers(0, len(part), (count, len(part)))].sum(1)
-        drawn.append(total)
-    return drawn
+        totals = np.zeros((count, strata_sums[0].shape[1]))
+        for sums in strata_sums:
+            totals += sums[generator.integers(0, len(sums), (count, len(sums)))].sum(1)
+        chunks.append(totals)
+    return np.concatenate(chunks)
 
 
 def _chunks(samples: int) -> list[int]:

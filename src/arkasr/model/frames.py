@@ -6,7 +6,7 @@ These rates are defined only here. Encoders of other families have other rates, 
 import numpy as np
 from numpy.typing import NDArray
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE, over_long
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE, too_long_message
 from arkasr.errors import InputError
 
 HOP_LENGTH = 160  # samples between two mel frames: 10 ms
@@ -24,7 +24,7 @@ def clip_of(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
         InputError: it is longer than 30 s.
     """
     if len(waveform) >= MAX_SAMPLES + HOP_LENGTH:
-        raise InputError(over_long(len(waveform) / SAMPLE_RATE))
+        raise InputError(too_long_message(len(waveform) / SAMPLE_RATE))
     clip = np.asarray(waveform, dtype=np.float32)[:MAX_SAMPLES]
     return np.pad(clip, (0, max(WINDOW_LENGTH - len(clip), 0)))
 

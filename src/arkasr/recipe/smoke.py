@@ -5,7 +5,7 @@ A smoke run shows that a recipe's stages and settings work together. Its error r
 
 from typing import Any
 
-from arkasr.data.corpora.plan import SyntheticCorpusConfig
+from arkasr.data.corpora.specs import SyntheticCorpusConfig
 from arkasr.recipe.settings import (
     AnyStageSettings,
     CorpusSettings,

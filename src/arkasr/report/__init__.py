@@ -1,1 +1,1 @@
-"""What a run shows a person: tables on a terminal, and one self-contained HTML page."""
+"""Reports of a finished run: tables on the terminal, and one self-contained HTML page."""

@@ -1,17 +1,17 @@
-"""Training curves as Plotly figures: plain mappings that plotly.js draws.
+"""Training curves as Plotly figures: mappings that plotly.js draws.
 
-In: a `Run`. Out: charts with a title and a sentence on how to read them; those without data are left out. Knows
-nothing of files, HTML, or the colours of text and background.
+In: a `Run`. Out: charts with a title and a note; charts without data are left out. `page.js` sets the colours of text
+and background.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arkasr.report.curves import Curve, History, histories
-from arkasr.report.run_folder import Run, Stage
+from arkasr.report.curves import Curve, StageLog, stage_logs
+from arkasr.report.run_folder import Run, TrainedStage
 
-# At least 3:1 on white and on the page's dark background, and told apart by colour-blind eyes.
+# Contrast of at least 3:1 on white and on the dark background; colour-blind people can distinguish them.
 PALETTE = ("#2f7ed8", "#cf6410", "#14957a", "#b8559f", "#8a7a10", "#7d6be0", "#cc4a55", "#6f7d8c")
 DASHES = ("solid", "dash", "dot")
 PHASES = ("data", "encode", "rollout", "teacher", "student", "backward", "optimizer")
@@ -19,7 +19,7 @@ PHASES = ("data", "encode", "rollout", "teacher", "student", "backward", "optimi
 
 @dataclass(frozen=True)
 class Panel:
-    """What a chart of training metrics shows: `lines` are metric names by their label ("" = the only one)."""
+    """A chart of training metrics: `lines` maps labels to metric names (a single line has the label "")."""
 
     title: str
     note: str
@@ -29,15 +29,15 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart; `figure` is what `Plotly.newPlot` takes."""
+    """One chart; `figure` has the `data` and `layout` that plotly.js expects."""
 
     title: str
     note: str
     figure: dict[str, Any]
 
     @property
-    def in_words(self) -> str:
-        """Where each line starts and ends, for those who cannot see it."""
+    def alternative_text(self) -> str:
+        """First and last value of each line, for screen readers."""
         lines = (f"{trace['name']} from {trace['y'][0]:.3g} to {trace['y'][-1]:.3g}" for trace in self.figure["data"])
         return f"{'; '.join(lines)}."
 
@@ -51,7 +51,7 @@ DIAGNOSTICS = (
     Panel(
         "Size of the support (VUSS)",
         "Tokens in the union of both top-k after filtering. Smaller: student and teacher agree more.",
-        "tokens a position",
+        "tokens per position",
         {"mean": "support/vuss_mean", "min": "support/vuss_min", "max": "support/vuss_max"},
     ),
     Panel(
@@ -62,13 +62,13 @@ DIAGNOSTICS = (
     ),
     Panel(
         "Overlap mass",
-        "Probability that each model puts on the tokens in common.",
+        "Probability that each model gives to the common tokens.",
         "probability",
         {"teacher": "support/overlap_mass_teacher", "student": "support/overlap_mass_student"},
     ),
     Panel(
         "Entropies and their gap",
-        "How undecided each model is about the next token, and how far apart the two are.",
+        "Entropy of each model's distribution of the next token, and the difference.",
         "nats",
         {
             "teacher": "support/entropy_teacher",
@@ -78,19 +78,19 @@ DIAGNOSTICS = (
     ),
     Panel(
         "Tail masses",
-        "Probability outside the support, which the objective does not see.",
+        "Probability outside the support; the objective ignores it.",
         "probability",
         {"teacher": "support/tail_mass_teacher", "student": "support/tail_mass_student"},
     ),
     Panel(
         "Rollout length",
-        "What the student writes before it stops.",
-        "tokens an utterance",
+        "Tokens that the student generates before it stops.",
+        "tokens per utterance",
         {"": "rollout/tokens"},
     ),
     Panel(
-        "Rollouts gone wrong",
-        "Empty transcripts, and those cut off at the cap on tokens.",
+        "Failed rollouts",
+        "Empty transcripts, and those cut off at the token cap.",
         "share of rollouts",
         {"empty": "rollout/empty", "truncated": "rollout/truncated"},
     ),
@@ -98,55 +98,56 @@ DIAGNOSTICS = (
 
 
 def learning_charts(run: Run) -> list[Chart]:
-    """Error rate on the development set over all updates so far, then the loss by kind of stage."""
-    logs = histories(run, run.stages)
-    charts = list(_development(run, logs))
+    """Error rate on the development set over all updates, then the loss of each kind of stage."""
+    logs = stage_logs(run, run.stages)
+    charts = list(_development_charts(run, logs))
     for kind in dict.fromkeys(stage.kind for stage in run.stages):
         panel = Panel(f"Loss, {kind.upper()} stages", LOSS_NOTES.get(kind, ""), "loss", {"": "loss"})
-        charts += _drawn(run, [log for log in logs if log.stage.kind == kind], panel)
+        charts += _panel_charts(run, [log for log in logs if log.stage.kind == kind], panel)
     return charts
 
 
 def diagnostic_charts(run: Run) -> list[Chart]:
-    """What the OPD stages looked like from inside, and where their time went."""
-    logs = histories(run, [stage for stage in run.stages if stage.kind == "opd"])
-    charts = [chart for panel in DIAGNOSTICS for chart in _drawn(run, logs, panel)]
-    return [*charts, *(chart for log in logs if log.seed == run.seeds[0] for chart in _time(log))]
+    """Diagnostics of the OPD stages, and their time per phase."""
+    logs = stage_logs(run, [stage for stage in run.stages if stage.kind == "opd"])
+    charts = [chart for panel in DIAGNOSTICS for chart in _panel_charts(run, logs, panel)]
+    return [*charts, *(chart for log in logs if log.seed == run.seeds[0] for chart in _phase_charts(log))]
 
 
-def _drawn(run: Run, logs: Sequence[History], panel: Panel) -> Iterator[Chart]:
+def _panel_charts(run: Run, logs: Sequence[StageLog], panel: Panel) -> Iterator[Chart]:
     traces = []
     for log in logs:
-        for place, (label, metric) in enumerate(panel.lines.items()):
+        for index, (label, metric) in enumerate(panel.lines.items()):
             curve = log.curve(metric)
             if curve:
-                traces.append(_line(run, log, curve, label, DASHES[place]))
+                traces.append(_line(run, log, curve, label, DASHES[index]))
     if traces:
         yield Chart(panel.title, panel.note, _figure(traces, "optimizer step", panel.unit))
 
 
-def _development(run: Run, logs: Sequence[History]) -> Iterator[Chart]:
-    found = {(log.stage.name, log.seed): (log, log.curve("dev/error_rate")) for log in logs}
+def _development_charts(run: Run, logs: Sequence[StageLog]) -> Iterator[Chart]:
+    curves = {(log.stage.name, log.seed): log.curve("dev/error_rate") for log in logs}
     traces = []
-    for log, curve in found.values():
+    for log in logs:
+        curve = curves[log.stage.name, log.seed]
         if curve is None:
             continue
         first_update = _updates_before(run, log.stage)
         steps, values = [first_update + step for step in curve.steps], curve.values
-        _, parent = found.get((log.stage.start, log.seed)) or found.get((log.stage.start, run.seeds[0])) or (None, None)
+        # A stage that ran once has a log of the first seed only.
+        parent = curves.get((log.stage.start, log.seed), curves.get((log.stage.start, run.seeds[0])))
         if parent is not None:
-            # A continued stage begins where the one before it ended.
             steps, values = [first_update, *steps], [parent.values[-1], *values]
         trace = _line(run, log, Curve(steps, values), "", "solid")
         traces.append(trace | {"mode": "lines+markers", "marker": {"size": 6}})
     if traces:
         figure = _figure(traces, "optimizer steps since random weights", "error rate")
         figure["layout"]["yaxis"] |= {"tickformat": ".0%", "hoverformat": ".1%"}
-        note = "A stage that starts from another begins where that one ended, so equal places had equal updates."
+        note = "A curve begins where its start stage ended, so points at the same step had the same number of updates."
         yield Chart("Error rate on the development set", note, figure)
 
 
-def _updates_before(run: Run, stage: Stage) -> int:
+def _updates_before(run: Run, stage: TrainedStage) -> int:
     stages = {other.name: other for other in run.stages}
     updates, name = 0, stage.start
     while name in stages:
@@ -155,12 +156,12 @@ def _updates_before(run: Run, stage: Stage) -> int:
     return updates
 
 
-def _time(log: History) -> Iterator[Chart]:
+def _phase_charts(log: StageLog) -> Iterator[Chart]:
     names = log.metrics("time")
-    known = [f"time/{phase}" for phase in PHASES]
-    ordered = [name for name in known if name in names] + [name for name in names if name not in known]
+    phases = [f"time/{phase}" for phase in PHASES]
+    ordered = [name for name in phases if name in names] + [name for name in names if name not in phases]
     traces = []
-    for place, name in enumerate(ordered):
+    for index, name in enumerate(ordered):
         curve = log.curve(name)
         if curve:
             traces.append(
@@ -171,15 +172,15 @@ def _time(log: History) -> Iterator[Chart]:
                     "y": curve.values,
                     "name": name.removeprefix("time/"),
                     "stackgroup": "time",
-                    "line": {"color": PALETTE[place % len(PALETTE)], "width": 1},
+                    "line": {"color": PALETTE[index % len(PALETTE)], "width": 1},
                 }
             )
     if traces:
-        note = "Wall-clock seconds of an optimizer step by phase, one above the other."
-        yield Chart(f"Time per phase, {log.stage.name}", note, _figure(traces, "optimizer step", "seconds a step"))
+        note = "Wall-clock seconds per optimizer step, stacked by phase."
+        yield Chart(f"Time per phase, {log.stage.name}", note, _figure(traces, "optimizer step", "seconds per step"))
 
 
-def _line(run: Run, log: History, curve: Curve, label: str, dash: str) -> dict[str, Any]:
+def _line(run: Run, log: StageLog, curve: Curve, label: str, dash: str) -> dict[str, Any]:
     is_first_seed = log.seed == run.seeds[0]
     name = f"{log.stage.name} {label}".strip()
     colour = _colour(run, log.stage)
@@ -196,8 +197,8 @@ def _line(run: Run, log: History, curve: Curve, label: str, dash: str) -> dict[s
     }
 
 
-def _colour(run: Run, stage: Stage) -> str:
-    """The same on every chart; OPD stages, which are compared with each other, get those farthest apart."""
+def _colour(run: Run, stage: TrainedStage) -> str:
+    """A stage's colour, the same in every chart; OPD stages get the most distinct colours."""
     ordered = sorted(run.stages, key=lambda other: ("opd", "sft", "ctc").index(other.kind))
     return PALETTE[ordered.index(stage) % len(PALETTE)]
 

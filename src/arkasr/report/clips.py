@@ -1,7 +1,6 @@
-"""Recordings as text that a page can hold: a small MP3 in a data URI, or the reason why there is none.
+"""Recordings embedded in a page: a small MP3 in a data URI, or the reason why there is none.
 
-MP3, because every browser plays it, telephones too; libsndfile needs ten times as long for Opus, which not every
-browser plays. Knows nothing of pages.
+MP3 plays in every browser, on phones too. Opus does not, and libsndfile takes ten times as long to encode it.
 """
 
 import base64
@@ -14,29 +13,29 @@ from typing import Any
 import soundfile
 
 from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
-from arkasr.data.slices import file_of
+from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
 
-COMPRESSION = 0.9  # of libsndfile's 0 (best) to 1 (smallest): about 26 kbit/s at 16 kHz
+COMPRESSION = 0.9  # from 0 (best quality) to 1 (smallest file); 0.9 is about 26 kbit/s at 16 kHz
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording as `data:audio/mpeg;base64,…`, or the reason why it is missing; the other one is None."""
+    """A recording as `data:audio/mpeg;base64,…`, or the reason why it is missing; exactly one is None."""
 
     uri: str | None = None
     missing: str | None = None
 
 
-def clip_of(row: Mapping[str, Any], longest: float) -> Clip:
-    """The recording of a transcript's line, cut by its `begin_time` and `end_time`, unless over `longest` seconds."""
+def embedded_clip(row: Mapping[str, Any], max_seconds: float) -> Clip:
+    """The recording of a transcript's row between its `begin_time` and `end_time`, unless longer than `max_seconds`."""
     path = Path(str(row.get("audio_path")))
-    if not file_of(path).is_file():
+    if not containing_file(path).is_file():
         return Clip(missing="recording not found")
     begin, end = _seconds(row.get("begin_time")), _seconds(row.get("end_time"))
     try:
-        if (end or duration_of(path)) - (begin or 0.0) > longest:
-            return Clip(missing=f"recording longer than {longest:g} s")
+        if (end or duration_of(path)) - (begin or 0.0) > max_seconds:
+            return Clip(missing=f"recording longer than {max_seconds:g} s")
         return Clip(uri="data:audio/mpeg;base64," + _mp3(path, begin, end))
     except (InputError, OSError, soundfile.SoundFileError):
         return Clip(missing="recording cannot be read")
@@ -57,5 +56,5 @@ def _mp3(path: Path, begin: float | None, end: float | None) -> str:
 
 
 def _seconds(value: Any) -> float | None:
-    """A time of a manifest, where -1 stands for none."""
+    """A time in a manifest; None if it is negative or missing."""
     return float(value) if isinstance(value, (int, float)) and value >= 0 else None

@@ -1,56 +1,53 @@
-"""Training metrics as curves, thinned to what a screen can show.
-
-In: a `Run`. Out: lists of steps and values. Knows nothing of charts.
-"""
+"""Training metrics as curves, downsampled for the screen. In: a `Run`. Out: lists of steps and values."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arkasr.report.run_folder import Run, Stage
+from arkasr.report.run_folder import Run, TrainedStage
 
-MOST_POINTS = 200  # of a curve; more than a telephone has pixels for
+MAX_POINTS = 200  # per curve
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over steps: each the mean, or the extreme, of the steps since the one before."""
+    """Values over steps; each value is the mean, or the extreme, of the steps since the previous point."""
 
     steps: list[int]
     values: list[float]
 
 
 @dataclass(frozen=True)
-class History:
-    """What one stage logged under one seed, a mapping a step."""
+class StageLog:
+    """The metrics of one stage and seed, one mapping per step."""
 
-    stage: Stage
+    stage: TrainedStage
     seed: int
-    lines: list[dict[str, Any]]
+    records: list[dict[str, Any]]
 
     def curve(self, metric: str) -> Curve | None:
-        """The curve of a metric; None where it has no finite value."""
-        points = [(line["step"], line[metric]) for line in self.lines if _is_point(line, metric)]
-        return thin(points, metric) if points else None
+        """The curve of a metric; None if it has no finite value."""
+        points = [(record["step"], record[metric]) for record in self.records if _is_point(record, metric)]
+        return downsample(points, metric) if points else None
 
     def metrics(self, group: str) -> list[str]:
-        """Names of the metrics of a group, such as `time`, sorted."""
-        return sorted({name for line in self.lines for name in line if name.startswith(f"{group}/")})
+        """Sorted names of the metrics in a group, such as `time`."""
+        return sorted({name for record in self.records for name in record if name.startswith(f"{group}/")})
 
 
-def histories(run: Run, stages: Iterable[Stage]) -> list[History]:
-    """The logs of some stages, for every seed that has one."""
-    found = [History(stage, seed, run.metrics(stage.name, seed)) for stage in stages for seed in run.seeds]
-    return [history for history in found if history.lines]
+def stage_logs(run: Run, stages: Iterable[TrainedStage]) -> list[StageLog]:
+    """The logs of these stages, of every seed that has one."""
+    logs = [StageLog(stage, seed, run.metrics(stage.name, seed)) for stage in stages for seed in run.seeds]
+    return [log for log in logs if log.records]
 
 
-def thin(points: Sequence[tuple[int, float]], metric: str) -> Curve:
-    """At most `MOST_POINTS` of them: windows of equal length, each by its last step and its mean.
+def downsample(points: Sequence[tuple[int, float]], metric: str) -> Curve:
+    """At most `MAX_POINTS` points, each with the last step and the mean value of a window; windows have equal length.
 
-    A metric whose name ends in `_min` or `_max` keeps the window's extreme.
+    If the metric's name ends in `_min` or `_max`, the value is the window's extreme.
     """
-    length = math.ceil(len(points) / MOST_POINTS)
+    length = math.ceil(len(points) / MAX_POINTS)
     windows = [points[first : first + length] for first in range(0, len(points), length)]
     values = [_reduce([value for _, value in window], metric) for window in windows]
     return Curve([window[-1][0] for window in windows], [float(f"{value:.4g}") for value in values])
@@ -64,6 +61,6 @@ def _reduce(values: Sequence[float], metric: str) -> float:
     return math.fsum(values) / len(values)
 
 
-def _is_point(line: Mapping[str, Any], metric: str) -> bool:
-    value = line.get(metric)
-    return isinstance(line.get("step"), int) and isinstance(value, (int, float)) and math.isfinite(value)
+def _is_point(record: Mapping[str, Any], metric: str) -> bool:
+    value = record.get(metric)
+    return isinstance(record.get("step"), int) and isinstance(value, (int, float)) and math.isfinite(value)

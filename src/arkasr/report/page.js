@@ -3,14 +3,14 @@
 const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const merged = (base, more) => ({ ...base, ...more });
 
-// plotly.js comes compressed and is unpacked only when a chart comes into view.
+// plotly.js is embedded compressed; it is decompressed when a chart is first visible.
 let plotly = null;
 function loadPlotly() {
   plotly ??= (async () => {
-    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), c => c.charCodeAt(0));
-    const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const compressed = Uint8Array.from(atob(document.getElementById("plotly").textContent), c => c.charCodeAt(0));
+    const decompressed = new Blob([compressed]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
-    script.textContent = await new Response(unpacked).text();
+    script.textContent = await new Response(decompressed).text();
     document.head.append(script);
     return window.Plotly;
   })();
@@ -32,11 +32,11 @@ function themed(layout) {
   });
 }
 
-const drawn = new Set();
+const drawnCharts = new Set();
 async function draw(chart) {
   const { data, layout } = JSON.parse(chart.nextElementSibling.textContent);
   const Plotly = await loadPlotly();
-  drawn.add(chart);
+  drawnCharts.add(chart);
   Plotly.react(chart, data, themed(layout), { responsive: true, displayModeBar: false });
 }
 const inView = new IntersectionObserver(entries => {
@@ -48,7 +48,7 @@ const inView = new IntersectionObserver(entries => {
   }
 }, { rootMargin: "300px" });
 document.querySelectorAll(".chart").forEach(chart => inView.observe(chart));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawnCharts.forEach(draw));
 
 const player = new Audio();
 let playing = null;
@@ -77,17 +77,17 @@ document.addEventListener("click", event => {
 const tools = document.querySelector(".tools");
 const items = [...document.querySelectorAll("article")];
 const numbers = text => text.trim().split(/\s+/).map(Number);
-items.forEach((item, place) => {
-  item.place = place;
+items.forEach((item, index) => {
+  item.index = index;
   item.errors = numbers(item.dataset.errors);
-  item.words = item.textContent.replace(/\s+/g, " ").toLowerCase();
+  item.searchText = item.textContent.replace(/\s+/g, " ").toLowerCase();
 });
 
 function filter() {
   const wanted = tools.filter.value.trim().toLowerCase();
   let shown = 0;
   for (const item of items) {
-    item.hidden = !item.words.includes(wanted);
+    item.hidden = !item.searchText.includes(wanted);
     shown += !item.hidden;
   }
   if (wanted) {
@@ -96,12 +96,12 @@ function filter() {
   tools.querySelector("output").textContent = wanted ? `${shown} of ${items.length} shown` : "";
 }
 
-// An order is a weight for every variant; the items with the highest weighted sum of errors come first.
+// An order has one weight per variant; items with a higher weighted sum of errors come first.
 function sort() {
   const weights = tools.order.value ? numbers(tools.order.value) : [];
-  const score = item => weights.reduce((sum, weight, place) => sum + weight * item.errors[place], 0);
+  const score = item => weights.reduce((sum, weight, index) => sum + weight * item.errors[index], 0);
   for (const list of document.querySelectorAll(".items")) {
-    list.append(...[...list.children].sort((a, b) => score(b) - score(a) || a.place - b.place));
+    list.append(...[...list.children].sort((a, b) => score(b) - score(a) || a.index - b.index));
   }
 }
 tools.addEventListener("submit", event => event.preventDefault());

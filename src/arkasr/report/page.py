@@ -1,6 +1,6 @@
-"""A run as one HTML page that needs nothing else: no network, no second file.
+"""A run as one self-contained HTML page: no network, no second file.
 
-In: a run's folder. Out: `report.html` in it. What is on the page is decided in the templates beside this file.
+In: a run's folder. Out: `report.html` in it. The templates are in this folder.
 """
 
 import base64
@@ -15,9 +15,9 @@ from arkasr.files import write_atomically
 from arkasr.report import wording
 from arkasr.report.charts import diagnostic_charts, learning_charts
 from arkasr.report.run_folder import Run, read_run
-from arkasr.report.summary import overall_set, summarise, verdict
+from arkasr.report.summary import conclusion, overall_set, summarise
 from arkasr.report.tables import intervals_in_words, rate_table, support_table
-from arkasr.report.utterances import Limits, load_shown_set
+from arkasr.report.utterances import Limits, load_shown_test_set
 
 DEFAULT_LIMITS = Limits()
 
@@ -26,7 +26,7 @@ def write_report(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Path:
     """Write `report.html` into a run's folder and return its path.
 
     Raises:
-        InputError: the folder holds no finished run.
+        InputError: the folder contains no finished run.
     """
     html = render_page(read_run(folder), limits)
     target = folder / "report.html"
@@ -51,15 +51,15 @@ def render_page(run: Run, limits: Limits = DEFAULT_LIMITS) -> str:
             comparisons_by_set=[row for row in run.comparisons if row.set != overall],
             learning=learning,
             diagnostics=diagnostics,
-            plotly=_packed_plotly() if learning or diagnostics else "",
-            test_sets=[load_shown_set(run, name, limits) for name in run.test_sets],
+            plotly=_compressed_plotly() if learning or diagnostics else "",
+            test_sets=[load_shown_test_set(run, name, limits) for name in run.test_sets],
             limits=limits,
         )
     )
 
 
 def _templates() -> Environment:
-    # Transcripts and manifests are other people's text: everything is escaped unless it is marked as ours.
+    # Transcripts and manifests are untrusted, so everything is escaped except the files of this package.
     environment = Environment(
         loader=PackageLoader("arkasr", "report"),
         autoescape=True,
@@ -67,8 +67,8 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["ours"] = _own_file
-    environment.globals["verdict"] = verdict
+    environment.globals["package_file"] = _package_file
+    environment.globals["conclusion"] = conclusion
     for function in (
         wording.percent,
         wording.percent_range,
@@ -81,12 +81,12 @@ def _templates() -> Environment:
     return environment
 
 
-def _own_file(name: str) -> Markup:
-    """A style sheet or script of this package, as it is."""
+def _package_file(name: str) -> Markup:
+    """A style sheet or script of this package, not escaped."""
     return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
-def _packed_plotly() -> str:
-    """plotly.js, compressed: 2 MB instead of 5. The page unpacks it when the first chart comes into view."""
-    packed = gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)
-    return base64.b64encode(packed).decode("ascii")
+def _compressed_plotly() -> str:
+    """plotly.js, compressed to 2 MB instead of 5. The page decompresses it when a chart is first visible."""
+    compressed = gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)
+    return base64.b64encode(compressed).decode("ascii")

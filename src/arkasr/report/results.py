@@ -1,7 +1,4 @@
-"""`results.json` as typed values: scores, comparisons and support, as the file has them.
-
-In: the file. Out: its rows, checked. Knows nothing of the rest of a run's folder.
-"""
+"""`results.json` as typed values. In: the file. Out: its rows, validated."""
 
 import json
 from collections.abc import Mapping
@@ -11,27 +8,27 @@ from typing import Any
 
 from arkasr.errors import InputError
 
-POOLED = "pooled"  # the name that stands for all test sets together
+POOLED = "pooled"  # the set name of rows over all test sets
 REMEDY = "delete the file and let `arkasr run --resume` write it again"
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One row of `results.json`: a variant on a test set.
+    """A row of `rows` or `pooled`: one variant and seed on a test set.
 
     Attributes:
         variant: name in the recipe.
-        seed: of the run.
+        seed: training seed.
         set: test set, or `pooled`.
         metric: `wer` or `cer`, or both when pooled.
         errors: substitutions, deletions and insertions.
         reference_tokens: words or characters of the references.
-        rate: errors over reference tokens, a share; None where there are no reference tokens.
-        ci95: interval of the rate of this one model, shares; None where there is none.
+        rate: errors over reference tokens, a share; None if there are no reference tokens.
+        ci95: interval of the rate of this one model, shares; None if it cannot be computed.
         utterances: how many were scored.
-        failed: how many could not be transcribed and are in no count of errors.
+        failed: how many could not be transcribed; they are not counted in `errors`.
         normalizer: profile and version, such as `basic@1`.
-        speakers: how many voices; None where not every utterance names its speaker.
+        speakers: number of speakers; None if an utterance has no speaker.
     """
 
     variant: str
@@ -50,14 +47,14 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class SeedMeanRow:
-    """A variant on a test set over all its training seeds.
+    """A row of `over_seeds`: a variant on a test set, over all its training seeds.
 
     Attributes:
         variant: name in the recipe.
         set: test set, or `pooled`.
         rate: mean over seeds, a share.
         deviation: sample standard deviation over seeds.
-        ci95: interval of the recipe's rate, over seeds and what was drawn; None where there is none.
+        ci95: interval of the recipe's rate, over seeds and utterances or speakers; None if it cannot be computed.
     """
 
     variant: str
@@ -69,17 +66,17 @@ class SeedMeanRow:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """Two variants tested against each other.
+    """A row of `comparisons`: two variants on a test set.
 
     Attributes:
         a: variant.
         b: variant.
         set: test set, or `pooled`.
         difference: rate of a minus rate of b, a share; below zero a makes fewer errors.
-        ci95: interval of the difference; None where there is nothing to judge by.
-        p: two-sided probability of such a difference if a and b were equally good; None where there is no interval.
+        ci95: interval of the difference; None if it cannot be computed.
+        p: two-sided p-value; None if there is no interval.
         test: name of the test, or why there is none.
-        speaks_of: what `p` and `ci95` are valid for: the two models or the recipes that made them.
+        speaks_of: what `p` and `ci95` are valid for: the two models, or their recipes.
     """
 
     a: str
@@ -94,10 +91,13 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class SupportRow:
-    """Support of a model before OPD.
+    """A row of `support`: the support of a model before OPD.
 
-    `figures` has vuss_mean, vuss_min, vuss_max, overlap_ratio and whatever else was measured; `warnings` says why OPD
-    may not work from here.
+    Attributes:
+        variant: the model that OPD starts from.
+        seed: training seed.
+        figures: vuss_mean, vuss_min, vuss_max, overlap_ratio and the other diagnostics.
+        warnings: reasons why OPD may fail.
     """
 
     variant: str
@@ -120,7 +120,7 @@ def read_results(path: Path) -> Results:
     """Read `results.json`.
 
     Raises:
-        InputError: the file is missing, damaged, or a row lacks something.
+        InputError: the file is missing or damaged, or a row lacks a key.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; the run is not finished, continue it with `arkasr run --resume`")
@@ -142,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a run.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged or contains no object.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """A finished run's folder as typed values: recipe, results, training metrics, transcripts.
 
-In: the folder that `arkasr run` wrote. Out: a `Run`, whose larger files are read when asked for. Knows nothing of
-how any of it is shown, and computes nothing.
+In: the folder that `arkasr run` wrote. Out: a `Run`; its metrics and transcripts are read on demand.
 """
 
 import json
@@ -26,8 +25,8 @@ from arkasr.report.results import (
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A training stage; `start` is the stage or model whose weights it starts from, `steps` its own optimizer steps."""
+class TrainedStage:
+    """A training stage; `start` is the stage or model that it starts from, `steps` its number of optimizer steps."""
 
     name: str
     kind: str
@@ -41,11 +40,11 @@ class Run:
 
     Attributes:
         path: the folder.
-        recipe_text: `recipe.yaml` as it is.
+        recipe_text: `recipe.yaml`, not parsed.
         recipe: `recipe.yaml`, parsed.
-        environment: `environment.json`; empty where there is none.
-        scores: rows of the results, each of one model.
-        over_seeds: means over seeds, of the variants that have several.
+        environment: `environment.json`; empty if there is none.
+        scores: rows of the results, one per variant, seed and test set.
+        over_seeds: means of the variants with several seeds.
         comparisons: in the order of the results.
         support: rows of the support table.
     """
@@ -61,23 +60,23 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of the recipe."""
+        """The recipe's name."""
         return str(self.recipe.get("name", self.path.name))
 
     @property
     def seeds(self) -> list[int]:
-        """Of the recipe, in its order."""
+        """The recipe's seeds, in its order."""
         return list(self.recipe.get("seeds") or [0])
 
     @property
     def variants(self) -> list[str]:
-        """Those that were scored, in the recipe's order."""
+        """Variants with a score, in the recipe's order."""
         scored = {score.variant for score in self.scores}
         return [name for name in self.recipe.get("variants") or {} if name in scored]
 
     @property
     def teachers(self) -> set[str]:
-        """Variants whose weights score or label for another stage."""
+        """Variants whose model is the teacher of another stage."""
         stages = (self.recipe.get("stages") or {}).values()
         weights = {stage.get("teacher") for stage in stages}
         weights |= {stage.get("start") for stage in stages if stage.get("kind") == "label"}
@@ -85,34 +84,34 @@ class Run:
 
     @property
     def students(self) -> list[str]:
-        """The variants that are no teacher."""
+        """Variants that are not teachers."""
         return [name for name in self.variants if name not in self.teachers]
 
     @property
     def test_sets(self) -> list[str]:
-        """Test sets that were scored, in the order of the results."""
+        """Test sets with a score, in the order of the results."""
         return list(dict.fromkeys(score.set for score in self.scores if score.set != POOLED))
 
     @property
     def resampled(self) -> str:
-        """What the intervals draw: `utterances` or `speakers`."""
+        """The unit that the intervals resample: `utterances` or `speakers`."""
         return f"{(self.recipe.get('evaluation') or {}).get('resample', 'utterance')}s"
 
     @property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[TrainedStage]:
         """Training stages, in the recipe's order."""
         return [
-            Stage(name, stage["kind"], stage["start"], int(stage["optimization"]["steps"]))
+            TrainedStage(name, stage["kind"], stage["start"], int(stage["optimization"]["steps"]))
             for name, stage in (self.recipe.get("stages") or {}).items()
             if "optimization" in stage
         ]
 
     def metrics(self, stage: str, seed: int) -> list[dict[str, float]]:
-        """`metrics.jsonl` of a stage, a mapping a step; empty where the stage has none for this seed."""
+        """`metrics.jsonl` of a stage, one mapping per step; empty if the stage has none for this seed."""
         return _read_lines(self._of_seed("stages", stage, seed) / "metrics.jsonl")
 
     def transcripts(self, variant: str, seed: int, test_set: str) -> list[dict[str, Any]]:
-        """What a variant wrote for a test set, a mapping an utterance; empty where it did not run."""
+        """A variant's transcripts of a test set, one mapping per utterance; empty if there are none."""
         return _read_lines(self._of_seed("evaluations", variant, seed) / f"{test_set}.jsonl")
 
     def _of_seed(self, kind: str, name: str, seed: int) -> Path:
@@ -123,25 +122,25 @@ def read_run(path: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        InputError: it is no run's folder, or a file in it is missing or damaged.
+        InputError: it is not the folder of a run, or a file in it is missing or damaged.
     """
-    recipe_at, environment_at = path / "recipe.yaml", path / "environment.json"
-    if not recipe_at.is_file():
+    recipe_path, environment_path = path / "recipe.yaml", path / "environment.json"
+    if not recipe_path.is_file():
         raise InputError(f"{path}: no run is in here (no recipe.yaml); give a folder that `arkasr run` wrote")
-    recipe_text = recipe_at.read_text(encoding="utf-8", errors="replace")
+    recipe_text = recipe_path.read_text(encoding="utf-8", errors="replace")
     results = read_results(path / "results.json")
     run = Run(
         path=path,
         recipe_text=recipe_text,
-        recipe=_parse_recipe(recipe_text, recipe_at),
-        environment=read_json(environment_at) if environment_at.is_file() else {},
+        recipe=_parse_recipe(recipe_text, recipe_path),
+        environment=read_json(environment_path) if environment_path.is_file() else {},
         scores=results.scores,
         over_seeds=results.over_seeds,
         comparisons=results.comparisons,
         support=results.support,
     )
     if not run.variants:
-        raise InputError(f"{path / 'results.json'}: no row is of a variant of {recipe_at.name}; {REMEDY}")
+        raise InputError(f"{path / 'results.json'}: no row is of a variant of {recipe_path.name}; {REMEDY}")
     return run
 
 
@@ -163,7 +162,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            # A line cut short by a kill costs that line, not the page.
+            # The last line of a killed run may be incomplete.
             continue
         if isinstance(row, dict):
             rows.append(row)

@@ -1,7 +1,4 @@
-"""What a run was and what came out, in sentences; as plain when nothing was gained as when something was.
-
-In: a `Run`. Out: plain text. Knows nothing of layout.
-"""
+"""A run and its results in sentences, worded alike for gains and for losses. In: a `Run`. Out: plain text."""
 
 from dataclasses import dataclass
 
@@ -11,7 +8,7 @@ from arkasr.report.tables import pooled_scores, rate_table
 from arkasr.report.wording import count, duration, few_speakers, percent, points, points_range, probability
 
 SIGNIFICANT = 0.05
-OF_TWO_MODELS = "paired permutation test"  # how the test is called that knows one training of each
+ONE_SEED_TEST = "paired permutation test"  # beginning of a test's name if both sides have one seed
 
 
 @dataclass(frozen=True)
@@ -19,24 +16,24 @@ class Summary:
     """Sentences about a run.
 
     Attributes:
-        setting: what was run.
-        headline: what the last student gained over the first one.
-        others: what else the last student was held against, and what failed.
+        setting: variants, test sets, seeds and time.
+        headline: the last student compared with the first.
+        details: the last student's other comparisons, and failed transcriptions.
     """
 
     setting: str
     headline: str
-    others: list[str]
+    details: list[str]
 
 
 def summarise(run: Run) -> Summary:
-    """Put a run into sentences."""
-    headline, *others = _results(run)
-    return Summary(_setting(run), headline, [*others, *_failures(run)])
+    """Describe a run in sentences."""
+    headline, *details = _results(run)
+    return Summary(_setting(run), headline, [*details, *_failures(run)])
 
 
-def verdict(comparison: ComparisonRow) -> str:
-    """What a comparison shows, in a few words."""
+def conclusion(comparison: ComparisonRow) -> str:
+    """A comparison's result in a few words."""
     if comparison.p is None:
         return "not tested"
     if comparison.p >= SIGNIFICANT:
@@ -65,45 +62,45 @@ def _results(run: Run) -> list[str]:
         rates = (f"{name} {_pooled(run, name)}" for name in run.variants)
         return [f"Error rate over all test sets: {', '.join(rates)}."]
     base, final = run.students[0], run.students[-1]
-    concerned = [row for row in run.comparisons if row.set == overall_set(run) and final in (row.a, row.b)]
-    against = {row.b if row.a == final else row.a: row for row in concerned}
-    if base not in against:
+    rows = [row for row in run.comparisons if row.set == overall_set(run) and final in (row.a, row.b)]
+    row_by_rival = {row.b if row.a == final else row.a: row for row in rows}
+    if base not in row_by_rival:
         return [
             f"Error rate over all test sets: {base} {_pooled(run, base)}, {final} {_pooled(run, final)}; "
-            "the recipe asks for no comparison of the two, so chance is not ruled out."
+            "the recipe does not compare the two, so chance is not ruled out."
         ]
-    ordered = [base, *(name for name in against if name != base)]
-    return [_sentence(run, final, name, against[name]) for name in ordered]
+    ordered = [base, *(name for name in row_by_rival if name != base)]
+    return [_sentence(run, final, name, row_by_rival[name]) for name in ordered]
 
 
-def _sentence(run: Run, final: str, other: str, row: ComparisonRow) -> str:
+def _sentence(run: Run, final: str, rival: str, row: ComparisonRow) -> str:
     difference, ci95 = row.difference, row.ci95
     if row.a != final:
         difference, ci95 = -difference, ci95 and (-ci95[1], -ci95[0])
-    rates = f"{_pooled(run, other)} → {_pooled(run, final)}"
+    rates = f"{_pooled(run, rival)} → {_pooled(run, final)}"
     scope = scope_in_words(run, row)
     if row.p is None:
-        return f"{final} was not tested against {other}: {rates} ({points(difference)} points). {scope}"
+        return f"{final} was not tested against {rival}: {rates} ({points(difference)} points). {scope}"
     interval = f"95% interval {points_range(ci95)}"
     figures = f"{points(difference)} points, {interval}, p {_equal(probability(row.p))}"
     if row.p >= SIGNIFICANT:
-        return f"{final} is not significantly different from {other}: {rates} ({figures}). {scope}"
+        return f"{final} is not significantly different from {rival}: {rates} ({figures}). {scope}"
     if difference < 0:
-        return f"{final} makes fewer errors than {other}: {rates} ({figures}). {scope}"
-    return f"{final} makes more errors than {other}, the wrong way: {rates} ({figures}). {scope}"
+        return f"{final} makes fewer errors than {rival}: {rates} ({figures}). {scope}"
+    return f"{final} makes more errors than {rival}: {rates} ({figures}). {scope}"
 
 
 def scope_in_words(run: Run, row: ComparisonRow) -> str:
-    """What a comparison over all test sets is valid for, in a sentence; or why it is no comparison."""
+    """What a comparison over all test sets is valid for, or why there was no test, in a sentence."""
     if row.p is None:
         return f"There is {row.test}."
     speakers = rate_table(run).columns[-1].speakers
-    clause = few_speakers(speakers, run.resampled, has_seeds=not row.test.startswith(OF_TWO_MODELS))
-    return f"This speaks of {row.speaks_of}{'; ' + clause if clause else ''}."
+    clause = few_speakers(speakers, run.resampled, has_seeds=not row.test.startswith(ONE_SEED_TEST))
+    return f"This holds for {row.speaks_of}{'; ' + clause if clause else ''}."
 
 
 def overall_set(run: Run) -> str:
-    """Name of the comparisons over everything: `pooled`, or the only test set."""
+    """Set name of the rows over all test sets: `pooled`, or the only test set."""
     return POOLED if len(run.test_sets) > 1 else run.test_sets[0]
 
 
@@ -123,4 +120,4 @@ def _failures(run: Run) -> list[str]:
     failed = sum(score.failed for score in run.scores if score.set != POOLED)
     if not failed:
         return []
-    return [f"{count(failed, 'transcription')} failed and are in no error rate; they are marked below."]
+    return [f"{count(failed, 'transcription')} failed and are in no error rate; report.html marks them."]

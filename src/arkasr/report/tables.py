@@ -1,7 +1,6 @@
-"""The run's tables as plain data: error rates, shaped like the paper's table 1, and support, like its table 2.
+"""A run's tables as data: error rates, like the paper's table 1, and support, like its table 2.
 
-In: a `Run`. Out: rows and columns with numbers in them, which the terminal and the page lay out. Knows nothing of
-terminals or HTML.
+In: a `Run`. Out: rows of numbers. `terminal.py` and the page's templates lay them out.
 """
 
 import statistics
@@ -14,15 +13,15 @@ from arkasr.report.wording import count, few_speakers
 
 
 @dataclass(frozen=True)
-class Rate:
+class RateCell:
     """One cell of table 1.
 
     Attributes:
-        mean: over seeds, a share; None where there are no reference tokens.
-        ci95: of the recipe where there are several seeds, of the one model otherwise; None where there is none.
-        deviation: sample standard deviation over seeds, where there are several.
+        mean: rate over seeds, a share; None if there are no reference tokens.
+        ci95: interval of the recipe if there are several seeds, else of the one model; None if there is none.
+        deviation: sample standard deviation over seeds; None if there is one seed.
         failed: utterances that could not be transcribed, summed over seeds; they are in no rate.
-        best: whether no student has a lower mean on this set.
+        best: whether this is the lowest mean of all students on this set.
     """
 
     mean: float | None
@@ -34,10 +33,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Column:
-    """One test set of table 1: the `metric` (`wer`, `cer`, or both when pooled), its utterances and its speakers.
-
-    `speakers` is None where not every utterance names one.
-    """
+    """A test set of table 1; `metric` is `wer`, `cer`, or both if pooled; `speakers` is None if unknown."""
 
     set: str
     metric: str
@@ -47,45 +43,45 @@ class Column:
     @property
     def size(self) -> str:
         """`400 utterances, 8 speakers`."""
-        voices = "" if self.speakers is None else f", {count(self.speakers, 'speaker')}"
-        return count(self.utterances, "utterance") + voices
+        speakers = "" if self.speakers is None else f", {count(self.speakers, 'speaker')}"
+        return count(self.utterances, "utterance") + speakers
 
 
 @dataclass(frozen=True)
-class Line:
-    """One variant of table 1; a cell is None where the variant was not scored on the set."""
+class RateTableRow:
+    """One variant of table 1; a cell is None if the variant was not scored on the set."""
 
     variant: str
     is_teacher: bool
-    cells: list[Rate | None]
+    cells: list[RateCell | None]
 
 
 @dataclass(frozen=True)
 class RateTable:
-    """Table 1, and what its caption has to say.
+    """Table 1, and the facts of its caption.
 
     Attributes:
-        columns: the test sets in order, all of them pooled last.
-        lines: the variants, in the recipe's order.
+        columns: the test sets in order; the last one is pooled.
+        rows: the variants, in the recipe's order.
         normalizers: labels such as `basic@1`.
-        seeds: how many seeds the run has.
+        seeds: number of seeds of the run.
     """
 
     columns: list[Column]
-    lines: list[Line]
+    rows: list[RateTableRow]
     normalizers: list[str]
     seeds: int
 
     @property
     def decimals(self) -> int:
-        """Digits after the point that the largest percentage deserves: three significant ones."""
-        means = [cell.mean for line in self.lines for cell in line.cells if cell and cell.mean is not None]
+        """Decimals of the percentages, so that the largest has about three significant digits."""
+        means = [cell.mean for row in self.rows for cell in row.cells if cell and cell.mean is not None]
         return 2 if means and max(means) < 0.10 else 1
 
 
 @dataclass(frozen=True)
-class SupportLine:
-    """One model of table 2, before OPD: VUSS in tokens a position, shares, and doubts; over all seeds."""
+class SupportTableRow:
+    """One model of table 2 before OPD, over all seeds: VUSS in tokens per position, shares, and warnings."""
 
     variant: str
     vuss_mean: float
@@ -99,10 +95,10 @@ class SupportLine:
 def rate_table(run: Run) -> RateTable:
     """Error rates of every variant on every test set, and pooled over them."""
     sets = run.test_sets
-    lines = []
+    rows = []
     for variant in run.variants:
-        cells = [_rate(run, variant, name) for name in [*sets, *([POOLED] if len(sets) > 1 else [])]]
-        lines.append(Line(variant, variant in run.teachers, cells))
+        cells = [_rate_cell(run, variant, name) for name in [*sets, *([POOLED] if len(sets) > 1 else [])]]
+        rows.append(RateTableRow(variant, variant in run.teachers, cells))
     columns = [_column(run, name) for name in sets]
     if len(sets) > 1:
         metrics = sorted({column.metric for column in columns}, reverse=True)
@@ -110,16 +106,16 @@ def rate_table(run: Run) -> RateTable:
         speakers = next((score.speakers for score in run.scores if score.set == POOLED), None)
         columns.append(Column(POOLED, " + ".join(metrics), utterances, speakers))
     normalizers = list(dict.fromkeys(label for score in run.scores for label in score.normalizer.split(", ")))
-    return RateTable(columns, _mark_best(lines), normalizers, len(run.seeds))
+    return RateTable(columns, _mark_best(rows), normalizers, len(run.seeds))
 
 
 def intervals_in_words(run: Run, table: RateTable) -> str:
-    """What the spreads and intervals of the table speak of, and what they leave out."""
+    """What the deviations and intervals of the table describe, and what they do not include."""
     text = f"95% interval over {run.resampled}, of this one model"
     if table.seeds > 1:
         text = (
-            f"± standard deviation over seeds, 95% interval of the recipe, over seeds and {run.resampled} "
-            f"(of one seed: of that one model, over {run.resampled})"
+            f"± standard deviation over seeds; 95% interval of the recipe, over seeds and {run.resampled} "
+            f"(with one seed: of that one model, over {run.resampled})"
         )
     fewest = min((column.speakers for column in table.columns if column.speakers is not None), default=None)
     clause = few_speakers(fewest, run.resampled, has_seeds=table.seeds > 1)
@@ -127,13 +123,13 @@ def intervals_in_words(run: Run, table: RateTable) -> str:
 
 
 def pooled_scores(run: Run, variant: str) -> list[ScoreRow]:
-    """A variant on all test sets together, a score a seed: the run's own, else sums without an interval.
+    """A variant's scores over all test sets, one per seed: the pooled rows of the results, else sums without interval.
 
-    Seeds for which a set is missing are left out, since their sums are over something else.
+    Sums leave out seeds that were not scored on every test set.
     """
-    given = _of(run.scores, variant, POOLED)
-    if given:
-        return given
+    stored = _of(run.scores, variant, POOLED)
+    if stored:
+        return stored
     scores = [score for score in run.scores if score.variant == variant]
     pooled = []
     for seed in dict.fromkeys(score.seed for score in scores):
@@ -143,15 +139,15 @@ def pooled_scores(run: Run, variant: str) -> list[ScoreRow]:
     return pooled
 
 
-def support_table(run: Run) -> list[SupportLine]:
-    """Support of every model that OPD started from: over seeds, the mean of means and the extremes."""
-    lines = []
+def support_table(run: Run) -> list[SupportTableRow]:
+    """Support of every model that OPD started from: means and extremes over seeds."""
+    table = []
     for variant in dict.fromkeys(row.variant for row in run.support):
         rows = [row for row in run.support if row.variant == variant]
         seeds = [row.figures for row in rows]
         masses = [figures["overlap_mass_teacher"] for figures in seeds if "overlap_mass_teacher" in figures]
-        lines.append(
-            SupportLine(
+        table.append(
+            SupportTableRow(
                 variant,
                 statistics.fmean(figures["vuss_mean"] for figures in seeds),
                 min(figures["vuss_min"] for figures in seeds),
@@ -161,7 +157,7 @@ def support_table(run: Run) -> list[SupportLine]:
                 list(dict.fromkeys(warning for row in rows for warning in row.warnings)),
             )
         )
-    return lines
+    return table
 
 
 def _of(scores: Sequence[ScoreRow], variant: str, name: str) -> list[ScoreRow]:
@@ -191,16 +187,16 @@ def _sum(parts: Sequence[ScoreRow]) -> ScoreRow:
     )
 
 
-def _rate(run: Run, variant: str, name: str) -> Rate | None:
+def _rate_cell(run: Run, variant: str, name: str) -> RateCell | None:
     scores = pooled_scores(run, variant) if name == POOLED else _of(run.scores, variant, name)
     if not scores:
         return None
     failed = sum(score.failed for score in scores)
     for mean in run.over_seeds:
         if (mean.variant, mean.set) == (variant, name):
-            return Rate(mean.rate, mean.ci95, mean.deviation, failed)
+            return RateCell(mean.rate, mean.ci95, mean.deviation, failed)
     rates = [score.rate for score in scores if score.rate is not None]
-    return Rate(
+    return RateCell(
         mean=statistics.fmean(rates) if rates else None,
         ci95=scores[0].ci95 if len(scores) == 1 else None,
         deviation=statistics.stdev(rates) if len(rates) > 1 else None,
@@ -208,23 +204,23 @@ def _rate(run: Run, variant: str, name: str) -> Rate | None:
     )
 
 
-def _mark_best(lines: list[Line]) -> list[Line]:
-    students = [line for line in lines if not line.is_teacher]
+def _mark_best(rows: list[RateTableRow]) -> list[RateTableRow]:
+    students = [row for row in rows if not row.is_teacher]
     if len(students) < 2:
-        return lines
+        return rows
     lowest = [
-        min((cell.mean for cell in rivals if cell is not None and cell.mean is not None), default=None)
-        for rivals in zip(*(line.cells for line in students), strict=True)
+        min((cell.mean for cell in column if cell is not None and cell.mean is not None), default=None)
+        for column in zip(*(row.cells for row in students), strict=True)
     ]
     return [
-        line
-        if line.is_teacher
-        else replace(line, cells=[_marked(cell, least) for cell, least in zip(line.cells, lowest, strict=True)])
-        for line in lines
+        row
+        if row.is_teacher
+        else replace(row, cells=[_marked(cell, mean) for cell, mean in zip(row.cells, lowest, strict=True)])
+        for row in rows
     ]
 
 
-def _marked(cell: Rate | None, lowest: float | None) -> Rate | None:
+def _marked(cell: RateCell | None, lowest: float | None) -> RateCell | None:
     if cell is None or cell.mean is None:
         return cell
     return replace(cell, best=cell.mean == lowest)

@@ -1,7 +1,6 @@
-"""What every variant wrote for the utterances of a test set, beside the reference, errors marked.
+"""The utterances of a test set: reference, every variant's transcript with its errors marked, and audio.
 
-In: a `Run`, and limits on what a page may hold. Out: utterances with aligned words and sound. Knows nothing of
-HTML.
+In: a `Run`, and limits on the size of the page. Out: aligned texts and audio clips.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,19 +15,19 @@ from arkasr.data.languages import LANGUAGE_CODES, canonical_language
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import AlignedToken, align
 from arkasr.evaluate.normalize import Profile, Unit, get_profile
-from arkasr.report.clips import Clip, clip_of
+from arkasr.report.clips import Clip, embedded_clip
 from arkasr.report.run_folder import Run
 
-Row = Mapping[str, Any]  # a line of a transcripts file
+Row = Mapping[str, Any]  # one utterance of a transcript file
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What keeps a page small enough to open.
+    """Limits on the size of a page. Utterances with the most errors, summed over variants, are kept.
 
     Attributes:
-        utterances_per_set: utterances shown of each test set: those with the most errors, all variants added up.
-        clips_per_set: of these, how many can be listened to: again those with the most errors.
+        utterances_per_set: utterances shown per test set.
+        clips_per_set: recordings embedded per test set.
         clip_seconds: longer recordings are not embedded.
     """
 
@@ -38,100 +37,100 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive tokens of one kind, `equal`, `substitute`, `delete` or `insert`, joined as text.
+class AlignmentChunk:
+    """Consecutive aligned tokens of one kind, joined as text.
 
     Attributes:
-        kind: how the two sides differ.
-        reference: what was said; empty for an insertion.
-        written: what was written; empty for a deletion.
+        kind: `equal`, `substitute`, `delete` or `insert`.
+        reference: empty for an insertion.
+        hypothesis: empty for a deletion.
     """
 
     kind: str
     reference: str
-    written: str
+    hypothesis: str
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What one variant made of an utterance.
+class AlignedTranscript:
+    """One variant's transcript of an utterance, aligned with the reference.
 
     Attributes:
         variant: name in the recipe.
-        pieces: what it wrote beside what was said.
-        errors: substitutions, deletions and insertions; None where it failed or there is no reference.
+        chunks: the alignment; empty if the transcription failed.
+        errors: substitutions, deletions and insertions; None if it failed or there is no reference.
         reference_tokens: words or characters of the reference.
-        failure: why nothing was written.
+        failure: why there is no transcript.
     """
 
     variant: str
-    pieces: list[Piece]
+    chunks: list[AlignmentChunk]
     errors: int | None = None
     reference_tokens: int = 0
     failure: str | None = None
 
 
 @dataclass(frozen=True)
-class Item:
+class ShownUtterance:
     """One utterance of a test set.
 
     Attributes:
         id: of the manifest.
-        facts: speaker, language and length, where known.
-        language_code: ISO 639, where known.
-        reference: normalised text, or None.
-        attempts: of the variants, in the recipe's order.
-        clip: the recording; None where the page has no room for it.
+        facts: speaker, language and length, if known.
+        language_code: ISO 639; None if unknown.
+        reference: normalised text; None if the manifest has none.
+        transcripts: of the variants, in the recipe's order.
+        clip: the recording; None if it is over `Limits.clips_per_set`.
     """
 
     id: str
     facts: list[str]
     language_code: str | None
     reference: str | None
-    attempts: list[Attempt]
+    transcripts: list[AlignedTranscript]
     clip: Clip | None
 
     def errors_of(self, variant: str) -> int:
         """Of one variant; 0 where it failed or is missing."""
-        return sum(attempt.errors or 0 for attempt in self.attempts if attempt.variant == variant)
+        return sum(transcript.errors or 0 for transcript in self.transcripts if transcript.variant == variant)
 
 
 @dataclass(frozen=True)
-class ShownSet:
-    """The utterances of a test set that a page shows, in the manifest's order.
+class ShownTestSet:
+    """The utterances of a test set on the page, in the manifest's order.
 
     Attributes:
         name: of the set.
         unit: `word` or `character`.
-        items: at most `Limits.utterances_per_set`.
-        total: utterances of the whole set.
-        seed: whose transcripts these are.
+        utterances: at most `Limits.utterances_per_set`.
+        total: number of utterances in the test set.
+        seed: training seed of the transcripts.
     """
 
     name: str
     unit: Unit
-    items: list[Item]
+    utterances: list[ShownUtterance]
     total: int
     seed: int
 
     @property
     def left_out(self) -> int:
-        """Utterances that are not among the items."""
-        return self.total - len(self.items)
+        """Number of utterances that are not on the page."""
+        return self.total - len(self.utterances)
 
     @property
     def without_clip(self) -> int:
-        """Items whose recording the page has no room for."""
-        return sum(item.clip is None for item in self.items)
+        """Number of utterances over `Limits.clips_per_set`."""
+        return sum(item.clip is None for item in self.utterances)
 
     @property
     def clips(self) -> int:
-        """Items that can be listened to."""
-        return sum(item.clip is not None and item.clip.uri is not None for item in self.items)
+        """Number of embedded recordings."""
+        return sum(item.clip is not None and item.clip.uri is not None for item in self.utterances)
 
 
-def load_shown_set(run: Run, name: str, limits: Limits) -> ShownSet:
-    """Read what every variant wrote for a test set under the run's first seed, and embed recordings."""
+def load_shown_test_set(run: Run, name: str, limits: Limits) -> ShownTestSet:
+    """Read every variant's transcripts of a test set, of the run's first seed, and encode the recordings."""
     score = next(score for score in run.scores if score.set == name)
     profile = get_profile(score.normalizer.partition("@")[0])
     unit: Unit = "word" if score.metric == "wer" else "character"
@@ -141,52 +140,53 @@ def load_shown_set(run: Run, name: str, limits: Limits) -> ShownSet:
         for row in run.transcripts(variant, seed, name):
             rows.setdefault(str(row.get("id")), {})[variant] = row
     shown = _hardest(rows, list(rows), limits.utterances_per_set)
-    heard = _hardest(rows, shown, limits.clips_per_set)
-    recordings = [_any_row(rows[key]) for key in heard]
-    # Encoding releases the interpreter's lock.
+    with_clip = _hardest(rows, shown, limits.clips_per_set)
+    recordings = [_any_row(rows[key]) for key in with_clip]
+    # Threads help because encoding releases the GIL.
     with ThreadPoolExecutor() as pool:
-        encoded = pool.map(partial(clip_of, longest=limits.clip_seconds), recordings)
-        clips = dict(zip(heard, encoded, strict=True))
-    items = [_item(key, rows[key], profile, unit, clips.get(key)) for key in shown]
-    return ShownSet(name, unit, items, len(rows), seed)
+        encoded = pool.map(partial(embedded_clip, max_seconds=limits.clip_seconds), recordings)
+        clips = dict(zip(with_clip, encoded, strict=True))
+    utterances = [_utterance(key, rows[key], profile, unit, clips.get(key)) for key in shown]
+    return ShownTestSet(name, unit, utterances, len(rows), seed)
 
 
 def _hardest(rows: Mapping[str, Mapping[str, Row]], keys: Sequence[str], most: int) -> list[str]:
-    """The `most` utterances with the most errors over all variants, in the order they came in."""
+    """The `most` utterances with the most errors over all variants, in the order of `keys`."""
     errors = {key: sum(row.get("errors") or 0 for row in rows[key].values()) for key in keys}
     kept = set(sorted(keys, key=lambda key: -errors[key])[:most])
     return [key for key in keys if key in kept]
 
 
 def _any_row(rows: Mapping[str, Row]) -> Row:
-    """What the manifest says of an utterance is the same in every variant's row."""
+    """The row of any variant; the manifest's fields are the same in all of them."""
     return next(iter(rows.values()))
 
 
-def _item(key: str, rows: Mapping[str, Row], profile: Profile, unit: Unit, clip: Clip | None) -> Item:
+def _utterance(key: str, rows: Mapping[str, Row], profile: Profile, unit: Unit, clip: Clip | None) -> ShownUtterance:
     row = _any_row(rows)
     text = row.get("text")
     reference = None if text is None else profile(text)
-    attempts = [_attempt(variant, written, reference, profile, unit) for variant, written in rows.items()]
-    return Item(key, _facts(row), _language_code(row), reference, attempts, clip)
+    transcripts = [_transcript(variant, row, reference, profile, unit) for variant, row in rows.items()]
+    return ShownUtterance(key, _facts(row), _language_code(row), reference, transcripts, clip)
 
 
-def _attempt(variant: str, row: Row, reference: str | None, profile: Profile, unit: Unit) -> Attempt:
+def _transcript(variant: str, row: Row, reference: str | None, profile: Profile, unit: Unit) -> AlignedTranscript:
     if row.get("pred_text") is None:
-        return Attempt(variant, [], failure=str(row.get("error") or "no transcript"))
-    written = profile(row["pred_text"])
+        return AlignedTranscript(variant, [], failure=str(row.get("error") or "no transcript"))
+    hypothesis = profile(row["pred_text"])
     if reference is None:
-        return Attempt(variant, [Piece("equal", written, written)])
-    tokens = align(reference, written, unit)
-    pieces = [_piece(kind, list(same), unit) for kind, same in groupby(tokens, key=attrgetter("kind"))]
+        return AlignedTranscript(variant, [AlignmentChunk("equal", hypothesis, hypothesis)])
+    tokens = align(reference, hypothesis, unit)
+    chunks = [_chunk(kind, list(same), unit) for kind, same in groupby(tokens, key=attrgetter("kind"))]
     errors = sum(token.kind != "equal" for token in tokens)
-    return Attempt(variant, pieces, errors, sum(token.kind != "insert" for token in tokens))
+    return AlignedTranscript(variant, chunks, errors, sum(token.kind != "insert" for token in tokens))
 
 
-def _piece(kind: str, tokens: Sequence[AlignedToken], unit: Unit) -> Piece:
-    between = " " if unit == "word" else ""
-    reference = between.join(token.reference for token in tokens if token.reference is not None)
-    return Piece(kind, reference, between.join(token.hypothesis for token in tokens if token.hypothesis is not None))
+def _chunk(kind: str, tokens: Sequence[AlignedToken], unit: Unit) -> AlignmentChunk:
+    separator = " " if unit == "word" else ""
+    reference = separator.join(token.reference for token in tokens if token.reference is not None)
+    hypothesis = separator.join(token.hypothesis for token in tokens if token.hypothesis is not None)
+    return AlignmentChunk(kind, reference, hypothesis)
 
 
 def _facts(row: Row) -> list[str]:

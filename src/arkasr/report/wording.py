@@ -1,7 +1,7 @@
-"""Numbers as people read them: percentages, intervals, points, probabilities, durations."""
+"""Numbers as text for people: percentages, intervals, points, p-values, durations."""
 
-MINUS = "\u2212"  # as wide as a plus sign, unlike the hyphen
-FEW_SPEAKERS = 20  # below that, what an interval over utterances leaves out is worth a clause
+MINUS = "\u2212"  # the minus sign, as wide as a plus sign
+FEW_SPEAKERS = 20  # with fewer speakers, an interval gets a warning
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
@@ -28,7 +28,7 @@ def points_range(differences: tuple[float, float] | None, decimals: int = 1) -> 
 
 
 def probability(p: float | None) -> str:
-    """0.00412 as `0.004`; below 0.001 only that; None as a dash."""
+    """0.00412 as `0.004`, smaller values than 0.001 as `< 0.001`; None as a dash."""
     if p is None:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
@@ -36,12 +36,12 @@ def probability(p: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as `48 s`, `11 min 20 s` or `3 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    return f"{total // 3600} h {total % 3600 // 60} min"
 
 
 def count(number: int, noun: str) -> str:
@@ -50,18 +50,18 @@ def count(number: int, noun: str) -> str:
 
 
 def few_speakers(speakers: int | None, resampled: str, *, has_seeds: bool) -> str:
-    """What few voices do to an interval, as a clause; empty where they do nothing, or are not known.
+    """A warning about an interval over few speakers, as a clause; empty if there are enough, or the number is unknown.
 
     Args:
-        speakers: how many said everything.
-        resampled: `utterances` or `speakers`: what the interval is over.
-        has_seeds: whether it is over several training seeds too.
+        speakers: number of speakers.
+        resampled: the unit that the interval resamples, `utterances` or `speakers`.
+        has_seeds: whether the interval is over several training seeds too.
     """
     if speakers is None or speakers >= FEW_SPEAKERS:
         return ""
     if resampled == "utterances":
-        return f"the luck of so few speakers ({speakers}) is left out"
-    return "" if has_seeds else f"an interval over so few speakers ({speakers}) covers too little"
+        return f"the variance between so few speakers ({speakers}) is not included"
+    return "" if has_seeds else f"an interval over so few speakers ({speakers}) is too narrow"
 
 
 def _signed(number: float, decimals: int) -> str:

@@ -70,7 +70,7 @@ def build_stream(
         sampler,
         per_step=per_step,
         rank=rank,
-        processes=world_size,
+        world_size=world_size,
         workers=workers,
         unreadable=[UnreadableUtterance(*item) for item in unmeasured],
     )
@@ -110,7 +110,7 @@ def build_dataset_stream(
             "max_utterances": optimization.batch_utterances,
         },
         exchange=processes.all_gather_text,
-        most_seconds=settings_of_set.max_seconds,
+        max_seconds=settings_of_set.max_seconds,
         labels_withheld=settings_of_set.labels == "withheld",
         seed=seed,
         # Each worker holds two batches.
@@ -122,7 +122,7 @@ def build_dataset_stream(
         batches,
         per_step=per_step,
         rank=rank,
-        processes=world_size,
+        world_size=world_size,
         workers=optimization.data_workers,
     )
 

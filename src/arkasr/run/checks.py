@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS
-from arkasr.data.batches import places_longer_than
+from arkasr.data.batches import indices_longer_than
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
@@ -58,7 +58,7 @@ def check_training_set(
             that student or teacher has no prompt for.
     """
     limit = longest_trainable_seconds(settings)
-    too_long = places_longer_than(limit, durations)
+    too_long = indices_longer_than(limit, durations)
     if (first := next(too_long, None)) is not None:
         number = 1 + sum(1 for _ in too_long)
         raise InputError(

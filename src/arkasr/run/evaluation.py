@@ -7,11 +7,11 @@ from typing import Any
 
 from arkasr import processes
 from arkasr.data.manifests.manifest import Utterance, read_rows, write_manifest
-from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
+from arkasr.data.manifests.output_fields import SCORED_FIELDS, drop_fields
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
-from arkasr.evaluate.scoring import OF_ONE_MODEL, Prediction, Score, metric_name, number_of_speakers, results_row, score
+from arkasr.evaluate.scoring import MODEL_SCOPE, Prediction, Score, metric_name, number_of_speakers, results_row, score
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
@@ -104,7 +104,7 @@ def scoring_of(context: RunContext, set_name: str) -> tuple[Profile, Unit]:
 
 def prediction_row(utterance: Utterance, recognition: Recognition, profile: Profile, unit: Unit) -> dict[str, Any]:
     """The manifest line with its transcript and errors, or with the reason why there is no transcript."""
-    row = without(utterance.fields, SCORED_TRANSCRIPT) | {"id": utterance.id, "audio_path": str(utterance.audio)}
+    row = drop_fields(utterance.fields, SCORED_FIELDS) | {"id": utterance.id, "audio_path": str(utterance.audio)}
     if recognition.text is None:
         return row | {"error": recognition.error}
     row |= {"pred_text": recognition.text, "pred_text_raw": recognition.raw}
@@ -181,7 +181,7 @@ def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score])
             samples=settings.samples,
             **resampling_units(settings, [name for name, _ in scored], [item.speaker for _, item in scored]),
         )
-        row |= {"ci95": list(interval) if interval else None, "ci95_of": OF_ONE_MODEL.format(settings.resample)}
+        row |= {"ci95": list(interval) if interval else None, "ci95_of": MODEL_SCOPE.format(settings.resample)}
         row["metric"] = " + ".join(sorted({metric_name(part.unit) for part in parts.values()}, reverse=True))
         row["utterances"] = len(scored)
         row["speakers"] = number_of_speakers([item for _, item in scored])

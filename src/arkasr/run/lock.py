@@ -12,14 +12,14 @@ from arkasr.locks import LockHeldError, LocksUnsupportedError, locked
 
 
 @contextmanager
-def sole_use(folder: Path, on_trouble: Callable[[str], None]) -> Iterator[None]:
+def sole_use(folder: Path, on_warning: Callable[[str], None]) -> Iterator[None]:
     """Keep other runs out of a folder while the block runs. The folder is created if it does not exist.
 
     Its lock is `.lock`. The file stays, and does not mean that a run uses the folder.
 
     Args:
         folder: of the run.
-        on_trouble: called with a line of text if the file system has no locks; the block then runs without one.
+        on_warning: called with a line of text if the file system has no locks; the block then runs without one.
 
     Raises:
         InputError: another run uses the folder.
@@ -34,5 +34,5 @@ def sole_use(folder: Path, on_trouble: Callable[[str], None]) -> Iterator[None]:
                 "or choose another --output"
             ) from error
         except LocksUnsupportedError as error:
-            on_trouble(f"{folder}: cannot be locked ({error.strerror}); see to it that no other run writes here")
+            on_warning(f"{folder}: cannot be locked ({error.strerror}); see to it that no other run writes here")
         yield

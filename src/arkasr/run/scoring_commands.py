@@ -96,7 +96,7 @@ def _comparison(a: Path, b: Path, language: str, score_a: Score, score_b: Score)
     low, high = comparison.ci95
     return (
         f"{found} (95% {low:+.2%} to {high:+.2%}), p = {comparison.p:.4f}, "
-        f"speaks of {comparison.speaks_of(str(a), str(b))}; {_size(predictions)}; {comparison.test}"
+        f"holds for {comparison.speaks_of(str(a), str(b))}; {_size(predictions)}; {comparison.test}"
         f"{_interval_caveat(predictions)}"
     )
 

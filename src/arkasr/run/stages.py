@@ -22,7 +22,7 @@ from arkasr.run.folder import write_json
 from arkasr.run.teachers import teacher_of
 from arkasr.train.calibrate import Calibration, calibrate
 from arkasr.train.continuation import Continuation
-from arkasr.train.distribution import computing_in, gathered_weights
+from arkasr.train.distribution import autocast_for, gathered_weights
 from arkasr.train.loop import train
 from arkasr.train.stage import Stage
 from arkasr.train.stages.ctc import CtcStage
@@ -71,7 +71,7 @@ def run_training_stage(
                 schedule_steps=schedule_steps(context.recipe, name),
                 evaluate=(lambda: development_error_rate(context, student, dev)) if dev else None,
                 on_step=on_step,
-                on_trouble=lambda message: progress.print(f"{name}: {message}"),
+                on_warning=lambda message: progress.print(f"{name}: {message}"),
             )
     weights = gathered_weights(student.model)
     if processes.is_first_rank():
@@ -95,7 +95,7 @@ def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> 
     assert isinstance(settings, OpdStageSettings)
     # No step is made. With one batch a step, a streamed dataset is read as one lane only.
     stream = build_stream(context, stage, name, seed, rank=0, world_size=1, accumulation=1)
-    with computing_in(stage, settings.optimization):
+    with autocast_for(stage, settings.optimization):
         return calibrate(stage, iter(stream), settings.calibration_batches)
 
 

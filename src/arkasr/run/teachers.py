@@ -91,7 +91,7 @@ def _first_readable(utterances: Iterable[Utterance]) -> tuple[Utterance, NDArray
     for utterance in utterances:
         with suppress(InputError):
             times = (utterance.begin_time, utterance.end_time)
-            return utterance, decode_audio(utterance.audio, *times, longest=LONGEST_CLIP_SECONDS)
+            return utterance, decode_audio(utterance.audio, *times, max_seconds=LONGEST_CLIP_SECONDS)
     raise InputError(
         f"none of the first {SELF_TEST_UTTERANCES} utterances can be read, so the teacher's servers cannot be tested"
     )

@@ -13,7 +13,7 @@ from typing import Any
 from arkasr.data.examples import FeatureMemory
 from arkasr.data.manifests.durations import segment_duration
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.data.manifests.own_fields import LABEL, without
+from arkasr.data.manifests.output_fields import LABEL_FIELDS, drop_fields
 from arkasr.recognizers.engine import Engine
 from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.loops import is_looping
@@ -62,7 +62,7 @@ def label(
     rows, dropped = [], []
     recognitions = recognize(teacher, utterances, settings, engine=engine, memory=memory, on_batch=on_batch)
     for utterance, recognition in zip(utterances, recognitions, strict=True):
-        row = without(utterance.fields, LABEL) | {"audio": str(utterance.audio), "id": utterance.id}
+        row = drop_fields(utterance.fields, LABEL_FIELDS) | {"audio": str(utterance.audio), "id": utterance.id}
         row["text"] = recognition.text
         failure = failure_of(recognition, segment_duration(utterance) if recognition.error is None else 0.0)
         if failure is None or (not drop_failures and recognition.text is not None):

@@ -1,1 +1,1 @@
-"""The one training loop and the stages that give it a loss."""
+"""The training loop, and the stages with their losses."""

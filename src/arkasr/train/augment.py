@@ -1,7 +1,7 @@
-"""Augmentation of what is heard and of what the decoder reads, a function of its seed alone.
+"""Augmentation of features and of decoder inputs, as a function of a seed.
 
-All frontends of an utterance hear the same change. Each kind of change draws from a seed of its own, and each
-utterance, too, so that none of them decides another.
+All frontends of an utterance get the same change. Joining, changes of features and token noise have separate random
+generators, so that they are independent of each other.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.train.settings import AugmentationSettings
 
 FRAMES_IN_TEN_SECONDS = 1_000
-LONGEST_FRAMES = 3_000
+MAX_FRAMES = 3_000  # 30 s
 
 
 def augment_features(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
-    """Stretch, warp and mask each utterance at random; None = leave all as they are.
+    """Stretch, warp and mask each utterance at random; settings of None = no change.
 
-    A mask of frequencies is drawn in mel bins, and so covers another band where frontends have other bins.
+    Frequency masks count mel bins. They cover different bands of Hz for frontends with different numbers of bins.
     """
     if settings is None:
         return list(examples)
@@ -32,50 +32,52 @@ def augment_features(examples: Sequence[Example], settings: AugmentationSettings
         replace(
             example,
             features={
-                frontend: _changed(clip, settings, generator_for("features", seed, place))
+                frontend: _augmented(clip, settings, generator_for("features", seed, index))
                 for frontend, clip in example.features.items()
             },
         )
-        for place, example in enumerate(examples)
+        for index, example in enumerate(examples)
     ]
 
 
 def join_utterances(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
-    """Let a share of the utterances of a batch be followed by another one of the same language, audio and text.
+    """Append another utterance of the batch, audio and text, to a share of the utterances.
+
+    Both have the same language. Pairs longer than 30 s are not joined.
 
     Args:
         examples: of a batch.
-        settings: None = leave all as they are.
-        seed: decides who is followed by whom.
+        settings: None = no change.
+        seed: determines the pairs.
     """
     if settings is None or settings.join_share == 0:
         return list(examples)
     generator = generator_for("join", seed)
-    followed = torch.rand(len(examples), generator=generator) < settings.join_share
-    # Never by itself: that would teach it to say everything twice.
-    ahead = torch.randint(1, max(len(examples), 2), (len(examples),), generator=generator)
-    partners = ((torch.arange(len(examples)) + ahead) % len(examples)).tolist()
+    selected = torch.rand(len(examples), generator=generator) < settings.join_share
+    # Never 0: an utterance that follows itself would teach the model to repeat.
+    offsets = torch.randint(1, max(len(examples), 2), (len(examples),), generator=generator)
+    partners = ((torch.arange(len(examples)) + offsets) % len(examples)).tolist()
     return [
-        _joined(example, examples[partner]) if follows and _may_follow(example, examples[partner]) else example
-        for example, partner, follows in zip(examples, partners, followed.tolist(), strict=True)
+        _joined(example, examples[partner]) if join and _can_join(example, examples[partner]) else example
+        for example, partner, join in zip(examples, partners, selected.tolist(), strict=True)
     ]
 
 
 def join_texts(utterances: Sequence[Utterance], texts: Sequence[str]) -> str:
-    """Texts of utterances that follow one another, with blanks between them where their language has any."""
-    between = "" if utterances[0].language in UNSPACED_LANGUAGES else " "
-    return between.join(filter(None, texts))
+    """The texts of joined utterances, with spaces between them if their language uses spaces."""
+    separator = "" if utterances[0].language in UNSPACED_LANGUAGES else " "
+    return separator.join(filter(None, texts))
 
 
 def stretch_time(clip: Tensor, factor: float) -> Tensor:
-    """A clip `[mels, T]` spoken `factor` times as slowly, at most 30 s (or what it has), at the same pitch."""
+    """Stretch a clip `[mels, T]` to `factor` times its length at the same pitch, to at most 30 s or its own length."""
     frames = clip.shape[1]
-    stretched = min(max(round(frames * factor), 1), max(frames, LONGEST_FRAMES))
+    stretched = min(max(round(frames * factor), 1), max(frames, MAX_FRAMES))
     return F.interpolate(clip[None], size=stretched, mode="linear", align_corners=False)[0]
 
 
 def warp_frequency(clip: Tensor, factor: float) -> Tensor:
-    """A clip `[mels, T]` whose bin m is what was at `m * factor`: above 1 the vocal tract is longer."""
+    """Move the content at mel bin `m * factor` of a clip `[mels, T]` to bin m; above 1 = a longer vocal tract."""
     source = (torch.arange(clip.shape[0]) * factor).clamp(max=clip.shape[0] - 1)
     below = source.floor().long()
     above = (below + 1).clamp(max=clip.shape[0] - 1)
@@ -84,30 +86,30 @@ def warp_frequency(clip: Tensor, factor: float) -> Tensor:
 
 
 def replace_tokens(transcripts: Sequence[Tensor], settings: AugmentationSettings | None, seed: int) -> Sequence[Tensor]:
-    """Put a random token of the batch in place of a share of the tokens of each transcript `[n]`."""
+    """Replace a share of the tokens of each transcript, int64 `[n]`, with random tokens of the batch."""
     if settings is None or settings.token_noise == 0:
         return transcripts
     generator = generator_for("tokens", seed)
     pool = torch.cat(list(transcripts))
     noisy = []
     for transcript in transcripts:
-        drawn = pool[torch.randint(0, len(pool), transcript.shape, generator=generator)]
+        random_tokens = pool[torch.randint(0, len(pool), transcript.shape, generator=generator)]
         replaced = torch.rand(transcript.shape, generator=generator) < settings.token_noise
-        noisy.append(torch.where(replaced, drawn, transcript))
+        noisy.append(torch.where(replaced, random_tokens, transcript))
     return noisy
 
 
-def generator_for(purpose: str, seed: int, place: int = 0) -> torch.Generator:
-    """A generator of its own for every purpose, seed and place."""
-    digest = hashlib.sha256(f"{purpose}:{seed}:{place}".encode()).digest()
+def generator_for(purpose: str, seed: int, index: int = 0) -> torch.Generator:
+    """A random generator that is independent for every purpose, seed and index."""
+    digest = hashlib.sha256(f"{purpose}:{seed}:{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
-def _may_follow(example: Example, partner: Example) -> bool:
+def _can_join(example: Example, partner: Example) -> bool:
     if partner is example or example.utterance.language != partner.utterance.language:
         return False
     frames = (example.features[name].shape[1] + partner.features[name].shape[1] for name in example.features)
-    return max(frames) <= LONGEST_FRAMES
+    return max(frames) <= MAX_FRAMES
 
 
 def _joined(example: Example, partner: Example) -> Example:
@@ -122,7 +124,7 @@ def _joined(example: Example, partner: Example) -> Example:
     return Example(utterance, features, joined_from=parts)
 
 
-def _changed(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
+def _augmented(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
     if settings.time_stretch:
         clip = stretch_time(clip, _factor(settings.time_stretch, generator))
     if settings.frequency_warp:
@@ -133,8 +135,8 @@ def _changed(clip: Tensor, settings: AugmentationSettings, generator: torch.Gene
 def _mask(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
     masked, mean = clip.clone(), clip.mean()
     mels, frames = clip.shape
-    stretches = -(-settings.time_masks * frames // FRAMES_IN_TEN_SECONDS)
-    for _ in range(stretches):
+    time_masks = -(-settings.time_masks * frames // FRAMES_IN_TEN_SECONDS)
+    for _ in range(time_masks):
         start, width = _span(frames, min(settings.time_width, frames // 4), generator)
         masked[:, start : start + width] = mean
     for _ in range(settings.frequency_masks):

@@ -1,6 +1,6 @@
-"""Is OPD likely to work? The diagnostics of a few batches, without an optimizer step, and a verdict.
+"""Estimates before training whether OPD will work: the diagnostics of a few batches, without an optimizer step.
 
-Also the source of the support table (paper, table 2), since both models stand still while it is measured.
+Also the source of the support table (paper, table 2), because neither model changes during the measurement.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from arkasr.distill.diagnostics import POSITION_METRICS
 from arkasr.train.metrics import Metrics
 from arkasr.train.stage import Stage
 
-# Below these OPD compares transcripts that the teacher finds nonsensical: its advice is then about another sentence.
+# Beyond these limits the teacher finds the student's rollouts implausible, or cannot score them.
 LOWEST_OVERLAP_MASS = 0.6
 LOWEST_MAPPED_SHARE = 0.9
 HIGHEST_EMPTY_SHARE = 0.1
@@ -22,12 +22,12 @@ HIGHEST_TRUNCATED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a few batches show.
+    """The measurements of a few batches.
 
     Attributes:
-        metrics: means over all batches, named as in `metrics.jsonl`, the loss among them.
+        metrics: means over all batches, including the loss, named as in `metrics.jsonl`.
         vuss_of_batches: mean support size of every batch.
-        warnings: why OPD may not work; empty when nothing speaks against it.
+        warnings: reasons why OPD may not work.
     """
 
     metrics: dict[str, float]
@@ -35,7 +35,7 @@ class Calibration:
     warnings: list[str]
 
     def support_row(self) -> dict[str, float]:
-        """The figures of the support table, extremes over batches, as in the paper; none if no position was valid."""
+        """A row of the support table, with extremes over batches as in the paper; empty if no position was valid."""
         if not self.vuss_of_batches:
             return {}
         names = {"loss": "loss", "valid_share": "support/valid_share"}
@@ -49,25 +49,32 @@ class Calibration:
 def calibrate(
     stage: Stage, batches: Iterator[list[Example]], count: int, on_batch: Callable[[int], None] | None = None
 ) -> Calibration:
-    """Run `count` micro-batches through an OPD stage and judge what is seen."""
+    """Run `count` micro-batches through an OPD stage.
+
+    Args:
+        stage: the OPD stage; its weights do not change.
+        batches: at least `count` micro-batches.
+        count: how many to measure.
+        on_batch: called with the number of batches measured so far.
+    """
     stage.eval()
     metrics, vuss = Metrics(), []
-    for place in range(count):
-        loss = stage(next(batches), seed=place)
+    for number in range(count):
+        loss = stage(next(batches), seed=number)
         loss.metrics.mean("loss", loss.total, loss.count)
         values = loss.metrics.values()
         if "support/vuss_mean" in values:
             vuss.append(values["support/vuss_mean"])
         metrics.merge(loss.metrics)
         if on_batch:
-            on_batch(place + 1)
+            on_batch(number + 1)
     stage.clock.reset()
     values = metrics.values()
     return Calibration(values, vuss, verdict(values))
 
 
 def verdict(metrics: dict[str, float]) -> list[str]:
-    """Reasons to doubt that OPD will work, one sentence each."""
+    """Reasons why OPD may not work, one sentence each."""
     if "support/vuss_mean" not in metrics:
         return ["no position of any rollout can be compared: train the student with SFT first"]
     warnings = []

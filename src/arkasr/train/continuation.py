@@ -1,4 +1,4 @@
-"""A stage that goes on where another has ended, as if the two were one: schedule, optimizer and order of the data."""
+"""A stage that continues another one as if the two were one: same schedule, optimizer state and order of the data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,18 @@ from arkasr.errors import InputError
 from arkasr.train.checkpoint import Checkpoints
 from arkasr.train.stage import Stage
 from arkasr.train.stream import BatchStream
+from arkasr.train.training_state import TrainingState
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a stage goes on from.
+    """The finished stage that another stage continues.
 
     Attributes:
-        folder: of the stage that has ended.
-        steps: optimizer steps of that stage.
-        steps_before: optimizer steps since the schedule began, those of the stage that has ended among them.
-        same_set: whether both train on the same set, whose order of batches then goes on where it was.
+        folder: of the finished stage.
+        steps: optimizer steps of the finished stage.
+        steps_before: optimizer steps since the schedule began, including those of the finished stage.
+        same_set: whether both stages train on the same set, so that its order of batches continues.
     """
 
     folder: Path
@@ -28,32 +29,32 @@ class Continuation:
     steps_before: int
     same_set: bool
 
-    def begin(
-        self, stage: Stage, optimizers: Sequence[Optimizer], stream: BatchStream, on_trouble: Callable[[str], None]
-    ) -> dict[str, object]:
-        """Take optimizer states, random state and position in the data from the last checkpoint of the other stage.
+    def restore(
+        self, stage: Stage, optimizers: Sequence[Optimizer], stream: BatchStream, on_warning: Callable[[str], None]
+    ) -> TrainingState:
+        """Load optimizer states, random state and data position from the last checkpoint of the finished stage.
 
-        On another set the first batch is the one that a stage would hear at this step which had trained on that set
-        from the schedule's beginning.
+        On another set, the stream skips the batches of the steps before, as if it had trained on that set since the
+        schedule began.
 
         Returns:
-            The state that was saved with it.
+            The state of the finished stage.
 
         Raises:
-            InputError: the last checkpoint is not there.
+            InputError: the last checkpoint is missing or damaged.
         """
-        ended = Checkpoints(self.folder / "checkpoints", stage, optimizers, keep=1)
-        restored = ended.restore(on_trouble)
-        if restored is None or restored[0]["step"] != self.steps:
+        checkpoints = Checkpoints(self.folder / "checkpoints", stage, optimizers, keep=1)
+        restored = checkpoints.restore(on_warning)
+        if restored is None or restored[0].step != self.steps:
             raise InputError(
-                f"{self.folder}: its last checkpoint, step-{self.steps}, is gone or damaged, and the next stage goes "
-                "on from it; remove the folder to train the stage anew, or leave out `continues`"
+                f"{self.folder}: its last checkpoint, step-{self.steps}, is missing or damaged, and the next stage "
+                "continues from it; remove the folder to train the stage again, or leave out `continues`"
             )
-        state, memory = restored
-        if memory and stage.memory():
-            stage.remember(memory, {})
+        state, extra_state = restored
+        if extra_state and stage.extra_state():
+            stage.load_extra_state(extra_state, {})
         if self.same_set:
-            stream.restore(state["data"])
+            stream.restore(state.data)
         else:
             stream.skip(self.steps_before)
         return state

@@ -1,6 +1,6 @@
-"""How the weights of a stage lie on the processes: a copy each (DDP), or a share each (FSDP2).
+"""Distribution of a stage's weights over the processes: replicated (DDP) or sharded (FSDP2).
 
-Sources: Accelerate for copies; `torch.distributed.fsdp.fully_shard` for shares.
+DDP comes from Accelerate, FSDP2 from `torch.distributed.fsdp.fully_shard`.
 """
 
 from collections.abc import Iterator
@@ -22,38 +22,38 @@ from arkasr.train.stage import Stage
 
 
 def accelerator_for(stage: Stage, settings: OptimizationSettings) -> Accelerator:
-    """The Accelerator of the devices and the precision that a stage trains on.
+    """The Accelerator for the stage's device and the precision of the settings.
 
     Raises:
-        InputError: the precision is not for these devices.
+        InputError: the device does not support the precision.
     """
     on_cpu = stage.student.device.type == "cpu"
     if on_cpu and settings.mixed_precision == "fp16":
-        raise InputError("mixed_precision: fp16 is for GPUs; take bf16 or no on the CPU")
+        raise InputError("mixed_precision: fp16 needs a GPU; use bf16 or no on the CPU")
     return Accelerator(
         mixed_precision=settings.mixed_precision,
         cpu=on_cpu,
-        # Given here so that no environment variable divides the loss once more.
+        # Set explicitly: an environment variable could make Accelerate divide the loss a second time.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
 
 
-def computing_in(stage: Stage, settings: OptimizationSettings) -> AbstractContextManager[Any]:
-    """Autocast as training has it, for what measures a stage outside of training."""
+def autocast_for(stage: Stage, settings: OptimizationSettings) -> AbstractContextManager[Any]:
+    """The autocast of training, for measuring a stage outside of training."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision)
     return torch.autocast(stage.student.device.type, dtype) if dtype is not None else nullcontext()
 
 
-def spread(accelerator: Accelerator, stage: Stage, settings: OptimizationSettings) -> tuple[Any, list[Any]]:
-    """Lay the weights of a stage out on the processes.
+def distribute(accelerator: Accelerator, stage: Stage, settings: OptimizationSettings) -> tuple[Any, list[Any]]:
+    """Wrap a stage for DDP or FSDP2, and build its optimizers.
 
     Returns:
-        What to call for the loss, and the optimizers; every one of their groups knows its `highest_lr`.
+        The module to call for the loss, and the optimizers. Every parameter group has its `highest_lr`.
     """
     if settings.sharding == "full" and processes.world_size() > 1:
         _shard(stage, settings)
-        # Not `prepare`: on the CPU it would wrap the shares for DDP, whatever plugin it is given.
+        # Not `prepare`: on the CPU it would wrap the sharded stage in DDP, whatever plugin it is given.
         module = accelerator.prepare_model(stage, evaluation_mode=True)
         optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in build_optimizers(stage, settings)]
     else:
@@ -65,7 +65,7 @@ def spread(accelerator: Accelerator, stage: Stage, settings: OptimizationSetting
 
 
 def _shard(stage: Stage, settings: OptimizationSettings) -> None:
-    """Give every process a share of each layer, gathered when the layer is used, and of all that is no layer."""
+    """Shard every layer, and the other weights together. A layer is gathered when it is used."""
     precision = MixedPrecisionPolicy()
     if settings.mixed_precision == "bf16":
         precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -78,14 +78,15 @@ def _shard(stage: Stage, settings: OptimizationSettings) -> None:
 
 @contextmanager
 def unsharded_weights(module: nn.Module) -> Iterator[None]:
-    """Inside the block every process holds all weights, gathered once, however often and unevenly they are used.
+    """Gather all weights once, and keep them unsharded inside the block.
 
-    Without it a process would gather every layer at every token that it writes, and wait for others that write fewer.
+    Decoding without it would gather every layer for every token, and hang where processes decode unequal numbers of
+    tokens.
     """
-    shares = [part for part in module.modules() if isinstance(part, FSDPModule)]
-    # The outermost share is one that stays whole behind its forward pass anyway.
-    layers = [part for part in shares if part is not module]
-    for part in shares:
+    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    # FSDP2 does not reshard the root module after its forward pass.
+    layers = [part for part in sharded if part is not module]
+    for part in sharded:
         part.unshard()
     for layer in layers:
         layer.set_reshard_after_forward(False, recurse=False)
@@ -94,12 +95,12 @@ def unsharded_weights(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.set_reshard_after_forward(True, recurse=False)
-        for part in shares:
+        for part in sharded:
             part.reshard()
 
 
 def gathered_weights(model: nn.Module) -> dict[str, Any] | None:
-    """The state dict of a model whose shares are spread over processes, on the first of them; None if it is whole.
+    """The full state dict of a sharded model, in the first process only; None if the model is not sharded.
 
     Every process must call this.
     """
@@ -107,7 +108,7 @@ def gathered_weights(model: nn.Module) -> dict[str, Any] | None:
         return None
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     gathered = dict(get_model_state_dict(model, options=options))
-    # Tied weights are one tensor again, which is saved once.
+    # Gathering copies tied weights. They become one tensor again, so that they are saved once.
     first_name: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in gathered:

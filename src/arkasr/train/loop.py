@@ -1,35 +1,41 @@
-"""The one training loop: micro-batches in, optimizer steps out, whatever the stage.
+"""The training loop of every stage: micro-batches in, trained weights, metrics and checkpoints out.
 
-Checkpoints, evaluation, signals and what processes tell each other stand here; what a step does stands in `step.py`.
-Knows nothing of what a stage does.
+Restores, checks every step, evaluates, logs, saves and stops. `step.py` computes a step. Knows nothing of a stage's
+loss.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from arkasr import processes
 from arkasr.data.examples import Example
 from arkasr.errors import InputError, Interrupted
 from arkasr.train.checkpoint import Checkpoints, random_state, restore_random_state
 from arkasr.train.continuation import Continuation
-from arkasr.train.distribution import accelerator_for, spread, unsharded_weights
+from arkasr.train.distribution import accelerator_for, distribute, unsharded_weights
 from arkasr.train.metrics import Metrics, MetricsLog
+from arkasr.train.micro_batches import micro_batches, pending_rollouts_of_all_ranks, pending_rollouts_of_this_rank
 from arkasr.train.quarantine import Quarantine
 from arkasr.train.schedule import rate_factor
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.signals import StopSignals
+from arkasr.train.skipped_steps import count_skipped
 from arkasr.train.stage import Stage
-from arkasr.train.step import StepOutcome, micro_batch_seed, optimizer_step
-from arkasr.train.stream import BatchStream, UnreadableUtterance
+from arkasr.train.step import StepOutcome, optimizer_step
+from arkasr.train.step_report import StepReport, all_gather_reports, all_gather_signals, first_signal, merged_metrics
+from arkasr.train.stream import BatchStream
+from arkasr.train.training_state import TrainingState
 
 Evaluation = Callable[[], dict[str, float]]
 StepCallback = Callable[[int, dict[str, float]], None]
+WarningCallback = Callable[[str], None]
 
 
 def train(
@@ -43,232 +49,250 @@ def train(
     schedule_steps: int | None = None,
     evaluate: Evaluation | None = None,
     on_step: StepCallback | None = None,
-    on_trouble: Callable[[str], None] = lambda message: None,
+    on_warning: WarningCallback = lambda message: None,
 ) -> None:
-    """Train a stage for `settings.steps` steps, continuing from the newest whole checkpoint in `folder`.
+    """Train a stage for `settings.steps` steps, from the newest intact checkpoint in `folder` if there is one.
 
-    Writes `metrics.jsonl`, TensorBoard events, `checkpoints/step-N` and, where utterances cannot be heard,
-    `quarantine.jsonl` under `folder`; the trained weights stay in the stage's model.
+    Writes `metrics.jsonl`, TensorBoard events and `checkpoints/step-N` into `folder`, and `quarantine.jsonl` if
+    utterances cannot be read. The stage's model holds the trained weights.
 
     Args:
-        stage: gives the loss.
-        stream: gives this process's batches.
-        settings: how to optimise.
+        stage: the model and its loss.
+        stream: this process's micro-batches.
+        settings: of the optimization.
         folder: the stage's folder in the run.
-        seed: of augmentation and of anything else that is drawn.
-        continues: where another stage has ended that this one goes on from; None = begin.
-        schedule_steps: optimizer steps that the schedule spans, those of the stages before and after included; None =
-            it ends with this stage.
-        evaluate: figures on a development set, by metric name; called by every process.
-        on_step: told of every step's figures.
-        on_trouble: told in a line of what went wrong and was got over.
+        seed: of augmentation, sampling and everything else that is random.
+        continues: the finished stage that this one continues; None = a new schedule.
+        schedule_steps: optimizer steps of the whole schedule, including stages before and after; None = the schedule
+            ends with this stage.
+        evaluate: metrics on a development set, by name; every process calls it.
+        on_step: called with the number and the metrics of every step.
+        on_warning: called with a one-line warning when training goes on after a problem.
 
     Raises:
-        InputError: too many steps in a row were not finite, too many utterances cannot be heard, or the stage judges
-            that it is not to go on; raised by every process, and shown by the first one.
-        Interrupted: a signal came; everything up to the step it names is in a checkpoint. A step that had to wait for
-            something outside the process is given up.
+        InputError: too many steps in a row were not finite, too many utterances cannot be read, or the stage's
+            `check_metrics` failed. Every process raises it, and the first one shows it.
+        Interrupted: a stop signal arrived. A checkpoint holds everything up to the step that the message names. A step
+            that waited for its teacher is undone.
     """
-    accelerator = accelerator_for(stage, settings)
-    torch.manual_seed(seed + processes.rank())
-    if settings.activation_checkpointing:
-        stage.model.gradient_checkpointing_enable({"use_reentrant": False})
-    if len(set(processes.all_gather_text(stream.fingerprint))) > 1:
-        raise InputError("the processes do not see the same training set; all must read the same manifest and audio")
-    module, optimizers = spread(accelerator, stage, settings)
-    checkpoints = Checkpoints(
-        folder / "checkpoints", stage, [optimizer.optimizer for optimizer in optimizers], settings.keep_checkpoints
+    loop = _TrainingLoop(
+        stage, stream, settings, folder, seed, continues, schedule_steps, evaluate, on_step, on_warning
     )
-    before = continues.steps_before if continues else 0
-    schedule_steps = schedule_steps or before + settings.steps
-    state: dict[str, Any] = {"step": 0, "skipped_in_a_row": 0}
-    restored = checkpoints.restore(on_trouble)
-    if restored:
-        state, memory = restored
-        if state.get("order") != seed:
+    loop.restore()
+    loop.open_outputs()
+    loop.resume_evaluation()
+    loop.run()
+
+
+@dataclass
+class _TrainingLoop:
+    """The steps of a stage.
+
+    Attributes:
+        state: the progress that a checkpoint saves.
+        saved_step: step of the checkpoint that holds the current state; None = no checkpoint does.
+
+    The other attributes are the arguments of `train`.
+    """
+
+    stage: Stage
+    stream: BatchStream
+    settings: OptimizationSettings
+    folder: Path
+    seed: int
+    continues: Continuation | None
+    schedule_steps: int | None
+    evaluate: Evaluation | None
+    on_step: StepCallback | None
+    on_warning: WarningCallback
+
+    def __post_init__(self) -> None:
+        self.steps_before = self.continues.steps_before if self.continues else 0
+        self.accelerator = accelerator_for(self.stage, self.settings)
+        torch.manual_seed(self.seed + processes.rank())
+        if self.settings.activation_checkpointing:
+            self.stage.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if len(set(processes.all_gather_text(self.stream.fingerprint))) > 1:
             raise InputError(
-                f"{folder}: its checkpoint is of another order of the data, as an older version drew it; finish the "
-                "stage with that version, or remove the folder to train it anew"
+                "the processes do not see the same training set; all must read the same manifest and audio"
             )
-        stream.restore(state["data"])
-        if memory:
-            begun = state.get("under_way", {})
-            stage.remember(memory, _of_this_process(begun, before + state["step"], stage, settings, seed))
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
-    elif continues:
-        ended = continues.begin(stage, [optimizer.optimizer for optimizer in optimizers], stream, on_trouble)
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(ended["scaler"])
-    quarantine = Quarantine(
-        folder / "quarantine.jsonl",
-        len(stream.dataset),
-        settings.max_quarantined_share,
-        writes=processes.is_first_rank(),
-    )
-    logged = state["step"] - ("not_evaluated" in state)
-    log = MetricsLog(folder, resumed_step=logged) if processes.is_first_rank() else None
-    resumed_at_evaluation = evaluate is not None and "not_evaluated" in state
-    if settings.sharding == "full" and (resumed_at_evaluation or stage.steps_ahead):
-        with torch.no_grad():  # shares know their place only behind a forward pass of the whole
-            module([], seed)
-    if evaluate and resumed_at_evaluation:
-        values = state["not_evaluated"] | _evaluated(stage, evaluate)
-        if log:
-            log.write(state["step"], values)
-    skipped_in_a_row = state["skipped_in_a_row"]
-    batches = _micro_batches(stage, stream, settings, range(before + state["step"], before + settings.steps), seed)
-    saved = state["step"] if restored and "not_evaluated" not in state else None
+        self.module, self.optimizers = distribute(self.accelerator, self.stage, self.settings)
+        self.checkpoints = Checkpoints(
+            self.folder / "checkpoints", self.stage, self._torch_optimizers(), self.settings.keep_checkpoints
+        )
+        self.state = TrainingState(data_order=self.seed)
+        self.saved_step: int | None = None
 
-    def save(step: int, state: dict[str, Any]) -> None:
-        nonlocal saved
-        saved = step
-        if accelerator.scaler is not None:
-            state["scaler"] = accelerator.scaler.state_dict()
-        if stage.steps_ahead:
-            state["under_way"] = _of_all_processes(stage.under_way())
-        checkpoints.save(step, state | {"order": seed, "data": stream.state()}, stage.memory())
+    def restore(self) -> None:
+        """Load the newest intact checkpoint, or else the last one of the stage that this one continues."""
+        restored = self.checkpoints.restore(self.on_warning)
+        if restored:
+            self.state, extra_state = restored
+            self._restore_data_and_rollouts(extra_state)
+            self._load_scaler(self.state)
+            if self.state.unevaluated_metrics is None:
+                self.saved_step = self.state.step
+        elif self.continues:
+            ended = self.continues.restore(self.stage, self._torch_optimizers(), self.stream, self.on_warning)
+            self._load_scaler(ended)
 
-    with StopSignals() as signals, checkpoints:
-        stage.stop_asked = signals.asked
-        for step in range(state["step"] + 1, settings.steps + 1):
-            position, drawn = stream.position, random_state()
-            factor = rate_factor(before + step, schedule_steps, settings)
-            outcome = optimizer_step(
-                accelerator, stage, module, optimizers, batches, settings, before + step, seed, factor
+    def open_outputs(self) -> None:
+        """Open the quarantine and, in the first process, the metrics log."""
+        first_rank = processes.is_first_rank()
+        self.quarantine = Quarantine(
+            self.folder / "quarantine.jsonl",
+            len(self.stream.dataset),
+            self.settings.max_quarantined_share,
+            writes=first_rank,
+        )
+        logged_step = self.state.step - (self.state.unevaluated_metrics is not None)
+        self.log = MetricsLog(self.folder, resumed_step=logged_step) if first_rank else None
+
+    def resume_evaluation(self) -> None:
+        """Evaluate and log the checkpoint's step if a stop request came before its evaluation."""
+        metrics, self.state.unevaluated_metrics = self.state.unevaluated_metrics, None
+        evaluate = self.evaluate if metrics is not None else None
+        if self.settings.sharding == "full" and (evaluate or self.stage.prefetch_steps):
+            with torch.no_grad():  # FSDP is initialised only after one full forward pass
+                self.module([], self.seed)
+        if metrics is not None and evaluate is not None:
+            metrics |= self._evaluated(evaluate)
+            if self.log:
+                self.log.write(self.state.step, metrics)
+
+    def run(self) -> None:
+        """Take the remaining steps."""
+        steps = range(self.steps_before + self.state.step, self.steps_before + self.settings.steps)
+        batches = micro_batches(self.stage, self.stream, self.settings, steps, self.seed)
+        with StopSignals() as signals, self.checkpoints:
+            self.stage.stop_requested = signals.stop_requested
+            while self.state.step < self.settings.steps:
+                self._step(batches, signals)
+        if self.log:
+            self.log.close()
+
+    def _step(self, batches: Iterator[list[Example]], signals: StopSignals) -> None:
+        """Take one step and do what is due after it."""
+        position, random = self.stream.position, random_state()
+        outcome = self._optimizer_step(batches)
+        reports = self._all_gather_reports(outcome, signals)
+        signal = first_signal(report.signal for report in reports)
+        if outcome.interrupted:
+            assert signal is not None
+            self._undo_step(position, random)
+            raise Interrupted(signal, _stopped_after(self.state.step))
+        self.state.step += 1
+        metrics = merged_metrics(reports)
+        self._check(metrics, reports)
+        for report in reports:
+            self.stage.add_rollouts(report.new_rollouts)
+        self.stage.on_step_end()
+        most, scaler = self.settings.max_skipped_steps, self.accelerator.scaler
+        count_skipped(self.state, outcome, reports, scaler=scaler, most=most, on_warning=self.on_warning)
+        signal = self._evaluate_and_log(metrics, signal, signals)
+        self.checkpoints.raise_if_failed()
+        if signal or self._is_due(self.settings.checkpoint_every):
+            self._save()
+        if signal:
+            raise Interrupted(signal, _stopped_after(self.state.step))
+
+    def _optimizer_step(self, batches: Iterator[list[Example]]) -> StepOutcome:
+        step = self.steps_before + self.state.step + 1
+        schedule_steps = self.schedule_steps or self.steps_before + self.settings.steps
+        factor = rate_factor(step, schedule_steps, self.settings)
+        return optimizer_step(
+            self.accelerator, self.stage, self.module, self.optimizers, batches, self.settings, step, self.seed, factor
+        )
+
+    def _all_gather_reports(self, outcome: StepOutcome, signals: StopSignals) -> list[StepReport]:
+        report = StepReport(
+            metrics=outcome.metrics,
+            unreadable=self.stream.take_unreadable(),
+            new_rollouts=self.stage.take_new_rollouts(),
+            nonfinite_utterances=[] if outcome.finite else outcome.utterances,
+            signal=signals.received,
+        )
+        return all_gather_reports(report)
+
+    def _undo_step(self, position: Any, random: dict[str, str]) -> None:
+        """Go back to before an interrupted step, and save that state unless a checkpoint holds it."""
+        self.stream.position = position
+        restore_random_state(random)
+        if self.saved_step != self.state.step:
+            self._save()
+
+    def _check(self, metrics: Metrics, reports: Sequence[StepReport]) -> None:
+        """Record unreadable utterances and have the stage check the metrics.
+
+        Raises:
+            InputError: too many utterances are unreadable, or the stage must not continue.
+        """
+        with processes.raise_on_first_rank():
+            self.quarantine.add([item for report in reports for item in report.unreadable])
+            if warning := self.stage.check_metrics(metrics):
+                self.on_warning(f"step {self.state.step}: {warning}")
+
+    def _evaluate_and_log(self, metrics: Metrics, signal: int | None, signals: StopSignals) -> int | None:
+        """Evaluate if it is due, and log the step.
+
+        A step whose evaluation is due is not evaluated after a stop signal, because the process may soon be killed. Its
+        metrics go into the checkpoint instead, and the resumed run evaluates and logs it.
+
+        Returns:
+            `signal`, or the one that arrived during the evaluation.
+        """
+        values = {name: value for name, value in metrics.values().items() if math.isfinite(value)}
+        if self.evaluate and self._is_due(self.settings.evaluate_every):
+            if signal:
+                self.state.unevaluated_metrics = values
+                return signal
+            values |= self._evaluated(self.evaluate)
+            signal = first_signal(all_gather_signals(signals.received))
+        if self.log:
+            self.log.write(self.state.step, values)
+        if self.on_step:
+            self.on_step(self.state.step, values)
+        return signal
+
+    def _evaluated(self, evaluate: Evaluation) -> dict[str, float]:
+        self.stage.eval()
+        with unsharded_weights(self.stage):
+            return evaluate()
+
+    def _save(self) -> None:
+        scaler = self.accelerator.scaler
+        self.state.scaler = scaler.state_dict() if scaler is not None else None
+        self.state.pending_rollouts = pending_rollouts_of_all_ranks(self.stage) if self.stage.prefetch_steps else None
+        self.state.data = self.stream.state()
+        self.checkpoints.save(self.state, self.stage.extra_state())
+        self.saved_step = self.state.step
+
+    def _restore_data_and_rollouts(self, extra_state: Mapping[str, Tensor]) -> None:
+        if self.state.data_order != self.seed:
+            raise InputError(
+                f"{self.folder}: its checkpoint has another order of the data, from an older version; "
+                "finish the stage with that version, or remove the folder to train it again"
             )
-            told = _exchanged(outcome, stream, stage, signals)
-            stopped_by = _first_signal(process["signal"] for process in told)
-            if outcome.given_up:  # all is as before the step
-                stream.position = position
-                restore_random_state(drawn)
-                if saved != step - 1:
-                    save(step - 1, {"skipped_in_a_row": skipped_in_a_row})
-                assert stopped_by is not None
-                raise Interrupted(stopped_by, _stopped_behind(step - 1))
-            merged = _merged(told)
-            values = {name: value for name, value in merged.values().items() if math.isfinite(value)}
-            with processes.raise_on_first_rank():
-                quarantine.add([UnreadableUtterance(**item) for process in told for item in process["unreadable"]])
-                if remark := stage.judge(merged):
-                    on_trouble(f"step {step}: {remark}")
-            for process in told:
-                stage.learn_news(process["news"])
-            stage.step_done()
-            skipped_in_a_row = 0 if outcome.finite else skipped_in_a_row + 1
-            if outcome.overflowed and accelerator.scaler is not None and accelerator.scaler.get_scale() > 1:
-                skipped_in_a_row = 0  # a gradient scaler finds its scale by steps over infinity
-            if skipped_in_a_row:
-                on_trouble(f"step {step} skipped: its loss or gradient is not finite")
-            if skipped_in_a_row == settings.max_skipped_steps:
-                with processes.raise_on_first_rank():
-                    raise InputError(_not_finite(step, skipped_in_a_row, told))
-            state = {"skipped_in_a_row": skipped_in_a_row}
-            if evaluate and _due(step, settings.evaluate_every, settings.steps):
-                if stopped_by:  # there may be no time for it
-                    state["not_evaluated"] = values
-                else:
-                    values |= _evaluated(stage, evaluate)
-                    stopped_by = _first_signal(map(json.loads, processes.all_gather_text(json.dumps(signals.received))))
-            if "not_evaluated" not in state:
-                if log:
-                    log.write(step, values)
-                if on_step:
-                    on_step(step, values)
-            checkpoints.raise_if_failed()
-            if stopped_by or _due(step, settings.checkpoint_every, settings.steps):
-                save(step, state)
-            if stopped_by:
-                raise Interrupted(stopped_by, _stopped_behind(step))
-    if log:
-        log.close()
+        self.stream.restore(self.state.data)
+        if extra_state:
+            done = self.steps_before + self.state.step
+            pending = pending_rollouts_of_this_rank(
+                self.state.pending_rollouts or {}, done, self.stage, self.settings, self.seed
+            )
+            self.stage.load_extra_state(extra_state, pending)
+
+    def _load_scaler(self, state: TrainingState) -> None:
+        if self.accelerator.scaler is not None:
+            assert state.scaler is not None, "all stages of a run have the same mixed_precision"
+            self.accelerator.scaler.load_state_dict(state.scaler)
+
+    def _torch_optimizers(self) -> list[Optimizer]:
+        return [optimizer.optimizer for optimizer in self.optimizers]
+
+    def _is_due(self, every: int) -> bool:
+        step = self.state.step
+        return step == self.settings.steps or (every > 0 and step % every == 0)
 
 
-def _micro_batches(
-    stage: Stage, stream: BatchStream, settings: OptimizationSettings, steps: range, seed: int
-) -> Iterator[list[Example]]:
-    """This process's batches of the steps to come, of which the stage is told as early as it wants to be.
-
-    Args:
-        stage: is told.
-        stream: gives them.
-        settings: say how many a step has.
-        steps: done so far, and at the end of the stage, since the beginning of the schedule.
-        seed: of the stage.
-    """
-    if not stage.steps_ahead:
-        return iter(stream)
-
-    def announce(number: int, batches: list[list[Example]]) -> None:
-        step = steps.start + 1 + number
-        if step <= steps.stop:
-            stage.announce(list(zip(batches, _seeds(seed, step, settings), strict=True)))
-
-    return stream.ahead(stage.steps_ahead, announce)
-
-
-def _seeds(seed: int, step: int, settings: OptimizationSettings) -> list[int]:
-    """Of this process's micro-batches of a step."""
-    places = range(processes.rank(), processes.rank() + settings.accumulation, processes.world_size())
-    return [micro_batch_seed(seed, step, place) for place in places]
-
-
-def _of_this_process(
-    under_way: dict[str, Any], done: int, stage: Stage, settings: OptimizationSettings, seed: int
-) -> dict[str, Any]:
-    """What was begun, by any process, for micro-batches that are now this one's."""
-    steps = range(done + 1, done + 1 + stage.steps_ahead)
-    mine = {str(number) for step in steps for number in _seeds(seed, step, settings)}
-    return {number: begun for number, begun in under_way.items() if number in mine}
-
-
-def _of_all_processes(mine: dict[str, Any]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for text in processes.all_gather_text(json.dumps(mine)):
-        merged |= json.loads(text)
-    return merged
-
-
-def _evaluated(stage: Stage, evaluate: Evaluation) -> dict[str, float]:
-    stage.eval()
-    with unsharded_weights(stage):
-        return evaluate()
-
-
-def _stopped_behind(step: int) -> str:
-    return f"stopped behind step {step}, which is in a checkpoint"
-
-
-def _first_signal(numbers: Iterable[int | None]) -> int | None:
-    return next((number for number in numbers if number), None)
-
-
-def _due(step: int, every: int, last: int) -> bool:
-    return step == last or (every > 0 and step % every == 0)
-
-
-def _exchanged(outcome: StepOutcome, stream: BatchStream, stage: Stage, signals: StopSignals) -> list[dict[str, Any]]:
-    """What every process has to tell of a step, by rank."""
-    mine = {
-        "metrics": outcome.metrics.document(),
-        "unreadable": [asdict(item) for item in stream.take_unreadable()],
-        "news": stage.take_news(),
-        "heard": [] if outcome.finite else outcome.heard,
-        "signal": signals.received,
-    }
-    return [json.loads(text) for text in processes.all_gather_text(json.dumps(mine))]
-
-
-def _merged(told: Sequence[dict[str, Any]]) -> Metrics:
-    merged = Metrics()
-    for process in told:
-        merged.merge(Metrics.of(process["metrics"]))
-    return merged
-
-
-def _not_finite(step: int, in_a_row: int, told: Sequence[dict[str, Any]]) -> str:
-    heard = ", ".join(name for process in told for name in process["heard"])
-    return (
-        f"loss or gradient were not finite in {in_a_row} steps in a row, the last of them step {step} on utterances "
-        f"{heard}; lower learning_rate, raise warmup_steps, or leave them out; the weights are those of before"
-    )
+def _stopped_after(step: int) -> str:
+    return f"stopped after step {step}, which is in a checkpoint"

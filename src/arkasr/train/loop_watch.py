@@ -1,4 +1,4 @@
-"""Notices while a run trains that more and more of the student's rollouts run away: they loop, or hit the cap."""
+"""Warns during training when the share of runaway rollouts grows: those that loop or reach the length limit."""
 
 import math
 from collections import deque
@@ -7,50 +7,52 @@ import torch
 from torch import Tensor
 
 WINDOW_STEPS = 20
-# Growth that matters: twice the share of before (or half of the rest), two points more; and that is no chance: so many
-# standard deviations of the two counts.
-GROWTH = 2.0
-GROWTH_POINTS = 0.02
-DEVIATIONS = 4.5
+# Growth counts if all three limits are exceeded.
+GROWTH = 2.0  # factor of the share's rise, or of the fall of the other rollouts' share
+GROWTH_POINTS = 0.02  # rise of the share
+DEVIATIONS = 4.5  # rise in standard deviations
 
 
 class LoopWatch:
-    """Compares the last steps with the best ones so far, and after a warning with those that it warned of."""
+    """Compares the last steps with the best ones so far; after a warning, with those it warned of."""
 
     def __init__(self) -> None:
         self._counts: deque[tuple[int, int]] = deque(maxlen=WINDOW_STEPS)
         self._best: tuple[int, int] | None = None
 
     def step(self, runaway: int, rollouts: int) -> str | None:
-        """Count a step; a line for the user where the share has grown.
+        """Count a step.
 
         Args:
-            runaway: rollouts of all processes that loop or hit the cap.
-            rollouts: all of them.
+            runaway: runaway rollouts of all processes.
+            rollouts: rollouts of all processes.
+
+        Returns:
+            A warning for the user, in one line, if the share has grown; else None.
         """
         self._counts.append((runaway, rollouts))
         if len(self._counts) < WINDOW_STEPS:
             return None
-        found, among = (sum(column) for column in zip(*self._counts, strict=True))
-        now = found, max(among, 1)
-        best = self._best or now
-        if not _has_grown(best, now):
-            self._best = min(best, now, key=_share)
+        runaway, rollouts = (sum(column) for column in zip(*self._counts, strict=True))
+        current = runaway, max(rollouts, 1)
+        best = self._best or current
+        if not _has_grown(best, current):
+            self._best = min(best, current, key=_share)
             return None
-        self._best = now
+        self._best = current
         return (
-            f"{_share(now):.1%} of the rollouts of the last {WINDOW_STEPS} steps loop or hit max_new_tokens, where it "
-            f"was {_share(best):.1%}: the student is drifting; lower learning_rate, take an earlier checkpoint, or "
+            f"{_share(current):.1%} of the rollouts of the last {WINDOW_STEPS} steps loop or hit max_new_tokens, where "
+            f"it was {_share(best):.1%}: the student is drifting; lower learning_rate, use an earlier checkpoint, or "
             "train the student with SFT first"
         )
 
     def tensor(self) -> Tensor:
-        """What a resumed run must know, int64 `[2 * steps + 2]`: the best window (-1 = none yet) and the last steps."""
+        """The state for a checkpoint, int64 `[2 * steps + 2]`: the best window (-1 = none), then the last steps."""
         best = self._best or (-1, -1)
         return torch.tensor([*best, *(number for counts in self._counts for number in counts)])
 
     def restore(self, state: Tensor) -> None:
-        """Take back what `tensor` gave."""
+        """Load what `tensor` returned."""
         numbers = state.tolist()
         best, *counts = zip(numbers[::2], numbers[1::2], strict=True)
         self._best = None if best == (-1, -1) else best
@@ -59,13 +61,13 @@ class LoopWatch:
 
 
 def _share(counts: tuple[int, int]) -> float:
-    found, among = counts
-    return found / among
+    runaway, rollouts = counts
+    return runaway / rollouts
 
 
-def _has_grown(best: tuple[int, int], now: tuple[int, int]) -> bool:
-    before, share = _share(best), _share(now)
-    # From 60 to 80% as much is lost as from 0 to 50%: half of what did not run away.
-    much = share >= GROWTH * before or 1 - share <= (1 - before) / GROWTH
-    chance = math.sqrt(best[0] / best[1] ** 2 + now[0] / now[1] ** 2)
-    return much and share >= before + GROWTH_POINTS and share - before >= DEVIATIONS * chance
+def _has_grown(best: tuple[int, int], current: tuple[int, int]) -> bool:
+    before, share = _share(best), _share(current)
+    # A rise from 60% to 80% is as bad as one from 0% to 50%: half of the good rollouts are lost.
+    large = share >= GROWTH * before or 1 - share <= (1 - before) / GROWTH
+    deviation = math.sqrt(best[0] / best[1] ** 2 + current[0] / current[1] ** 2)
+    return large and share >= before + GROWTH_POINTS and share - before >= DEVIATIONS * deviation

@@ -1,4 +1,4 @@
-"""Figures of an optimizer step: gathered over micro-batches and processes, written to JSON Lines and TensorBoard.
+"""Metrics of an optimizer step: merged over micro-batches and processes, written to JSON Lines and TensorBoard.
 
 Names are `group/metric`. Knows nothing of what is measured.
 """
@@ -23,48 +23,48 @@ from arkasr.recognizers.precision import widest_float
 class Metrics:
     """Weighted means, minima and maxima that can be merged in any order.
 
-    What is counted on a device stays there until it is asked for, and then comes in one piece.
+    Values on a device stay there until a result is needed. Then one transfer brings all of them.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self._weights: dict[str, float] = defaultdict(float)
         self._extremes: dict[str, float] = {}
-        self._counted: list[tuple[Callable[..., None], str, tuple[float | Tensor, ...]]] = []
+        self._recorded: list[tuple[Callable[..., None], str, tuple[float | Tensor, ...]]] = []
 
     def mean(self, name: str, total: float | Tensor, weight: float | Tensor) -> None:
-        """Count `total`, a sum over `weight` things, towards the mean called `name`."""
-        self._counted.append((Metrics._add, name, (total, weight)))
+        """Add `total`, a sum over `weight` items, to the mean called `name`."""
+        self._recorded.append((Metrics._add, name, (total, weight)))
 
     def minimum(self, name: str, value: float | Tensor) -> None:
-        """Lower the minimum called `name`, whose name ends in `_min`; infinity is no value."""
-        self._counted.append((Metrics._lower, name, (value,)))
+        """Update the minimum called `name`, which must end in `_min`; ignores values that are not finite."""
+        self._recorded.append((Metrics._lower, name, (value,)))
 
     def maximum(self, name: str, value: float | Tensor) -> None:
-        """Raise the maximum called `name`, whose name ends in `_max`; infinity is no value."""
-        self._counted.append((Metrics._raise, name, (value,)))
+        """Update the maximum called `name`, which must end in `_max`; ignores values that are not finite."""
+        self._recorded.append((Metrics._raise, name, (value,)))
 
     def merge(self, other: "Metrics") -> None:
-        """Take in what another micro-batch or process has counted."""
-        self._counted = [*self._counted, *other._counted]
+        """Add the metrics of another micro-batch or process."""
+        self._recorded = [*self._recorded, *other._recorded]
         for name, total in other._sums.items():
             self.mean(name, total, other._weights[name])
         for name, value in other._extremes.items():
             (self.minimum if name.endswith("_min") else self.maximum)(name, value)
 
-    def counted(self, name: str) -> tuple[float, float]:
-        """The sum behind the mean called `name` and what it is divided by, both 0 where nothing was counted."""
-        self._settle()
+    def sum_and_weight(self, name: str) -> tuple[float, float]:
+        """Sum and weight of the mean called `name`; both 0 if nothing was added."""
+        self._transfer()
         return self._sums.get(name, 0.0), self._weights.get(name, 0.0)
 
-    def document(self) -> dict[str, Any]:
-        """All that was counted, JSON-able, for another process."""
-        self._settle()
+    def to_json(self) -> dict[str, Any]:
+        """Sums, weights and extremes, for another process."""
+        self._transfer()
         return {"sums": self._sums, "weights": self._weights, "extremes": self._extremes}
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> "Metrics":
-        """What another process has counted."""
+    def from_json(cls, document: Mapping[str, Any]) -> "Metrics":
+        """The metrics that `to_json` described."""
         metrics = cls()
         metrics._sums.update(document["sums"])
         metrics._weights.update(document["weights"])
@@ -72,16 +72,16 @@ class Metrics:
         return metrics
 
     def values(self) -> dict[str, float]:
-        """Every figure that was counted at least once."""
-        self._settle()
+        """Every mean with a weight, and every extreme, by name."""
+        self._transfer()
         means = {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]}
         return means | self._extremes
 
-    def _settle(self) -> None:
-        counted, self._counted = self._counted, []
-        known = iter(numbers_of([value for _, _, values in counted for value in values]))
-        for count, name, values in counted:
-            count(self, name, *(next(known) for _ in values))
+    def _transfer(self) -> None:
+        recorded, self._recorded = self._recorded, []
+        numbers = iter(to_host([value for _, _, values in recorded for value in values]))
+        for record, name, values in recorded:
+            record(self, name, *(next(numbers) for _ in values))
 
     def _add(self, name: str, total: float, weight: float) -> None:
         self._sums[name] += total
@@ -96,35 +96,35 @@ class Metrics:
             self._extremes[name] = max(self._extremes.get(name, value), value)
 
 
-def numbers_of(values: Sequence[float | Tensor]) -> list[float]:
-    """The values as numbers of the host, for which it waits for every device once."""
+def to_host(values: Sequence[float | Tensor]) -> list[float]:
+    """The values as Python floats; synchronises once with every device."""
     numbers = [0.0 if isinstance(value, Tensor) else float(value) for value in values]
-    on_device: dict[torch.device, list[int]] = defaultdict(list)
-    for place, value in enumerate(values):
+    indices_of: dict[torch.device, list[int]] = defaultdict(list)
+    for index, value in enumerate(values):
         if isinstance(value, Tensor):
-            on_device[value.device].append(place)
-    for device, places in on_device.items():
+            indices_of[value.device].append(index)
+    for device, indices in indices_of.items():
         dtype = widest_float(device)
-        together = torch.stack([torch.as_tensor(values[place]).detach().to(dtype) for place in places])
-        for place, number in zip(places, together.tolist(), strict=True):
-            numbers[place] = number
+        stacked = torch.stack([torch.as_tensor(values[index]).detach().to(dtype) for index in indices])
+        for index, number in zip(indices, stacked.tolist(), strict=True):
+            numbers[index] = number
     return numbers
 
 
 class PhaseClock:
-    """Adds up seconds per phase of a step: wall-clock time, or the time of the GPU, whose queue is not waited for.
+    """Adds up the seconds of each phase of a step: wall-clock time, or GPU time by CUDA events, without synchronising.
 
-    A phase inside another stops the outer one's clock, so that the phases of a step add up to its time.
+    A nested phase pauses the outer one, so that the phases of a step add up to its time.
     """
 
     def __init__(self) -> None:
         self._open: list[str] = []
-        self._since: float | torch.cuda.Event = 0.0
+        self._lap_start: float | torch.cuda.Event = 0.0
         self._laps: list[tuple[str, float | torch.cuda.Event, float | torch.cuda.Event]] = []
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count the time inside the `with` block towards `phase`."""
+        """Add the time inside the `with` block to `phase`."""
         self._enter(phase)
         try:
             yield
@@ -132,13 +132,13 @@ class PhaseClock:
             self._leave()
 
     def watch(self, modules: Iterable[nn.Module], phase: str) -> None:
-        """Count every forward pass of `modules` towards `phase` as long as a phase is open around it."""
+        """Add every forward pass of `modules` to `phase` while another phase is open."""
         for module in modules:
             module.register_forward_pre_hook(lambda *_: self._enter(phase) if self._open else None)
             module.register_forward_hook(lambda *_: self._leave() if len(self._open) > 1 else None)
 
     def reset(self) -> dict[str, float]:
-        """Hand over the seconds since the last reset; waits for the GPU."""
+        """The seconds of each phase since the last reset; synchronises with the GPU."""
         seconds: dict[str, float] = defaultdict(float)
         for phase, begin, end in self._laps:
             seconds[phase] += _seconds_between(begin, end)
@@ -147,18 +147,18 @@ class PhaseClock:
         return dict(seconds)
 
     def _enter(self, phase: str) -> None:
-        self._count()
+        self._end_lap()
         self._open.append(phase)
 
     def _leave(self) -> None:
-        self._count()
+        self._end_lap()
         self._open.pop()
 
-    def _count(self) -> None:
+    def _end_lap(self) -> None:
         now = _now()
         if self._open:
-            self._laps.append((self._open[-1], self._since, now))
-        self._since = now
+            self._laps.append((self._open[-1], self._lap_start, now))
+        self._lap_start = now
 
 
 def _now() -> "float | torch.cuda.Event":
@@ -172,14 +172,14 @@ def _now() -> "float | torch.cuda.Event":
 def _seconds_between(begin: "float | torch.cuda.Event", end: "float | torch.cuda.Event") -> float:
     if isinstance(end, float):
         return end - begin if isinstance(begin, float) else 0.0
-    if isinstance(begin, float):  # the GPU was first used in between
+    if isinstance(begin, float):  # CUDA was initialised during this lap
         return 0.0
     end.synchronize()
     return begin.elapsed_time(end) / 1000
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard events of one stage; lines from after `resumed_step` are taken back."""
+    """`metrics.jsonl` and TensorBoard events of one stage; removes the lines of steps after `resumed_step`."""
 
     def __init__(self, folder: Path, resumed_step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,19 +190,19 @@ class MetricsLog:
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one step."""
+        """Append the metrics of a step."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flush both."""
+        """Flush and close both files."""
         self._file.close()
         self._writer.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a `metrics.jsonl`; a line cut short by a kill is left out."""
+    """The lines of a `metrics.jsonl`, without a line that a kill cut short."""
     if not path.exists():
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""The optimizers of a stage: AdamW for everything, or Muon for weight matrices beside AdamW for the rest."""
+"""The optimizers of a stage: AdamW for all parameters, or Muon for weight matrices and AdamW for the rest."""
 
 from typing import cast
 
@@ -9,17 +9,15 @@ from arkasr.train.settings import OptimizationSettings
 
 
 def build_optimizers(stage: nn.Module, settings: OptimizationSettings) -> list[Optimizer]:
-    """Optimizers that between them hold every trainable parameter of a stage once.
+    """Build optimizers that together hold every trainable parameter once.
 
-    Muon (torch.optim.Muon) takes the matrices of linear layers; embeddings, which are rows looked up and not a map,
-    convolutions, norms and biases stay with AdamW.
+    Muon (torch.optim.Muon) takes the weight matrices of linear layers. AdamW takes embeddings, convolutions, norms and
+    biases. An embedding matrix is a table of rows, not a linear map, so Muon's orthogonalisation does not suit it.
     """
-    matrices: list[nn.Parameter] = []
-    if settings.optimizer == "muon":
-        matrices = _matrices(stage)
-    taken = set(map(id, matrices))
-    others = [parameter for parameter in stage.parameters() if parameter.requires_grad and id(parameter) not in taken]
-    # On the CPU the fused update rounds in another way than the one the committed results were made with.
+    matrices = _matrices(stage) if settings.optimizer == "muon" else []
+    matrix_ids = set(map(id, matrices))
+    others = [item for item in stage.parameters() if item.requires_grad and id(item) not in matrix_ids]
+    # Not fused on the CPU: it rounds differently, and the committed results were computed without it.
     on_accelerator = bool(others) and others[0].device.type != "cpu"
     optimizers: list[Optimizer] = [
         AdamW(
@@ -38,6 +36,6 @@ def build_optimizers(stage: nn.Module, settings: OptimizationSettings) -> list[O
 
 
 def _matrices(stage: nn.Module) -> list[nn.Parameter]:
-    embedded = {id(module.weight) for module in stage.modules() if isinstance(module, nn.Embedding)}
+    embeddings = {id(module.weight) for module in stage.modules() if isinstance(module, nn.Embedding)}
     linear = [cast(nn.Parameter, module.weight) for module in stage.modules() if isinstance(module, nn.Linear)]
-    return [weight for weight in linear if weight.requires_grad and id(weight) not in embedded]
+    return [weight for weight in linear if weight.requires_grad and id(weight) not in embeddings]

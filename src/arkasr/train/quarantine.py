@@ -1,4 +1,4 @@
-"""Utterances that cannot be heard: set aside with the reason, and an end to the run when they are too many."""
+"""Utterances whose audio cannot be read: recorded with the reason; too many of them end the run."""
 
 import json
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from arkasr.train.stream import UnreadableUtterance
 
 
 class Quarantine:
-    """`quarantine.jsonl` of a stage: one line for each utterance that could not be heard.
+    """`quarantine.jsonl` of a stage: one line for each utterance that cannot be read.
 
     Args:
-        path: the file; what an earlier sitting wrote there counts.
-        utterances: in the whole set.
-        most_share: of them that may be set aside.
+        path: the file; its existing lines count.
+        utterances: number of utterances in the training set.
+        most_share: largest share of them that may be in quarantine.
         writes: whether this process writes the file.
     """
 
@@ -31,10 +31,10 @@ class Quarantine:
         return len(self._reasons)
 
     def add(self, unreadable: Sequence[UnreadableUtterance]) -> None:
-        """Set utterances aside; those that already are stay once.
+        """Add utterances that are not in quarantine yet.
 
         Raises:
-            InputError: the share of the set that may be set aside is exceeded.
+            InputError: more than `most_share` of the training set is in quarantine.
         """
         new: dict[str, str] = {}
         for item in unreadable:
@@ -49,5 +49,5 @@ class Quarantine:
         if len(self._reasons) > self._most_share * self._utterances:
             raise InputError(
                 f"{next(iter(self._reasons.values()))} ({len(self._reasons)} of {self._utterances} utterances cannot "
-                f"be heard, listed in {self._path}; max_quarantined_share allows {self._most_share:.1%})"
+                f"be read, listed in {self._path}; max_quarantined_share allows {self._most_share:.1%})"
             )

@@ -1,7 +1,7 @@
-"""What the student writes for micro-batches: along drafts in this process, or by an engine, perhaps steps ahead.
+"""The student's rollouts: decoded in this process with drafts, or by an engine, which may work steps ahead.
 
-In: prompts and utterances. Out: transcripts, the same ones for the same weights and seed. Knows nothing of the teacher
-and of losses.
+In: prompts and utterances. Out: transcripts, which are a function of weights and seed. Knows nothing of the teacher or
+of losses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from arkasr.recognizers.engine import Engine
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.text import clean_transcript
 from arkasr.train.augment import join_texts
-from arkasr.train.rollout_memory import RolloutMemory
+from arkasr.train.rollout_cache import RolloutCache
 from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stage import SILENCE
 
@@ -26,14 +26,15 @@ MicroBatch = tuple[Sequence[Example], int]
 
 
 class StudentRollouts:
-    """Writes for the student.
+    """Writes the transcripts of the student's micro-batches.
+
+    The draft of an utterance is its latest rollout, else its text in `drafts`, else its own text.
 
     Args:
-        student: whose transcripts are written.
-        settings: cap, temperature and staleness.
-        drafts: by utterance, a text that the student probably writes; where there is none, the utterance's own text is
-            the draft. What the student wrote itself the last time comes before either.
-        engine: writes in the student's place, without drafts; None = the student itself.
+        student: the recogniser that is trained.
+        settings: maximum length, temperature and staleness of rollouts.
+        drafts: texts that the student probably writes, by utterance id.
+        engine: decodes instead of the student, without drafts; None = the student decodes.
     """
 
     def __init__(
@@ -43,29 +44,29 @@ class StudentRollouts:
         self.settings = settings
         self.drafts = drafts
         self.engine = engine
-        self.remembered = RolloutMemory()
-        self._under_way: dict[int, tuple[list[str], Callable[[], Transcripts]]] = {}
+        self.cache = RolloutCache()
+        self._pending: dict[int, tuple[list[str], Callable[[], Transcripts]]] = {}
         self._used: set[int] = set()
 
     @property
-    def steps_ahead(self) -> int:
-        """How many steps before it is used a rollout is begun."""
+    def prefetch_steps(self) -> int:
+        """How many steps before its use a rollout is started."""
         return self.settings.rollouts.staleness if self.engine is not None else 0
 
-    def begin(self, micro_batches: Sequence[MicroBatch]) -> None:
-        """Let the engine write, with the weights of now, what will be asked for by seed; all of it at a time."""
+    def prefetch(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Start the engine on all given micro-batches at once, with the current weights; `write` collects by seed."""
         assert self.engine is not None
-        new = [(examples, seed) for examples, seed in micro_batches if seed not in self._under_way]
+        new = [(examples, seed) for examples, seed in micro_batches if seed not in self._pending]
         if not new:
             return
-        heard = [example for examples, _ in new for example in examples]
-        features = [example.features[self.student.frontend] for example in heard]
-        prompts = self.student.prompts(features, [example.utterance.language for example in heard])
-        sampled = [self._sampling(len(examples), seed) for examples, seed in new]
-        answer = cache(self._ask(self.engine, prompts, sampled))
+        together = [example for examples, _ in new for example in examples]
+        features = [example.features[self.student.frontend] for example in together]
+        prompts = self.student.prompts(features, [example.utterance.language for example in together])
+        samplings = [self._sampling(len(examples), seed) for examples, seed in new]
+        wait = cache(self._ask(self.engine, prompts, samplings))
         bounds = accumulate((len(examples) for examples, _ in new), initial=0)
         for (examples, seed), (first, last) in zip(new, pairwise(bounds), strict=True):
-            self._under_way[seed] = _ids_of(examples), partial(_part_of, answer, first, last)
+            self._pending[seed] = _ids_of(examples), partial(_slice_of, wait, first, last)
 
     def write(
         self, prompts: Prompts, examples: Sequence[Example], drafts: Sequence[Sequence[int]], seed: int
@@ -74,49 +75,49 @@ class StudentRollouts:
 
         Args:
             prompts: on the model's device.
-            examples: what the prompts were made of.
-            drafts: of `drafts_of`.
-            seed: of what is drawn; also names what has been begun.
+            examples: the utterances of the prompts.
+            drafts: from `drafts_of`.
+            seed: of sampling; also the key of a prefetched micro-batch.
         """
-        ids, begun = self._under_way.get(seed, (None, None))
-        if begun is not None and ids == _ids_of(examples):
+        ids, wait = self._pending.get(seed, (None, None))
+        if wait is not None and ids == _ids_of(examples):
             self._used.add(seed)
-            return begun()
-        sampling, cap = self._sampling(len(examples), seed), self.settings.max_new_tokens
+            return wait()
+        sampling, longest = self._sampling(len(examples), seed), self.settings.max_new_tokens
         if self.engine is not None:
-            return self.engine(self.student, prompts, max_new_tokens=cap, sampling=sampling)
+            return self.engine(self.student, prompts, max_new_tokens=longest, sampling=sampling)
         model = self.student.model
         training = model.training
         model.eval()
-        transcripts = decode(self.student, prompts, max_new_tokens=cap, drafts=drafts, sampling=sampling)
+        transcripts = decode(self.student, prompts, max_new_tokens=longest, drafts=drafts, sampling=sampling)
         model.train(training)
         if training:
-            self._remember(examples, transcripts)
+            self._record(examples, transcripts)
         return transcripts
 
     def drafts_of(self, examples: Sequence[Example]) -> list[list[int]]:
-        """Guesses at what will be written, as token ids; empty ones for an engine."""
+        """Drafts of the rollouts as token ids; empty for an engine."""
         return [self._draft(example) if self.engine is None else [] for example in examples]
 
-    def given_lengths(self, examples: Sequence[Example]) -> list[int | None]:
-        """Tokens of the texts that `drafts` has for utterances, the stop token included; None where it has none."""
+    def draft_text_lengths(self, examples: Sequence[Example]) -> list[int | None]:
+        """Tokens in each utterance's text in `drafts`, with the stop token; None where a text is missing."""
         lengths: list[int | None] = []
         for example in examples:
             parts = example.joined_from or (example.utterance,)
             texts = [text for part in parts if (text := self.drafts.get(part.id)) is not None]
-            whole = len(texts) == len(parts)
-            lengths.append(len(self.student.transcript_ids(join_texts(parts, texts))) if whole else None)
+            complete = len(texts) == len(parts)
+            lengths.append(len(self.student.transcript_ids(join_texts(parts, texts))) if complete else None)
         return lengths
 
-    def step_done(self) -> None:
-        """Forget what the step at hand has used; one that is given up will want it again."""
+    def on_step_end(self) -> None:
+        """Drop the pending rollouts that this step used. An interrupted step keeps them, because it is repeated."""
         for seed in self._used:
-            del self._under_way[seed]
+            del self._pending[seed]
         self._used = set()
 
-    def under_way(self) -> dict[str, Any]:
-        """What has been begun for steps that are not done, JSON-able; waits for it."""
-        finished = {seed: (ids, begun()) for seed, (ids, begun) in self._under_way.items()}
+    def pending(self) -> dict[str, Any]:
+        """The rollouts of steps that are not complete, JSON-able, by seed; waits until they are written."""
+        finished = {seed: (ids, wait()) for seed, (ids, wait) in self._pending.items()}
         return {
             str(seed): {
                 "utterances": ids,
@@ -127,17 +128,17 @@ class StudentRollouts:
             for seed, (ids, transcripts) in finished.items()
         }
 
-    def restore(self, under_way: Mapping[str, Any]) -> None:
-        """Have what `under_way` told of as if it had been begun here."""
-        self._under_way = {
+    def load_pending(self, pending: Mapping[str, Any]) -> None:
+        """Restore what `pending` returned."""
+        self._pending = {
             int(seed): (document["utterances"], partial(_transcripts_of, document))
-            for seed, document in under_way.items()
+            for seed, document in pending.items()
         }
 
-    def _ask(self, engine: Engine, prompts: Prompts, sampled: Sequence[Sampling | None]) -> Callable[[], Transcripts]:
+    def _ask(self, engine: Engine, prompts: Prompts, samplings: Sequence[Sampling | None]) -> Callable[[], Transcripts]:
         sampling = None
         if self.settings.rollout_temperature > 0:
-            uniforms = torch.cat([part.uniforms for part in sampled if part is not None])
+            uniforms = torch.cat([part.uniforms for part in samplings if part is not None])
             sampling = Sampling(self.settings.rollout_temperature, uniforms)
         return engine.submit(self.student, prompts, max_new_tokens=self.settings.max_new_tokens, sampling=sampling)
 
@@ -149,33 +150,33 @@ class StudentRollouts:
         return Sampling(self.settings.rollout_temperature, uniforms)
 
     def _draft(self, example: Example) -> list[int]:
-        if not example.joined_from and (written := self.remembered.get(example.utterance.id)) is not None:
-            return written
+        if not example.joined_from and (tokens := self.cache.get(example.utterance.id)) is not None:
+            return tokens
         parts = example.joined_from or (example.utterance,)
         texts = [self._draft_text(part) for part in parts]
         return self.student.transcript_ids(join_texts(parts, texts)).tolist() if any(texts) else []
 
     def _draft_text(self, utterance: Utterance) -> str:
-        written = self.remembered.get(utterance.id)
-        if written is not None:
-            return clean_transcript(self.student.transcript_text(torch.tensor(written)))
+        tokens = self.cache.get(utterance.id)
+        if tokens is not None:
+            return clean_transcript(self.student.transcript_text(torch.tensor(tokens)))
         return self.drafts.get(utterance.id, utterance.text) or ""
 
-    def _remember(self, examples: Sequence[Example], transcripts: Transcripts) -> None:
-        for example, written, stopped in zip(examples, transcripts.tokens, transcripts.stopped.tolist(), strict=True):
-            # A loop or nothing at all is no draft of what comes next, and the same two are not joined again.
-            if stopped and len(written) > 1 and example.utterance.id != SILENCE and not example.joined_from:
-                self.remembered.add(example.utterance.id, written.tolist())
+    def _record(self, examples: Sequence[Example], transcripts: Transcripts) -> None:
+        for example, tokens, stopped in zip(examples, transcripts.tokens, transcripts.stopped.tolist(), strict=True):
+            # A truncated or empty rollout is no useful draft. The same two utterances are rarely joined again.
+            if stopped and len(tokens) > 1 and example.utterance.id != SILENCE and not example.joined_from:
+                self.cache.record(example.utterance.id, tokens.tolist())
 
 
 def _ids_of(examples: Sequence[Example]) -> list[str]:
     return [example.utterance.id for example in examples]
 
 
-def _part_of(answer: Callable[[], Transcripts], first: int, last: int) -> Transcripts:
-    whole = answer()
-    tokens = whole.tokens[first:last]
-    return Transcripts(tokens, whole.stopped[first:last], None, max(map(len, tokens)))
+def _slice_of(wait: Callable[[], Transcripts], first: int, last: int) -> Transcripts:
+    transcripts = wait()
+    tokens = transcripts.tokens[first:last]
+    return Transcripts(tokens, transcripts.stopped[first:last], None, max(map(len, tokens)))
 
 
 def _transcripts_of(document: Mapping[str, Any]) -> Transcripts:

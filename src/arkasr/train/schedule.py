@@ -6,15 +6,15 @@ from arkasr.train.settings import OptimizationSettings
 
 
 def rate_factor(step: int, steps: int, settings: OptimizationSettings) -> float:
-    """The share of the highest learning rate at an optimizer step.
+    """The learning rate at an optimizer step, as a share of the highest one.
 
-    The warm-up reaches the highest rate in its last step. A decay begins there and reaches `final_rate` one step after
-    the last, so that no step is taken at a rate of zero.
+    The last step of the warm-up has the highest rate. The decay starts there and reaches `final_rate` one step after
+    the last step, so that no step has a rate of zero.
 
     Args:
         step: counted from 1.
-        steps: of the whole schedule, which stages that continue one another share.
-        settings: its shape.
+        steps: length of the whole schedule; stages that continue one another share a schedule.
+        settings: warm-up and decay.
     """
     if step <= settings.warmup_steps:
         return step / settings.warmup_steps

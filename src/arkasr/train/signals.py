@@ -1,6 +1,6 @@
-"""Signals that ask a run to stop: noted while a step is computed, so that it stops behind a checkpoint.
+"""Stop signals: recorded during a step, so that the run stops after a checkpoint.
 
-SIGINT is Ctrl-C, SIGTERM a scheduler that is about to kill, SIGUSR1 the warning before preemption that SLURM can send.
+SIGINT is Ctrl-C. Schedulers send SIGTERM before they kill a job. SLURM can send SIGUSR1 before it preempts one.
 """
 
 import signal
@@ -11,51 +11,51 @@ from typing import Self
 
 from arkasr import processes
 
-# A launcher passes the terminal's Ctrl-C on at once, which is no second one.
+# One Ctrl-C arrives twice at almost the same time: from the terminal, and from a launcher that forwards it.
 SECOND_CTRL_C_SECONDS = 1.0
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Notes the signals that arrive inside a `with` block instead of obeying them.
+    """Records the stop signals that arrive inside a `with` block.
 
-    A second Ctrl-C is obeyed at once, with the handler of before.
+    A second Ctrl-C calls the previous handler at once.
 
     Attributes:
-        received: the first signal, or None.
+        received: number of the first signal; None = none arrived.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._received_at = 0.0
-        self._before: dict[int, object] = {}
+        self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        # Only the main thread may say what a signal does; elsewhere the caller's handlers stay.
+        # Python installs signal handlers in the main thread only. Elsewhere the caller's handlers stay.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+            self._previous = {number: signal.signal(number, self._record) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        if kind is None and self.received is not None and self._before:
-            # Nobody has asked for it inside the block any more: what comes behind is to stop as well.
+        if kind is None and self.received is not None and self._previous:
+            # It arrived too late for the block to react. The previous handler must still see it.
             signal.raise_signal(self.received)
 
-    def asked(self) -> bool:
-        """Whether a signal has come, here or to another process that has looked, too."""
+    def stop_requested(self) -> bool:
+        """Whether this process received a stop signal, or another one that has called this method too."""
         if self.received is not None:
             processes.set_flag("stop")
             return True
         return processes.is_flag_set("stop")
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        again = self.received is not None and time.monotonic() - self._received_at > SECOND_CTRL_C_SECONDS
-        if number == signal.SIGINT and again:
-            signal.signal(number, self._before[number])  # type: ignore[arg-type]
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        repeated = self.received is not None and time.monotonic() - self._received_at > SECOND_CTRL_C_SECONDS
+        if number == signal.SIGINT and repeated:
+            signal.signal(number, self._previous[number])  # type: ignore[arg-type]
             signal.raise_signal(number)
         if self.received is None:
             self.received, self._received_at = number, time.monotonic()

@@ -1,6 +1,6 @@
-"""What the training loop asks of a stage: the loss of a batch, and how many things it is the sum of.
+"""What the training loop needs from a stage: the loss of a micro-batch, and the number of positions it sums over.
 
-CTC, SFT and OPD are three answers. A stage knows nothing of optimizers, steps, files or processes.
+CTC, SFT and OPD implement it. A stage knows nothing of optimizers, files or processes.
 """
 
 from abc import ABC, abstractmethod
@@ -27,25 +27,25 @@ class StageLoss:
     """The loss of one micro-batch, not yet normalised.
 
     Attributes:
-        total: scalar with a gradient, the sum over `count` things.
-        count: tokens or positions that `total` sums over, int64 scalar; 0 is allowed.
-        metrics: what else is worth knowing of this micro-batch.
-        given_up: the loss is none, since the run is asked to stop and would have had to wait for it.
+        total: scalar with a gradient, summed over `count` positions.
+        count: valid tokens or positions, int64 scalar; may be 0.
+        metrics: further figures of this micro-batch.
+        interrupted: a stop was requested while the stage waited for its teacher. There is no loss.
     """
 
     total: Tensor
     count: Tensor
     metrics: Metrics = field(default_factory=Metrics)
-    given_up: bool = False
+    interrupted: bool = False
 
 
 class Stage(nn.Module, ABC):
-    """A trainable model together with its answer to "what is the loss of this batch?".
+    """A trainable model and the loss that it is trained with.
 
     Attributes:
-        student: the recogniser that learns.
-        clock: adds up the time of the phases of a step.
-        stop_asked: whether the run is asked to stop; whoever waits for something outside this process looks.
+        student: the recogniser that is trained.
+        clock: measures the phases of a step.
+        stop_requested: whether the run should stop. A stage that waits for another process calls it regularly.
     """
 
     def __init__(self, student: Recognizer) -> None:
@@ -53,20 +53,24 @@ class Stage(nn.Module, ABC):
         self.student = student
         self.model = student.model
         self.clock = PhaseClock()
-        self.stop_asked: Callable[[], bool] = lambda: False
+        self.stop_requested: Callable[[], bool] = lambda: False
         self.clock.watch(student.audio_modules, "encode")
 
     def forward(self, examples: Sequence[Example], seed: int) -> StageLoss:
-        """The loss of a micro-batch; `seed` is a function of step and position, for augmentation.
+        """The loss of a micro-batch.
 
-        Where processes exchange weights and gradients each must pass through the model alike: one without an utterance
-        hears a silent one, which counts for nothing.
+        Every process must run the same forward pass, because DDP and FSDP exchange tensors in it. A process without
+        utterances therefore runs it on silence, with a loss and a count of 0.
+
+        Args:
+            examples: the micro-batch; may be empty.
+            seed: of augmentation and sampling; a function of the step and of the micro-batch's index in it.
         """
-        loss = self.loss(self.filled(examples), seed)
-        return loss if examples else StageLoss(loss.total * 0.0, loss.count * 0, given_up=loss.given_up)
+        loss = self.loss(self.nonempty(examples), seed)
+        return loss if examples else StageLoss(loss.total * 0.0, loss.count * 0, interrupted=loss.interrupted)
 
-    def filled(self, examples: Sequence[Example]) -> Sequence[Example]:
-        """A micro-batch of at least one utterance, be it a silent one."""
+    def nonempty(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The micro-batch, or one silent utterance if it is empty."""
         return examples or [silence(self.recognizers)]
 
     @abstractmethod
@@ -75,57 +79,61 @@ class Stage(nn.Module, ABC):
 
     @property
     def recognizers(self) -> list[Recognizer | Teacher]:
-        """Those that hear an utterance."""
+        """The models that need features of every utterance."""
         return [self.student]
 
     @property
-    def steps_ahead(self) -> int:
-        """How many steps before its loss is asked for the stage wants to be told of a micro-batch."""
+    def prefetch_steps(self) -> int:
+        """How many steps ahead `prefetch_rollouts` is called; 0 = never."""
         return 0
 
-    def announce(self, micro_batches: Sequence[tuple[Sequence[Example], int]]) -> None:
-        """Begin what can be begun of a coming step, told as this process's micro-batches, each with its seed."""
+    def prefetch_rollouts(self, micro_batches: Sequence[tuple[Sequence[Example], int]]) -> None:
+        """Start the rollouts of a coming step, with the current weights.
 
-    def under_way(self) -> dict[str, Any]:
-        """What has been begun of steps to come, JSON-able, of this process; waits for it."""
-        return {}
-
-    def step_done(self) -> None:
-        """Learn that the step at hand is taken, and will not be taken again."""
-
-    def memory(self) -> dict[str, Tensor]:
-        """What a resumed run must know besides weights, optimizer and position in the data."""
-        return {}
-
-    def close(self) -> None:
-        """Give back what the stage holds outside this process; called once training is over."""
-
-    def remember(self, memory: Mapping[str, Tensor], under_way: Mapping[str, Any]) -> None:
-        """Take back what `memory` gave, and what `under_way` gave of this process's micro-batches."""
-
-    def updated(self) -> None:
-        """Learn that an optimizer has changed the weights."""
-
-    def judge(self, step: Metrics) -> str | None:
-        """Look at the figures of a step, those of all processes together, and so with the same verdict on each.
-
-        Returns:
-            What the user should know now, in a line.
-
-        Raises:
-            InputError: the stage is not to go on like this.
+        Args:
+            micro_batches: this process's micro-batches of that step, each with its seed.
         """
 
-    def take_news(self) -> dict[str, Any]:
-        """What has come into the memory since this was last asked, JSON-able, for the other processes."""
+    def pending_rollouts(self) -> dict[str, Any]:
+        """This process's rollouts for coming steps, JSON-able, by micro-batch seed; waits until they are written."""
         return {}
 
-    def learn_news(self, news: Mapping[str, Any]) -> None:
-        """Take into the memory what a process told with `take_news`."""
+    def take_new_rollouts(self) -> dict[str, Any]:
+        """This process's rollouts since the last call, JSON-able, for the other processes."""
+        return {}
+
+    def add_rollouts(self, rollouts: Mapping[str, Any]) -> None:
+        """Store the result of one process's `take_new_rollouts`."""
+
+    def on_weights_changed(self) -> None:
+        """Called after every optimizer update."""
+
+    def on_step_end(self) -> None:
+        """Called when a step is complete, and so is never repeated."""
+
+    def check_metrics(self, metrics: Metrics) -> str | None:
+        """Check the metrics of a step, merged over all processes. Every process must come to the same result.
+
+        Returns:
+            A warning for the user, in one line; None = no warning.
+
+        Raises:
+            InputError: training must not continue.
+        """
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold besides weights, optimizer states and the position in the data."""
+        return {}
+
+    def load_extra_state(self, extra_state: Mapping[str, Tensor], pending_rollouts: Mapping[str, Any]) -> None:
+        """Restore `extra_state`, and the `pending_rollouts` of the micro-batches that this process has now."""
+
+    def close(self) -> None:
+        """Release engines and connections; called once, after training."""
 
 
 def silence(recognizers: Sequence[Recognizer | Teacher]) -> Example:
-    """Half a second in which nothing is said, for recognisers that must hear something."""
+    """Half a second of silence, with the features of every recogniser."""
     clip = np.zeros(SAMPLE_RATE // 2, dtype=np.float32)
     utterance = Utterance(Path("silence"), "a", None, None, "English", SILENCE, None, 0.5, {})
     return Example(utterance, {recognizer.frontend: recognizer.features(clip) for recognizer in recognizers})

@@ -1,17 +1,18 @@
-"""One optimizer step: micro-batches forth and back, one normalisation, one update.
+"""One optimizer step: accumulate gradients over micro-batches, normalise and clip them, update the weights.
 
-Gradients of sums are added up over all micro-batches and processes and divided by the number of valid things before the
-optimizer sees them (specification objective, step 6). Knows nothing of what a stage does, nor of files.
+Gradients of summed losses are divided once by the number of valid positions of all micro-batches and processes
+(specification objective, step 6). Knows nothing of a stage's loss or of files.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from arkasr.data.examples import Example
 from arkasr.recognizers.precision import widest_float
@@ -22,22 +23,40 @@ from arkasr.train.stage import Stage, StageLoss
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What an optimizer step came to.
+    """The result of an optimizer step.
 
     Attributes:
         metrics: of this process.
-        finite: whether loss and gradient were; if not, the weights are as before the step. The same on every process.
-        heard: ids of the utterances of this process.
-        overflowed: whether it was the gradient that was not finite.
-        given_up: whether a process gave the step up, asked to stop; the weights are as before. The same on every
-            process.
+        utterances: ids of this process's utterances.
+        finite: whether loss and gradient were finite; else the weights did not change. The same on every process.
+        overflowed: whether the gradient was not finite.
+        interrupted: whether a process stopped waiting because a stop was requested; the weights did not change. The
+            same on every process.
     """
 
     metrics: Metrics
-    finite: bool
-    heard: list[str]
+    utterances: list[str]
+    finite: bool = True
     overflowed: bool = False
-    given_up: bool = False
+    interrupted: bool = False
+
+
+@dataclass
+class _Accumulated:
+    """What the micro-batches of this process add up to.
+
+    Attributes:
+        total: summed loss, scalar.
+        count: valid positions, int64 scalar.
+        utterances: ids of the utterances.
+        interrupted: as in `StepOutcome`.
+    """
+
+    total: Tensor
+    count: Tensor
+    metrics: Metrics = field(default_factory=Metrics)
+    utterances: list[str] = field(default_factory=list)
+    interrupted: bool = False
 
 
 def optimizer_step(
@@ -51,85 +70,130 @@ def optimizer_step(
     seed: int,
     rate_factor: float,
 ) -> StepOutcome:
-    """One step down the mean over all valid things of `settings.accumulation` micro-batches, wherever they are.
+    """One step on the mean loss over the valid positions of `settings.accumulation` micro-batches of all processes.
 
     Args:
         accelerator: of the devices and the precision.
-        stage: gives the loss.
-        module: the stage as it lies on the processes.
-        optimizers: of its weights.
-        batches: this process's.
-        settings: how to optimise.
-        step: since the beginning of the schedule, counted from 1.
-        seed: with the step, decides what is drawn.
+        stage: the loss.
+        module: the stage as `distribute` wrapped it.
+        optimizers: of the stage's weights.
+        batches: this process's micro-batches.
+        settings: accumulation, clipping and learning rate.
+        step: counted from 1 since the schedule began.
+        seed: with the step, determines everything random.
         rate_factor: share of the highest learning rate.
     """
     stage.train()
-    metrics = Metrics()
-    heard: list[str] = []
-    total = torch.zeros((), device=accelerator.device, dtype=widest_float(accelerator.device))
-    count = torch.zeros((), device=accelerator.device, dtype=torch.long)
-    firsts = range(0, settings.accumulation, accelerator.num_processes)
-    for first in firsts:
-        with stage.clock("data"):
-            examples = next(batches)
-        heard += [example.utterance.id for example in examples]
-        with nullcontext() if first == firsts[-1] else accelerator.no_sync(module):
-            loss: StageLoss = module(examples, micro_batch_seed(seed, step, first + accelerator.process_index))
-            with stage.clock("backward"):
-                accelerator.backward(loss.total)
-        if _any_process(accelerator, loss.given_up):
-            stage.zero_grad()
-            return StepOutcome(metrics, finite=True, heard=heard, given_up=True)
-        total += loss.total.detach()
-        count += loss.count
-        metrics.merge(loss.metrics)
-        _count_padding(metrics, examples)
-    metrics.mean("loss", total, count)
+    accumulated = _accumulate(accelerator, stage, module, batches, settings.accumulation, step, seed)
+    metrics = accumulated.metrics
+    if accumulated.interrupted:
+        stage.zero_grad()
+        return StepOutcome(metrics, accumulated.utterances, interrupted=True)
+    metrics.mean("loss", accumulated.total, accumulated.count)
     with stage.clock("optimizer"):
-        things, strange = accelerator.reduce(torch.stack((count, (~total.isfinite()).long())))
-        # Wrapped modules average gradients over processes; the mean asked for is over things.
-        scale = accelerator.num_processes / things.clamp(min=1)
-        for parameter in stage.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
-        norm = accelerator.clip_grad_norm_(stage.parameters(), settings.max_grad_norm).item()
-        finite = math.isfinite(norm) and not strange
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["highest_lr"] * rate_factor
-            if finite:
-                optimizer.step()
-            optimizer.zero_grad()
-        if finite:
-            stage.updated()
-        elif accelerator.scaler is not None:
-            # Clipping has shown it the gradients. Left to step by itself, it would look at these and not at the loss.
-            accelerator.scaler.update()
+        norm, finite = _normalise_and_clip(accelerator, stage, accumulated, settings.max_grad_norm)
+        _apply(accelerator, stage, optimizers, rate_factor, finite=finite)
     metrics.mean("train/gradient_norm", norm, 1)
     metrics.mean("train/learning_rate", settings.learning_rate * rate_factor, 1)
     metrics.mean("train/skipped", not finite, 1)
     for phase, seconds in stage.clock.reset().items():
         metrics.mean(f"time/{phase}", seconds, 1)
-    return StepOutcome(metrics, finite, heard, overflowed=not math.isfinite(norm))
+    return StepOutcome(metrics, accumulated.utterances, finite, overflowed=not math.isfinite(norm))
 
 
-def _any_process(accelerator: Accelerator, flag: bool) -> bool:
+def _accumulate(
+    accelerator: Accelerator,
+    stage: Stage,
+    module: Any,
+    batches: Iterator[list[Example]],
+    accumulation: int,
+    step: int,
+    seed: int,
+) -> _Accumulated:
+    """Forward and backward passes of this process's micro-batches; ends early if a process is interrupted."""
+    accumulated = _Accumulated(
+        total=torch.zeros((), device=accelerator.device, dtype=widest_float(accelerator.device)),
+        count=torch.zeros((), device=accelerator.device, dtype=torch.long),
+    )
+    rounds = range(0, accumulation, accelerator.num_processes)
+    for first in rounds:
+        with stage.clock("data"):
+            examples = next(batches)
+        accumulated.utterances += [example.utterance.id for example in examples]
+        with nullcontext() if first == rounds[-1] else accelerator.no_sync(module):
+            loss: StageLoss = module(examples, micro_batch_seed(seed, step, first + accelerator.process_index))
+            with stage.clock("backward"):
+                accelerator.backward(loss.total)
+        if _on_any_process(accelerator, loss.interrupted):
+            accumulated.interrupted = True
+            break
+        accumulated.total += loss.total.detach()
+        accumulated.count += loss.count
+        accumulated.metrics.merge(loss.metrics)
+        _count_padding(accumulated.metrics, examples)
+    return accumulated
+
+
+def _normalise_and_clip(
+    accelerator: Accelerator, stage: Stage, accumulated: _Accumulated, max_norm: float
+) -> tuple[float, bool]:
+    """Divide the gradients by the valid positions of all processes, and clip them.
+
+    Returns:
+        The gradient norm before clipping, and whether the losses of all processes and the norm are finite.
+    """
+    nonfinite = (~accumulated.total.isfinite()).long()
+    valid_count, nonfinite_ranks = accelerator.reduce(torch.stack((accumulated.count, nonfinite)))
+    # DDP and FSDP average gradients over processes. The mean over positions needs their sum.
+    scale = accelerator.num_processes / valid_count.clamp(min=1)
+    for parameter in stage.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(scale)
+    norm = accelerator.clip_grad_norm_(stage.parameters(), max_norm).item()
+    return norm, math.isfinite(norm) and not nonfinite_ranks
+
+
+def _apply(
+    accelerator: Accelerator, stage: Stage, optimizers: Sequence[Any], rate_factor: float, *, finite: bool
+) -> None:
+    """Update the weights if the step is finite, and clear the gradients."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["highest_lr"] * rate_factor
+        if finite:
+            optimizer.step()
+        optimizer.zero_grad()
+    if finite:
+        stage.on_weights_changed()
+    elif accelerator.scaler is not None:
+        # Clipping already recorded infinite gradients in GradScaler, and `update` lowers the scale for them. `step` is
+        # not called, because it would update the weights where the loss is not finite and the gradient is.
+        accelerator.scaler.update()
+
+
+def _on_any_process(accelerator: Accelerator, flag: bool) -> bool:
     if accelerator.num_processes == 1:
         return flag
     return bool(accelerator.reduce(torch.tensor(flag, device=accelerator.device, dtype=torch.long)))
 
 
-def micro_batch_seed(seed: int, step: int, place: int) -> int:
-    """A seed of its own for every micro-batch of a step, whichever process has it."""
-    thousands, place = divmod(place, 1_009)
-    return (((seed * 1_000_003 + step) * 1_009 + place) * 4_099 + thousands) % 2**63
+def micro_batch_seed(seed: int, step: int, index: int) -> int:
+    """The seed of a step's micro-batch, unique and independent of the process that computes it.
+
+    Args:
+        seed: of the stage.
+        step: counted from 1 since the schedule began.
+        index: of the micro-batch in the step, over all processes.
+    """
+    thousands, index = divmod(index, 1_009)
+    return (((seed * 1_000_003 + step) * 1_009 + index) * 4_099 + thousands) % 2**63
 
 
 def _count_padding(metrics: Metrics, examples: list[Example]) -> None:
-    for features in zip(*(example.features.values() for example in examples), strict=True):
-        frames = [clip.shape[1] for clip in features]
-        padded = max(frames) * len(frames)
-        metrics.mean("train/padding_share", padded - sum(frames), padded)
-        metrics.mean("train/utterances", len(frames), 1)
+    if not examples:
         return
+    frontend = next(iter(examples[0].features))
+    frames = [example.features[frontend].shape[1] for example in examples]
+    padded = max(frames) * len(frames)
+    metrics.mean("train/padding_share", padded - sum(frames), padded)
+    metrics.mean("train/utterances", len(frames), 1)

@@ -1,7 +1,7 @@
-"""The endless stream of micro-batches of a stage, and the position in it that a resumed run starts from.
+"""The endless stream of a stage's micro-batches, and the position in it from which a run resumes.
 
-Every optimizer step takes the next so many batches of one global order, dealt out to the processes in turn: who trains
-on how many processes, and how often a run was resumed, changes nothing in what a step hears.
+Every optimizer step takes the next micro-batches of one global order and deals them out to the processes in turn. The
+data of a step does not depend on the number of processes or on resumes.
 """
 
 from collections import deque
@@ -21,36 +21,39 @@ from arkasr.errors import InputError
 
 @dataclass(frozen=True)
 class UnreadableUtterance:
-    """An utterance that could not be heard.
+    """An utterance whose audio cannot be read.
 
     Attributes:
         id: of the utterance.
-        reason: names the file and says what to do.
+        reason: one line that names the file and the remedy.
     """
 
     id: str
     reason: str
 
 
+_Read = Example | UnreadableUtterance | InputError
+
+
 @dataclass(frozen=True)
-class _Read:
-    """A micro-batch before it is handed out; `next_position` where it is a step's last, None elsewhere."""
+class _MicroBatch:
+    """A micro-batch as it was read; `next_position` is None unless it is the last of its step."""
 
     examples: list[Example]
     unreadable: list[UnreadableUtterance]
     next_position: Any
 
 
-class _Guarded(Dataset[Example | UnreadableUtterance | InputError]):
-    """Hands an error over as a value: raised in a worker process it would arrive wrapped in that worker's traceback."""
+class _ErrorsAsValues(Dataset[_Read]):
+    """Returns errors instead of raising them: DataLoader wraps an error of a worker in that worker's traceback."""
 
     def __init__(self, dataset: ExampleDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: Any) -> Example | UnreadableUtterance | InputError:
+    def __getitem__(self, index: Any) -> _Read:
         try:
             utterance = self.dataset.utterances[index]
-        except InputError as error:  # its line cannot be read, and so nothing is known of it
+        except InputError as error:  # the manifest line cannot be read, so the utterance has no id
             return InputError(str(error))
         try:
             return self.dataset[index]
@@ -58,14 +61,8 @@ class _Guarded(Dataset[Example | UnreadableUtterance | InputError]):
             return UnreadableUtterance(utterance.id, str(error))
 
 
-def _as_list(
-    found: list[Example | UnreadableUtterance | InputError],
-) -> list[Example | UnreadableUtterance | InputError]:
-    return found
-
-
-class _Share(Sampler[list[Any]]):
-    """One process's batches, step after step; an empty one where a step has none left for it."""
+class _RankBatches(Sampler[list[Any]]):
+    """One process's batches, step after step; empty where a step has fewer batches than processes."""
 
     def __init__(
         self,
@@ -73,36 +70,36 @@ class _Share(Sampler[list[Any]]):
         position: Any,
         per_step: int,
         rank: int,
-        processes: int,
+        world_size: int,
     ) -> None:
-        self._followed: Iterator[tuple[list[Any], Any]] = sampler.follow(position)
+        self._global_order: Iterator[tuple[list[Any], Any]] = sampler.batches_from(position)
         self._per_step = per_step
         self._rank = rank
-        self._processes = processes
+        self._world_size = world_size
         self.positions: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[list[Any]]:
         while True:
-            step = list(islice(self._followed, self._per_step))
+            step = list(islice(self._global_order, self._per_step))
             self.positions.append(step[-1][1])
-            for first in range(0, self._per_step, self._processes):
-                place = first + self._rank
-                yield step[place][0] if place < self._per_step else []
+            for first in range(0, self._per_step, self._world_size):
+                index = first + self._rank
+                yield step[index][0] if index < self._per_step else []
 
 
 class BatchStream:
-    """Epoch after epoch of duration-bucketed batches, without the utterances that cannot be heard.
+    """Duration-bucketed micro-batches, epoch after epoch, without the utterances that cannot be read.
 
-    The position counts steps that were handed out whole, not what workers have read ahead.
+    The position is the start of the first step that was not fully yielded. Workers may have read further.
 
     Args:
         dataset: utterances with features.
         sampler: forms the batches.
         per_step: batches in an optimizer step, of all processes together.
-        rank: this process.
-        processes: among how many.
-        workers: processes that read ahead; 0 = none.
-        unreadable: utterances that are known not to be heard, and are not in the dataset.
+        rank: of this process.
+        world_size: number of processes.
+        workers: worker processes that read ahead; 0 = none.
+        unreadable: utterances that are already known to be unreadable, and are not in the dataset.
     """
 
     def __init__(
@@ -112,107 +109,115 @@ class BatchStream:
         *,
         per_step: int = 1,
         rank: int = 0,
-        processes: int = 1,
+        world_size: int = 1,
         workers: int = 0,
         unreadable: Sequence[UnreadableUtterance] = (),
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
-        self.position: Any = sampler.position_of({})
+        self.position: Any = sampler.position_from_state({})
         self._per_step = per_step
         self._rank = rank
-        self._processes = processes
+        self._world_size = world_size
         self._workers = workers
         self._unreadable = list(unreadable)
 
     def __iter__(self) -> Iterator[list[Example]]:
-        """This process's batches without end; in every step each process has as many, some of them empty.
+        """This process's micro-batches without end. Every process gets equally many per step; some may be empty.
 
         Raises:
-            InputError: a line of the manifest cannot be read any more.
+            InputError: a line of the manifest can no longer be read.
         """
-        return self._handed_out(self._read())
+        return self._yielded(self._read())
 
-    def ahead(self, steps: int, announce: Callable[[int, list[list[Example]]], None]) -> Iterator[list[Example]]:
-        """As `iter`, each step's batches announced so many steps before the first of them is handed out.
+    def read_ahead(
+        self, steps: int, on_step_read: Callable[[int, list[list[Example]]], None]
+    ) -> Iterator[list[Example]]:
+        """As `iter`, but reads each step's micro-batches some steps before it yields them.
 
         Args:
-            steps: how many are held in memory besides the one that is handed out.
-            announce: called with the number of a step, from 0, and its batches.
+            steps: how many steps to hold in memory besides the current one.
+            on_step_read: called with the number of the step, from 0, and its micro-batches.
 
         Raises:
-            InputError: a line of the manifest cannot be read any more.
+            InputError: a line of the manifest can no longer be read.
         """
-        return self._handed_out(self._announced(steps, announce))
+        return self._yielded(self._read_ahead(steps, on_step_read))
 
     @property
     def _rounds(self) -> int:
-        return -(-self._per_step // self._processes)
+        return -(-self._per_step // self._world_size)
 
-    def _announced(self, steps: int, announce: Callable[[int, list[list[Example]]], None]) -> Iterator[_Read]:
+    def _read_ahead(
+        self, steps: int, on_step_read: Callable[[int, list[list[Example]]], None]
+    ) -> Iterator[_MicroBatch]:
         read = self._read()
-        coming: deque[list[_Read]] = deque()
+        coming: deque[list[_MicroBatch]] = deque()
         for number in count():
             step = list(islice(read, self._rounds))
-            announce(number, [batch.examples for batch in step])
+            on_step_read(number, [batch.examples for batch in step])
             coming.append(step)
             if number >= steps:
                 yield from coming.popleft()
 
-    def _handed_out(self, batches: Iterator[_Read]) -> Iterator[list[Example]]:
+    def _yielded(self, batches: Iterator[_MicroBatch]) -> Iterator[list[Example]]:
         for batch in batches:
             self._unreadable += batch.unreadable
             if batch.next_position is not None:
                 self.position = batch.next_position
             yield batch.examples
 
-    def _read(self) -> Iterator[_Read]:
-        share = _Share(self.sampler, self.position, self._per_step, self._rank, self._processes)
+    def _read(self) -> Iterator[_MicroBatch]:
+        sampler = _RankBatches(self.sampler, self.position, self._per_step, self._rank, self._world_size)
         loader = DataLoader(
-            _Guarded(self.dataset),
-            batch_sampler=share,
+            _ErrorsAsValues(self.dataset),
+            batch_sampler=sampler,
             num_workers=self._workers,
-            collate_fn=_as_list,
-            # Its own, so that starting draws nothing from the generator of dropout.
+            collate_fn=_uncollated,
+            # A generator of its own: DataLoader would otherwise draw its seed from the one that dropout uses.
             generator=torch.Generator(),
         )
-        for number, found in enumerate(loader, start=1):
-            for item in found:
+        for number, read in enumerate(loader, start=1):
+            for item in read:
                 if isinstance(item, InputError):
                     raise item
-            yield _Read(
-                [item for item in found if isinstance(item, Example)],
-                [item for item in found if isinstance(item, UnreadableUtterance)],
-                share.positions.popleft() if number % self._rounds == 0 else None,
+            yield _MicroBatch(
+                [item for item in read if isinstance(item, Example)],
+                [item for item in read if isinstance(item, UnreadableUtterance)],
+                sampler.positions.popleft() if number % self._rounds == 0 else None,
             )
 
     @property
     def fingerprint(self) -> str:
-        """The same on every process that hears the same set."""
+        """Identifies the training set; equal on all processes that read the same one."""
         return self.sampler.fingerprint
 
     def state(self) -> dict[str, Any]:
-        """Where the next step begins, JSON-able; every process must ask."""
-        return self.sampler.state_of(self.position)
+        """The position, JSON-able; every process must call this."""
+        return self.sampler.state_dict(self.position)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` said."""
-        self.position = self.sampler.position_of(state)
+        """Go to the position that `state` returned."""
+        self.position = self.sampler.position_from_state(state)
 
     def skip(self, steps: int) -> None:
-        """Go to where the stream stands behind so many steps from its beginning.
+        """Go to the position after the first `steps` steps.
 
         Raises:
-            InputError: the dataset is streamed, and what lies before would have to be read.
+            InputError: the dataset is streamed, so skipping would mean reading all of it.
         """
         if not isinstance(self.sampler, DurationBatchSampler):
             raise InputError(
-                "a streamed dataset cannot be begun in its middle: a stage that continues another one on it must train "
-                "on the same dataset; or leave out `continues`"
+                "a streamed dataset cannot be started in the middle: a stage that continues another one must train on "
+                "the same dataset; or leave out `continues`"
             )
-        self.position = self.sampler.behind(steps * self._per_step)
+        self.position = self.sampler.position_after(steps * self._per_step)
 
     def take_unreadable(self) -> list[UnreadableUtterance]:
-        """The utterances that could not be heard since this was last asked."""
+        """The unreadable utterances since the last call."""
         taken, self._unreadable = self._unreadable, []
         return taken
+
+
+def _uncollated(read: list[_Read]) -> list[_Read]:
+    return read

@@ -1,1 +1,1 @@
-"""Recordings of any length into text: where speech is, pieces that a model can hear, and what was said in them."""
+"""Transcription of recordings of any length: find speech, cut it into pieces, decode them, write the text."""

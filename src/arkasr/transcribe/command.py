@@ -1,7 +1,7 @@
-"""The `transcribe` command: inputs through a model to outputs, resumable, one bad file never stopping the rest."""
+"""The `transcribe` command: choose output files, transcribe, write. A bad recording does not stop the others."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +14,19 @@ from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.transcriber import Transcriber
-from arkasr.transcribe.transcript import Transcript
 
-# Formats that hold one recording only.
-SINGLE_FORMATS = ("json", "srt", "vtt")
-NAMES = "backslashreplace"  # the name of a recording need not be text
+SINGLE_RECORDING_FORMATS = ("json", "srt", "vtt")
+ENCODING_ERRORS = "backslashreplace"  # file names may contain bytes that are not valid UTF-8
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where transcripts go.
+    """Where transcripts are written.
 
     Attributes:
         format_name: one of `FORMATS`.
         path: a file for all recordings, or a folder; None = standard output.
-        files: in a folder, the file of each recording.
+        files: if `path` is a folder, the file of each recording.
     """
 
     format_name: str
@@ -37,7 +35,7 @@ class Target:
 
     @property
     def journal(self) -> Path | None:
-        """Where progress is kept."""
+        """File in which progress is stored; None for standard output."""
         if self.path is None:
             return None
         return self.path / ".transcribe.partial" if self.files else self.path.with_name(f".{self.path.name}.partial")
@@ -46,111 +44,112 @@ class Target:
 def target_of(
     output: str | None, format_name: str | None, inputs: Sequence[Input], also_read: Sequence[Path | int] = ()
 ) -> Target:
-    """Decide on format and files, before a model is loaded.
+    """Choose format and files, before a model is loaded.
 
     Args:
-        output: a file, or a folder (it exists, ends in `/`, or has no suffix) with a file for each recording; None =
+        output: a file, or a folder (it exists, ends in `/`, or has no suffix) with one file per recording; None =
             standard output.
-        format_name: None = that of the file's suffix, else JSON Lines for manifests and text for files.
-        inputs: what is transcribed.
-        also_read: the manifests that name it, or the descriptor of standard input, and the files of the models.
+        format_name: None = the file's suffix, else JSON Lines for manifests and text for files.
+        inputs: the recordings.
+        also_read: other files that the command reads: manifests, models, the file descriptor of standard input.
 
     Raises:
-        InputError: there is no such format, a format for one recording is to hold several, two outputs would have one
-            name, or an output would replace an input.
+        InputError: the format does not exist or cannot contain several recordings, two outputs have the same name, or
+            an output would replace an input.
     """
     path = None if output is None else Path(output)
-    into_folder = path is not None and (str(output).endswith("/") or path.is_dir() or not path.suffix)
-    if format_name is None and path is not None and not into_folder:
+    is_folder = path is not None and (str(output).endswith("/") or path.is_dir() or not path.suffix)
+    if format_name is None and path is not None and not is_folder:
         format_name = path.suffix.removeprefix(".").lower()
     if format_name is None:
         format_name = "txt" if all(set(item.recording.fields) == {"audio"} for item in inputs) else "jsonl"
     if format_name not in FORMATS:
         raise InputError(f"format {format_name}: {nearest_of(format_name, FORMATS)}")
-    if path is not None and into_folder:
+    if path is not None and is_folder:
         if path.is_file():
             raise InputError(
                 f"{path}: is a file without a suffix; name a folder, or a file such as {path}.{format_name}"
             )
         target = Target(format_name, path, _files(path, inputs, format_name))
-    elif len(inputs) > 1 and format_name in SINGLE_FORMATS:
+    elif len(inputs) > 1 and format_name in SINGLE_RECORDING_FORMATS:
         raise InputError(f"format {format_name} holds one recording, there are {len(inputs)}; give a folder: -o DIR/")
     else:
         target = Target(format_name, path)
-    heard = [item.recording.audio for item in inputs if isinstance(item.recording.audio, Path)]
-    refuse_to_replace([*also_read, *heard], filter(None, [*(target.files or [path]), target.journal]))
+    audio_files = [item.recording.audio for item in inputs if isinstance(item.recording.audio, Path)]
+    refuse_to_replace([*also_read, *audio_files], filter(None, [*(target.files or [path]), target.journal]))
     return target
 
 
-def run(
+def transcribe_inputs(
     transcriber: Transcriber,
     inputs: Sequence[Input],
     target: Target,
     model_name: str,
     on_progress: Callable[[float, float], None] | None = None,
 ) -> list[str]:
-    """Transcribe and write.
+    """Transcribe recordings and write their transcripts.
 
     Args:
         transcriber: the model.
-        inputs: what is heard.
-        target: where transcripts go.
-        model_name: kept in the journal, so that another model does not go on with it.
-        on_progress: told the seconds of audio and the recordings just done.
+        inputs: the recordings.
+        target: where transcripts are written.
+        model_name: stored in the journal; a run with another model does not continue it.
+        on_progress: called with the seconds of audio and the number of recordings just finished.
 
     Returns:
-        A line for each recording that could not be heard, or not wholly.
+        An error message for each recording that was not transcribed completely.
 
     Raises:
-        InputError: the progress that is kept is that of another run.
+        InputError: the journal belongs to another model or other settings.
     """
     write = FORMATS[target.format_name]
     if target.format_name == "txt" and len(inputs) > 1 and target.files is None:
         write = named_text
+    problems: list[str] = []
     with ExitStack() as stack:
         journal = None
         if target.journal is not None:
             journal = stack.enter_context(Journal(target.journal, _settings_of(transcriber, model_name)))
-        recordings = [item.recording for item in inputs]
-        transcripts = transcriber.transcribe(recordings, journal=journal, on_progress=on_progress)
-        problems: list[str] = []
-        texts = (
-            write(item.recording.fields, _noted(transcript, problems))
-            for item, transcript in zip(inputs, transcripts, strict=True)
-        )
-        if target.path is None:
-            for text in texts:
-                sys.stdout.buffer.write(text.encode("utf-8", NAMES))
-                sys.stdout.buffer.flush()
-        elif target.files is None:
-            write_atomically(target.path, texts, errors=NAMES)
-        else:
-            for path, text in zip(target.files, texts, strict=True):
-                write_atomically(path, [text], errors=NAMES)
+
+        def texts() -> Iterator[str]:
+            recordings = [item.recording for item in inputs]
+            transcripts = transcriber.transcribe(recordings, journal=journal, on_progress=on_progress)
+            for recording, transcript in zip(recordings, transcripts, strict=True):
+                if transcript.error is not None:
+                    problems.append(transcript.error)
+                yield write(recording.fields, transcript)
+
+        _write_texts(texts(), target)
         if journal:
             journal.remove()
     return problems
 
 
-def _noted(transcript: Transcript, problems: list[str]) -> Transcript:
-    if transcript.error is not None:
-        problems.append(transcript.error)
-    return transcript
+def _write_texts(texts: Iterable[str], target: Target) -> None:
+    if target.path is None:
+        for text in texts:
+            sys.stdout.buffer.write(text.encode("utf-8", ENCODING_ERRORS))
+            sys.stdout.buffer.flush()
+    elif target.files is None:
+        write_atomically(target.path, texts, errors=ENCODING_ERRORS)
+    else:
+        for path, text in zip(target.files, texts, strict=True):
+            write_atomically(path, [text], errors=ENCODING_ERRORS)
 
 
 def _files(folder: Path, inputs: Sequence[Input], format_name: str) -> tuple[Path, ...]:
-    taken: dict[Path, Input] = {}
+    input_by_path: dict[Path, Input] = {}
     for item in inputs:
-        path = folder / f"{item.name}.{format_name}"
-        if path in taken:
-            first = taken[path].recording.name
+        path = folder / f"{item.output_name}.{format_name}"
+        if path in input_by_path:
+            first = input_by_path[path].recording.name
             raise InputError(f"{item.recording.name} and {first} would both be written to {path}; rename one")
-        taken[path] = item
-    return tuple(taken)
+        input_by_path[path] = item
+    return tuple(input_by_path)
 
 
 def _settings_of(transcriber: Transcriber, model_name: str) -> dict[str, str | int]:
-    """What decides on the words of a piece."""
+    """Everything that the transcript of a piece depends on, besides its audio."""
     model = transcriber.recognizer.model
     return {
         "model": model_name,

@@ -1,4 +1,4 @@
-"""Recordings into the pieces that a model will hear. Reads audio, knows nothing of models."""
+"""Cutting of a recording into pieces that a model can decode. In: a recording. Out: sample ranges."""
 
 from dataclasses import dataclass
 
@@ -6,42 +6,43 @@ from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.errors import InputError
 from arkasr.transcribe.pieces import pieces_of
 from arkasr.transcribe.recording import Recording
-from arkasr.transcribe.speech import Span, speech_probabilities, speech_spans
+from arkasr.transcribe.speech import SampleRange, speech_probabilities, speech_ranges
 
 
 @dataclass(frozen=True)
 class CutRecording:
-    """What will be heard of a recording.
+    """A recording's pieces.
 
     Attributes:
         seconds: length of the recording.
         pieces: in order, in samples from the start of the recording.
-        identity: names the recording as it is now; another one, or a changed file, has another identity.
-        error: why nothing can be heard.
+        identity: `Recording.identity`.
+        error: why the recording cannot be read; None if it can.
     """
 
     seconds: float
-    pieces: tuple[Span, ...] = ()
+    pieces: tuple[SampleRange, ...] = ()
     identity: str = ""
     error: str | None = None
 
 
 def cut_recording(recording: Recording, piece_seconds: float) -> CutRecording:
-    """Decide on the pieces of a recording: all of it where it is short, else what holds speech, cut at pauses.
+    """Cut a recording at its pauses and drop what is not speech.
+
+    A recording of up to 30 s with `find_speech=False` is one piece.
 
     Args:
         recording: any length.
-        piece_seconds: longest piece where a recording is cut. Recordings of up to 30 s in which no speech is looked for
-            are never cut.
+        piece_seconds: longest piece.
     """
     try:
         seconds, identity = recording.seconds(), recording.identity()
         samples = round(seconds * SAMPLE_RATE)
         if not recording.find_speech and samples <= LONGEST_CLIP_SECONDS * SAMPLE_RATE:
-            return CutRecording(seconds, (Span(0, samples),), identity)
+            return CutRecording(seconds, (SampleRange(0, samples),), identity)
         probabilities = speech_probabilities(recording.read, samples)
     except InputError as error:
         return CutRecording(0.0, error=str(error))
-    speech = speech_spans(probabilities, samples)
+    speech = speech_ranges(probabilities, samples)
     pieces = pieces_of(speech, probabilities, round(piece_seconds * SAMPLE_RATE))
     return CutRecording(seconds, tuple(pieces), identity)

@@ -1,35 +1,40 @@
-"""Transcripts as text: JSON Lines, JSON, plain text, and the subtitle formats SubRip and WebVTT.
-
-Turns values into strings; writes no file.
-"""
+"""Transcripts as strings: JSON Lines, JSON, plain text, and the subtitle formats SubRip and WebVTT."""
 
 import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from arkasr.data.manifests.own_fields import SCORED_TRANSCRIPT, without
+from arkasr.data.manifests.output_fields import SCORED_FIELDS, drop_fields
 from arkasr.recognizers.loops import is_unspaced
 from arkasr.transcribe.transcript import Segment, Transcript, Word
 
-LINE_WIDTH = 42  # a subtitle line that is read at a glance; a character of a script without blanks is two wide
-CUE_LINES = 2
-CUE_SECONDS = 7.0
-WRAPPED_AT = re.compile(r"\s*\S+")
-CUE_PAUSE = 1.0  # seconds between two words that are not in one cue
+LINE_WIDTH = 42  # characters of a subtitle line; a character of a script without spaces counts as two
+MAX_CUE_LINES = 2
+MAX_CUE_SECONDS = 7.0
+MAX_CUE_PAUSE = 1.0  # seconds between two words of one cue
+SPACES_AND_WORD = re.compile(r"\s*\S+")
+
+
+class Cue(NamedTuple):
+    """A subtitle; times in seconds from the start of the recording."""
+
+    text: str
+    begin: float
+    end: float
 
 
 def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[str, Any]:
-    """A row of the output manifest: the input's fields, `pred_text`, `pred_text_raw`, and what else is worth knowing.
+    """A row of the output manifest: the input's fields, `pred_text` and `pred_text_raw`.
 
-    `pred_segments` stands where a recording was cut or words have times, `pred_flags` where something is doubtful, and
-    `error` where the recording, or a piece of it, could not be heard; `pred_text` is then what could, or null.
+    It also has `pred_segments` if the recording was cut or words have times, `pred_flags` if a segment has flags, and
+    `error` if the recording or a piece of it could not be transcribed. `pred_text` is null if no piece could.
     """
-    unreadable = transcript.error is not None and not transcript.segments
-    row = without(fields, SCORED_TRANSCRIPT) | {
-        "pred_text": None if unreadable else transcript.text,
-        "pred_text_raw": None if unreadable else transcript.raw,
+    has_no_text = transcript.error is not None and not transcript.segments
+    row = drop_fields(fields, SCORED_FIELDS) | {
+        "pred_text": None if has_no_text else transcript.text,
+        "pred_text_raw": None if has_no_text else transcript.raw,
     }
     segments = transcript.segments
     if len(segments) > 1 or any(segment.words is not None or segment.begin > 0 for segment in segments):
@@ -47,19 +52,19 @@ def jsonl(fields: Mapping[str, Any], transcript: Transcript) -> str:
 
 
 def document(fields: Mapping[str, Any], transcript: Transcript) -> str:
-    """One JSON document, segments always in it."""
+    """One JSON document; it always contains the segments."""
     row = transcript_row(fields, transcript)
     row |= {"seconds": round(transcript.seconds, 3), "pred_segments": transcript.segment_rows()}
     return json.dumps(row, ensure_ascii=False, indent=2) + "\n"
 
 
 def text(fields: Mapping[str, Any], transcript: Transcript) -> str:
-    """The words alone, a line for each segment."""
+    """The text, one line per segment."""
     return "".join(f"{segment.text}\n" for segment in transcript.segments if segment.text)
 
 
 def named_text(fields: Mapping[str, Any], transcript: Transcript) -> str:
-    """One line with the name of the audio, a tab, and the words; for several recordings in one stream."""
+    """One line with the audio's name, a tab and the text; for several recordings in one stream."""
     return f"{fields['audio']}\t{transcript.text}\n"
 
 
@@ -79,53 +84,53 @@ def vtt(fields: Mapping[str, Any], transcript: Transcript) -> str:
     )
 
 
-def _cues(transcript: Transcript) -> Iterator[Word]:
-    """What is shown at a time: a segment, or, where words have times, a few of them."""
+def _cues(transcript: Transcript) -> Iterator[Cue]:
+    """One cue per segment, or several if its words have times."""
     for segment in transcript.segments:
         if segment.words:
             yield from _cues_of_words(segment)
         elif segment.text:
-            yield Word(segment.text, segment.begin, segment.end)
+            yield Cue(segment.text, segment.begin, segment.end)
 
 
-def _cues_of_words(segment: Segment) -> Iterator[Word]:
-    """The segment's text, all of it, divided where a cue would be too long or somebody pauses."""
+def _cues_of_words(segment: Segment) -> Iterator[Cue]:
+    """Cues with all of the segment's text, divided if a cue would be too long, and at pauses."""
     assert segment.words
     words = segment.words
-    starts = [*_starts(segment.text, words), len(segment.text)]
+    starts = [*_word_starts(segment.text, words), len(segment.text)]
     first = 0
     for number, word in enumerate(words):
         shown = segment.text[starts[first] : starts[number]].strip()
         if shown and (
-            len(_wrapped(segment.text[starts[first] : starts[number + 1]])) > CUE_LINES
-            or word.end - words[first].begin > CUE_SECONDS
-            or word.begin - words[number - 1].end > CUE_PAUSE
+            len(_wrapped(segment.text[starts[first] : starts[number + 1]])) > MAX_CUE_LINES
+            or word.end - words[first].begin > MAX_CUE_SECONDS
+            or word.begin - words[number - 1].end > MAX_CUE_PAUSE
         ):
-            yield Word(shown, words[first].begin, words[number - 1].end)
+            yield Cue(shown, words[first].begin, words[number - 1].end)
             first = number
     rest = segment.text[starts[first] :].strip()
     if rest:
-        yield Word(rest, words[first].begin, words[-1].end)
+        yield Cue(rest, words[first].begin, words[-1].end)
 
 
-def _starts(text: str, words: Sequence[Word]) -> list[int]:
-    """Where each word's share of the text begins; punctuation, which the aligner drops, goes with the word before."""
-    starts, place = [], 0
+def _word_starts(text: str, words: Sequence[Word]) -> list[int]:
+    """Index in the text at which each word begins. The aligner drops punctuation; it belongs to the word before."""
+    starts, index = [], 0
     for word in words:
-        found = _find_word(text, word.text, place)
-        starts.append(found if found >= 0 else place)  # the aligner may spell a word otherwise
-        place = starts[-1] + (len(word.text) if found >= 0 else 0)
+        found = _find_word(text, word.text, index)
+        starts.append(found if found >= 0 else index)  # the aligner may spell a word differently
+        index = starts[-1] + (len(word.text) if found >= 0 else 0)
     return [0, *starts[1:]]
 
 
-def _find_word(text: str, word: str, place: int) -> int:
-    """Where a word stands from `place` on, as a word of its own; −1 = nowhere."""
-    found = text.find(word, place)
+def _find_word(text: str, word: str, start: int) -> int:
+    """Index of a complete word in the text, from `start` on; −1 = not found."""
+    found = text.find(word, start)
     while found >= 0:
         end = found + len(word)
-        begins = found == 0 or not text[found - 1].isalnum() or is_unspaced(word[0])
-        ends = end == len(text) or not text[end].isalnum() or is_unspaced(word[-1])
-        if begins and ends:
+        begins_word = found == 0 or not text[found - 1].isalnum() or is_unspaced(word[0])
+        ends_word = end == len(text) or not text[end].isalnum() or is_unspaced(word[-1])
+        if begins_word and ends_word:
             return found
         found = text.find(word, found + 1)
     return -1
@@ -138,31 +143,31 @@ def _clock(seconds: float, decimal_mark: str) -> str:
     return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}{decimal_mark}{milliseconds % 1000:03d}"
 
 
-def _lines(words: str) -> str:
-    return "\n".join(_wrapped(words))
+def _lines(cue: str) -> str:
+    return "\n".join(_wrapped(cue))
 
 
-def _wrapped(words: str) -> list[str]:
-    """Lines of at most `LINE_WIDTH`, divided at blanks, and anywhere in a script without blanks."""
+def _wrapped(cue: str) -> list[str]:
+    """Lines of at most `LINE_WIDTH`, divided at spaces, and at any character of a script without spaces."""
     lines = [""]
-    for part in WRAPPED_AT.findall(words):
-        for piece in _breakable(part):
-            if lines[-1] and _width(lines[-1] + piece) > LINE_WIDTH:
-                lines.append(piece.lstrip())
+    for word in SPACES_AND_WORD.findall(cue):
+        for part in _unbreakable_parts(word):
+            if lines[-1] and _width(lines[-1] + part) > LINE_WIDTH:
+                lines.append(part.lstrip())
             else:
-                lines[-1] += piece if lines[-1] else piece.lstrip()
+                lines[-1] += part if lines[-1] else part.lstrip()
     return lines
 
 
-def _breakable(word: str) -> list[str]:
-    """A word with the blanks before it; character by character where its script has no blanks."""
-    pieces: list[str] = []
+def _unbreakable_parts(word: str) -> list[str]:
+    """The word with the spaces before it, or single characters if its script has no spaces."""
+    parts: list[str] = []
     for character in word:
-        if not pieces or (is_unspaced(character) and pieces[-1].strip()):
-            pieces.append(character)
+        if not parts or (is_unspaced(character) and parts[-1].strip()):
+            parts.append(character)
         else:
-            pieces[-1] += character
-    return pieces
+            parts[-1] += character
+    return parts
 
 
 def _width(text: str) -> int:

@@ -1,6 +1,6 @@
-"""What the command line was given, as recordings: files, folders, manifests, and standard input.
+"""Recordings named on the command line: files, folders, manifests, and standard input.
 
-Only looks at names; what cannot be read is found when it is heard.
+Audio is not decoded here. Unreadable files are reported when they are transcribed.
 """
 
 import shutil
@@ -22,27 +22,27 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True)
 class Input:
-    """A recording and where it came from.
+    """A recording and the name of its output.
 
     Attributes:
-        recording: what is heard; its `fields` begin every output row.
-        name: what its own output file is called, without a suffix, relative to the output folder.
+        recording: its `fields` are copied to the output row.
+        output_name: name of its own output file, without suffix, relative to the output folder.
     """
 
     recording: Recording
-    name: str
+    output_name: str
 
 
 @contextmanager
-def opened(sources: Sequence[str], *, find_speech: bool | None) -> Iterator[list[Input]]:
-    """Every recording that the sources name, in order; what comes through a pipe is kept as a file until the end.
+def open_inputs(sources: Sequence[str], *, find_speech: bool | None) -> Iterator[list[Input]]:
+    """All recordings that the sources name, in order. Piped input is stored in a temporary file until the context ends.
 
     Args:
-        sources: audio files, folders (searched for audio to any depth, in the order of names), manifests, or `-`.
-        find_speech: look for speech in short recordings too; None = in files, and not in a manifest's utterances.
+        sources: audio files, folders (searched recursively, sorted by name), manifests, or `-`.
+        find_speech: detect speech in short recordings too; None = in files, but not in a manifest's utterances.
 
     Raises:
-        InputError: a source is not there, holds no audio, or is a manifest with bad lines.
+        InputError: a source does not exist, contains no audio, or is a manifest with bad lines.
     """
     if sources.count(STANDARD_INPUT) > 1:
         raise InputError("standard input can be read once; give - once")
@@ -50,14 +50,14 @@ def opened(sources: Sequence[str], *, find_speech: bool | None) -> Iterator[list
         found: list[Input] = []
         for number, source in enumerate(sources):
             path = Path(source)
-            piped = source == STANDARD_INPUT or (path.exists() and not path.is_file() and not path.is_dir())
-            if piped:
-                path = _kept(source, Path(folder) / f"input-{number}")
+            is_pipe = source == STANDARD_INPUT or (path.exists() and not path.is_file() and not path.is_dir())
+            if is_pipe:
+                path = _saved_pipe(source, Path(folder) / f"input-{number}")
             if path.is_dir():
                 found += _of_folder(path, find_speech)
             elif path.suffix.lower() in MANIFEST_SUFFIXES:
-                # A manifest from a pipe has no folder of its own.
-                found += _of_manifest(path, Path.cwd() if piped else path.parent, find_speech)
+                # Paths in a piped manifest are relative to the current folder.
+                found += _of_manifest(path, Path.cwd() if is_pipe else path.parent, find_speech)
             elif path.is_file():
                 found.append(_of_file(path, source, path.stem, find_speech))
             else:
@@ -65,13 +65,13 @@ def opened(sources: Sequence[str], *, find_speech: bool | None) -> Iterator[list
         yield found
 
 
-def read_at(source: str) -> Path | int:
-    """Where a source is read: its path, or the descriptor of standard input, which may be a file too."""
+def path_or_descriptor(source: str) -> Path | int:
+    """A source's path, or the file descriptor of standard input; the shell may have redirected a file to it."""
     return sys.stdin.fileno() if source == STANDARD_INPUT else Path(source)
 
 
-def _of_file(path: Path, source: str, name: str, find_speech: bool | None) -> Input:
-    return Input(Recording(path, find_speech=find_speech is not False, fields={"audio": source}), name)
+def _of_file(path: Path, source: str, output_name: str, find_speech: bool | None) -> Input:
+    return Input(Recording(path, find_speech=find_speech is not False, fields={"audio": source}), output_name)
 
 
 def _of_folder(folder: Path, find_speech: bool | None) -> list[Input]:
@@ -93,8 +93,8 @@ def _file_name(utterance_id: str) -> str:
     return name if name.strip(".") else f"-{name}"
 
 
-def _kept(source: str, path: Path) -> Path:
-    """What comes through a pipe as a file: a manifest if it begins like one, else audio."""
+def _saved_pipe(source: str, path: Path) -> Path:
+    """Save piped input to a file: with a manifest's suffix if it begins with `{`, else as audio."""
     with path.open("wb") as file:
         if source == STANDARD_INPUT:
             shutil.copyfileobj(sys.stdin.buffer, file)

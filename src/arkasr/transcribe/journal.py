@@ -1,7 +1,6 @@
-"""What has been recognised so far, on disk, so that an interrupted run goes on where it stopped.
+"""Finished recognitions on disk, so that an interrupted run continues where it stopped.
 
-One line for each piece, written as soon as it is known. A line that was being written when the process died is ignored.
-Knows nothing of audio or of outputs.
+The file has one line per piece, written as soon as the piece is decoded. Reading stops at the first damaged line.
 """
 
 import json
@@ -16,43 +15,43 @@ from arkasr.recognizers.inference import Recognition
 
 
 class Journal:
-    """Recognitions by key, kept in a file.
+    """Recognitions by key, stored in a file.
 
     Args:
-        path: the file; created with the first line.
-        run: what must be the same for what is kept to hold: model, cap on tokens and the like.
+        path: the file; created if it does not exist.
+        settings: everything that a recognition depends on besides its piece, such as the model and the token cap.
 
     Raises:
-        InputError: the file was begun by another run.
+        InputError: the file was written with other settings.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         self._known: dict[str, Recognition] = {}
-        begun, whole = None, 0
+        header, valid_bytes = None, 0
         if path.is_file():
             with path.open("rb") as file:
                 for line in file:
                     row = _row_of(line)
                     if row is None:
                         break
-                    if begun is None:
-                        begun = row
+                    if header is None:
+                        header = row
                     elif (recognition := _recognition_of(row)) is not None:
                         self._known[row["key"]] = recognition
                     else:
                         break
-                    whole += len(line)
-        if begun is not None and begun != dict(run):
+                    valid_bytes += len(line)
+        if header is not None and header != dict(settings):
             raise InputError(
                 f"{path}: keeps the progress of a run with another model or other settings; "
                 "repeat that command to finish it, or delete the file"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
-        self._file.truncate(whole)
-        if begun is None:
-            self._append(run)
+        self._file.truncate(valid_bytes)
+        if header is None:
+            self._append(settings)
 
     def __enter__(self) -> Self:
         return self
@@ -63,17 +62,17 @@ class Journal:
         self._file.close()
 
     def get(self, key: str) -> Recognition | None:
-        """What is known of a piece."""
+        """The recognition of a piece; None if it is not finished."""
         return self._known.get(key)
 
     def add(self, recognitions: Mapping[str, Recognition]) -> None:
-        """Keep what has just been recognised."""
+        """Store recognitions."""
         for key, recognition in recognitions.items():
             self._append({"key": key} | asdict(recognition))
         self._file.flush()
 
     def remove(self) -> None:
-        """Delete the file: the outputs are complete."""
+        """Delete the file, once the outputs are complete."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -82,7 +81,7 @@ class Journal:
 
 
 def _row_of(line: bytes) -> dict[str, Any] | None:
-    """A whole line's row; None where the process, or the machine, died over it."""
+    """A line's row; None if the line is incomplete or damaged."""
     try:
         row = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:

@@ -1,66 +1,66 @@
-"""Speech into pieces that a model can hear: cut at the longest pauses, joined where they are short.
+"""Speech into pieces: long speech is cut at its longest pauses, short speech is joined.
 
-No sample of speech is in two pieces or in none. Knows nothing of files or models.
+In: sample ranges of speech. Out: sample ranges of pieces. Every sample of speech is in exactly one piece.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from arkasr.transcribe.speech import FRAME_SAMPLES, Span
+from arkasr.transcribe.speech import FRAME_SAMPLES, SampleRange
 
-LONGEST_PAUSE = 32_000  # two seconds: what is silent for longer is not worth hearing
-# A cut through speech is made where speech is least likely over about a fifth of a second.
-CUT_FRAMES = 7
+MAX_PAUSE_SAMPLES = 32_000  # two seconds; longer pauses are in no piece
+SMOOTHING_FRAMES = 7  # 224 ms: speech without a pause is cut where its mean probability over this window is lowest
 
 
-def pieces_of(speech: Sequence[Span], probabilities: np.ndarray, max_samples: int) -> list[Span]:
-    """Pieces of at most `max_samples`, in order and without overlap, that hold all of `speech`.
+def pieces_of(speech: Sequence[SampleRange], probabilities: np.ndarray, max_samples: int) -> list[SampleRange]:
+    """Pieces of at most `max_samples` that contain all of `speech`, in order and without overlap.
 
     Args:
         speech: in order and without overlap.
-        probabilities: of speech, for each frame of the recording; decides where speech without a pause is cut.
+        probabilities: of speech, `[frames]`; speech without a pause is cut where they are lowest.
         max_samples: longest piece.
     """
-    parts = [part for span in speech for part in _cut(span, probabilities, max_samples)]
-    pieces: list[Span] = []
+    parts = [part for speech_range in speech for part in _cut(speech_range, probabilities, max_samples)]
+    pieces: list[SampleRange] = []
     first = 0
     while first < len(parts):
         last = _last_of_piece(parts, first, max_samples)
-        pieces.append(Span(parts[first].begin, parts[last].end))
+        pieces.append(SampleRange(parts[first].begin, parts[last].end))
         first = last + 1
     return pieces
 
 
-def _last_of_piece(parts: Sequence[Span], first: int, max_samples: int) -> int:
-    """The part after which a piece that begins with `first` ends: before the longest pause of its second half."""
-    fitting = first
-    while fitting + 1 < len(parts):
-        following = parts[fitting + 1]
-        if following.begin - parts[fitting].end > LONGEST_PAUSE:
-            return fitting
+def _last_of_piece(parts: Sequence[SampleRange], first: int, max_samples: int) -> int:
+    """Last part of the piece that begins with part `first`: the longest pause of the second half follows it."""
+    last = first
+    while last + 1 < len(parts):
+        following = parts[last + 1]
+        if following.begin - parts[last].end > MAX_PAUSE_SAMPLES:
+            return last
         if following.end - parts[first].begin > max_samples:
             break
-        fitting += 1
-    if fitting + 1 == len(parts):
-        return fitting
+        last += 1
+    if last + 1 == len(parts):
+        return last
     middle = parts[first].begin + max_samples // 2
-    candidates = [place for place in range(first, fitting + 1) if parts[place].end >= middle] or [fitting]
-    return max(candidates, key=lambda place: parts[place + 1].begin - parts[place].end)
+    candidates = [index for index in range(first, last + 1) if parts[index].end >= middle] or [last]
+    return max(candidates, key=lambda index: parts[index + 1].begin - parts[index].end)
 
 
-def _cut(span: Span, probabilities: np.ndarray, max_samples: int) -> list[Span]:
+def _cut(speech_range: SampleRange, probabilities: np.ndarray, max_samples: int) -> list[SampleRange]:
     parts = []
-    while span.samples > max_samples:
-        place = _least_speech(probabilities, span.begin + max_samples // 2, span.begin + max_samples)
-        parts.append(Span(span.begin, place))
-        span = Span(place, span.end)
-    return [*parts, span]
+    begin, end = speech_range.begin, speech_range.end
+    while end - begin > max_samples:
+        cut = _least_speech(probabilities, begin + max_samples // 2, begin + max_samples)
+        parts.append(SampleRange(begin, cut))
+        begin = cut
+    return [*parts, SampleRange(begin, end)]
 
 
 def _least_speech(probabilities: np.ndarray, begin: int, end: int) -> int:
-    """The middle of the frame between two samples around which speech is least likely."""
+    """Middle sample of the frame between `begin` and `end` with the lowest smoothed probability of speech."""
     first, last = -(-begin // FRAME_SAMPLES), end // FRAME_SAMPLES
-    around = np.pad(probabilities, CUT_FRAMES // 2, mode="edge")
-    smooth = np.convolve(around, np.full(CUT_FRAMES, 1 / CUT_FRAMES), mode="valid")
+    padded = np.pad(probabilities, SMOOTHING_FRAMES // 2, mode="edge")
+    smooth = np.convolve(padded, np.full(SMOOTHING_FRAMES, 1 / SMOOTHING_FRAMES), mode="valid")
     return (first + int(smooth[first:last].argmin())) * FRAME_SAMPLES + FRAME_SAMPLES // 2

@@ -1,4 +1,4 @@
-"""A recording to be transcribed: a file, a piece of one, or a waveform in memory."""
+"""A recording to transcribe: a file, a part of a file, or a waveform in memory."""
 
 import math
 import zlib
@@ -11,21 +11,21 @@ import numpy as np
 
 from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.data.slices import file_of
+from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What is heard, and what is known of it.
+    """Audio and its metadata.
 
     Attributes:
         audio: a file, or a waveform float `[samples]`, 16 kHz mono.
-        begin_time: seconds at which the recording begins in its file; None = at the start.
-        end_time: seconds at which it ends; None = at the end.
-        language: by name, for models that must be told.
-        find_speech: look for speech however short the recording is; else only where it is too long for the model.
-        fields: passed through to the outputs.
+        begin_time: second of the file or waveform at which the recording begins; None = at the start.
+        end_time: second at which it ends; None = at the end.
+        language: by name, for models that need it.
+        find_speech: detect speech in short recordings too; else only in recordings that are too long for the model.
+        fields: copied to the outputs.
     """
 
     audio: Path | np.ndarray
@@ -36,10 +36,10 @@ class Recording:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def seconds(self) -> float:
-        """Length.
+        """Length in seconds.
 
         Raises:
-            InputError: the file cannot be read, or ends before the recording begins, or the waveform is not one channel
+            InputError: the file cannot be read or ends before the recording begins, or the waveform is not one channel
                 of finite floats.
         """
         if isinstance(self.audio, np.ndarray) and not _is_waveform(self.audio):
@@ -47,22 +47,22 @@ class Recording:
                 f"a waveform {self.audio.dtype}{list(self.audio.shape)}: give finite floats of one channel, 16 kHz"
             )
         begin = self.begin_time or 0.0
-        whole = len(self.audio) / SAMPLE_RATE if isinstance(self.audio, np.ndarray) else duration_of(self.audio)
-        end = min(whole, self.end_time if self.end_time is not None else math.inf)
+        length = len(self.audio) / SAMPLE_RATE if isinstance(self.audio, np.ndarray) else duration_of(self.audio)
+        end = min(length, self.end_time if self.end_time is not None else math.inf)
         if end <= begin:
-            raise InputError(f"{self.name}: no audio from {begin:g} s on; it is {whole:g} s long")
+            raise InputError(f"{self.name}: no audio from {begin:g} s on; it is {length:g} s long")
         return end - begin
 
     def identity(self) -> str:
-        """A name that another recording, or this file once it has changed, does not have.
+        """A string that is different for another recording, and for this file after a change.
 
         Raises:
-            InputError: the file is gone.
+            InputError: the file does not exist.
         """
         if isinstance(self.audio, np.ndarray):
             return f"waveform:{zlib.crc32(self.audio.tobytes())}:{self.begin_time}:{self.language}"
         try:
-            stat = file_of(self.audio).stat()
+            stat = containing_file(self.audio).stat()
         except OSError as error:
             raise InputError(f"{self.audio}: {error.strerror}") from error
         return f"{self.audio.absolute()}:{stat.st_size}:{stat.st_mtime_ns}:{self.begin_time}:{self.language}"
@@ -81,12 +81,12 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The path, or `the waveform`; for messages."""
         return str(self.audio) if isinstance(self.audio, Path) else "the waveform"
 
 
 def recording_of(utterance: Utterance, *, find_speech: bool = False) -> Recording:
-    """A manifest's utterance as a recording."""
+    """The recording of a manifest's utterance."""
     return Recording(
         utterance.audio,
         utterance.begin_time,

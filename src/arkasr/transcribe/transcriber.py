@@ -1,9 +1,10 @@
-"""Recordings of any number and length into text, with any recogniser of the package.
+"""Transcription of any number of recordings of any length, with any recogniser of the package.
 
-Pieces of all recordings are batched together by length, a window of recordings at a time; the next window is cut into
-pieces while this one is decoded. What comes out does not depend on what else is transcribed.
+Recordings are processed in windows. The pieces of a window are batched by length, and the next window is cut in the
+background. A transcript does not depend on the other recordings.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +24,13 @@ from arkasr.recognizers.inference import Recognition, RecognitionSettings, recog
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.precision import default_dtype
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.transcribe.aligner import Aligner
 from arkasr.transcribe.cutting import CutRecording, cut_recording
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.recording import Recording
 from arkasr.transcribe.transcript import Transcript, segment_of
-from arkasr.transcribe.words import Aligner
 
-# Recordings are sorted by length within a window of this many batches.
+# A window ends when it has this many batches of audio, or this many recordings.
 WINDOW_BATCHES = 32
 WINDOW_RECORDINGS = 4096
 
@@ -42,9 +43,9 @@ class TranscriptionSettings:
 
     Attributes:
         piece_seconds: longest piece into which a recording is cut, at most 30.
-        batch_seconds: audio seconds decoded at once, padding included.
-        batch_clips: pieces decoded at once, at most; None = no bound.
-        max_new_tokens: cap on the tokens of a piece.
+        batch_seconds: most seconds of audio per batch, with padding.
+        batch_clips: most pieces per batch; None = no limit.
+        max_new_tokens: most tokens per piece.
 
     Raises:
         InputError: a value is out of its range.
@@ -68,17 +69,17 @@ class Transcriber:
     """A model that transcribes recordings.
 
     Args:
-        model: a folder, a hub name, or a recogniser that is loaded already.
+        model: a folder, a hub name, or a loaded recogniser.
         revision: commit, tag or branch of a hub name.
-        device: such as "cuda"; None = the accelerator if there is one, else the CPU.
-        dtype: of the weights; None = float32 on the CPU, else bfloat16 where the device has it, else float16.
-        attention: `sdpa`, `eager` or `flash_attention_2`; None = the best that the machine has.
-        language: of recordings that name none; needed by Qwen3-ASR only.
+        device: such as "cuda"; None = the accelerator, or the CPU if there is none.
+        dtype: of the weights; None = float32 on the CPU, else bfloat16 if the device supports it, else float16.
+        attention: `sdpa`, `eager` or `flash_attention_2`; None = the fastest that is available.
+        language: of recordings without a language; only Qwen3-ASR needs it.
         aligner: folder or hub name of a Qwen3 forced aligner, for word times; None = none.
         settings: how recordings are cut and decoded.
 
     Raises:
-        InputError: a model or a language is not known, or a setting is out of its range.
+        InputError: a model cannot be loaded, a language is unknown, or a setting is out of its range.
     """
 
     def __init__(
@@ -93,23 +94,23 @@ class Transcriber:
         aligner: str | Path | None = None,
         settings: TranscriptionSettings | None = None,
     ) -> None:
-        place = device_named(device)
-        dtype = dtype or default_dtype(place)
+        torch_device = device_named(device)
+        dtype = dtype or default_dtype(torch_device)
         if isinstance(model, Recognizer):
             self.recognizer = model
         else:
             self.recognizer = load_recognizer(
-                model, revision=revision, dtype=dtype, device=str(place), attention=attention
+                model, revision=revision, dtype=dtype, device=str(torch_device), attention=attention
             )
         self.language = canonical_language(language) if language else None
-        self.aligner = None if aligner is None else Aligner(aligner, device=str(place), dtype=dtype)
+        self.aligner = None if aligner is None else Aligner(aligner, device=str(torch_device), dtype=dtype)
         self.settings = settings or TranscriptionSettings()
 
     def __call__(self, audio: Audio) -> Transcript:
         """Transcribe one recording: a file, a waveform float `[samples]` (16 kHz mono), or a `Recording`.
 
         Raises:
-            InputError: it cannot be heard.
+            InputError: it, or a piece of it, cannot be transcribed.
         """
         transcript = next(self.transcribe([audio]))
         if transcript.error is not None:
@@ -123,33 +124,33 @@ class Transcriber:
         journal: Journal | None = None,
         on_progress: Callable[[float, float], None] | None = None,
     ) -> Iterator[Transcript]:
-        """Transcribe recordings, in the order given; one that cannot be heard has an `error` and stops nothing.
+        """Transcribe recordings, in the given order. If one fails, its transcript has an `error`; the others go on.
 
         Args:
             recordings: files, waveforms float `[samples]` (16 kHz mono) or `Recording`s.
-            journal: remembers pieces across interruptions.
-            on_progress: told the seconds of audio, and the recordings (a piece is a share of one), just done.
+            journal: stores finished pieces, so that an interrupted run can continue.
+            on_progress: called with the seconds of audio and the recordings (or shares of one) just finished.
         """
         report = on_progress or (lambda seconds, recordings: None)
-        left = threading.Event()
-        windows = self._windows(map(_recording, recordings), left)
-        with ThreadPoolExecutor(1, thread_name_prefix="plan") as pool:
+        stopped = threading.Event()
+        windows = self._windows(map(_recording, recordings), stopped)
+        with ThreadPoolExecutor(1, thread_name_prefix="cut") as pool:
             try:
                 upcoming = pool.submit(next, windows, None)
                 while (window := upcoming.result()) is not None:
                     upcoming = pool.submit(next, windows, None)
                     yield from self._transcribe_window(*window, journal, report)
             finally:
-                left.set()
+                stopped.set()
 
     def _windows(
-        self, recordings: Iterator[Recording], left: threading.Event
+        self, recordings: Iterator[Recording], stopped: threading.Event
     ) -> Iterator[tuple[list[Recording], list[CutRecording]]]:
         window: list[Recording] = []
         cuts: list[CutRecording] = []
         seconds = 0.0
         for recording in recordings:
-            if left.is_set():
+            if stopped.is_set():
                 return
             window.append(recording)
             cuts.append(cut_recording(recording, self.settings.piece_seconds))
@@ -167,51 +168,52 @@ class Transcriber:
         journal: Journal | None,
         report: Callable[[float, float], None],
     ) -> Iterator[Transcript]:
-        pieces = [(place, span) for place, found in enumerate(cuts) for span in found.pieces]
-        keys = [f"{cuts[place].identity}:{span.begin}:{span.end}" for place, span in pieces]
-        remembered = {number: journal.get(key) for number, key in enumerate(keys)} if journal else {}
-        known = {number: recognition for number, recognition in remembered.items() if recognition is not None}
+        pieces = [
+            (recording, cut, piece) for recording, cut in zip(recordings, cuts, strict=True) for piece in cut.pieces
+        ]
+        keys = [f"{cut.identity}:{piece.begin}:{piece.end}" for _, cut, piece in pieces]
+        shares = [1 / len(cut.pieces) for _, cut, _ in pieces]
+        stored = {index: journal.get(key) for index, key in enumerate(keys)} if journal else {}
+        known = {index: recognition for index, recognition in stored.items() if recognition is not None}
+        missing = {index: piece.samples / SAMPLE_RATE for index, (*_, piece) in enumerate(pieces) if index not in known}
 
-        def features(number: int) -> Tensor:
-            place, span = pieces[number]
-            return self.recognizer.features(recordings[place].read(span.begin, span.end))
+        def features(index: int) -> Tensor:
+            recording, _, piece = pieces[index]
+            return self.recognizer.features(recording.read(piece.begin, piece.end))
 
-        missing = {number: span.samples / SAMPLE_RATE for number, (_, span) in enumerate(pieces) if number not in known}
-        shares = [1 / len(cuts[place].pieces) for place, _ in pieces]
         batches = recognize_clips(
             self.recognizer,
             missing,
             features,
-            lambda number: recordings[pieces[number][0]].language or self.language,
+            lambda index: pieces[index][0].language or self.language,
             RecognitionSettings(self.settings.batch_seconds, self.settings.max_new_tokens, self.settings.batch_clips),
         )
         for batch in batches:
             known |= batch
             if journal:
-                heard = {keys[number]: found for number, found in batch.items() if found.error is None}
-                journal.add(heard)
-            report(sum(missing[number] for number in batch), sum(shares[number] for number in batch))
-        silent = sum(found.seconds for found in cuts) - sum(missing.values())
-        report(silent, len(recordings) - sum(shares[number] for number in missing))
-        numbers = iter(range(len(pieces)))
-        for recording, found in zip(recordings, cuts, strict=True):
-            yield self._transcript(recording, found, [known[next(numbers)] for _ in found.pieces])
+                journal.add({keys[index]: found for index, found in batch.items() if found.error is None})
+            report(sum(missing[index] for index in batch), sum(shares[index] for index in batch))
+        seconds_not_decoded = sum(cut.seconds for cut in cuts) - sum(missing.values())
+        report(seconds_not_decoded, len(recordings) - sum(shares[index] for index in missing))
+        recognitions = (known[index] for index in range(len(pieces)))
+        for recording, cut in zip(recordings, cuts, strict=True):
+            yield self._transcript(recording, cut, list(itertools.islice(recognitions, len(cut.pieces))))
 
-    def _transcript(self, recording: Recording, found: CutRecording, recognitions: Sequence[Recognition]) -> Transcript:
-        errors = [found.error] if found.error else []
+    def _transcript(self, recording: Recording, cut: CutRecording, recognitions: Sequence[Recognition]) -> Transcript:
+        errors = [cut.error] if cut.error else []
         segments = []
-        for span, recognition in zip(found.pieces, recognitions, strict=True):
+        for piece, recognition in zip(cut.pieces, recognitions, strict=True):
             try:
                 if recognition.error is not None:
                     raise InputError(recognition.error)
-                segment = segment_of(recognition, span.begin / SAMPLE_RATE, span.end / SAMPLE_RATE)
+                segment = segment_of(recognition, piece.begin / SAMPLE_RATE, piece.end / SAMPLE_RATE)
                 if self.aligner is not None:
-                    waveform = recording.read(span.begin, span.end)
+                    waveform = recording.read(piece.begin, piece.end)
                     segment = self.aligner.align(segment, waveform, recording.language or self.language)
                 segments.append(segment)
             except InputError as error:
                 errors.append(str(error))
-        return Transcript(tuple(segments), found.seconds, errors[0] if errors else None)
+        return Transcript(tuple(segments), cut.seconds, errors[0] if errors else None)
 
 
 def _recording(audio: Audio) -> Recording:

@@ -1,4 +1,4 @@
-"""What was said in a recording, and when."""
+"""The result of a transcription: segments with times, and words with times if they were asked for."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from arkasr.recognizers.loops import is_looping, is_unspaced
 
 LOOPING = "looping"
 TRUNCATED = "truncated"
-UNSPACED_MARKS = "，。？！、；："
+UNSPACED_PUNCTUATION = "，。？！、；："
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a recording.
+    """The transcript of one piece of a recording.
 
     Attributes:
         begin: seconds from the start of the recording.
         end: seconds from the start of the recording.
         text: cleaned.
-        raw: as generated, control tokens kept.
-        flags: `looping` where the same words stand four times in a row, `truncated` where the cap on tokens came first;
-            the text is what the model wrote in either case.
-        words: with times; None where they were not asked for or could not be found.
+        raw: as generated, with control tokens.
+        flags: `looping` if the same words occur four times in a row, `truncated` if the token cap was reached. The
+            flags do not change the text.
+        words: with times; None if they were not asked for or could not be aligned.
     """
 
     begin: float
@@ -46,12 +46,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording.
+    """The transcript of a recording.
 
     Attributes:
-        segments: in order; empty where no speech was found.
-        seconds: length of what was heard.
-        error: why the recording, or a piece of it, could not be heard; `segments` holds what could.
+        segments: in order; empty if no speech was found.
+        seconds: length of the recording; 0 if it cannot be read.
+        error: why the recording, or a piece of it, could not be transcribed; `segments` contains the other pieces.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -60,21 +60,21 @@ class Transcript:
 
     @cached_property
     def text(self) -> str:
-        """The cleaned words of all segments."""
-        return join_texts(segment.text for segment in self.segments)
+        """The cleaned text of all segments."""
+        return join_segment_texts(segment.text for segment in self.segments)
 
     @cached_property
     def raw(self) -> str:
-        """All segments as generated."""
-        return join_texts(segment.raw for segment in self.segments)
+        """The generated text of all segments."""
+        return join_segment_texts(segment.raw for segment in self.segments)
 
     @property
     def flags(self) -> list[str]:
-        """What is doubtful about any segment."""
+        """Flags of all segments, sorted."""
         return sorted({flag for segment in self.segments for flag in segment.flags})
 
     def segment_rows(self) -> list[dict[str, Any]]:
-        """The segments as plain values; words only where there are any."""
+        """The segments as JSON values; `words` is left out if it is None."""
         rows = []
         for segment in self.segments:
             row = asdict(segment)
@@ -86,19 +86,19 @@ class Transcript:
 
 
 def segment_of(recognition: Recognition, begin: float, end: float) -> Segment:
-    """What a recogniser made of a piece between two times."""
+    """The segment of a recognised piece; times in seconds."""
     text, raw = recognition.text or "", recognition.raw or ""
     flags = [LOOPING] * is_looping(text) + [TRUNCATED] * (not recognition.stopped)
     return Segment(begin, end, text, raw, tuple(flags))
 
 
-def join_texts(texts: Iterable[str]) -> str:
-    """Texts of neighbouring pieces as one, with a blank between them where the script has blanks."""
+def join_segment_texts(texts: Iterable[str]) -> str:
+    """Texts of consecutive segments as one text, with spaces between them if the script uses spaces."""
     joined = ""
     for text in filter(None, (text.strip() for text in texts)):
-        joined += " " + text if joined and _needs_blank(joined[-1], text[0]) else text
+        joined += " " + text if joined and _needs_space(joined[-1], text[0]) else text
     return joined
 
 
-def _needs_blank(before: str, after: str) -> bool:
-    return not ((is_unspaced(before) or before in UNSPACED_MARKS) and is_unspaced(after))
+def _needs_space(before: str, after: str) -> bool:
+    return not ((is_unspaced(before) or before in UNSPACED_PUNCTUATION) and is_unspaced(after))

@@ -11,7 +11,7 @@ SECONDS = 2
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    """Something like speech: noise in syllables of a quarter second, most of it below 3 kHz."""
+    """Speech-like noise: syllables of a quarter second, mostly below 3 kHz."""
     rng = np.random.default_rng(3)
     noise = degrade.coloured_noise(SECONDS * SAMPLE_RATE, rng, 1.0)
     time = np.arange(len(noise)) / SAMPLE_RATE
@@ -42,7 +42,7 @@ EVERY_DEGRADATION: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndar
 
 
 @pytest.mark.parametrize("name", EVERY_DEGRADATION)
-def test_it_changes_the_speech_keeps_its_place_and_can_be_repeated(name: str, speech: np.ndarray) -> None:
+def test_degradations_change_the_speech_keep_its_timing_and_are_repeatable(name: str, speech: np.ndarray) -> None:
     worse = EVERY_DEGRADATION[name](speech, np.random.default_rng(1))
     again = EVERY_DEGRADATION[name](speech, np.random.default_rng(1))
     np.testing.assert_array_equal(worse, again)
@@ -56,14 +56,14 @@ def test_it_changes_the_speech_keeps_its_place_and_can_be_repeated(name: str, sp
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 10.0, 25.0])
-def test_mix_keeps_to_the_signal_to_noise_ratio(snr_db: float, speech: np.ndarray) -> None:
+def test_mix_has_the_requested_signal_to_noise_ratio(snr_db: float, speech: np.ndarray) -> None:
     noise = degrade.coloured_noise(len(speech), np.random.default_rng(0), 0.5)
     mixed = degrade.mix(speech, noise, snr_db)
     assert 10 * np.log10(power(speech) / power(mixed - speech)) == pytest.approx(snr_db, abs=0.01)
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
-def test_the_colour_of_noise_is_its_slope(slope: float) -> None:
+def test_noise_power_falls_with_the_slope(slope: float) -> None:
     noise = degrade.coloured_noise(20 * SAMPLE_RATE, np.random.default_rng(0), slope)
     octaves = [power_between(noise, low, 2 * low) / low for low in (125, 250, 500, 1000, 2000)]
     per_octave = np.polyfit(np.arange(5), 10 * np.log10(octaves), 1)[0]
@@ -71,7 +71,7 @@ def test_the_colour_of_noise_is_its_slope(slope: float) -> None:
 
 
 @pytest.mark.parametrize("rt60", [0.2, 0.5])
-def test_a_room_decays_by_its_rt60_and_stands_as_far_as_asked(rt60: float) -> None:
+def test_a_room_has_the_requested_rt60_and_direct_level(rt60: float) -> None:
     impulse = np.zeros(SAMPLE_RATE, np.float32)
     impulse[0] = 1
     response = degrade.reverberate(impulse, np.random.default_rng(5), rt60, 4.0).astype(np.float64)
@@ -82,13 +82,13 @@ def test_a_room_decays_by_its_rt60_and_stands_as_far_as_asked(rt60: float) -> No
     assert measured == pytest.approx(rt60, rel=0.2)
 
 
-def test_a_telephone_passes_its_band_only() -> None:
+def test_a_telephone_passes_only_its_band() -> None:
     white = np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE).astype(np.float32)
-    heard = degrade.telephone(white, 300, 3400)
-    inside = power_between(heard, 500, 3000) / power_between(white, 500, 3000)
+    filtered = degrade.telephone(white, 300, 3400)
+    inside = power_between(filtered, 500, 3000) / power_between(white, 500, 3000)
     assert inside == pytest.approx(1, abs=0.1)
     for low, high in ((0, 200), (4100, 8000)):
-        assert power_between(heard, low, high) < 0.003 * power_between(white, low, high)
+        assert power_between(filtered, low, high) < 0.003 * power_between(white, low, high)
 
 
 def test_levels_jump_by_no_more_than_the_depth(speech: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from arkasr.data.corpora.espeak import ESPEAK_SAMPLE_RATE, Voice, speak
 from arkasr.errors import InputError
 
 SENTENCE = "twenty three people met the doctor"
-# flutter (m1), breath noise (f2, f5), echo (m2), a Klatt voice, Mandarin: all that carries state
+# Voices with internal state: flutter (m1), breath noise (f2, f5), echo (m2), a Klatt voice, Mandarin.
 STATEFUL = [
     Voice("gmw/en-US", "m1"),
     Voice("gmw/en", "f2", rate=190),
@@ -41,20 +41,20 @@ def pitch_in_hertz(samples: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("voice", STATEFUL, ids=lambda voice: f"{voice.language}+{voice.variant}")
-def test_an_utterance_does_not_depend_on_what_was_said_before(voice: Voice) -> None:
+def test_an_utterance_does_not_depend_on_earlier_ones(voice: Voice) -> None:
     first = speak(SENTENCE, voice)
     for times in (1, 3, 7):
         speak("and another thing " * times, Voice("gmw/en-US", "f1", rate=150 + 20 * times))
         np.testing.assert_array_equal(speak(SENTENCE, voice), first)
 
 
-def test_another_process_says_the_same() -> None:
+def test_another_process_gives_the_same_samples() -> None:
     program = (
         "import hashlib, sys\n"
         "from arkasr.data.corpora.espeak import Voice, speak\n"
         "for line in sys.stdin.read().splitlines():\n"
-        "    language, variant, rate, pitch, spread = line.split()\n"
-        f"    samples = speak({SENTENCE!r}, Voice(language, variant, int(rate), int(pitch), int(spread)))\n"
+        "    language, variant, rate, pitch, pitch_range = line.split()\n"
+        f"    samples = speak({SENTENCE!r}, Voice(language, variant, int(rate), int(pitch), int(pitch_range)))\n"
         "    print(hashlib.sha256(samples.tobytes()).hexdigest())\n"
     )
     voices = STATEFUL[::-1]
@@ -63,7 +63,7 @@ def test_another_process_says_the_same() -> None:
     assert spoken.stdout.split() == [digest(speak(SENTENCE, voice)) for voice in voices]
 
 
-def test_voices_differ_as_asked() -> None:
+def test_voice_settings_change_the_speech() -> None:
     plain = speak(SENTENCE, Voice("gmw/en-US", "m3"))
     assert plain.dtype == np.int16
     assert 1.5 < len(plain) / ESPEAK_SAMPLE_RATE < 2.5
@@ -74,7 +74,7 @@ def test_voices_differ_as_asked() -> None:
     assert len({digest(speak(SENTENCE, Voice(accent, "m3"))) for accent in accents}) == len(accents)
 
 
-def test_mandarin_is_spoken_one_syllable_a_character() -> None:
+def test_mandarin_has_one_syllable_per_character() -> None:
     voice = Voice("sit/cmn", "m3")
     assert digest(speak("四", voice)) != digest(speak("十", voice))
     assert digest(speak("买", voice)) != digest(speak("卖", voice))
@@ -91,7 +91,7 @@ def test_an_unknown_voice_is_named(voice: Voice, what: str) -> None:
         speak("hello", voice)
 
 
-def test_it_refuses_to_share_the_library_with_another_user_of_it() -> None:
+def test_a_library_in_use_elsewhere_is_refused() -> None:
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
         with pytest.raises(RuntimeError, match="in use elsewhere"):

@@ -15,7 +15,7 @@ SAMPLES = (np.sin(np.arange(8_000) / 10) * 9_000).astype(np.int16)
 
 @pytest.fixture
 def an4(tmp_path):
-    """AN4's own layout in miniature: headerless big-endian recordings and one speaker of the development set."""
+    """A small copy of AN4's layout: headerless big-endian recordings, one speaker of the development set."""
     root = tmp_path / "an4"
     lines = {
         "train": ["<s> YES </s> (an251-fash-b)", "<s> R U B O U T </s> (an7-ftmj-b)"],
@@ -33,7 +33,7 @@ def an4(tmp_path):
     return root
 
 
-def test_an4_from_its_own_layout(an4, tmp_path):
+def test_an4_as_distributed(an4, tmp_path):
     prepared = prepare_corpus("an4", an4, tmp_path / "out")
     sets = {split: read_manifest(tmp_path / "out" / f"{split}.jsonl") for split in ("train", "dev", "test")}
     assert {split: [(u.text, u.speaker) for u in found] for split, found in sets.items()} == {
@@ -41,14 +41,14 @@ def test_an4_from_its_own_layout(an4, tmp_path):
         "dev": [("r u b o u t", "ftmj")],
         "test": [("enter sixty", "fcaw")],
     }
-    heard = decode_audio(sets["train"][0].audio)
-    assert np.abs(heard - SAMPLES / 32_768).max() < 1e-4
+    decoded = decode_audio(sets["train"][0].audio)
+    assert np.abs(decoded - SAMPLES / 32_768).max() < 1e-4
     assert (tmp_path / "out" / "LICENSE").read_text() == "terms"
     assert "test.jsonl: 1 utterances" in prepared.summary()
     assert "Carnegie Mellon" in prepared.summary()
 
 
-def test_spoken_digits_from_its_own_layout(tmp_path):
+def test_spoken_digits_as_distributed(tmp_path):
     recordings = tmp_path / "fsdd" / "recordings"
     recordings.mkdir(parents=True)
     for name in ("7_jackson_4", "7_jackson_5", "0_theo_0"):
@@ -62,25 +62,25 @@ def test_spoken_digits_from_its_own_layout(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("an4", "expected AN4, which has etc/an4_train.transcription, or train.jsonl"),
-        ("spoken-digits", "expected spoken-digits, which has recordings/0_NAME_0.wav"),
+        ("an4", "expected AN4 with etc/an4_train.transcription, or a folder with train.jsonl"),
+        ("spoken-digits", "expected spoken-digits with recordings/0_NAME_0.wav, or a folder with train.jsonl"),
         ("dspspeech20", "expected train.jsonl and dev.jsonl of dspspeech20"),
-        ("librispeech", "there is no corpus 'librispeech'; known are an4"),
+        ("librispeech", "corpus 'librispeech' is not known; choose one of an4"),
     ],
 )
-def test_a_folder_that_is_not_the_corpus_says_what_was_expected(tmp_path, name, message):
+def test_the_error_for_a_wrong_folder_says_what_was_expected(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         prepare_corpus(name, tmp_path, tmp_path / "out")
 
 
-def test_a_missing_folder_and_a_source_that_would_be_overwritten(tmp_path):
+def test_a_missing_source_and_an_output_equal_to_it_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         prepare_corpus("an4", tmp_path / "absent", tmp_path / "out")
-    with pytest.raises(InputError, match="is the source itself"):
+    with pytest.raises(InputError, match="is the source folder itself"):
         prepare_corpus("an4", tmp_path, tmp_path)
 
 
-def test_manifests_keep_pieces_ids_and_unknown_fields(tmp_path):
+def test_manifests_keep_times_ids_and_unknown_fields(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     soundfile.write(source / "talk.wav", np.tile(SAMPLES, 4), 16_000)

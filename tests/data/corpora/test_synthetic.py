@@ -34,7 +34,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_synthetic_corpus(CONFIG, folder, workers=1, progress=False)
 
 
-def test_every_line_is_ready_to_train_on(corpus: Path) -> None:
+def test_every_manifest_line_has_audio_text_and_labels(corpus: Path) -> None:
     assert {file.stem for file in corpus.glob("*.jsonl")} == MANIFESTS
     for name in MANIFESTS:
         for utterance in read_manifest(corpus / f"{name}.jsonl"):
@@ -47,7 +47,7 @@ def test_every_line_is_ready_to_train_on(corpus: Path) -> None:
             assert utterance.fields["condition"]
 
 
-def test_it_says_what_it_is_and_under_which_licence(corpus: Path) -> None:
+def test_the_description_holds_configuration_sizes_and_licence(corpus: Path) -> None:
     description = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))
     assert description["config"]["train_utterances"] == 70
     assert {name: of["utterances"] for name, of in description["sets"].items()} == {
@@ -63,13 +63,13 @@ def test_the_number_of_workers_changes_nothing(corpus: Path, tmp_path: Path) -> 
     assert contents(again) == contents(corpus)
 
 
-def test_a_finished_corpus_is_left_alone(corpus: Path) -> None:
+def test_a_complete_corpus_is_not_written_again(corpus: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in corpus.rglob("*")}
     assert prepare_synthetic_corpus(CONFIG, corpus, workers=1, progress=False) == corpus
     assert {file: file.stat().st_mtime_ns for file in corpus.rglob("*")} == before
 
 
-def test_two_at_once_write_one_corpus(corpus: Path, tmp_path: Path) -> None:
+def test_two_concurrent_calls_write_one_corpus(corpus: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         both = [
             pool.submit(prepare_synthetic_corpus, CONFIG, tmp_path / "shared", workers=1, progress=False)
@@ -79,7 +79,7 @@ def test_two_at_once_write_one_corpus(corpus: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "shared") == contents(corpus)
 
 
-def test_a_killed_build_is_never_taken_for_a_corpus(corpus: Path, tmp_path: Path) -> None:
+def test_an_interrupted_corpus_is_not_used(corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     program = (
         "from pathlib import Path\n"
@@ -99,13 +99,13 @@ def test_a_killed_build_is_never_taken_for_a_corpus(corpus: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["killed"]
 
 
-def test_another_corpus_is_not_overwritten(corpus: Path) -> None:
+def test_a_different_corpus_is_not_overwritten(corpus: Path) -> None:
     with pytest.raises(InputError, match="another built-in corpus"):
         prepare_synthetic_corpus(replace(CONFIG, seed=1), corpus, progress=False)
 
 
 @pytest.mark.parametrize("occupied", ["folder", "file"])
-def test_a_place_that_holds_something_else_is_refused(occupied: str, tmp_path: Path) -> None:
+def test_a_path_with_other_content_is_refused(occupied: str, tmp_path: Path) -> None:
     place = tmp_path / "mine"
     if occupied == "folder":
         place.mkdir()
@@ -116,12 +116,12 @@ def test_a_place_that_holds_something_else_is_refused(occupied: str, tmp_path: P
         prepare_synthetic_corpus(CONFIG, place, progress=False)
 
 
-def test_somebody_has_to_speak(tmp_path: Path) -> None:
+def test_zero_workers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="workers is 0"):
         prepare_synthetic_corpus(CONFIG, tmp_path / "none", workers=0)
 
 
-def test_the_cache_goes_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_choose_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ARKASR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert corpus_cache_folder(CONFIG).parent == tmp_path / "xdg" / "arkasr"

@@ -22,8 +22,16 @@ def write(folder, *lines):
     return path
 
 
-def test_a_line_becomes_an_utterance_and_keeps_what_it_does_not_know(folder):
-    line = {"audio": "clips/a.wav", "text": "hi", "language": "en-US", "speaker": "s", "mood": {"happy": True}, "id": 7}
+def test_a_line_becomes_an_utterance_and_keeps_all_its_fields(folder):
+    line = {
+        "audio": "clips/a.wav",
+        "text": "hi",
+        "language": "en-US",
+        "speaker": "s",
+        "task": "asr",
+        "mood": {"happy": True},
+        "id": 7,
+    }
     utterance = read_manifest(write(folder, line))[0]
     assert utterance.audio == folder / "clips" / "a.wav"
     assert utterance.audio.is_absolute()
@@ -32,7 +40,7 @@ def test_a_line_becomes_an_utterance_and_keeps_what_it_does_not_know(folder):
     assert utterance.fields == line
 
 
-def test_times_are_seconds_and_minus_one_is_the_whole_file(folder):
+def test_times_are_seconds_and_minus_one_means_the_whole_file(folder):
     first, second = read_manifest(
         write(
             folder,
@@ -55,7 +63,7 @@ BAD_LINES = [
     ({"audio": "clips/a.wav", "begin_time": "soon"}, "`begin_time` is 'soon'"),
     ({"audio": "clips/a.wav", "duration": -3}, "`duration` is -3"),
     ({"audio": "clips/a.wav", "duration": 0}, "`duration` is 0"),
-    ({"audio": "clips/a.wav", "task": "translate"}, "`task` 'translate' is not known; known is asr"),
+    ({"audio": "clips/a.wav", "task": "translate"}, "`task` is 'translate'; it must be asr, or be left out"),
     ({"audio": "clips/a.wav", "language": "klingon"}, "language 'klingon' is not known"),
 ]
 
@@ -79,7 +87,7 @@ def test_every_bad_line_is_found_not_only_the_first(folder):
         assert message in problem.message
 
 
-def test_two_lines_with_one_id_name_each_other(folder):
+def test_a_repeated_id_names_the_earlier_line(folder):
     path = write(folder, {"audio": "clips/a.wav", "id": "x"}, {"audio": "clips/b.flac", "id": "x"})
     with pytest.raises(ManifestError, match="2: id 'x' stands in line 1 too"):
         read_manifest(path)
@@ -97,7 +105,7 @@ def test_wrong_encoding_missing_and_empty_files(folder):
         read_manifest(path)
 
 
-def test_rows_are_written_whole_or_not_at_all(tmp_path):
+def test_rows_are_written_atomically(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     rows = [{"text": "你好\u2028there"}, {"text": "b"}]
     write_manifest(path, rows)
@@ -112,7 +120,7 @@ def test_rows_are_written_whole_or_not_at_all(tmp_path):
     assert read_rows(path) == rows
 
 
-def test_check_counts_what_is_there_and_finds_what_the_audio_contradicts(folder):
+def test_check_summarises_the_manifest_and_finds_lines_that_contradict_the_audio(folder):
     path = write(
         folder,
         {"audio": "clips/a.wav", "text": "hi", "language": "en", "speaker": "s"},
@@ -125,6 +133,6 @@ def test_check_counts_what_is_there_and_finds_what_the_audio_contradicts(folder)
     assert (report.utterances, report.without_text, report.speakers) == (4, 3, 1)
     assert report.languages == {None: 3, "English": 1}
     assert [problem.line for problem in report.problems] == [2, 3, 5]
-    assert "is not in the file, which is 1.00 s long" in report.problems[0].message
-    assert "`duration` says 9 s, the audio is 1.00 s long" in report.problems[1].message
+    assert "is not in the file, which is 1.00 s long; correct `begin_time`" in report.problems[0].message
+    assert "`duration` is 9 s, but the audio is 1.00 s long; correct `duration`" in report.problems[1].message
     assert [problem.line for problem in check_manifest(path, decode_audio=True).problems] == [2, 3, 4, 5]

@@ -62,7 +62,7 @@ def manifest_of(folder, *sources):
     return path
 
 
-def test_samples_of_shards_are_utterances(corpus):
+def test_samples_of_shards_become_utterances(corpus):
     found = read_manifest(manifest_of(corpus))
     assert [item.text for item in found] == [f"text {place}" for place in range(6)]
     assert [item.id for item in found] == [f"shards/{place // 3}/utt-{place}" for place in range(6)]
@@ -81,7 +81,7 @@ def test_audio_in_a_shard_is_the_audio_of_the_file(corpus):
     assert not check_manifest(path, decode_audio=True).problems
 
 
-def test_features_by_the_index_of_a_sharded_manifest(corpus, student):
+def test_features_of_a_sharded_manifest_are_the_same_with_an_index(corpus, student):
     frontends = {student.frontend: student.features}
     whole = ExampleDataset(read_manifest(manifest_of(corpus)), frontends)
     indexed = ExampleDataset(IndexedUtterances(build_index(corpus / "train.jsonl")), frontends)
@@ -90,7 +90,7 @@ def test_features_by_the_index_of_a_sharded_manifest(corpus, student):
         assert indexed[place].features[student.frontend].equal(whole[place].features[student.frontend])
 
 
-def test_text_may_stand_in_a_txt_member_or_nowhere(tmp_path):
+def test_text_comes_from_a_txt_member_or_is_missing(tmp_path):
     write_tar(tmp_path / "a.tar", [("b/x.wav", sound("wav")), ("b/x.txt", "你好\n".encode())])
     (found,) = read_manifest(manifest_of(tmp_path, tmp_path / "a.tar"))
     assert (found.text, found.id, found.duration) == ("你好", "a/b/x", 0.5)
@@ -98,7 +98,7 @@ def test_text_may_stand_in_a_txt_member_or_nowhere(tmp_path):
     assert [item.text for item in read_manifest(manifest_of(tmp_path, tmp_path / "a.tar"))] == [None, None]
 
 
-def test_a_shard_elsewhere_is_named_in_full(corpus, tmp_path):
+def test_a_shard_outside_the_manifest_s_folder_has_an_absolute_path(corpus, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     found = read_manifest(manifest_of(tmp_path / "elsewhere", corpus / "shards" / "1.tar"))
     assert len(decode_audio(found[0].audio)) > 0
@@ -116,8 +116,8 @@ BAD_SHARDS = {
         [("x.wav", WAV), ("y.wav", WAV), ("y.txt", b"a")],
         r"0\.tar: x has no \.json or \.txt, but .*0\.tar: y has one",
     ),
-    "nothing": ([("notes.md", b"a")], r"0\.tar: no audio \(.*\) in it or in any other shard"),
-    "twice": ([("x.wav", WAV), ("y.wav", WAV), ("x.wav", WAV)], r"0\.tar: x stands in it twice"),
+    "nothing": ([("notes.md", b"a")], r"0\.tar: no audio \(.*\) in this or any other shard"),
+    "twice": ([("x.wav", WAV), ("y.wav", WAV), ("x.wav", WAV)], r"0\.tar: the members of key x are not consecutive"),
     "two audios": ([("x.wav", WAV), ("x.flac", WAV)], r"0\.tar: x has several audio members"),
     "not JSON": ([("x.wav", WAV), ("x.json", b"{")], r"0\.tar: x\.json is not JSON"),
     "no object": ([("x.wav", WAV), ("x.json", b"[]")], r"0\.tar: x\.json is not a JSON object"),
@@ -138,17 +138,19 @@ def test_a_bad_sample_is_named_and_no_manifest_is_written(tmp_path, members, mes
     assert not (tmp_path / "train.jsonl").exists()
 
 
-def test_audio_that_cannot_be_read_is_named_and_set_aside_when_it_is_heard(tmp_path):
+def test_unreadable_audio_is_reported_and_has_no_duration(tmp_path):
     members = [("x.wav", WAV), ("x.txt", b"a"), ("y.wav", b"words"), ("y.txt", b"b"), ("z.wav", WAV), ("z.txt", b"c")]
     write_tar(tmp_path / "0.tar", members)
-    told = []
-    write_manifest(tmp_path / "train.jsonl", rows_of_shards([tmp_path / "0.tar"], tmp_path, on_unreadable=told.append))
-    (reason,) = told
+    reasons = []
+    write_manifest(
+        tmp_path / "train.jsonl", rows_of_shards([tmp_path / "0.tar"], tmp_path, on_unreadable=reasons.append)
+    )
+    (reason,) = reasons
     assert reason.startswith(f"{tmp_path}/0.tar: y: {tmp_path}/0.tar:")
     for found in (ListedUtterances(read_manifest(tmp_path / "train.jsonl")), open_indexed(tmp_path / "train.jsonl")):
         measured = found.measured()
         assert [item.text for item in measured.utterances] == ["a", "c"]
-        assert [name for name, _ in measured.others] == ["0/y"]
+        assert [name for name, _ in measured.unmeasured] == ["0/y"]
 
 
 def open_indexed(path):
@@ -156,7 +158,7 @@ def open_indexed(path):
 
 
 def write_with_links(path, *links):
-    """A tar of a sample and of links of a type, whose targets stand before them."""
+    """A tar of one sample, followed by links."""
     write_tar(path, [("x.wav", WAV), ("x.txt", b"a")])
     with tarfile.open(path, "a") as tar:
         for name, target, kind in links:
@@ -165,7 +167,7 @@ def write_with_links(path, *links):
             tar.addfile(member)
 
 
-def test_a_hard_link_is_what_it_links_to(tmp_path):
+def test_a_hard_link_has_the_content_of_its_target(tmp_path):
     write_with_links(tmp_path / "0.tar", ("y.wav", "x.wav", tarfile.LNKTYPE), ("y.txt", "x.txt", tarfile.LNKTYPE))
     first, second = read_manifest(manifest_of(tmp_path, tmp_path / "0.tar"))
     assert (second.id, second.text) == ("0/y", "a")
@@ -173,17 +175,19 @@ def test_a_hard_link_is_what_it_links_to(tmp_path):
 
 
 @pytest.mark.parametrize(("target", "kind"), [("absent.wav", tarfile.LNKTYPE), ("x.wav", tarfile.SYMTYPE)])
-def test_a_link_without_its_content_is_named(tmp_path, target, kind):
+def test_a_link_without_content_is_refused(tmp_path, target, kind):
     write_with_links(tmp_path / "0.tar", ("notes", "x.wav", tarfile.SYMTYPE), ("y.wav", target, kind))
-    with pytest.raises(InputError, match=r"0\.tar: y\.wav is a link, .*; write the shard anew \(tar --dereference\)"):
+    with pytest.raises(
+        InputError, match=r"0\.tar: y\.wav is a link or .*; write the shard again \(tar --dereference\)"
+    ):
         manifest_of(tmp_path, tmp_path / "0.tar")
 
 
-def test_tars_joined_by_cat_are_refused_and_by_tar_are_read(corpus):
+def test_tars_joined_by_cat_are_refused_and_those_joined_by_tar_are_read(corpus):
     first, second = sorted((corpus / "shards").iterdir())
     joined = corpus / "joined.tar"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
-    with pytest.raises(InputError, match=r"joined\.tar: goes on behind its end; join tars with `tar --concatenate`"):
+    with pytest.raises(InputError, match=r"joined\.tar: has data after its end; join tars with `tar --concatenate`"):
         manifest_of(corpus, joined)
     with tarfile.open(first, "a") as tar, tarfile.open(second) as other:
         for member in other.getmembers():
@@ -200,7 +204,7 @@ def test_names_with_dots_keep_their_labels_and_pieces_their_length(tmp_path):
     assert first.duration == pytest.approx(second.duration - 0.25)
 
 
-def test_a_shard_that_is_cut_off_anywhere_is_named(corpus):
+def test_a_shard_truncated_at_any_point_is_refused(corpus):
     shard = corpus / "shards" / "0.tar"
     whole = shard.read_bytes()
     with tarfile.open(shard) as tar:
@@ -208,23 +212,23 @@ def test_a_shard_that_is_cut_off_anywhere_is_named(corpus):
     end = last.offset_data + 512
     for size in (end, end - 1, last.offset_data + 3, last.offset + 100, last.offset, 700):
         shard.write_bytes(whole[:size])
-        with pytest.raises(InputError, match=r"0\.tar: is cut off; replace it"):
+        with pytest.raises(InputError, match=r"0\.tar: is truncated; replace it"):
             manifest_of(corpus)
     shard.write_bytes(whole[: end + 512])
     assert len(read_manifest(manifest_of(corpus))) == 6
 
 
-def test_a_shard_that_was_cut_off_after_its_manifest_was_written_is_a_bad_line(corpus):
+def test_lines_of_a_shard_truncated_later_are_bad(corpus):
     path = manifest_of(corpus)
     shard = corpus / "shards" / "0.tar"
     shard.write_bytes(shard.read_bytes()[:3_000])
     for read in (read_manifest, build_index):
-        with pytest.raises(ManifestError, match=r"train\.jsonl:1: .*0\.tar is shorter; replace it") as caught:
+        with pytest.raises(ManifestError, match=r"train\.jsonl:1: .*0\.tar ends before it; replace the tar") as caught:
             read(path)
         assert [problem.line for problem in caught.value.problems] == [1, 2, 3]
 
 
-def test_what_is_no_plain_tar_is_refused_with_a_remedy(corpus):
+def test_other_files_than_plain_tars_are_refused_with_a_remedy(corpus):
     shards = corpus / "shards"
     with pytest.raises(InputError, match=r"absent\.tar: no such tar or folder"):
         manifest_of(corpus, corpus / "absent.tar")

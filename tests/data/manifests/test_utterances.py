@@ -42,7 +42,7 @@ def both(manifest, monkeypatch):
     return ListedUtterances(read_manifest(manifest)), IndexedUtterances(build_index(manifest))
 
 
-NARROWINGS = {
+OPERATIONS = {
     "all": lambda found: found,
     "language": lambda found: found.in_language("Chinese"),
     "no such language": lambda found: found.in_language("German"),
@@ -55,9 +55,9 @@ NARROWINGS = {
 }
 
 
-@pytest.mark.parametrize("narrow", NARROWINGS.values(), ids=NARROWINGS)
-def test_lines_on_the_disk_are_the_same_as_a_list(both, narrow):
-    listed, indexed = map(narrow, both)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_indexed_utterances_equal_listed_ones(both, operation):
+    listed, indexed = map(operation, both)
     assert len(indexed) == len(listed)
     assert list(indexed) == list(listed)
     assert indexed[3:9] == listed[3:9]
@@ -73,7 +73,7 @@ def test_lines_on_the_disk_are_the_same_as_a_list(both, narrow):
     assert ids[0][1:7] == ids[1][1:7]
 
 
-def test_batches_from_the_disk_are_those_from_a_list(both):
+def test_batches_of_indexed_utterances_equal_those_of_listed_ones(both):
     listed, indexed = (
         DurationBatchSampler(
             found.measured().seconds,
@@ -88,7 +88,7 @@ def test_batches_from_the_disk_are_those_from_a_list(both):
         assert indexed.batches(epoch) == listed.batches(epoch)
 
 
-def test_what_cannot_be_measured_is_told_apart_with_its_reason(manifest):
+def test_unmeasured_utterances_are_listed_with_the_reason(manifest):
     (manifest.parent / "text.wav").write_text("not audio")
     rows = [{"audio": "a.wav"}, {"audio": "text.wav"}, {"audio": "a.wav", "id": "x", "duration": 9.0}]
     manifest.write_text("\n".join(map(json.dumps, rows)))
@@ -97,13 +97,13 @@ def test_what_cannot_be_measured_is_told_apart_with_its_reason(manifest):
         measured = utterances.measured()
         assert [item.id for item in measured.utterances] == ["a.wav", "x"]
         assert list(measured.seconds) == [0.1, 9.0]
-        ((name, reason),) = measured.others
+        ((name, reason),) = measured.unmeasured
         assert name == "text.wav"
         assert "text.wav: not audio that can be read" in reason
         assert [item.id for item in utterances.up_to(1.0)] == ["a.wav", "text.wav"]
 
 
-def test_a_recipe_s_set_is_the_same_from_a_large_manifest(manifest, monkeypatch):
+def test_a_recipe_s_set_is_the_same_with_an_index(manifest, monkeypatch):
     settings = SetSettings(manifest=manifest.name, language="en", max_seconds=6, shuffle=1, first=20, labels="withheld")
     expected = list(load_set(settings, manifest.parent))
     monkeypatch.setattr(opening_module, "LARGE_BYTES", 1)
@@ -113,7 +113,7 @@ def test_a_recipe_s_set_is_the_same_from_a_large_manifest(manifest, monkeypatch)
     assert "secret" not in repr(expected)
 
 
-def test_small_manifests_are_read_and_have_no_index_unless_they_were_given_one(manifest):
+def test_a_small_manifest_uses_an_index_only_if_it_has_one(manifest):
     assert isinstance(open_manifest(manifest), ListedUtterances)
     assert not manifest.with_name("train.jsonl.index").exists()
     build_index(manifest)
@@ -132,22 +132,22 @@ batches.POOL = 8 * batches.BLOCK
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
-def hear(count):
-    for batch, _ in itertools.islice(followed, count):
+def read(count):
+    for batch, _ in itertools.islice(batches_read, count):
         for place in batch:
             utterances[place]
 
 utterances = IndexedUtterances(build_index(Path(sys.argv[1])))
 sampler = batches.DurationBatchSampler(utterances.measured().seconds, max_audio_seconds=100.0)
-followed = sampler.follow(batches.DataPosition())
-hear(1_000)
+batches_read = sampler.batches_from(batches.DataPosition())
+read(1_000)
 before = resident()
-hear(4_000)
+read(4_000)
 print(json.dumps([before, resident()]))
 """
 
 
-def test_memory_is_flat_over_many_pools(tmp_path):
+def test_memory_does_not_grow_over_many_pools(tmp_path):
     soundfile.write(tmp_path / "a.wav", [0.1] * 1_600, 16_000)
     seconds = np.random.default_rng(0).gamma(4, 1.0, 100_000).clip(0.3, 16).tolist()
     rows = ({"audio": "a.wav", "id": str(n), "duration": s, "text": "word " * 40} for n, s in enumerate(seconds))
@@ -155,5 +155,5 @@ def test_memory_is_flat_over_many_pools(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     run = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
     before, after = json.loads(run.stdout)
-    # The lines heard in between are some 50 MB of utterances.
+    # The utterances read in between take about 50 MB.
     assert after - before < 5, (before, after)

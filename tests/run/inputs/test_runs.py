@@ -27,7 +27,7 @@ def test_a_run_that_goes_on_with_other_data_stops_before_it_computes(folder):
     run_one_stage(recipe, "sft", path, resume=False, progress=Progress())
     assert set(json.loads((path / "inputs.json").read_text())["models"]) == {"base"}
     edited(folder / "train.jsonl", 0, text="another label")
-    with pytest.raises(InputError, match=r"sets\.L: .*the text of '0' is another"):
+    with pytest.raises(InputError, match=r"sets\.L: .*the text of '0' has changed"):
         run_one_stage(recipe, "again", path, resume=True, progress=Progress())
     assert not (path / "stages" / "again").exists()
     edited(folder / "train.jsonl", 0, text="the red book")
@@ -35,7 +35,7 @@ def test_a_run_that_goes_on_with_other_data_stops_before_it_computes(folder):
     before = (path / "results.json").read_bytes()
     (path / "evaluations" / "again" / "dev.jsonl").unlink()
     edited(folder / "dev.jsonl", 0, text="another reference")
-    with pytest.raises(InputError, match=r"sets\.dev: .*the text of '0' is another"):
+    with pytest.raises(InputError, match=r"sets\.dev: .*the text of '0' has changed"):
         run_recipe(recipe, path, resume=True, progress=Progress())
     assert (path / "results.json").read_bytes() == before
     assert (path / "evaluations" / "base" / "dev.jsonl").exists()

@@ -18,12 +18,12 @@ from arkasr.run import inputs as inputs_module
 from tests.run.inputs.corpus import check_and_record, edited, recipe_of, rows_of, session, set_file_times, write
 
 CHANGES = {
-    "the text of '2' is another": lambda folder: edited(folder / "train.jsonl", 2, text="the red boot"),
-    "the language of '1' is another": lambda folder: edited(folder / "train.jsonl", 1, language="zh"),
-    "the speaker of '1' is another": lambda folder: edited(folder / "train.jsonl", 1, speaker="x"),
-    "the `duration` of '1' is another": lambda folder: edited(folder / "train.jsonl", 1, duration=1.0),
-    "`audio` or the times of '1' are others": lambda folder: edited(folder / "train.jsonl", 1, audio="train-2.wav"),
-    "another utterance stands in the place of '2'": lambda folder: write(
+    "the text of '2' has changed": lambda folder: edited(folder / "train.jsonl", 2, text="the red boot"),
+    "the language of '1' has changed": lambda folder: edited(folder / "train.jsonl", 1, language="zh"),
+    "the speaker of '1' has changed": lambda folder: edited(folder / "train.jsonl", 1, speaker="x"),
+    "the `duration` of '1' has changed": lambda folder: edited(folder / "train.jsonl", 1, duration=1.0),
+    "`audio` or the times of '1' have changed": lambda folder: edited(folder / "train.jsonl", 1, audio="train-2.wav"),
+    "another utterance replaces '2'": lambda folder: write(
         folder / "train.jsonl", [rows_of(folder / "train.jsonl")[place] for place in (0, 2, 1, 3)]
     ),
     "it has 3 utterances and had 4": lambda folder: write(folder / "train.jsonl", rows_of(folder / "train.jsonl")[:3]),
@@ -134,7 +134,7 @@ def test_a_manifest_that_goes_is_named_with_a_remedy(folder):
 
 
 def test_a_large_set_is_known_by_the_lines_of_its_index_and_a_sample_of_its_files(folder, monkeypatch):
-    monkeypatch.setattr(identity_module, "MOST_LOOKED_AT", 20)
+    monkeypatch.setattr(identity_module, "FULL_CHECK_LIMIT", 20)
     monkeypatch.setattr(inputs_module, "LARGE_BYTES", 0)
     rows = [rows_of(folder / "train.jsonl")[0] | {"id": f"u{number}"} for number in range(100)]
     rows[95]["audio"] = "train-1.wav"
@@ -156,7 +156,7 @@ def test_a_large_set_is_known_by_the_lines_of_its_index_and_a_sample_of_its_file
         check_and_record(session(folder, recipe))
         (folder / "run" / "inputs.json").unlink()
     check_and_record(session(folder, recipe_of(folder)))
-    with pytest.raises(InputError, match="its utterances stand in another order"):
+    with pytest.raises(InputError, match="its utterances are in another order"):
         check_and_record(session(folder, recipe_of(folder, L={"manifest": "train.jsonl", "shuffle": 1})))
     os.utime(folder / "train-1.wav")
     with pytest.raises(InputError, match="the audio file of 'u95' was written at another time"):
@@ -180,5 +180,5 @@ def test_the_built_in_speech_may_be_made_anew(tmp_path, monkeypatch):
     set_file_times(corpus)  # the same bytes, of another day
     check_and_record(session(tmp_path, recipe))
     edited(corpus / "train.jsonl", 0, text="something else")
-    with pytest.raises(InputError, match=r"the text of .* is another"):
+    with pytest.raises(InputError, match=r"the text of .* has changed"):
         check_and_record(session(tmp_path, recipe))

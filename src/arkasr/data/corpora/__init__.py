@@ -1,1 +1,1 @@
-"""The corpora that arkasr prepares: speech that it speaks itself, and public recordings in manifests."""
+"""Corpora that arkasr prepares: its built-in synthetic speech, and manifests of public recordings."""

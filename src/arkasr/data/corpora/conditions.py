@@ -1,7 +1,7 @@
-"""What happens to speech between mouth and file, as data: which degradations, drawn from which ranges.
+"""Recording conditions as data: which degradations are applied, with parameters sampled from which ranges.
 
-Training hears the same kinds of degradation as the tests, but not the same conditions: other rooms, levels,
-bands and codecs. Knows nothing of how a degradation is computed (`degrade.py`) or of who speaks.
+Training and test sets share the kinds of degradation, but not the conditions: rooms, levels, bands and codecs differ.
+`degrade.py` computes the degradations.
 """
 
 from collections.abc import Sequence
@@ -19,21 +19,23 @@ _PEAK_INTO_CODEC_DB = -3
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One way of recording. Every range is drawn from evenly, once an utterance; None does not happen.
+    """Degradations of one recording condition.
+
+    Each parameter is sampled uniformly from its range, once per utterance. None leaves the degradation out.
 
     Attributes:
-        name: goes into the manifest.
-        babble_snr: level of the speech over that of three other speakers, in dB.
+        name: written to the manifest.
+        babble_snr: speech over three background speakers, in dB.
         rt60: reverberation time of the room, in seconds.
-        direct_to_reverberant: direct sound over the room's, in dB.
-        noise_snr: level of the speech over that of stationary noise, in dB.
-        noise_slope: how the noise's power falls with frequency: 0 white, 1 pink, 2 brown.
-        music_snr: level of the speech over that of music, in dB.
-        level_jumps: depth of sudden changes of level, in dB.
+        direct_to_reverberant: direct sound over reverberation, in dB.
+        noise_snr: speech over stationary noise, in dB.
+        noise_slope: the noise's power falls as `f ** -slope`: 0 is white, 1 pink, 2 brown.
+        music_snr: speech over music, in dB.
+        level_jumps: depth of sudden drops in level, in dB.
         telephone_low: lower edge of a telephone band, in hertz.
         telephone_high: upper edge of a telephone band, in hertz.
-        codec: libsndfile's container and codec of a lossy round trip.
-        compression: of that codec, from 0 (most bits) to 1 (fewest; MP3 takes at most 0.98).
+        codec: libsndfile's container and codec; the speech is encoded and decoded once.
+        compression: of that codec, from 0 (most bits) to 1 (fewest bits; MP3 takes at most 0.98).
     """
 
     name: str
@@ -49,21 +51,21 @@ class Condition:
     codec: tuple[str, str] | None = None
     compression: Range = (0.9, 0.9)
 
-    def record(self, speech: np.ndarray, others: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-        """The speech as recorded.
+    def apply(self, speech: np.ndarray, background: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        """The degraded speech.
 
         Args:
             speech: float32 `[samples]` at 16 kHz.
-            others: at least three other pieces of speech to babble; unused where the condition has no babble.
-            rng: draws all that is random.
+            background: at least three utterances of other speakers; unused if the condition has no babble.
+            rng: source of all random choices.
 
         Returns:
             float32 `[samples]` at 16 kHz, as long as `speech`.
         """
         samples = len(speech)
         if self.babble_snr:
-            talking = [others[index] for index in rng.choice(len(others), size=_BABBLERS, replace=False)]
-            speech = degrade.mix(speech, degrade.babble(talking, samples, rng), rng.uniform(*self.babble_snr))
+            voices = [background[index] for index in rng.choice(len(background), size=_BABBLERS, replace=False)]
+            speech = degrade.mix(speech, degrade.babble(voices, samples, rng), rng.uniform(*self.babble_snr))
         if self.rt60:
             distance = rng.uniform(*self.direct_to_reverberant)
             speech = degrade.reverberate(speech, rng, rng.uniform(*self.rt60), distance)

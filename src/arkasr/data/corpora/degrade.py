@@ -1,8 +1,7 @@
-"""Clean speech goes in, harder speech comes out: noise, rooms, babble, telephones, lossy codecs, music.
+"""Degradations of clean speech: noise, rooms, babble, telephones, lossy codecs, music.
 
-Every function takes and returns float32 `[samples]` at 16 kHz, keeps the length, and draws all that is random
-from the generator it is given, so that an utterance depends on its own seed only. Knows nothing of sets or
-speakers.
+Every function takes and returns float32 `[samples]` at 16 kHz and keeps the length. All random choices come from the
+generator that is passed in, so an utterance depends only on its own seed. Does not know sets or speakers.
 """
 
 import io
@@ -19,13 +18,13 @@ _MU = 255  # ITU-T G.711
 _DECAY_60_DB = float(np.log(1000))  # the exponent at which an exponential has fallen by 60 dB
 _EARLY_REFLECTIONS = 6
 _EARLY_SECONDS = (0.002, 0.03)
-_EARLY_OVER_TAIL = 4  # amplitude of an early reflection over the tail's at the same moment
+_EARLY_OVER_TAIL = 4  # amplitude of an early reflection over that of the tail at the same time
 _TAIL_STARTS = SAMPLE_RATE // 200
-_LOWEST_NOISE_HERTZ = 50  # coloured noise does not rise further below
+_LOWEST_NOISE_HERTZ = 50  # the power of coloured noise is constant below
 
 
 def mix(speech: np.ndarray, disturbance: np.ndarray, snr_db: float) -> np.ndarray:
-    """`speech` with `disturbance` under it, `snr_db` quieter; both are measured over the whole utterance."""
+    """`speech` plus `disturbance` at a level `snr_db` below it; levels are RMS over the utterance."""
     scale = _rms(speech) / max(_rms(disturbance), 1e-9) * 10 ** (-snr_db / 20)
     return speech + disturbance * np.float32(scale)
 
@@ -40,7 +39,7 @@ def coloured_noise(samples: int, rng: np.random.Generator, slope: float) -> np.n
 
 
 def babble(voices: Sequence[np.ndarray], samples: int, rng: np.random.Generator) -> np.ndarray:
-    """The voices talking at once, each from a random moment on, over and over, and at its own distance."""
+    """The sum of all voices, each repeated from a random start and at a random level."""
     total = np.zeros(samples, np.float32)
     for voice in voices:
         start = rng.integers(len(voice))
@@ -52,13 +51,13 @@ def babble(voices: Sequence[np.ndarray], samples: int, rng: np.random.Generator)
 def reverberate(
     speech: np.ndarray, rng: np.random.Generator, rt60: float, direct_to_reverberant_db: float
 ) -> np.ndarray:
-    """Speech heard in a room: the direct path, a few early reflections and an exponentially decaying tail.
+    """Speech in a room: the direct path, a few early reflections and an exponentially decaying tail.
 
     Args:
         speech: float32 `[samples]`.
-        rng: draws the reflections.
+        rng: source of the random reflections.
         rt60: seconds in which the reverberation falls by 60 dB.
-        direct_to_reverberant_db: energy of the direct path over that of all after it; less is farther away.
+        direct_to_reverberant_db: energy of the direct path over that of the rest; lower values mean a larger distance.
     """
     time = np.arange(int(rt60 * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE
     envelope = np.exp(-_DECAY_60_DB * time / rt60).astype(np.float32)
@@ -83,7 +82,7 @@ def telephone(speech: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def band_limit(speech: np.ndarray, low: float, high: float) -> np.ndarray:
-    """What lies between `low` and `high` hertz; the amplitude is zero from a fifth beyond either edge."""
+    """Speech between `low` and `high` hertz; the gain falls to zero at `0.8 * low` and `1.2 * high`."""
     length = _fast_length(len(speech))
     hertz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     gain = np.clip((hertz / low - 0.8) / 0.2, 0, 1) * np.clip((1.2 - hertz / high) / 0.2, 0, 1)
@@ -92,13 +91,13 @@ def band_limit(speech: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def lossy_codec(speech: np.ndarray, container: str, codec: str, compression: float) -> np.ndarray:
-    """Speech after one round trip through a lossy codec of libsndfile.
+    """Speech encoded and decoded by a lossy codec of libsndfile.
 
     Args:
         speech: float32 `[samples]`, within -1 and 1.
         container: libsndfile's major format, `MP3` or `OGG`.
         codec: libsndfile's subtype, `MPEG_LAYER_III`, `VORBIS` or `OPUS`.
-        compression: from 0 (most bits) to 1 (fewest; MP3 takes at most 0.98).
+        compression: from 0 (most bits) to 1 (fewest bits; MP3 takes at most 0.98).
     """
     file = io.BytesIO()
     soundfile.write(file, speech, SAMPLE_RATE, format=container, subtype=codec, compression_level=compression)
@@ -137,7 +136,7 @@ def music(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def normalise(speech: np.ndarray, peak_db: float) -> np.ndarray:
-    """Speech whose largest sample lies at `peak_db` relative to full scale (`peak_db` is negative)."""
+    """Speech scaled to a peak of `peak_db` relative to full scale (`peak_db` is negative)."""
     return speech * np.float32(10 ** (peak_db / 20) / max(float(np.abs(speech).max()), 1e-9))
 
 
@@ -146,7 +145,7 @@ def _rms(signal: np.ndarray) -> float:
 
 
 def _fast_length(samples: int) -> int:
-    """The next length that an FFT takes quickly."""
+    """The next multiple of 4096, which an FFT computes fast."""
     step = 4096
     return -(-samples // step) * step
 

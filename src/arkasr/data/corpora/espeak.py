@@ -1,7 +1,7 @@
-"""Text goes in, speech comes out: espeak-ng through ctypes, from the library in the wheel `espeakng-loader`.
+"""Text to speech with espeak-ng, called through ctypes from the library in the wheel `espeakng-loader`.
 
-Every call speaks as the first call of a fresh process would, so that the same text and voice always give the
-same samples. Knows nothing of corpora, speakers or recognisers' sample rates.
+The same text and voice always give the same samples: every call loads a fresh library. Does not know corpora or
+speakers, and does not resample.
 """
 
 import _ctypes
@@ -16,7 +16,8 @@ import numpy as np
 
 from arkasr.errors import InputError
 
-ESPEAK_SAMPLE_RATE = 22_050  # samples a second; the only rate espeak-ng speaks at
+NOT_INSTALLED = "the built-in speech needs espeakng-loader; pip install 'arkasr[quickstart]'"
+ESPEAK_SAMPLE_RATE = 22_050  # samples a second; espeak-ng has no other rate
 
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _POSITION_CHARACTER = 1
@@ -26,19 +27,19 @@ _RANDOM_SEED = 1
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 _c_library = ctypes.CDLL(None)
-_one_at_a_time = threading.Lock()
+_library_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How something is said.
+    """Settings of espeak-ng for one utterance.
 
     Attributes:
         language: espeak-ng's language file, such as `gmw/en-US` or `sit/cmn`.
-        variant: espeak-ng's voice variant, such as `m3` or `f2`: whose vocal tract it is.
+        variant: espeak-ng's voice variant, such as `m3` or `f2`: the vocal tract.
         rate: words a minute, 80 to 450.
-        pitch: base pitch, 0 to 99; 50 is the variant's own.
-        pitch_range: how far the pitch moves, 0 (monotone) to 99; 50 is the variant's own.
+        pitch: base pitch, 0 to 99; 50 is the variant's default.
+        pitch_range: how far the pitch moves, 0 (monotone) to 99; 50 is the variant's default.
     """
 
     language: str
@@ -49,7 +50,7 @@ class Voice:
 
 
 def speak(text: str, voice: Voice) -> np.ndarray:
-    """What `voice` sounds like saying `text`.
+    """`text` spoken by `voice`.
 
     Returns:
         int16 `[samples]` at `ESPEAK_SAMPLE_RATE`, mono.
@@ -60,8 +61,8 @@ def speak(text: str, voice: Voice) -> np.ndarray:
     library_path, data_path = _installed()
     _require_file(data_path / "lang" / voice.language, "language")
     _require_file(data_path / "voices" / "!v" / voice.variant, "voice variant")
-    with _one_at_a_time:
-        return _speak_from_a_fresh_start(text, voice, library_path, data_path)
+    with _library_lock:
+        return _speak_with_fresh_library(text, voice, library_path, data_path)
 
 
 def _installed() -> tuple[Path, Path]:
@@ -69,19 +70,19 @@ def _installed() -> tuple[Path, Path]:
     try:
         import espeakng_loader
     except ImportError:
-        raise InputError("the built-in speech needs espeakng-loader; pip install 'arkasr[quickstart]'") from None
+        raise InputError(NOT_INSTALLED) from None
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
 
 def _require_file(file: Path, what: str) -> None:
     if not file.is_file():
-        raise InputError(f"espeak-ng has no {what} {file.name!r}; choose a file of {file.parent}")
+        raise InputError(f"espeak-ng has no {what} {file.name!r}; choose a file in {file.parent}")
 
 
-def _speak_from_a_fresh_start(text: str, voice: Voice, library_path: Path, data_path: Path) -> np.ndarray:
-    # espeak-ng keeps the phases of its flutter, echo and wave in static variables that no new voice and no
-    # espeak_Terminate resets, so an utterance would depend on those before it. Unloading the library resets
-    # them; breath noise comes from the C library's generator, which has to be seeded apart.
+def _speak_with_fresh_library(text: str, voice: Voice, library_path: Path, data_path: Path) -> np.ndarray:
+    # espeak-ng keeps the phases of its flutter, echo and wave in static variables. Neither a new voice nor
+    # espeak_Terminate resets them, so an utterance would depend on earlier ones. Unloading the library resets them.
+    # Breath noise comes from the C library's generator, which needs its own seed.
     _require_unloaded(library_path)
     library = ctypes.CDLL(str(library_path))
     chunks: list[bytes] = []
@@ -128,7 +129,7 @@ def _require_unloaded(library_path: Path) -> None:
     except OSError:
         return
     _ctypes.dlclose(loaded._handle)
-    raise RuntimeError(f"{library_path} is in use elsewhere in this process; its speech is not reproducible")
+    raise RuntimeError(f"{library_path} is in use elsewhere in this process; its speech would not be reproducible")
 
 
 def _check(status: int, function: str) -> None:

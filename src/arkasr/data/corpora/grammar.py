@@ -1,7 +1,7 @@
 """A small context-free grammar: rules go in, random sentences and the grammar's size come out.
 
-A rule is a list of alternatives, each a string of symbols between spaces; a symbol in CAPITALS is another
-rule, everything else is spoken. Knows nothing of any language in particular.
+A rule is a list of alternatives. An alternative is a string of symbols separated by spaces. A symbol in CAPITALS
+refers to a rule; every other symbol is a terminal. Independent of the language.
 """
 
 import random
@@ -15,17 +15,17 @@ class Grammar:
     """Sentences that can be derived from the rule `SENTENCE`.
 
     Args:
-        rules: alternatives of every rule, equally probable; one that is listed twice is twice as likely.
-        longest: characters in the longest sentence wanted; a longer one is drawn again.
-        separator: what stands between two spoken symbols: a space, or nothing where a script has none.
+        rules: alternatives of every rule, equally probable; an alternative listed twice is twice as likely.
+        max_characters: longer sentences are rejected and sampled again.
+        separator: between two terminals; empty for scripts without spaces.
 
     Raises:
-        ValueError: an alternative names a rule that is not there.
+        ValueError: an alternative refers to a missing rule.
     """
 
-    def __init__(self, rules: Mapping[str, Sequence[str]], *, longest: int, separator: str = " ") -> None:
+    def __init__(self, rules: Mapping[str, Sequence[str]], *, max_characters: int, separator: str = " ") -> None:
         self._rules = {name: [tuple(line.split()) for line in lines] for name, lines in rules.items()}
-        self._longest = longest
+        self._max_characters = max_characters
         self._separator = separator
         for name, alternatives in self._rules.items():
             for symbol in {symbol for alternative in alternatives for symbol in alternative}:
@@ -33,10 +33,10 @@ class Grammar:
                     raise ValueError(f"rule {name} names {symbol}, which is not a rule")
 
     def sample(self, rng: random.Random) -> str:
-        """One sentence, drawn with `rng`."""
+        """One random sentence."""
         while True:
             sentence = self._separator.join(self._expand(START, rng))
-            if len(sentence) <= self._longest:
+            if len(sentence) <= self._max_characters:
                 return sentence
 
     def _expand(self, symbol: str, rng: random.Random) -> list[str]:
@@ -46,12 +46,12 @@ class Grammar:
 
     @property
     def terminals(self) -> set[str]:
-        """Every spoken symbol of the rules."""
+        """Every terminal of the rules."""
         symbols = {symbol for lines in self._rules.values() for line in lines for symbol in line}
         return symbols - self._rules.keys()
 
     def derivations(self) -> int:
-        """How many derivations of any length there are, counting apart two that give the same words."""
+        """Number of derivations of any length; two derivations of the same words count twice."""
 
         @cache
         def count(symbol: str) -> int:

@@ -1,8 +1,7 @@
-"""What the built-in English speech says: meetings, trade, journeys, dates, times, prices.
+"""Sentences of the built-in English speech: meetings, trade, journeys, dates, times, prices.
 
-About eighty words, numbers written as they are spoken. Verbs agree with their subjects and nouns with
-their numbers, so that a recogniser that knows the language hears better than one that only hears; many words
-differ in one sound (thirteen and thirty, june and july, tuesday and thursday).
+About eighty words; numbers are written as they are spoken. Verbs agree with subjects and nouns with numbers, so
+language knowledge helps recognition. Many words differ in one sound (thirteen and thirty, june and july).
 """
 
 from arkasr.data.corpora.grammar import Grammar
@@ -70,5 +69,5 @@ ENGLISH = Grammar(
         "TEEN": ["thirteen", "fourteen", "fifteen"],
         "TENS": ["twenty", "thirty", "forty", "fifty"],
     },
-    longest=42,
+    max_characters=42,
 )

@@ -1,8 +1,8 @@
-"""What the built-in Mandarin speech says: meetings, trade, journeys, dates, times, prices.
+"""Sentences of the built-in Mandarin speech: meetings, trade, journeys, dates, times, prices.
 
-About eighty characters, numbers written as they are spoken. Nouns take their own measure words and verbs
-their own kinds of object, so that a recogniser that knows the language hears better than one that only hears; many
-characters differ in one sound or tone (四 and 十, 买 and 卖, 七 and 一).
+About eighty characters; numbers are written as they are spoken. Nouns take their own measure words and verbs their
+own kinds of object, so language knowledge helps recognition. Many characters differ in one sound or tone (四 and 十,
+买 and 卖, 七 and 一).
 """
 
 from arkasr.data.corpora.grammar import Grammar
@@ -66,6 +66,6 @@ MANDARIN = Grammar(
         "TENS": ["二十", "三十", "四十", "五十"],
         "UNIT": ["一", "二", "三", "四", "五", "六", "七", "八", "九"],
     },
-    longest=11,
+    max_characters=11,
     separator="",
 )

@@ -1,7 +1,7 @@
-"""Corpora of real speech as normalised manifests: text, language, speaker and the official split.
+"""Normalised manifests of public corpora: text, language, speaker and the official split.
 
-Takes a corpus as it is distributed, or a folder of manifests made from it. Audio is referred to, not copied, unless
-libsndfile cannot read it. Where each corpus keeps what is in `prepare_corpora.py`.
+The input is a corpus as it is distributed, or a folder of its manifests. Manifests refer to the original audio; only
+files that libsndfile cannot read are converted. `prepare_corpora.py` knows the layout of each corpus.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from arkasr.data.audio import duration_of
 from arkasr.data.corpora.prepare_corpora import CORPORA, CorpusRecording
 from arkasr.data.manifests.durations import segment_duration
 from arkasr.data.manifests.manifest import read_manifest, write_manifest
-from arkasr.data.manifests.own_fields import LABEL, without
+from arkasr.data.manifests.output_fields import LABEL_FIELDS, drop_fields
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError
 
@@ -23,11 +23,11 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """What was written.
+    """The manifests written.
 
     Attributes:
         name: of the corpus.
-        folder: where the manifests are.
+        folder: of the manifests.
         splits: utterances and seconds of each split.
         licence: of the audio and text.
     """
@@ -38,7 +38,7 @@ class PreparedCorpus:
     licence: str
 
     def summary(self) -> str:
-        """A line for each manifest, and the licence."""
+        """One line for each manifest, and the licence."""
         lines = [
             f"{self.folder / split}.jsonl: {count} utterances, {seconds / 60:.1f} minutes"
             for split, (count, seconds) in self.splits.items()
@@ -47,7 +47,7 @@ class PreparedCorpus:
 
 
 def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
-    """Write `train.jsonl`, `dev.jsonl` and `test.jsonl`, as far as the corpus has them, into `output`.
+    """Write `train.jsonl`, `dev.jsonl` and `test.jsonl` into `output`, as far as the corpus has them.
 
     Args:
         name: `an4`, `dspspeech20` or `spoken-digits`.
@@ -55,15 +55,14 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
         output: folder of the new manifests; not the source.
 
     Raises:
-        InputError: the corpus is not known, or the folder is not of it; says what was expected. Or a manifest to be
-            written is a file of the source, be it by a link.
+        InputError: the corpus is unknown, the folder does not hold it, or an output would overwrite a source file.
     """
     if name not in CORPORA:
-        raise InputError(f"data prepare: there is no corpus {name!r}; known are {', '.join(CORPORA)}")
+        raise InputError(f"data prepare: corpus {name!r} is not known; choose one of {', '.join(CORPORA)}")
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give the folder of {name} with --from")
     if output.resolve() == source.resolve():
-        raise InputError(f"{output}: is the source itself; choose another --output")
+        raise InputError(f"{output}: is the source folder itself; choose another --output")
     licences = {path: output / path.name for path in source.glob("LICEN[SC]E*")}
     corpus = CORPORA[name]
     manifests = {split: source / f"{split}.jsonl" for split in SPLITS if (source / f"{split}.jsonl").is_file()}
@@ -73,8 +72,8 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
         rows = {split: _rows_of_manifest(path, name) for split, path in manifests.items()}
     else:
         rows = {
-            split: [_row_of_recording(row, name) for row in found]
-            for split, found in corpus.read(source, output).items()
+            split: [_row_of_recording(recording, name) for recording in recordings]
+            for split, recordings in corpus.read(source, output).items()
         }
     splits = {}
     for split, normalised in rows.items():
@@ -86,12 +85,12 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
 
 
 def _rows_of_manifest(path: Path, corpus: str) -> list[dict[str, Any]]:
-    """The lines of a manifest, normalised; times, ids and fields that no command writes stay."""
+    """Normalised lines of a manifest; keeps times, ids and all fields that no command writes."""
     rows = []
     for utterance in read_manifest(path):
         if utterance.text is None:
-            raise InputError(f"{path}: {utterance.id} has no `text`; give the corpus with its transcripts")
-        row = without(utterance.fields, LABEL) | {
+            raise InputError(f"{path}: utterance {utterance.id!r} has no `text`; give the corpus with its transcripts")
+        row = drop_fields(utterance.fields, LABEL_FIELDS) | {
             "audio": str(utterance.audio),
             "text": normalised_text(utterance.text),
             "language": utterance.language or CORPORA[corpus].language,
@@ -114,5 +113,5 @@ def _row_of_recording(recording: CorpusRecording, corpus: str) -> dict[str, Any]
 
 
 def normalised_text(text: str) -> str:
-    """NFKC, lower case and single blanks, so that corpora can be trained on together."""
+    """NFKC, lower case and single spaces, so that corpora can be mixed in training."""
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())

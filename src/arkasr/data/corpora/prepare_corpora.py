@@ -1,4 +1,4 @@
-"""Where each known corpus keeps its audio, transcripts, speakers and split, as it is distributed."""
+"""Layout of each known corpus as it is distributed: audio, transcripts, speakers and split."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from arkasr.errors import InputError
 
 @dataclass(frozen=True)
 class CorpusRecording:
-    """One recording as a corpus has it, its text as it stands there."""
+    """One recording of a corpus, with its text before normalisation."""
 
     audio: Path
     text: str
@@ -23,12 +23,12 @@ class CorpusRecording:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus.
+    """How to read a corpus.
 
     Attributes:
         language: of every recording.
-        licence: in a few words.
-        read: source and output folder to recordings by split; may write converted audio into the output folder.
+        licence: short name and owner.
+        read: takes the source and output folders, returns recordings by split; may write converted audio to the output.
     """
 
     language: str
@@ -36,7 +36,7 @@ class Corpus:
     read: Callable[[Path, Path], dict[str, list[CorpusRecording]]]
 
 
-# AN4 has no development set; these speakers of its training part make one.
+# AN4 has no development set; these training speakers are held out as one.
 AN4_DEV_SPEAKERS = frozenset({"ftmj", "fwxs", "mtxj", "mtos", "mtcv", "mtje", "mwhw"})
 AN4_LINE = re.compile(r"^(?:<s>)?\s*(?P<text>.*?)\s*(?:</s>)?\s*\((?P<name>[^()]+)\)\s*$")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -48,18 +48,18 @@ def read_an4(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
     """AN4 as CMU distributes it: `etc/an4_{train,test}.transcription` and `wav/**/NAME.{raw,sph,wav}`.
 
     Raises:
-        InputError: transcripts or recordings are not there.
+        InputError: transcripts or recordings are missing.
     """
     rows: dict[str, list[CorpusRecording]] = {"train": [], "dev": [], "test": []}
     for part in ("train", "test"):
         transcription = source / "etc" / f"an4_{part}.transcription"
         if not transcription.is_file():
-            raise InputError(f"{source}: expected AN4, which has etc/an4_{part}.transcription, or train.jsonl")
+            raise InputError(f"{source}: expected AN4 with etc/an4_{part}.transcription, or a folder with train.jsonl")
         recordings = {path.stem: path for path in sorted((source / "wav").rglob("*")) if path.is_file()}
         for number, line in enumerate(transcription.read_text().splitlines(), start=1):
             match = AN4_LINE.match(line)
             if match is None or match["name"] not in recordings:
-                raise InputError(f"{transcription}:{number}: no recording under wav/ for this line; unpack AN4 whole")
+                raise InputError(f"{transcription}:{number}: no recording under wav/ for this line; unpack all of AN4")
             name = match["name"]
             speaker = name.split("-")[1]
             split = "dev" if part == "train" and speaker in AN4_DEV_SPEAKERS else part
@@ -68,10 +68,10 @@ def read_an4(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
 
 
 def read_spoken_digits(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
-    """The Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_TAKE.wav`, its own split by take.
+    """The Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_TAKE.wav`, split by take as its authors do.
 
     Raises:
-        InputError: no such recordings are there.
+        InputError: the folder has no such recordings.
     """
     rows: dict[str, list[CorpusRecording]] = {"train": [], "test": []}
     for path in sorted((source / "recordings").glob("*.wav")):
@@ -79,12 +79,12 @@ def read_spoken_digits(source: Path, output: Path) -> dict[str, list[CorpusRecor
             split = "test" if int(match["take"]) < DIGIT_TEST_TAKES else "train"
             rows[split].append(CorpusRecording(path, DIGITS[int(match["digit"])], match["speaker"]))
     if not rows["train"]:
-        raise InputError(f"{source}: expected spoken-digits, which has recordings/0_NAME_0.wav, or train.jsonl")
+        raise InputError(f"{source}: expected spoken-digits with recordings/0_NAME_0.wav, or a folder with train.jsonl")
     return rows
 
 
 def read_dspspeech20(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
-    """dspspeech20 is taken from manifests only: its distribution does not name the words in its files.
+    """dspspeech20 can be prepared from manifests only: its distribution has no transcripts.
 
     Raises:
         InputError: always.
@@ -93,7 +93,7 @@ def read_dspspeech20(source: Path, output: Path) -> dict[str, list[CorpusRecordi
 
 
 def _readable(recording: Path, output: Path) -> Path:
-    """The recording, or a FLAC copy of one that libsndfile cannot read by itself (headerless big-endian PCM)."""
+    """The recording, or a FLAC copy if libsndfile cannot read it (headerless big-endian PCM)."""
     if recording.suffix != ".raw":
         return recording
     converted = output / "flac" / recording.parent.name / f"{recording.stem}.flac"

@@ -1,7 +1,7 @@
 """Writes the built-in corpus: a configuration goes in, a folder of FLAC files and manifests comes out.
 
-A corpus appears under its name only when it is complete; an interrupted one is written anew. What is said and
-how it sounds is decided elsewhere (`plan.py`, `record.py`).
+A corpus appears under its name only when it is complete. An interrupted one is written again from the start.
+`specs.py` chooses sentences and voices, `synthesis.py` makes the audio.
 """
 
 import hashlib
@@ -17,9 +17,10 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from arkasr.data.cache import cache_folder
-from arkasr.data.corpora.plan import Line, SetPlan, SyntheticCorpusConfig, plan_corpus
-from arkasr.data.corpora.record import record_lines
+from arkasr.data.corpora.espeak import NOT_INSTALLED
 from arkasr.data.corpora.speakers import Speaker
+from arkasr.data.corpora.specs import SetSpec, SyntheticCorpusConfig, UtteranceSpec, corpus_specs
+from arkasr.data.corpora.synthesis import write_recordings
 from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
 from arkasr.files import atomic_path
@@ -27,10 +28,10 @@ from arkasr.locks import locked
 
 __all__ = ["SyntheticCorpusConfig", "corpus_cache_folder", "prepare_synthetic_corpus"]
 
-GENERATOR_VERSION = 5  # raise it with every change that is heard or read in the corpus
+GENERATOR_VERSION = 5  # raise it with every change of the corpus's audio or text
 
 _DESCRIPTION = "corpus.json"
-_LINES_PER_JOB = 64
+_UTTERANCES_PER_JOB = 64
 _LICENCE = (
     "Sentences: arkasr's own, Apache-2.0. Speech: synthesised by espeak-ng, a program under GPL-3.0-or-later "
     "of whose code the recordings hold nothing."
@@ -38,7 +39,7 @@ _LICENCE = (
 
 
 def corpus_cache_folder(config: SyntheticCorpusConfig) -> Path:
-    """The corpus's place in the cache."""
+    """The folder of a corpus in the cache."""
     digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()
     return cache_folder() / f"synthetic-{digest[:12]}"
 
@@ -46,22 +47,22 @@ def corpus_cache_folder(config: SyntheticCorpusConfig) -> Path:
 def prepare_synthetic_corpus(
     config: SyntheticCorpusConfig, folder: Path, *, workers: int = 2, progress: bool = True
 ) -> Path:
-    """The folder of the corpus of `config`, written if it is not there yet.
+    """Write the corpus of `config` to `folder` unless it is already there; returns the folder.
 
-    It holds `train.jsonl`, `dev.jsonl`, one manifest a test set, `flac/` and `corpus.json`. Any number of
-    processes may ask for the same folder at once: one writes, the others wait.
+    The folder holds `train.jsonl`, `dev.jsonl`, one manifest per test set, `flac/` and `corpus.json`. Any number of
+    processes may call this for the same folder at once: one writes, the others wait.
 
     Args:
-        config: which corpus.
-        folder: where; see `corpus_cache_folder`.
-        workers: processes that speak; the audio does not depend on it.
+        config: of the corpus.
+        folder: usually `corpus_cache_folder(config)`.
+        workers: processes that synthesise speech; the audio does not depend on it.
         progress: show a progress bar.
 
     Raises:
-        InputError: `folder` holds something else, or espeakng-loader is not installed.
+        InputError: `folder` holds other files or another corpus, or espeakng-loader is not installed.
     """
     if workers < 1:
-        raise InputError(f"workers is {workers}; at least one process has to speak")
+        raise InputError(f"workers is {workers}; the built-in corpus needs at least 1")
     folder = folder.absolute()
     if _is_complete(config, folder):
         return folder
@@ -74,11 +75,11 @@ def prepare_synthetic_corpus(
 
 
 def _identity(config: SyntheticCorpusConfig) -> dict[str, Any]:
-    """What two corpora have to share to be the same."""
+    """What decides the content of a corpus: configuration, generator version and espeak-ng version."""
     try:
         espeak = version("espeakng-loader")
     except PackageNotFoundError:
-        raise InputError("the built-in speech needs espeakng-loader; pip install 'arkasr[quickstart]'") from None
+        raise InputError(NOT_INSTALLED) from None
     return {"config": asdict(config), "generator_version": GENERATOR_VERSION, "espeakng_loader": espeak}
 
 
@@ -87,64 +88,69 @@ def _is_complete(config: SyntheticCorpusConfig, folder: Path) -> bool:
         return False
     description = folder / _DESCRIPTION
     if not description.is_file():
-        raise InputError(f"{folder} is not empty and holds no built-in corpus; choose another folder")
-    found = json.loads(description.read_text(encoding="utf-8"))
-    if any(found.get(key) != value for key, value in _identity(config).items()):
-        raise InputError(f"{folder} holds another built-in corpus (see {_DESCRIPTION}); choose another folder")
+        raise InputError(f"{folder}: is not empty and holds no built-in corpus; choose another folder")
+    existing = json.loads(description.read_text(encoding="utf-8"))
+    if any(existing.get(key) != value for key, value in _identity(config).items()):
+        raise InputError(f"{folder}: holds another built-in corpus (see {_DESCRIPTION}); choose another folder")
     return True
 
 
 def _write(config: SyntheticCorpusConfig, folder: Path, workers: int, progress: bool) -> None:
-    plans = plan_corpus(config)
-    for name in plans:
+    specs = corpus_specs(config)
+    for name in specs:
         (folder / "flac" / name).mkdir(parents=True)
-    durations = _record_all(plans, folder, workers, progress)
-    for name, plan in plans.items():
+    durations = _synthesise_all(specs, folder, workers, progress)
+    for name, spec in specs.items():
         rows = [
             {
-                "audio": f"flac/{name}/{line.id}.flac",
-                "text": line.text,
-                "language": line.speaker.language,
-                "speaker": line.speaker.id,
+                "audio": f"flac/{name}/{utterance.id}.flac",
+                "text": utterance.text,
+                "language": utterance.speaker.language,
+                "speaker": utterance.speaker.id,
                 "duration": duration,
-                "id": line.id,
-                "condition": line.condition.name,
+                "id": utterance.id,
+                "condition": utterance.condition.name,
             }
-            for line, duration in zip(plan.lines, durations[name], strict=True)
+            for utterance, duration in zip(spec.utterances, durations[name], strict=True)
         ]
         write_manifest(folder / f"{name}.jsonl", rows)
-    sets = {name: {"utterances": len(of), "hours": round(sum(of) / 3600, 4)} for name, of in durations.items()}
+    sets = {
+        name: {"utterances": len(seconds), "hours": round(sum(seconds) / 3600, 4)}
+        for name, seconds in durations.items()
+    }
     description = {**_identity(config), "licence": _LICENCE, "sets": sets}
     (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def _record_all(plans: dict[str, SetPlan], folder: Path, workers: int, progress: bool) -> dict[str, list[float]]:
-    """Records every set into `folder/flac/<set>/`; the durations by set, in the order of its lines."""
-    durations = {name: [0.0] * len(plan.lines) for name, plan in plans.items()}
-    jobs = [(name, start) for name, plan in plans.items() for start in range(0, len(plan.lines), _LINES_PER_JOB)]
+def _synthesise_all(specs: dict[str, SetSpec], folder: Path, workers: int, progress: bool) -> dict[str, list[float]]:
+    """Writes the audio of every set into `folder/flac/<set>/`; returns durations by set, in order."""
+    durations = {name: [0.0] * len(spec.utterances) for name, spec in specs.items()}
+    jobs = [
+        (name, start) for name, spec in specs.items() for start in range(0, len(spec.utterances), _UTTERANCES_PER_JOB)
+    ]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("speaking the built-in corpus", total=sum(map(len, durations.values())))
-        for (name, start), recorded in _recorded(jobs, plans, folder, workers):
-            durations[name][start : start + len(recorded)] = recorded
-            bar.advance(task, len(recorded))
+        task = bar.add_task("synthesising the built-in corpus", total=sum(map(len, durations.values())))
+        for (name, start), finished in _finished_jobs(jobs, specs, folder, workers):
+            durations[name][start : start + len(finished)] = finished
+            bar.advance(task, len(finished))
     return durations
 
 
-def _recorded(
-    jobs: list[tuple[str, int]], plans: dict[str, SetPlan], folder: Path, workers: int
+def _finished_jobs(
+    jobs: list[tuple[str, int]], specs: dict[str, SetSpec], folder: Path, workers: int
 ) -> Iterator[tuple[tuple[str, int], list[float]]]:
-    """Every job (a set and its first line to record) with the durations recorded, as they finish."""
+    """Each job (a set and the number of its first utterance) with its durations, as the jobs finish."""
 
-    def arguments(name: str, start: int) -> tuple[list[Line], list[tuple[str, Speaker]], Path]:
-        lines = plans[name].lines[start : start + _LINES_PER_JOB]
-        return lines, plans[name].babble, folder / "flac" / name
+    def arguments(name: str, start: int) -> tuple[list[UtteranceSpec], list[tuple[str, Speaker]], Path]:
+        utterances = specs[name].utterances[start : start + _UTTERANCES_PER_JOB]
+        return utterances, specs[name].babble, folder / "flac" / name
 
     if workers == 1:
-        yield from ((job, record_lines(*arguments(*job))) for job in jobs)
+        yield from ((job, write_recordings(*arguments(*job))) for job in jobs)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        submitted = {pool.submit(record_lines, *arguments(*job)): job for job in jobs}
+        submitted = {pool.submit(write_recordings, *arguments(*job)): job for job in jobs}
         try:
             yield from ((submitted[future], future.result()) for future in as_completed(submitted))
         finally:

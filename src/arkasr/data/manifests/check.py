@@ -1,4 +1,4 @@
-"""Everything that can be said of a manifest before training on it: a summary, and every problem with its line."""
+"""Checks a manifest before training: a summary, and every problem with its line number."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from arkasr.data.audio import LONGEST_CLIP_SECONDS, duration_of, is_silent
 from arkasr.data.manifests.manifest import Problem, Utterance, parse_manifest
 from arkasr.errors import InputError
 
-DURATION_TOLERANCE = 0.1  # seconds between what a line says and what the file holds
+DURATION_TOLERANCE = 0.1  # seconds between the manifest's duration and the file's
 
 
 @dataclass(frozen=True)
 class ManifestReport:
-    """What a manifest holds.
+    """Summary of a manifest.
 
     Attributes:
-        utterances: good lines.
-        seconds: of each of them.
-        without_text: lines without a transcript, which OPD and TD can use.
-        languages: utterances by language; None where a line does not say.
-        speakers: how many different ones.
+        utterances: number of lines that could be parsed.
+        seconds: duration of each utterance that passed the check.
+        without_text: utterances without a transcript; OPD and TD can use them.
+        languages: number of utterances by language; None = no language given.
+        speakers: number of different speakers.
         problems: every bad line, in order.
     """
 
@@ -38,10 +38,14 @@ class ManifestReport:
 
 
 def check_manifest(path: str | Path, *, decode_audio: bool = False) -> ManifestReport:
-    """Check every line of a manifest against its audio files' headers, or, decoding them, against their contents.
+    """Check every line of a manifest against the header of its audio file.
+
+    Args:
+        path: the manifest.
+        decode_audio: also decode every file and report those that are silent.
 
     Raises:
-        InputError: there is no such manifest, or it is empty.
+        InputError: the manifest does not exist or is empty.
     """
     parsed, problems = parse_manifest(path)
     problems = list(problems)
@@ -73,7 +77,7 @@ def render(report: ManifestReport) -> RenderableType:
             "seconds",
             f"{median:.1f} median, {fifth:.1f} to {ninety_fifth:.1f} for 90%, {low:.1f} to {high:.1f} for all",
         )
-    languages = ", ".join(f"{language or 'not said'} {count}" for language, count in report.languages.items())
+    languages = ", ".join(f"{language or 'not given'} {count}" for language, count in report.languages.items())
     table.add_row("languages", languages)
     table.add_row("speakers", str(report.speakers))
     table.add_row("without text", str(report.without_text))
@@ -86,15 +90,20 @@ def render(report: ManifestReport) -> RenderableType:
 
 
 def _measure(utterance: Utterance, decode_audio: bool) -> float:
-    """Seconds of the piece, as the file has it."""
-    whole = duration_of(utterance.audio)
+    """Seconds of the utterance's audio, after checking it."""
+    file_seconds = duration_of(utterance.audio)
     begin = utterance.begin_time or 0.0
-    end = utterance.end_time if utterance.end_time is not None else whole
-    if begin >= whole or end > whole + DURATION_TOLERANCE:
-        raise InputError(f"the piece from {begin:g} to {end:g} s is not in the file, which is {whole:.2f} s long")
+    end = utterance.end_time if utterance.end_time is not None else file_seconds
+    if begin >= file_seconds or end > file_seconds + DURATION_TOLERANCE:
+        raise InputError(
+            f"the piece from {begin:g} to {end:g} s is not in the file, which is {file_seconds:.2f} s long; "
+            "correct `begin_time` and `end_time`"
+        )
     if utterance.duration is not None and abs(utterance.duration - (end - begin)) > DURATION_TOLERANCE:
-        raise InputError(f"`duration` says {utterance.duration:g} s, the audio is {end - begin:.2f} s long")
-    # An empty text says that silence is meant.
+        raise InputError(
+            f"`duration` is {utterance.duration:g} s, but the audio is {end - begin:.2f} s long; correct `duration`"
+        )
+    # Silence with an empty text is intended.
     if decode_audio and is_silent(utterance.audio, begin, end) and utterance.text != "":
         raise InputError("every sample is zero; leave out the line, or give it an empty `text`")
     return end - begin

@@ -1,11 +1,11 @@
-"""How long utterances are, as their manifest says or as measured."""
+"""Durations of utterances, from the manifest or measured."""
 
 from arkasr.data.audio import duration_of
 from arkasr.data.manifests.manifest import Utterance
 
 
 def seconds_of(utterance: Utterance) -> float:
-    """Seconds of an utterance, as its manifest line says, else measured.
+    """Seconds of an utterance: `duration` of its manifest line, else measured.
 
     Raises:
         InputError: the file cannot be read.
@@ -14,7 +14,7 @@ def seconds_of(utterance: Utterance) -> float:
 
 
 def segment_duration(utterance: Utterance) -> float:
-    """Seconds of an utterance as measured, from its times or the file's header.
+    """Seconds of an utterance, measured from its times or the file's header.
 
     Raises:
         InputError: the file cannot be read.

@@ -1,12 +1,13 @@
-"""What a set of utterances is, in checksums of each aspect, and in which of them it differs from what it was.
+"""Detects changes of a set of utterances, by checksums of each aspect: ids, texts, languages, audio and others.
 
-A change of the text, the order or the audio of a single utterance is seen; audio by the size and time of its files.
-Knows nothing of where identities are kept.
+A change in a single utterance, or in the order, is found. Audio files are compared by size and modification time.
+Storing identities is left to others.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -14,13 +15,13 @@ from zlib import crc32
 from arkasr.data.manifests.indexed import IndexedUtterances
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
-from arkasr.data.slices import file_of
+from arkasr.data.slices import containing_file
 
-BLOCKS = 1_024  # each aspect has at most so many checksums, of as many consecutive utterances each
-MOST_LOOKED_AT = 131_072  # files of larger sets are looked at in a sample, and their lines not read anew
-DIGITS = 8  # of a checksum
+BLOCKS = 1_024  # checksums per aspect, at most; each covers equally many consecutive utterances
+FULL_CHECK_LIMIT = 131_072  # utterances; of larger sets only a sample of the audio files is checked
+DIGITS = 8  # hexadecimal digits of a checksum
 
-# Of an utterance as the recipe hands it out, in the order in which a difference is looked for.
+# Aspects of an utterance after the recipe's filters, in the order of comparison.
 ASPECTS: dict[str, Callable[[Utterance], Any]] = {
     "id": lambda item: item.id,
     "text": lambda item: item.text,
@@ -30,13 +31,13 @@ ASPECTS: dict[str, Callable[[Utterance], Any]] = {
     "audio": lambda item: (item.fields.get("audio"), item.begin_time, item.end_time),
 }
 CHANGED = {
-    "id": "another utterance stands in the place of {}",
-    "text": "the text of {} is another",
-    "language": "the language of {} is another",
-    "speaker": "the speaker of {} is another",
-    "duration": "the `duration` of {} is another",
-    "audio": "`audio` or the times of {} are others",
-    "lines": "the line of {} is another",
+    "id": "another utterance replaces {}",
+    "text": "the text of {} has changed",
+    "language": "the language of {} has changed",
+    "speaker": "the speaker of {} has changed",
+    "duration": "the `duration` of {} has changed",
+    "audio": "`audio` or the times of {} have changed",
+    "lines": "the line of {} has changed",
     "size": "the audio file of {} has another size or is gone",
     "time": "the audio file of {} was written at another time",
 }
@@ -46,12 +47,12 @@ Identity = dict[str, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """What is not as it was.
+    """The first difference found.
 
     Attributes:
-        what: in a few words.
-        only_time: whether no more than the time of a file is known to differ, as that of a copy does.
-        remedy: what makes it what it was.
+        what: the difference, as part of an error message.
+        only_time: only the modification time of a file differs, as after a copy.
+        remedy: what the user can do, for the same message.
     """
 
     what: str
@@ -60,108 +61,109 @@ class Difference:
 
 
 def identity_of(utterances: Utterances, *, by_lines: bool, times: bool) -> Identity:
-    """What a set is, JSON-able.
+    """Checksums of a set, as JSON values.
 
     Args:
-        utterances: of the set, in its order.
-        by_lines: of a large set, take the checksums that its index has of the lines, whatever stands in them.
-        times: whether the times of audio files are a part of it.
+        utterances: of the set, in order.
+        by_lines: for an indexed set above `FULL_CHECK_LIMIT`, use the index's checksums of whole lines.
+        times: include the modification times of audio files.
     """
     identity: Identity = {"utterances": len(utterances)}
-    if by_lines and isinstance(utterances, IndexedUtterances) and len(utterances) > MOST_LOOKED_AT:
+    if by_lines and isinstance(utterances, IndexedUtterances) and len(utterances) > FULL_CHECK_LIMIT:
         identity["order"] = utterances.order()
-        identity["lines"] = _joined(map(crc32, utterances.checksums(blocks(len(utterances)))))
+        identity["lines"] = _hex(map(crc32, utterances.checksums(blocks(len(utterances)))))
     else:
-        identity |= _of_contents(utterances)
-    return identity | _of_files(utterances, times)
+        identity |= _content_checksums(utterances)
+    return identity | _file_checksums(utterances, times)
 
 
 def difference(was: Identity, now: Identity, utterances: Utterances) -> Difference | None:
-    """The first aspect in which a set is not what it was; None if it is the same.
+    """The first aspect in which a set has changed; None if it has not.
 
     Args:
-        was: recorded.
-        now: of `utterances`.
-        utterances: name what differs.
+        was: the recorded identity.
+        now: the identity of `utterances`.
+        utterances: give the names in the message.
     """
     if was["utterances"] != now["utterances"]:
         return Difference(f"it has {now['utterances']} utterances and had {was['utterances']}")
     if ("lines" in was) != ("lines" in now):
         return Difference("the manifest has another size")
     if was.get("order") != now.get("order"):
-        return Difference("its utterances stand in another order")
+        return Difference("its utterances are in another order")
     for aspect in CHANGED:
         if aspect not in was or aspect not in now or was[aspect] == now[aspect]:
             continue
-        looked_at = sample(len(utterances)) if aspect in ("size", "time") else range(len(utterances))
-        part = _first_unlike(was[aspect], now[aspect], len(looked_at))
-        whose = _named(utterances, looked_at[part.start : part.stop]) if aspect != "lines" else _numbered(part)
-        return Difference(CHANGED[aspect].format(whose), only_time=aspect == "time")
+        checked = sample(len(utterances)) if aspect in ("size", "time") else range(len(utterances))
+        block = _first_changed_block(was[aspect], now[aspect], len(checked))
+        indices = checked[block.start : block.stop]
+        names = _number_range(block) if aspect == "lines" else _name_range(utterances, indices)
+        return Difference(CHANGED[aspect].format(names), only_time=aspect == "time")
     return None
 
 
 def blocks(count: int) -> list[range]:
-    """The places of `count` things in at most `BLOCKS` parts."""
+    """The indices below `count`, in at most `BLOCKS` blocks."""
     size = max(-(-count // BLOCKS), 1)
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def sample(count: int) -> Sequence[int]:
-    """Places of which the files are looked at: all, or as many as can be, evenly spaced."""
-    if count <= MOST_LOOKED_AT:
+    """Indices of utterances whose files are checked: all, or `FULL_CHECK_LIMIT` of them, evenly spaced."""
+    if count <= FULL_CHECK_LIMIT:
         return range(count)
-    return [place * count // MOST_LOOKED_AT for place in range(MOST_LOOKED_AT)]
+    return [number * count // FULL_CHECK_LIMIT for number in range(FULL_CHECK_LIMIT)]
 
 
 def size_and_time(path: Path) -> tuple[int, int] | None:
-    """Bytes of a file and the second of its last change, which copies that keep times keep; None if it is gone."""
+    """Bytes and modification time of a file, in seconds as copies keep it; None if the file is missing."""
     with suppress(OSError):
-        found = path.stat()
-        return found.st_size, int(found.st_mtime)
+        stat = path.stat()
+        return stat.st_size, int(stat.st_mtime)
     return None
 
 
-def _of_contents(utterances: Utterances) -> Identity:
+def _content_checksums(utterances: Utterances) -> Identity:
     checksums: dict[str, list[int]] = {aspect: [] for aspect in ASPECTS}
-    for part in blocks(len(utterances)):
-        items = utterances[part.start : part.stop]
+    for block in blocks(len(utterances)):
+        items = utterances[block.start : block.stop]
         for aspect, value in ASPECTS.items():
             checksums[aspect].append(_checksum(map(value, items)))
-    return {aspect: _joined(found) for aspect, found in checksums.items()}
+    return {aspect: _hex(values) for aspect, values in checksums.items()}
 
 
-def _of_files(utterances: Utterances, times: bool) -> Identity:
-    looked_at = sample(len(utterances))
-    seen: dict[Path, tuple[int, int] | None] = {}  # a tar is looked at once
-    sizes, changes = [], []
-    for part in blocks(len(looked_at)):
-        files = [file_of(utterances[place].audio) for place in looked_at[part.start : part.stop]]
-        found = [seen[file] if file in seen else seen.setdefault(file, size_and_time(file)) for file in files]
-        sizes.append(_checksum(item and item[0] for item in found))
-        changes.append(_checksum(item and item[1] for item in found))
-    return {"size": _joined(sizes)} | ({"time": _joined(changes)} if times else {})
+def _file_checksums(utterances: Utterances, times: bool) -> Identity:
+    checked = sample(len(utterances))
+    stat_of = cache(size_and_time)  # a tar holds many utterances
+    size_checksums, time_checksums = [], []
+    for block in blocks(len(checked)):
+        files = [containing_file(utterances[index].audio) for index in checked[block.start : block.stop]]
+        stats = [stat_of(file) for file in files]
+        size_checksums.append(_checksum(stat and stat[0] for stat in stats))
+        time_checksums.append(_checksum(stat and stat[1] for stat in stats))
+    return {"size": _hex(size_checksums)} | ({"time": _hex(time_checksums)} if times else {})
 
 
 def _checksum(values: Iterable[Any]) -> int:
     return crc32("\n".join(map(repr, values)).encode())
 
 
-def _joined(checksums: Iterable[int]) -> str:
+def _hex(checksums: Iterable[int]) -> str:
     return "".join(f"{checksum:0{DIGITS}x}" for checksum in checksums)
 
 
-def _first_unlike(was: str, now: str, count: int) -> range:
-    for number, part in enumerate(blocks(count)):
+def _first_changed_block(was: str, now: str, count: int) -> range:
+    for number, block in enumerate(blocks(count)):
         first = number * DIGITS
         if was[first : first + DIGITS] != now[first : first + DIGITS]:
-            return part
+            return block
     return range(count)
 
 
-def _named(utterances: Utterances, places: Sequence[int]) -> str:
-    first, last = utterances[places[0]], utterances[places[-1]]
-    return f"{first.id!r}" if len(places) == 1 else f"one of the {len(places)} from {first.id!r} to {last.id!r}"
+def _name_range(utterances: Utterances, indices: Sequence[int]) -> str:
+    first, last = utterances[indices[0]], utterances[indices[-1]]
+    return f"{first.id!r}" if len(indices) == 1 else f"one of the {len(indices)} from {first.id!r} to {last.id!r}"
 
 
-def _numbered(part: range) -> str:
-    return f"one of the utterances {part.start + 1} to {part.stop} in the order of the manifest"
+def _number_range(block: range) -> str:
+    return f"one of the utterances {block.start + 1} to {block.stop} in the order of the manifest"

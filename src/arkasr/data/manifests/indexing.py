@@ -132,7 +132,7 @@ def _write_index(manifest: Path, lines: Path, ids: Path, on_bytes: Callable[[int
             message = same_id(_utterance(manifest, records, line), found.number_of(first))
             found.problems.append(Problem(found.number_of(line), message))
     if problems := sorted(found.problems, key=lambda problem: problem.line):
-        raise ManifestError(manifest, problems, looked_for_all=len(problems) < MOST_PROBLEMS)
+        raise ManifestError(manifest, problems, complete=len(problems) < MOST_PROBLEMS)
     count = len(keys)
     if not count:
         raise InputError(f"{manifest}: the manifest is empty; give it one JSON object a line")

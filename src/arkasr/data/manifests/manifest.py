@@ -1,7 +1,7 @@
-"""Manifests: JSON Lines, one utterance a line, read into values and written atomically.
+"""Reads and writes manifests: JSON Lines, one utterance per line.
 
-Every bad line is found, not only the first. Knows nothing of what is inside an audio file, nor of manifests that do
-not fit into memory (`index.py`).
+Finds every bad line, not only the first. Does not open audio files. Manifests that do not fit into memory are left to
+`index.py`.
 """
 
 import json
@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from arkasr.data.languages import canonical_language
-from arkasr.data.slices import missing_of
+from arkasr.data.slices import why_missing
 from arkasr.errors import InputError
 from arkasr.files import write_atomically
 
 TASKS = ("asr",)
-MAX_SECONDS = 1e9  # thirty years: anything longer is no time in a file
+MAX_SECONDS = 1e9  # larger times are errors
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A piece of audio and what is said in it.
+    """A piece of audio and its transcript.
 
     Attributes:
-        audio: absolute path, of a file or of a part of one (`slices.py`).
-        text: None where the manifest has none, or where its labels are withheld.
+        audio: absolute path of a file or a slice (`slices.py`).
+        text: None if the manifest has none, or if labels are withheld.
         begin_time: seconds; None = from the start of the file.
         end_time: seconds; None = to the end of the file.
         language: canonical English name.
         id: unique in its manifest.
         speaker: any label.
-        duration: seconds of the piece; None = the manifest does not say.
-        fields: the line as it was read, unknown fields included, for passing through to outputs.
+        duration: seconds of the piece; None = not in the manifest.
+        fields: the manifest line with all its fields; outputs pass them through.
     """
 
     audio: Path
@@ -48,34 +48,34 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a line, counted from 1."""
+    """What is wrong with a line; lines count from 1."""
 
     line: int
     message: str
 
 
 class ManifestError(InputError):
-    """A manifest with bad lines; `problems` lists all of them, or as many as were looked for."""
+    """A manifest with bad lines; `problems` lists all of them, or the first ones if the search was stopped."""
 
-    def __init__(self, path: Path, problems: list[Problem], *, looked_for_all: bool = True) -> None:
+    def __init__(self, path: Path, problems: list[Problem], *, complete: bool = True) -> None:
         first = problems[0]
-        number = f"{len(problems) - 1} {'' if looked_for_all else 'or '}more"
+        number = f"{len(problems) - 1} {'' if complete else 'or '}more"
         others = f" (and {number}; `arkasr data check {path}` lists all)" if len(problems) > 1 else ""
         super().__init__(f"{path}:{first.line}: {first.message}{others}")
         self.problems = problems
 
 
 def read_manifest(path: str | Path, *, check_files: bool = True, folder: Path | None = None) -> list[Utterance]:
-    """All utterances of a manifest, in order; blank lines are passed over.
+    """All utterances of a manifest, in order; blank lines are skipped.
 
     Args:
         path: the manifest.
-        check_files: look whether every audio file is there; costs a look-up a line, which network disks make long.
-        folder: what audio paths are relative to; None = the manifest's own folder.
+        check_files: check that every audio file exists; slow on network disks.
+        folder: base of relative audio paths; None = the manifest's folder.
 
     Raises:
         ManifestError: some lines are bad; names the first and counts the others.
-        InputError: there is no such file, or it holds no utterance.
+        InputError: the manifest does not exist or is empty.
     """
     utterances, problems = parse_manifest(path, check_files=check_files, folder=folder)
     if problems:
@@ -86,14 +86,14 @@ def read_manifest(path: str | Path, *, check_files: bool = True, folder: Path | 
 def parse_manifest(
     path: str | Path, *, check_files: bool = True, folder: Path | None = None
 ) -> tuple[dict[int, Utterance], list[Problem]]:
-    """The good lines of a manifest as utterances by line number, and what is wrong with the others.
+    """The utterances of a manifest by line number, and the problems of its bad lines.
 
     Raises:
-        InputError: there is no such file, or it holds nothing.
+        InputError: the manifest does not exist or is empty.
     """
     path = Path(path)
     if not _is_file(path):
-        raise InputError(f"{path}: no such manifest")
+        raise InputError(f"{path}: no such manifest; correct the path")
     utterances: dict[int, Utterance] = {}
     problems: list[Problem] = []
     lines_by_id: dict[str, int] = {}
@@ -111,20 +111,20 @@ def parse_manifest(
             lines_by_id[utterance.id] = number
             utterances[number] = utterance
     if not utterances and not problems:
-        raise InputError(f"{path}: the manifest is empty; give it one JSON object a line")
+        raise InputError(f"{path}: the manifest is empty; write one JSON object per line")
     return utterances, problems
 
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON Lines; the file appears under its name when it is complete."""
+    """Write rows as JSON Lines, atomically."""
     write_atomically(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of JSON Lines that this package wrote, unchecked.
+    """The rows of a JSON Lines file that this package wrote; the fields are not checked.
 
     Raises:
-        InputError: there is no such file, or a line is not JSON.
+        InputError: the file does not exist, or a line is not JSON.
     """
     if not _is_file(Path(path)):
         raise InputError(f"{path}: no such file")
@@ -132,37 +132,37 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         try:
             return [json.loads(line) for line in file]
         except ValueError as error:
-            raise InputError(f"{path}: not JSON Lines ({error}); write it anew") from error
+            raise InputError(f"{path}: not JSON Lines ({error}); write the file again") from error
 
 
 def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
-    """One line of a manifest whose audio paths are relative to `folder`.
+    """The utterance of one manifest line; audio paths are relative to `folder`.
 
     Raises:
-        InputError: what is wrong with the line, without its number.
+        InputError: the line is bad; the message does not hold file and line number.
     """
     fields = _json_of(raw)
     if not isinstance(fields, dict):
-        raise InputError(f"expected a JSON object, found {type(fields).__name__}")
+        raise InputError(f"expected a JSON object, found {type(fields).__name__}; write one JSON object per line")
     name = fields.get("audio")
     if not isinstance(name, str) or not name:
         raise InputError("`audio` is missing; give the path of the audio file")
     audio = (folder / name).absolute()
-    if check_files and (missing := missing_of(audio)):
+    if check_files and (missing := why_missing(audio)):
         raise InputError(f"`audio` {name}: {missing}")
     begin, end = _seconds(fields, "begin_time"), _seconds(fields, "end_time")
     if end is not None and end <= (begin or 0.0):
-        raise InputError(f"`end_time` {end} is not after `begin_time` {begin or 0.0}")
+        raise InputError(f"`end_time` {end} is not after `begin_time` {begin or 0.0}; correct the times")
     duration = _seconds(fields, "duration")
     if duration == 0:
-        raise InputError("`duration` is 0; give seconds, or leave it out")
-    task = "asr" if fields.get("task") is None else fields["task"]
-    if task not in TASKS:
-        raise InputError(f"`task` {task!r} is not known; known is {', '.join(TASKS)}")
+        raise InputError("`duration` is 0; give the seconds, or leave it out")
+    task = fields.get("task")
+    if task is not None and task not in TASKS:
+        raise InputError(f"`task` is {task!r}; it must be {' or '.join(TASKS)}, or be left out")
     language = _string(fields, "language")
     identity = fields.get("id")
     if isinstance(identity, bool | float | list | dict) or identity == "":
-        raise InputError(f"`id` is {identity!r}; it must be a string or a whole number")
+        raise InputError(f"`id` is {identity!r}; it must be a non-empty string or a whole number")
     return Utterance(
         audio=audio,
         text=_string(fields, "text"),
@@ -179,23 +179,23 @@ def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
 def _json_of(raw: bytes) -> Any:
     try:
         fields = json.loads(raw.decode("utf-8-sig"))
-        if b"\\u" in raw:  # JSON can spell halves of a surrogate pair, which no output file could hold
+        if b"\\u" in raw:  # JSON allows half of a surrogate pair, UTF-8 outputs do not
             json.dumps(fields, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg} at column {error.colno}); write one JSON object a line") from error
+        raise InputError(f"not JSON ({error.msg} at column {error.colno}); write one JSON object per line") from error
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8; save the manifest as UTF-8") from error
     except UnicodeEncodeError as error:
         raise InputError("holds half of a surrogate pair (\\ud800 to \\udfff); write the character itself") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON that can be read ({error}); write one plain JSON object a line") from error
+        raise InputError(f"not readable as JSON ({error}); write one plain JSON object per line") from error
     return fields
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, a folder that may not be entered
+    except OSError:  # a name that is too long, a folder without permission
         return False
 
 
@@ -206,10 +206,10 @@ def _default_id(name: str, begin: float | None, end: float | None) -> str:
 
 
 def same_id(utterance: Utterance, line: int) -> str:
-    """What is wrong with an utterance whose id a line before it has."""
+    """The error message for an utterance with the id of an earlier line."""
     if utterance.fields.get("id") is not None:
         return f"id {utterance.id!r} stands in line {line} too; make it unique"
-    return f"the same audio as line {line}; drop one of the two, or give each an `id`"
+    return f"the same audio as line {line}; remove one of the two, or give each an `id`"
 
 
 def _string(fields: Mapping[str, Any], key: str) -> str | None:

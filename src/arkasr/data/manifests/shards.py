@@ -1,6 +1,6 @@
-"""Tar shards in the WebDataset convention as manifest lines: `KEY.flac` beside `KEY.json` or `KEY.txt` in one tar.
+"""Manifest rows for tar shards in the WebDataset convention: `KEY.flac` beside `KEY.json` or `KEY.txt` in one tar.
 
-Each tar is gone through once; its audio stays where it is, and a line says at which bytes (`slices.py`).
+Reads each tar once. The audio stays in the tar; a row gives its byte range (`slices.py`).
 """
 
 import json
@@ -15,7 +15,7 @@ from arkasr.data.audio import AUDIO_SUFFIXES, duration_of
 from arkasr.data.slices import Slice
 from arkasr.errors import InputError
 
-# WebDataset's own rule: what is before the first dot of a member's last name is its key.
+# WebDataset's rule: the key ends at the first dot of the file name.
 _MEMBER = re.compile(r"(?P<key>(?:.*/)?[^/.]+)\.(?P<suffix>[^/]+)")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4")
 _LABEL_SUFFIXES = ("json", "txt")
@@ -36,22 +36,20 @@ class _Sample:
 
 
 def find_shards(sources: Sequence[Path]) -> list[Path]:
-    """The tars that are named, and those in the folders that are named, in the order of their names.
+    """The tars among `sources`, and those in its folders, sorted by name within a folder.
 
     Raises:
-        InputError: a source is not there or holds no tar, or a tar is compressed.
+        InputError: a source does not exist or holds no tar, or a tar is compressed.
     """
     shards: list[Path] = []
     for source in sources:
-        found = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
-        compressed = next((path for path in found if path.name.endswith(_COMPRESSED)), None)
+        files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+        compressed = next((path for path in files if path.name.endswith(_COMPRESSED)), None)
         if compressed is not None:
-            raise InputError(
-                f"{compressed}: is compressed, so that no member can be read by itself; decompress it first"
-            )
+            raise InputError(f"{compressed}: is compressed, so its members cannot be read singly; decompress it first")
         if not source.exists():
-            raise InputError(f"{source}: no such tar or folder")
-        tars = [path for path in found if path.suffix == ".tar"]
+            raise InputError(f"{source}: no such tar or folder; correct the path")
+        tars = [path for path in files if path.suffix == ".tar"]
         if not tars:
             raise InputError(f"{source}: no .tar here; name tar shards or a folder of them")
         shards += tars
@@ -64,38 +62,39 @@ def rows_of_shards(
     on_shard: Callable[[int], None] | None = None,
     on_unreadable: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Manifest rows of all samples, in the order in which they stand in the tars.
+    """Manifest rows of all samples, in the order of the tars.
 
     Args:
         shards: uncompressed tars.
-        folder: of the manifest that the rows are for; shards below it are named relative to it.
-        on_shard: told of every tar that has been gone through.
-        on_unreadable: told why audio cannot be measured; its row has no `duration`, so that training sets it aside.
+        folder: folder of the manifest; shards below it get relative paths.
+        on_shard: called with 1 after each tar.
+        on_unreadable: called with the reason if audio cannot be measured. The row has no `duration`, and training
+            quarantines it.
 
     Raises:
-        InputError: a tar cannot be read or is cut off, a sample is not whole, or no audio at all can be measured;
-            names tar and key.
+        InputError: a tar is unreadable or truncated, a sample is incomplete, or no audio can be measured; names tar
+            and key.
     """
     labelled: str | None = None
     unlabelled: str | None = None
     unreadable: str | None = None
-    heard = False
+    any_measured = False
     for shard in shards:
-        name = _name_of(shard, folder)
+        name = _manifest_path(shard, folder)
         for sample in _samples(shard):
             where = f"{shard}: {sample.key}"
             if sample.audio is None:
-                raise InputError(f"{where} has no audio ({', '.join(AUDIO_SUFFIXES)}); write the shard anew")
+                raise InputError(f"{where} has no audio ({', '.join(AUDIO_SUFFIXES)}); write the shard again")
             if sample.labelled:
                 labelled = where
             else:
                 unlabelled = where
             if labelled and unlabelled:
-                raise InputError(f"{unlabelled} has no .json or .txt, but {labelled} has one; write the shard anew")
+                raise InputError(f"{unlabelled} has no .json or .txt, but {labelled} has one; label all or none")
             row = _row(sample, sample.audio, name)
             try:
                 row |= _duration(sample, sample.audio)
-                heard = True
+                any_measured = True
             except InputError as error:
                 unreadable = f"{where}: {error}"
                 if on_unreadable:
@@ -104,8 +103,10 @@ def rows_of_shards(
         if on_shard:
             on_shard(1)
     if not labelled and not unlabelled:
-        raise InputError(f"{shards[0]}: no audio ({', '.join(AUDIO_SUFFIXES)}) in it or in any other shard")
-    if unreadable and not heard:
+        raise InputError(
+            f"{shards[0]}: no audio ({', '.join(AUDIO_SUFFIXES)}) in this or any other shard; name shards with audio"
+        )
+    if unreadable and not any_measured:
         raise InputError(unreadable)
 
 
@@ -119,41 +120,39 @@ def _row(sample: _Sample, audio: Slice, name: str) -> dict[str, Any]:
 
 
 def _duration(sample: _Sample, audio: Slice) -> dict[str, float]:
-    """Seconds of a sample as measured, where it does not say them itself."""
-    said = sample.fields or {}
-    if said.get("duration") is not None or said.get("end_time") not in (None, -1):
+    """The measured `duration`, if the sample's JSON does not give it."""
+    fields = sample.fields or {}
+    if fields.get("duration") is not None or fields.get("end_time") not in (None, -1):
         return {}
-    begin = said.get("begin_time")
+    begin = fields.get("begin_time")
     seconds = duration_of(f"{audio.file}:{audio.offset}:{audio.size}")
     return {"duration": round(seconds - max(begin if isinstance(begin, int | float) else 0, 0), 6)}
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:
-    """The members of a tar by key; those of one key stand together."""
+    """The samples of a tar; the members of one key must be consecutive."""
     seen: set[str] = set()
     sample: _Sample | None = None
     for tar, name, member in _members(shard):
-        found = _MEMBER.fullmatch(name.removeprefix("./"))
-        if found is None:
+        match = _MEMBER.fullmatch(name.removeprefix("./"))
+        if match is None:
             continue
-        key, suffix = found["key"], found["suffix"].lower()
+        key, suffix = match["key"], match["suffix"].lower()
         suffix = suffix.rsplit(".", 1)[-1]
         is_audio = f".{suffix}" in AUDIO_SUFFIXES
         if not is_audio and suffix not in _LABEL_SUFFIXES:
             continue
         if not member.isreg() or member.issparse():
-            raise InputError(
-                f"{shard}: {name} is a link, or a file with holes; write the shard anew (tar --dereference)"
-            )
+            raise InputError(f"{shard}: {name} is a link or a sparse file; write the shard again (tar --dereference)")
         if sample is None or sample.key != key:
             if sample is not None:
                 yield sample
             if key in seen:
-                raise InputError(f"{shard}: {key} stands in it twice; members of one key must stand together, once")
+                raise InputError(f"{shard}: the members of key {key} are not consecutive; write the shard again")
             seen.add(key)
             sample = _Sample(key)
         if is_audio and sample.audio is not None:
-            raise InputError(f"{shard}: {key} has several audio members; leave one")
+            raise InputError(f"{shard}: {key} has several audio members; keep one")
         if is_audio:
             sample.audio = Slice(shard, member.offset_data, member.size)
         elif suffix == "txt":
@@ -165,8 +164,8 @@ def _samples(shard: Path) -> Iterator[_Sample]:
 
 
 def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, str, tarfile.TarInfo]]:
-    """Every member of a tar that is no folder, and what holds its content: itself, or what it is a hard link to."""
-    cut_off = f"{shard}: is cut off; replace it"
+    """Tar, name and content of every member that is not a folder; hard links give the content of their target."""
+    truncated = f"{shard}: is truncated; replace it"
     end = 0
     files: dict[str, tarfile.TarInfo] = {}
     try:
@@ -175,7 +174,7 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, str, tarfile.TarInf
             while (member := tar.next()) is not None:
                 end = tar.offset
                 if end > size:
-                    raise InputError(cut_off)
+                    raise InputError(truncated)
                 if member.isreg():
                     files[member.name] = member
                 if not member.isdir():
@@ -183,14 +182,14 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, str, tarfile.TarInf
     except tarfile.ReadError as error:
         if end == 0:
             raise InputError(f"{shard}: not an uncompressed tar ({error}); decompress or replace it") from error
-        raise InputError(cut_off) from error
+        raise InputError(truncated) from error
     with shard.open("rb") as file:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise InputError(cut_off)
+            raise InputError(truncated)
         while rest := file.read(2**20):
             if any(rest):
-                raise InputError(f"{shard}: goes on behind its end; join tars with `tar --concatenate`, not with cat")
+                raise InputError(f"{shard}: has data after its end; join tars with `tar --concatenate`, not with cat")
 
 
 def _fields(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> dict[str, Any]:
@@ -198,9 +197,9 @@ def _fields(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> dict[
     try:
         fields = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{shard}: {member.name} is not JSON ({error}); write the shard anew") from error
+        raise InputError(f"{shard}: {member.name} is not JSON ({error}); write the shard again") from error
     if not isinstance(fields, dict):
-        raise InputError(f"{shard}: {member.name} is not a JSON object; write the shard anew")
+        raise InputError(f"{shard}: {member.name} is not a JSON object; write the shard again")
     return fields
 
 
@@ -210,9 +209,9 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> str:
     try:
         return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{shard}: {member.name} is not UTF-8; write the shard anew") from error
+        raise InputError(f"{shard}: {member.name} is not UTF-8; write the shard again") from error
 
 
-def _name_of(shard: Path, folder: Path) -> str:
+def _manifest_path(shard: Path, folder: Path) -> str:
     shard, folder = shard.resolve(), folder.resolve()
     return str(shard.relative_to(folder) if shard.is_relative_to(folder) else shard)

@@ -1,6 +1,6 @@
-"""The utterances of a set as a sequence that can be narrowed down, and the plainest one: a list in memory.
+"""The utterances of a set as a sequence that can be filtered and shuffled, and its implementation in memory.
 
-Every other kind gives the same utterances, in the same order, for the same narrowing.
+Every implementation gives the same utterances in the same order for the same operations.
 """
 
 import random
@@ -17,61 +17,61 @@ Value = TypeVar("Value")
 
 
 class Measured(NamedTuple):
-    """Utterances and their lengths.
+    """Utterances with their durations.
 
     Attributes:
-        utterances: whose length is known.
-        seconds: of each; a slice of it may be float64 `[n]`.
-        others: id of every other one, and why its audio cannot be measured.
+        utterances: those with a known duration.
+        seconds: duration of each; a slice may be float64 `[n]`.
+        unmeasured: id of every other utterance, and why its audio cannot be measured.
     """
 
     utterances: "Utterances"
     seconds: Sequence[float]
-    others: list[tuple[str, str]]
+    unmeasured: list[tuple[str, str]]
 
 
 class Utterances(Sequence[Utterance]):
-    """Utterances in order."""
+    """An ordered set of utterances; every operation returns a new one."""
 
     @abstractmethod
     def in_language(self, language: str) -> "Utterances":
-        """Those in a language, by its canonical name."""
+        """Utterances in a language, given by its canonical name."""
 
     @abstractmethod
     def up_to(self, seconds: float) -> "Utterances":
-        """Those that are not longer; one that cannot be measured is left to who hears it, and says so."""
+        """Utterances of at most `seconds`. Those that cannot be measured stay: reading them reports the error."""
 
     @abstractmethod
     def shuffled(self, seed: int) -> "Utterances":
-        """All in another order, which the seed and their number decide."""
+        """All utterances in an order that depends only on the seed and their number."""
 
     @abstractmethod
     def first(self, count: int) -> "Utterances":
-        """The first so many."""
+        """The first `count` utterances."""
 
     @abstractmethod
     def without_labels(self) -> "Utterances":
-        """The same audio without text, in the fields that pass through as well."""
+        """All utterances without their text, also in `fields`."""
 
     @abstractmethod
     def measured(self) -> "Measured":
-        """Those whose length is known or can be measured, their lengths, and the others."""
+        """Utterances with their durations, measured if the manifest does not give them."""
 
     @abstractmethod
     def languages(self) -> set[str | None]:
-        """All that occur; None if some utterance says none."""
+        """All languages; includes None if an utterance has no language."""
 
     @abstractmethod
     def unlabelled(self) -> int | None:
-        """Place of the first without text; None if all have one."""
+        """Index of the first utterance without text; None if all have one."""
 
     @abstractmethod
     def texts(self) -> Mapping[str, str]:
-        """The text of every utterance that has one, by its id."""
+        """Non-empty texts by utterance id."""
 
     @abstractmethod
     def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> Sequence[Value]:
-        """A value of every utterance, from a function that gives those of several at once."""
+        """The values that `of` returns for all utterances; it may be called with parts of them."""
 
 
 class ListedUtterances(Utterances):
@@ -84,11 +84,11 @@ class ListedUtterances(Utterances):
         return len(self._utterances)
 
     @overload
-    def __getitem__(self, place: int) -> Utterance: ...
+    def __getitem__(self, index: int) -> Utterance: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Utterance]: ...
-    def __getitem__(self, place: int | slice) -> Utterance | list[Utterance]:
-        return self._utterances[place]
+    def __getitem__(self, index: slice) -> list[Utterance]: ...
+    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
+        return self._utterances[index]
 
     def __iter__(self) -> Iterator[Utterance]:
         return iter(self._utterances)
@@ -97,7 +97,7 @@ class ListedUtterances(Utterances):
         return ListedUtterances([item for item in self if item.language == language])
 
     def up_to(self, seconds: float) -> "ListedUtterances":
-        return ListedUtterances([item for item in self if _may_be_heard(item, seconds)])
+        return ListedUtterances([item for item in self if _is_at_most(item, seconds)])
 
     def shuffled(self, seed: int) -> "ListedUtterances":
         utterances = list(self)
@@ -111,20 +111,20 @@ class ListedUtterances(Utterances):
         return ListedUtterances([withhold_label(item) for item in self])
 
     def measured(self) -> Measured:
-        found, seconds, others = [], [], []
+        measured, seconds, unmeasured = [], [], []
         for item in self:
             try:
                 seconds.append(seconds_of(item))
-                found.append(item)
+                measured.append(item)
             except InputError as error:
-                others.append((item.id, str(error)))
-        return Measured(ListedUtterances(found), seconds, others)
+                unmeasured.append((item.id, str(error)))
+        return Measured(ListedUtterances(measured), seconds, unmeasured)
 
     def languages(self) -> set[str | None]:
         return {item.language for item in self}
 
     def unlabelled(self) -> int | None:
-        return next((place for place, item in enumerate(self) if item.text is None), None)
+        return next((index for index, item in enumerate(self) if item.text is None), None)
 
     def texts(self) -> dict[str, str]:
         return {item.id: item.text for item in self if item.text}
@@ -134,13 +134,13 @@ class ListedUtterances(Utterances):
 
 
 def withhold_label(utterance: Utterance) -> Utterance:
-    """The same audio without its text, in the fields that pass through as well."""
+    """The utterance without its text, also in `fields`."""
     fields = {name: value for name, value in utterance.fields.items() if name != "text"}
     return replace(utterance, text=None, fields=fields)
 
 
-def _may_be_heard(utterance: Utterance, longest: float) -> bool:
+def _is_at_most(utterance: Utterance, seconds: float) -> bool:
     try:
-        return seconds_of(utterance) <= longest
+        return seconds_of(utterance) <= seconds
     except InputError:
         return True

@@ -1,1 +1,1 @@
-"""Datasets that are read as a stream."""
+"""Datasets of the `datasets` library, read as a stream."""

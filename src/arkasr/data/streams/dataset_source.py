@@ -1,4 +1,4 @@
-"""A dataset of the `datasets` library: which one, what its columns are, and the library's stream of it."""
+"""A dataset of the `datasets` library: its name, its columns, and the library's stream of it."""
 
 from typing import Any
 
@@ -49,10 +49,10 @@ class DatasetSource(Settings):
 
 
 def open_dataset(source: DatasetSource) -> Any:
-    """The dataset as the library streams it, its audio as it is stored.
+    """The library's stream of a dataset, with audio left encoded.
 
     Raises:
-        InputError: the library is not installed, or there is no such dataset or column.
+        InputError: the library is not installed, or the dataset or a column does not exist.
     """
     try:
         import datasets
@@ -75,17 +75,15 @@ def open_dataset(source: DatasetSource) -> Any:
     return dataset
 
 
-def count_of(dataset: Any, source: DatasetSource) -> int:
-    """Examples of a dataset.
+def example_count(dataset: Any, source: DatasetSource) -> int:
+    """Number of examples of a dataset.
 
     Raises:
-        InputError: neither the dataset nor `source` says how many there are.
+        InputError: neither the dataset nor `source` gives it.
     """
     if source.examples is not None:
         return source.examples
-    known = (dataset.info.splits or {}).get(source.split)
-    if known is None or not known.num_examples:
-        raise InputError(
-            f"dataset {source.path}: does not say how many examples it has; give their number as `examples`"
-        )
-    return int(known.num_examples)
+    split = (dataset.info.splits or {}).get(source.split)
+    if split is None or not split.num_examples:
+        raise InputError(f"dataset {source.path}: does not give its number of examples; set `examples` in the recipe")
+    return int(split.num_examples)

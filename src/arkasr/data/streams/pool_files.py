@@ -1,4 +1,4 @@
-"""The audio of streamed pools in temporary tars, so that it is not in memory and is read like any other."""
+"""Temporary tars with the audio of streamed pools: it stays out of memory and is read like any other slice."""
 
 import itertools
 import tarfile
@@ -12,12 +12,12 @@ from arkasr.scratch import scratch_folder
 
 
 class PoolFiles:
-    """The tars of the pools of a lane, each removed when none of its batches can still be read.
+    """The tars of the pools of a lane; each is removed once all its batches have been read.
 
-    A tar may be written in another thread than the one that hands out batches.
+    One thread may write a tar while another yields batches.
 
     Args:
-        in_flight: batches that may have been handed out and not been read yet.
+        in_flight: batches that may have been yielded but not read yet.
     """
 
     def __init__(self, in_flight: int) -> None:
@@ -25,32 +25,32 @@ class PoolFiles:
         self._numbers = itertools.count()
         self._in_flight = in_flight
         self._batches = 0
-        self._used: deque[tuple[int, Path]] = deque()
+        self._finished: deque[tuple[int, Path]] = deque()
 
-    def new(self) -> Path:
-        """Where the next tar is to be written."""
+    def new_path(self) -> Path:
+        """Path of the next tar."""
         return Path(self._folder.name) / f"{next(self._numbers)}.tar"
 
     def count_batch(self) -> None:
-        """One more batch is handed out."""
-        while self._used and self._used[0][0] + self._in_flight <= self._batches:
-            self._used.popleft()[1].unlink()
+        """Count a batch that is about to be yielded; remove tars that are no longer needed."""
+        while self._finished and self._finished[0][0] + self._in_flight <= self._batches:
+            self._finished.popleft()[1].unlink()
         self._batches += 1
 
-    def used(self, tar: Path) -> None:
-        """All batches of a tar have been handed out."""
-        self._used.append((self._batches, tar))
+    def finish(self, tar: Path) -> None:
+        """Mark a tar whose batches have all been yielded."""
+        self._finished.append((self._batches, tar))
 
 
 def add_audio(tar: tarfile.TarFile, path: Path, content: bytes) -> Path:
-    """Write the bytes of an audio file into a tar that is open at `path`; gives where they lie.
+    """Append the bytes of an audio file to a tar that is open at `path`; returns their slice.
 
     Raises:
-        OSError: there is no space; names the tar.
+        OSError: the disk is full; names the tar.
     """
     member = tarfile.TarInfo("audio")
     member.size = len(content)
-    place = Path(f"{path}:{tar.offset + tarfile.BLOCKSIZE}:{len(content)}")
+    audio = Path(f"{path}:{tar.offset + tarfile.BLOCKSIZE}:{len(content)}")
     with errors_named(path):
         tar.addfile(member, BytesIO(content))
-    return place
+    return audio

@@ -1,7 +1,8 @@
-"""A dataset of the `datasets` library as batches without end, streamed: read in order, a pool at a time, never whole.
+"""Endless batches from a dataset of the `datasets` library, which is read in order, one pool at a time.
 
-Its files are dealt out to lanes, whose number depends on the dataset and the step and not on the processes. Batch by
-batch a step goes through the lanes, so that every process opens only those of its own batches. Knows nothing of models.
+The dataset's files are divided among lanes. The number of lanes depends on the dataset and the batches per step, not on
+the number of processes. The batches of a step alternate between the lanes, and a process reads only the lanes of its
+own batches. Does not know models.
 """
 
 import itertools
@@ -18,25 +19,25 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.data.streams.dataset_source import DatasetSource, count_of, open_dataset
+from arkasr.data.streams.dataset_source import DatasetSource, example_count, open_dataset
 from arkasr.data.streams.pool_files import PoolFiles, add_audio
 from arkasr.errors import InputError
 from arkasr.prefetch import prefetch
 
-POOL_EXAMPLES = 1_024  # of a lane, whose audio lies in a temporary file until its batches have been heard
-UNMEASURED_SECONDS = 1.0  # taken for the length of audio that cannot be measured, until hearing it says why
+POOL_EXAMPLES = 1_024  # of a lane; their audio stays in a temporary file until their batches have been read
+UNMEASURED_SECONDS = 1.0  # assumed if audio cannot be measured; decoding it later reports the error
 
 
 @dataclass(frozen=True)
 class LanePosition:
-    """Where the next batch of a lane stands.
+    """Position of a lane's next batch; all numbers count from 0.
 
     Attributes:
-        epoch: of the lane, counted from 0.
-        pool: in the epoch.
-        batch: in the pool.
-        examples: of the epoch, before the pool.
-        state: the library's own, at the beginning of the pool; None = at the beginning of the epoch.
+        epoch: number of the epoch.
+        pool: number in the epoch.
+        batch: number in the pool.
+        examples: examples of the epoch before the pool.
+        state: the library's state at the start of the pool; None = start of the epoch.
     """
 
     epoch: int = 0
@@ -48,19 +49,19 @@ class LanePosition:
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """Where the next step begins, in the lanes that this process has gone through."""
+    """Position of the next step, for the lanes that this process reads."""
 
     lanes: Mapping[int, LanePosition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """Consecutive examples of a lane, read.
+    """Consecutive examples of a lane, in batches.
 
     Attributes:
-        position: of the first batch that is to be heard.
-        batches: all of the pool.
-        tar: where the audio lies.
+        position: of the first batch to yield.
+        batches: all batches of the pool.
+        tar: holds the audio.
     """
 
     position: LanePosition
@@ -69,23 +70,24 @@ class _Pool:
 
 
 class StreamedBatches:
-    """Batches of a streamed dataset in an order that the number of processes does not change.
+    """Batches of a streamed dataset; their order does not depend on the number of processes.
 
     Args:
         source: the dataset.
-        per_step: batches in an optimizer step, of all processes together.
-        rank: this process.
-        processes: among how many.
-        check: told every utterance and its seconds; raises InputError if a stage cannot learn from it.
-        most_seconds: longer utterances are left out; None = none is.
-        labels_withheld: take the text from each.
-        exchange: gives every process's text to all.
-        batching: `max_audio_seconds` and other keywords of `DurationBatchSampler`.
-        seed: with lane and epoch, decides everything random.
-        read_ahead: batches of this process that may have been handed out and not been read yet.
+        per_step: batches per optimizer step, over all processes.
+        rank: of this process.
+        processes: number of processes.
+        check: called with every utterance and its seconds; raises InputError if the stage cannot train on it.
+        max_seconds: longer utterances are left out; None = no limit.
+        labels_withheld: remove the text of every utterance.
+        exchange: all-gather of a string over the processes.
+        batching: `max_audio_seconds` and other keywords of `DurationBatchSampler`; `text_tokens` is a function that
+            counts the tokens of a list of utterances.
+        seed: decides, with lane and epoch, everything random.
+        read_ahead: batches of this process that may have been yielded but not read yet.
 
     Raises:
-        InputError: the library is not installed, or there is no such dataset or column.
+        InputError: the library is not installed, or the dataset or a column does not exist.
     """
 
     def __init__(
@@ -98,13 +100,13 @@ class StreamedBatches:
         check: Callable[[Utterance, float], None],
         batching: Mapping[str, Any],
         exchange: Callable[[str], list[str]],
-        most_seconds: float | None = None,
+        max_seconds: float | None = None,
         labels_withheld: bool = False,
         seed: int = 0,
         read_ahead: int = 1,
     ) -> None:
         self._dataset = open_dataset(source)
-        self.examples = count_of(self._dataset, source)
+        self.examples = example_count(self._dataset, source)
         files = self._dataset.num_shards
         self.lanes = max(count for count in range(1, per_step + 1) if per_step % count == 0 and count <= files)
         self._source = source
@@ -114,122 +116,134 @@ class StreamedBatches:
         self._check = check
         self._batching = batching
         self._exchange = exchange
-        self._most_seconds = most_seconds
+        self._max_seconds = max_seconds
         self._labels_withheld = labels_withheld
         self._seed = seed
-        # Steps are formed whole, and a lane counts the batches of all processes that it is shared with.
+        # All batches of a step are formed before any is read, and a lane counts those of all processes.
         steps = -(-read_ahead // -(-per_step // processes)) + 1
         self._in_flight = steps * per_step // self.lanes
 
-    def follow(self, position: StreamPosition) -> Iterator[tuple[list[Utterance], StreamPosition]]:
-        """Batches without end from the beginning of a step on, each with the position behind it.
+    def batches_from(self, position: StreamPosition) -> Iterator[tuple[list[Utterance], StreamPosition]]:
+        """Endless batches from the start of a step, each with the position after it.
 
-        The batches of other processes are empty, and their lanes are not read.
+        The batches of other processes are empty; lanes that only they use are not read.
         """
-        own = {place % self.lanes for place in range(self._rank, self._per_step, self._processes)}
-        # Of its own lanes alone: where the others have come to is theirs to say.
-        reached = {lane: position.lanes.get(lane, LanePosition()) for lane in own}
-        followed = {lane: self._follow_lane(lane, reached[lane]) for lane in own}
-        for place in itertools.cycle(range(self._per_step)):
-            lane = place % self.lanes
+        own_lanes = {number % self.lanes for number in range(self._rank, self._per_step, self._processes)}
+        # The other lanes' positions are left to the processes that read them.
+        reached = {lane: position.lanes.get(lane, LanePosition()) for lane in own_lanes}
+        lane_batches = {lane: self._lane_batches(lane, reached[lane]) for lane in own_lanes}
+        for number in itertools.cycle(range(self._per_step)):
+            lane = number % self.lanes
             batch: list[Utterance] = []
-            if lane in own:
-                batch, reached[lane] = next(followed[lane])
-            yield batch if place % self._processes == self._rank else [], StreamPosition(dict(reached))
+            if lane in own_lanes:
+                batch, reached[lane] = next(lane_batches[lane])
+            yield batch if number % self._processes == self._rank else [], StreamPosition(dict(reached))
 
-    def position_of(self, state: Mapping[str, Any]) -> StreamPosition:
-        """The position that `state_of` described; without a description, the beginning.
+    def position_from_state(self, state: Mapping[str, Any]) -> StreamPosition:
+        """The position saved by `state_dict`; the beginning if `state` is empty.
 
         Raises:
-            InputError: it is of a stream with other files, or with other steps.
+            InputError: the files of the dataset or the batches per step have changed.
         """
         if state and state["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"dataset {self._source.path}: its files or the batches of a step have changed since the checkpoint; "
-                "continue with those of then, or start anew"
+                "restore them, or train in another folder"
             )
-        found = {int(lane): LanePosition(**reached) for lane, reached in state.get("reached", {}).items()}
-        return StreamPosition(found)
+        lanes = {int(lane): LanePosition(**reached) for lane, reached in state.get("reached", {}).items()}
+        return StreamPosition(lanes)
 
     @property
     def fingerprint(self) -> str:
-        """Says how files are dealt to lanes; what is in the files is not known beforehand."""
+        """Describes how files are divided among lanes; the content of the files is not known in advance."""
         return f"{self.lanes} lanes, {self._dataset.num_shards} files, {self.examples} examples"
 
-    def state_of(self, position: StreamPosition) -> dict[str, Any]:
-        """JSON-able, of the lanes of all processes; every process must ask."""
-        mine = {str(lane): asdict(reached) for lane, reached in position.lanes.items()}
+    def state_dict(self, position: StreamPosition) -> dict[str, Any]:
+        """The positions of all processes' lanes as JSON values; every process must call it."""
+        own = {str(lane): asdict(reached) for lane, reached in position.lanes.items()}
         reached: dict[str, Any] = {}
-        for text in self._exchange(json.dumps(mine)):
+        for text in self._exchange(json.dumps(own)):
             reached |= json.loads(text)
         return {"fingerprint": self.fingerprint, "reached": reached}
 
-    def _follow_lane(self, lane: int, position: LanePosition) -> Iterator[tuple[list[Utterance], LanePosition]]:
-        files, ended = PoolFiles(self._in_flight), Event()
-        # A pool is read while the batches of the one before are heard.
-        pools = prefetch(next, itertools.repeat(self._pools(lane, position, files, ended)), 1)
+    def _lane_batches(self, lane: int, position: LanePosition) -> Iterator[tuple[list[Utterance], LanePosition]]:
+        files, stopped = PoolFiles(self._in_flight), Event()
+        # The next pool is read while the batches of this one are yielded.
+        pools = prefetch(next, itertools.repeat(self._pools(lane, position, files, stopped)), 1)
         try:
             for pool in pools:
-                for place in range(pool.position.batch, len(pool.batches)):
+                for number in range(pool.position.batch, len(pool.batches)):
                     files.count_batch()
-                    yield pool.batches[place], replace(pool.position, batch=place + 1)
-                files.used(pool.tar)
+                    yield pool.batches[number], replace(pool.position, batch=number + 1)
+                files.finish(pool.tar)
         finally:
-            ended.set()  # before `pools` is closed, which waits for what is being read
+            stopped.set()  # before `pools` is closed, which waits for the pool that is being read
 
-    def _pools(self, lane: int, position: LanePosition, files: PoolFiles, ended: Event) -> Iterator[_Pool]:
-        """The pools of a lane without end, or until nobody wants them any more; an epoch's last one may be empty."""
+    def _pools(self, lane: int, position: LanePosition, files: PoolFiles, stopped: Event) -> Iterator[_Pool]:
+        """The pools of a lane, epoch after epoch, until `stopped`; the last pool of an epoch may be empty."""
         while True:
             dataset = self._dataset.shard(num_shards=self.lanes, index=lane)
             if position.state is not None:
                 dataset.load_state_dict(position.state)
             examples = iter(dataset)
-            heard = position.examples > 0
+            any_usable = position.examples > 0
             while True:
-                read: list[Utterance] = []
-                path = files.new()
-                with tarfile.open(path, "w") as tar:
-                    for example in itertools.islice(examples, POOL_EXAMPLES):
-                        if ended.is_set():
-                            return
-                        place = f"{lane}/{position.examples + len(read)}"
-                        audio = add_audio(tar, path, self._audio_of(example, place))
-                        read.append(self._utterance_of(example, audio, place))
-                utterances, seconds = self._kept(read)
-                heard = heard or bool(utterances)
-                yield _Pool(position, self._batches_of(utterances, seconds, lane, position), path)
+                path = files.new_path()
+                read = self._read_pool(examples, path, lane, position, stopped)
+                if stopped.is_set():
+                    return
+                utterances, seconds = self._filter_by_duration(read)
+                any_usable = any_usable or bool(utterances)
+                yield _Pool(position, self._form_batches(utterances, seconds, lane, position), path)
                 if len(read) < POOL_EXAMPLES:
                     break
                 position = LanePosition(
                     position.epoch, position.pool + 1, 0, position.examples + len(read), dataset.state_dict()
                 )
-            if not heard:
-                raise InputError(f"dataset {self._source.path}: lane {lane} has no utterance that is not left out")
+            if not any_usable:
+                raise InputError(f"dataset {self._source.path}: lane {lane} has no utterance left; raise `max_seconds`")
             position = LanePosition(position.epoch + 1)
 
-    def _batches_of(
+    def _read_pool(
+        self, examples: Iterator[Mapping[str, Any]], path: Path, lane: int, position: LanePosition, stopped: Event
+    ) -> list[Utterance]:
+        """Reads the examples of a pool and writes their audio to a tar at `path`; incomplete if `stopped`."""
+        utterances: list[Utterance] = []
+        with tarfile.open(path, "w") as tar:
+            for number, example in enumerate(itertools.islice(examples, POOL_EXAMPLES), start=position.examples):
+                if stopped.is_set():
+                    break
+                row = f"{lane}/{number}"
+                audio = add_audio(tar, path, self._audio_bytes(example, row))
+                utterances.append(self._to_utterance(example, audio, row))
+        return utterances
+
+    def _form_batches(
         self, utterances: Sequence[Utterance], seconds: Sequence[float], lane: int, position: LanePosition
     ) -> list[list[Utterance]]:
+        batching = dict(self._batching)
+        if count_tokens := batching.get("text_tokens"):
+            batching["text_tokens"] = count_tokens(utterances)
         seed = random.Random(f"{self._seed}:{lane}:{position.epoch}").getrandbits(32)
-        sampler = DurationBatchSampler(seconds, seed=seed, **_counted(self._batching, utterances))
-        return [[utterances[place] for place in batch] for batch in sampler.batches(position.pool)]
+        sampler = DurationBatchSampler(seconds, seed=seed, **batching)
+        return [[utterances[index] for index in batch] for batch in sampler.batches(position.pool)]
 
-    def _kept(self, read: Sequence[Utterance]) -> tuple[list[Utterance], list[float]]:
-        """The utterances that are not left out, and their seconds."""
-        utterances, lengths = [], []
+    def _filter_by_duration(self, read: Sequence[Utterance]) -> tuple[list[Utterance], list[float]]:
+        """The utterances of at most `max_seconds`, after the stage's check, and their durations."""
+        utterances, durations = [], []
         for utterance in read:
             try:
                 seconds = seconds_of(utterance)
             except InputError:
                 seconds = UNMEASURED_SECONDS
-            if self._most_seconds is not None and seconds > self._most_seconds:
+            if self._max_seconds is not None and seconds > self._max_seconds:
                 continue
             self._check(utterance, seconds)
             utterances.append(utterance)
-            lengths.append(seconds)
-        return utterances, lengths
+            durations.append(seconds)
+        return utterances, durations
 
-    def _audio_of(self, example: Mapping[str, Any], place: str) -> bytes:
+    def _audio_bytes(self, example: Mapping[str, Any], row: str) -> bytes:
         audio = example[self._source.audio]
         content = audio.get("bytes") if isinstance(audio, Mapping) else audio
         if isinstance(content, bytes):
@@ -237,43 +251,37 @@ class StreamedBatches:
         path = audio.get("path") if isinstance(audio, Mapping) else audio
         if isinstance(path, str) and Path(path).is_file():
             return Path(path).read_bytes()
-        raise self._wrong(place, f"column {self._source.audio!r} holds no audio file")
+        raise self._row_error(row, f"column {self._source.audio!r} holds no audio file; name another column")
 
-    def _utterance_of(self, example: Mapping[str, Any], audio: Path, place: str) -> Utterance:
+    def _to_utterance(self, example: Mapping[str, Any], audio: Path, row: str) -> Utterance:
         source = self._source
-        text = self._string(example, source.text, place) if not self._labels_withheld else None
-        language = self._string(example, source.language_column, place) or source.language
+        text = self._string(example, source.text, row) if not self._labels_withheld else None
+        language = self._string(example, source.language_column, row) or source.language
         try:
             language = canonical_language(language) if language else None
         except InputError as error:
-            raise self._wrong(place, str(error)) from error
-        name = example[source.id] if source.id is not None else place
-        if not isinstance(name, str | int) or name == "":
-            raise self._wrong(place, f"column {source.id!r} holds {name!r}; an id is a string or a whole number")
-        kept = {name: value for name, value in example.items() if name not in (source.audio, source.text)}
+            raise self._row_error(row, str(error)) from error
+        identity = example[source.id] if source.id is not None else row
+        if not isinstance(identity, str | int) or identity == "":
+            raise self._row_error(row, f"column {source.id!r} holds {identity!r}; an id is a string or a whole number")
+        fields = {name: value for name, value in example.items() if name not in (source.audio, source.text)}
         return Utterance(
             audio=audio,
             text=text,
             begin_time=None,
             end_time=None,
             language=language,
-            id=str(name),
+            id=str(identity),
             speaker=None,
             duration=None,
-            fields=kept if text is None else kept | {"text": text},
+            fields=fields if text is None else fields | {"text": text},
         )
 
-    def _string(self, example: Mapping[str, Any], column: str | None, place: str) -> str | None:
+    def _string(self, example: Mapping[str, Any], column: str | None, row: str) -> str | None:
         value = example[column] if column is not None else None
         if value is not None and not isinstance(value, str):
-            raise self._wrong(place, f"column {column!r} holds {value!r}, which is no string; name another column")
+            raise self._row_error(row, f"column {column!r} holds {value!r}, which is not a string; name another column")
         return value
 
-    def _wrong(self, place: str, what: str) -> InputError:
-        return InputError(f"dataset {self._source.path}: row {place}: {what}")
-
-
-def _counted(batching: Mapping[str, Any], utterances: Sequence[Utterance]) -> dict[str, Any]:
-    """Keywords of the sampler, the tokens of these utterances' texts counted where they count."""
-    count = batching.get("text_tokens")
-    return {**batching, "text_tokens": count(utterances) if count is not None else None}
+    def _row_error(self, row: str, problem: str) -> InputError:
+        return InputError(f"dataset {self._source.path}: row {row}: {problem}")

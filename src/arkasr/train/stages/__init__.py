@@ -1,1 +1,1 @@
-"""The three answers to "what is the loss of this batch?"."""
+"""The training stages: CTC, supervised fine-tuning and on-policy distillation."""

@@ -1,8 +1,7 @@
-"""Connectionist temporal classification on the audio tokens: the warm start of an untrained audio encoder.
+"""Connectionist temporal classification (CTC) on the audio tokens: warm start of an untrained audio encoder.
 
-Scores what the decoder will read, one distribution per audio token, against the decoder's own token embeddings and a
-blank: audio tokens come to lie near the embeddings of the words they carry, and the decoder starts by copying. The
-blank and the biases are thrown away afterwards.
+Each audio token is scored against the decoder's token embeddings and a blank. This moves audio tokens towards the
+embeddings of their words, so that the decoder can start by copying. The blank and the biases are discarded afterwards.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from arkasr.train.stages.sft import reference_of
 
 
 class CtcStage(Stage):
-    """Negative log-likelihood of the reference under CTC, per reference token."""
+    """CTC loss: negative log-likelihood of the reference, per reference token."""
 
     def __init__(self, student: Recognizer, augmentation: AugmentationSettings | None) -> None:
         super().__init__(student)
@@ -35,7 +34,7 @@ class CtcStage(Stage):
             module.requires_grad_(True)
 
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
-        """Score the references of a micro-batch; those with fewer audio than text tokens are left out and counted.
+        """The CTC loss of a micro-batch, without references that are too long to align with their audio.
 
         Raises:
             InputError: an utterance has no text.
@@ -45,7 +44,7 @@ class CtcStage(Stage):
             example.features[self.student.frontend] for example in augment_features(examples, self.augmentation, seed)
         ]
         references = [self.student.transcript_ids(reference_of(example))[:-1] for example in examples]
-        # Numbers that the host knows: ctc_loss would ask the device for them.
+        # Computed on the host: lengths on the device would make ctc_loss synchronise with it.
         audio_lengths = [self.student.audio_token_count(clip.shape[1]) for clip in features]
         text_lengths = [len(reference) for reference in references]
         with self.clock("student"):
@@ -55,7 +54,7 @@ class CtcStage(Stage):
             losses = F.ctc_loss(
                 log_probabilities,
                 to_device(torch.cat(references), device),
-                tuple(audio_lengths),  # type: ignore[arg-type]  # torch's stubs know tensors only
+                tuple(audio_lengths),  # type: ignore[arg-type]  # torch's stubs accept only tensors
                 tuple(text_lengths),  # type: ignore[arg-type]
                 blank=self.blank,
                 reduction="none",
@@ -68,6 +67,6 @@ class CtcStage(Stage):
         return loss
 
     def _scores(self, embeddings: Tensor) -> Tensor:
-        """Unnormalised scores `[N, B, V + 1]` of every token and the blank for audio embeddings `[N, B, H]`."""
+        """Unnormalised scores `[N, B, V + 1]` of all tokens and the blank, for audio embeddings `[N, B, H]`."""
         tokens = self.student.model.get_input_embeddings().weight
         return F.linear(embeddings, torch.cat((tokens, self.blank_embedding)), self.bias)

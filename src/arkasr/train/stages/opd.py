@@ -109,7 +109,7 @@ class DistillationStage(Stage):
             top = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
         metrics = Metrics()
         add_rollouts(metrics, rollouts, drafts, self.settings.max_new_tokens)
-        add_length_ratio(metrics, rollouts, self.rollouts.given_lengths(examples))
+        add_length_ratio(metrics, rollouts, self.rollouts.draft_text_lengths(examples))
         if top is None:
             # Every process must run the same forward and backward passes.
             stop = torch.tensor([self.student.stop_token_id])
@@ -136,9 +136,9 @@ class DistillationStage(Stage):
             prompts = prompts.select([rollout.index for rollout in kept])
             hidden = forced_states(self.student, prompts, [rollout.tokens for rollout in kept])
         with self.clock("teacher"):
-            teacher_scores = pending_scores(self.stop_asked)
+            teacher_scores = pending_scores(self.stop_requested)
         if teacher_scores is None:
-            return _no_loss(hidden.sum() + self.student.head.sum(), metrics, given_up=True)
+            return _no_loss(hidden.sum() + self.student.head.sum(), metrics, interrupted=True)
         with self.clock("student"):
             student = StudentStates(
                 hidden,
@@ -157,59 +157,59 @@ class DistillationStage(Stage):
         return [self.student, self.teacher]
 
     @property
-    def steps_ahead(self) -> int:
-        return self.rollouts.steps_ahead
+    def prefetch_steps(self) -> int:
+        return self.rollouts.prefetch_steps
 
-    def announce(self, micro_batches: Sequence[MicroBatch]) -> None:
+    def prefetch_rollouts(self, micro_batches: Sequence[MicroBatch]) -> None:
         with self.clock("rollout"), unsharded_weights(self):
-            self.rollouts.begin(
-                [(self._augmented(self.filled(examples), seed), seed) for examples, seed in micro_batches]
+            self.rollouts.prefetch(
+                [(self._augmented(self.nonempty(examples), seed), seed) for examples, seed in micro_batches]
             )
 
-    def under_way(self) -> dict[str, Any]:
-        return self.rollouts.under_way()
+    def pending_rollouts(self) -> dict[str, Any]:
+        return self.rollouts.pending()
 
-    def memory(self) -> dict[str, Tensor]:
-        return self.rollouts.remembered.tensors() | {
-            "pairing": self.pairing_watch.tensor(),
-            "loops": self.loop_watch.tensor(),
-        }
+    def take_new_rollouts(self) -> dict[str, Any]:
+        return self.rollouts.cache.take_new()
 
-    def remember(self, memory: Mapping[str, Tensor], under_way: Mapping[str, Any]) -> None:
-        self.rollouts.remembered.restore(memory)
-        self.rollouts.restore(under_way)
-        self.pairing_watch.restore(memory["pairing"])
-        self.loop_watch.restore(memory["loops"])
-        self.updated()
+    def add_rollouts(self, rollouts: Mapping[str, Any]) -> None:
+        self.rollouts.cache.update(rollouts)
 
-    def close(self) -> None:
-        self.teacher.close()
-        if self.rollouts.engine is not None:
-            self.rollouts.engine.close()
-
-    def updated(self) -> None:
+    def on_weights_changed(self) -> None:
         if self.rollouts.engine is not None:
             self.rollouts.engine.on_weights_changed()
 
-    def judge(self, step: Metrics) -> str | None:
+    def on_step_end(self) -> None:
+        self.rollouts.on_step_end()
+
+    def check_metrics(self, metrics: Metrics) -> str | None:
         """Check the share of tokens that the teacher can score, and whether more and more rollouts loop.
 
         Raises:
             InputError: the share is below `min_mapped_share`.
         """
-        paired, tokens = step.counted("teacher/paired_share")
+        paired, tokens = metrics.sum_and_weight("teacher/paired_share")
         self.pairing_watch.step(int(paired), int(tokens))
-        runaway, rollouts = step.counted("rollout/runaway")
+        runaway, rollouts = metrics.sum_and_weight("rollout/runaway")
         return self.loop_watch.step(int(runaway), int(rollouts))
 
-    def take_news(self) -> dict[str, Any]:
-        return self.rollouts.remembered.take_news()
+    def extra_state(self) -> dict[str, Tensor]:
+        return self.rollouts.cache.tensors() | {
+            "pairing": self.pairing_watch.tensor(),
+            "loops": self.loop_watch.tensor(),
+        }
 
-    def learn_news(self, news: Mapping[str, Any]) -> None:
-        self.rollouts.remembered.learn(news)
+    def load_extra_state(self, extra_state: Mapping[str, Tensor], pending_rollouts: Mapping[str, Any]) -> None:
+        self.rollouts.cache.restore(extra_state)
+        self.rollouts.load_pending(pending_rollouts)
+        self.pairing_watch.restore(extra_state["pairing"])
+        self.loop_watch.restore(extra_state["loops"])
+        self.on_weights_changed()
 
-    def step_done(self) -> None:
-        self.rollouts.step_done()
+    def close(self) -> None:
+        self.teacher.close()
+        if self.rollouts.engine is not None:
+            self.rollouts.engine.close()
 
     def _augmented(self, examples: Sequence[Example], seed: int) -> list[Example]:
         """The micro-batch as both models read it."""
@@ -291,6 +291,6 @@ class DistillationStage(Stage):
         return top, states if product_dtype(states) in (torch.bfloat16, torch.float16) else None
 
 
-def _no_loss(value: Tensor, metrics: Metrics, *, given_up: bool = False) -> StageLoss:
+def _no_loss(value: Tensor, metrics: Metrics, *, interrupted: bool = False) -> StageLoss:
     """A loss of 0 over no positions whose backward pass goes through the graph of `value`."""
-    return StageLoss(value * 0.0, torch.zeros((), dtype=torch.long, device=value.device), metrics, given_up)
+    return StageLoss(value * 0.0, torch.zeros((), dtype=torch.long, device=value.device), metrics, interrupted)

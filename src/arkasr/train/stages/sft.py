@@ -1,6 +1,6 @@
-"""Supervised fine-tuning: cross-entropy of the reference transcript, the stop token included.
+"""Supervised fine-tuning (SFT): cross-entropy of the reference transcript, including the stop token.
 
-Trains Ark-Base on labels, the control on the same labels, TD on the teacher's labels, and the teacher itself.
+Trains Ark-Base and the control on labels, TD on the teacher's labels, and teachers.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class SupervisedStage(Stage):
         self.augmentation = augmentation
 
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
-        """Score the references of a micro-batch.
+        """The cross-entropy of a micro-batch.
 
         Raises:
             InputError: an utterance has no text.
@@ -40,8 +40,8 @@ class SupervisedStage(Stage):
         prompts = self.student.prompts(features, [example.utterance.language for example in examples])
         device = self.student.device
         with self.clock("student"):
-            shown = replace_tokens(transcripts, self.augmentation, seed)
-            logits = forced_logits(self.student, prompts.to(device), transcripts, shown)
+            inputs = replace_tokens(transcripts, self.augmentation, seed)
+            logits = forced_logits(self.student, prompts.to(device), transcripts, inputs)
             targets = to_device(torch.cat(transcripts), device)
             total = F.cross_entropy(at_least_float32(logits), targets, reduction="sum")
         loss = StageLoss(total, torch.full((), len(targets), device=device))
@@ -53,11 +53,11 @@ def reference_of(example: Example) -> str:
     """The text of a labelled utterance.
 
     Raises:
-        InputError: there is none.
+        InputError: it has no text.
     """
     if example.utterance.text is None:
         raise InputError(
-            f"utterance {example.utterance.id} has no `text`; a supervised stage needs labels: give the set labels, "
-            "or train on it with a stage of kind opd"
+            f"utterance {example.utterance.id} has no `text`, and a supervised stage needs labels; add labels to the "
+            "set, or train on it with a stage of kind opd"
         )
     return example.utterance.text

@@ -1,4 +1,4 @@
-"""What an earlier command wrote of an utterance is not taken for what this one writes."""
+"""Output fields of an earlier command are dropped, not mixed with those of this command."""
 
 import json
 
@@ -9,7 +9,7 @@ import torch
 
 from arkasr.data.corpora.prepare import prepare_corpus
 from arkasr.data.manifests.manifest import read_manifest, read_rows
-from arkasr.data.manifests.own_fields import LABEL, SCORED_TRANSCRIPT
+from arkasr.data.manifests.output_fields import LABEL_FIELDS, SCORED_FIELDS
 from arkasr.recognizers.inference import RecognitionSettings
 from arkasr.run.scoring_commands import compare_transcripts, evaluate_manifest
 from arkasr.teacher.label import label
@@ -17,57 +17,57 @@ from arkasr.transcribe.formats import transcript_row
 from arkasr.transcribe.transcript import Transcript
 
 SETTINGS = RecognitionSettings(60.0, 4)
-ELSEWHERE = "another system's words"
+EARLIER = "another system's words"
 
 
 @pytest.fixture
 def manifest(tmp_path):
-    """A clip that can be heard and one that is too long, with all that another command wrote of them."""
+    """A short clip and one that is too long, both with the output fields of an earlier command."""
     rows = []
     for name, seconds in (("short", 1), ("long", 31)):
         soundfile.write(tmp_path / f"{name}.wav", np.full(seconds * 16_000, 0.1), 16_000)
-        row = {"audio": f"{name}.wav", "id": name, "text": ELSEWHERE, "language": "English", "note": name}
+        row = {"audio": f"{name}.wav", "id": name, "text": EARLIER, "language": "English", "note": name}
         rows.append(
-            row | dict.fromkeys(LABEL, ELSEWHERE) | {"errors": 0, "reference_tokens": 3, "audio_path": ELSEWHERE}
+            row | dict.fromkeys(LABEL_FIELDS, EARLIER) | {"errors": 0, "reference_tokens": 3, "audio_path": EARLIER}
         )
     (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path / "set.jsonl"
 
 
-def test_a_clip_that_cannot_be_heard_is_not_scored_with_words_of_old(student, manifest, tmp_path):
+def test_a_failed_clip_is_not_scored_with_an_earlier_transcript(student, manifest, tmp_path):
     student.save(tmp_path / "model")
     output = tmp_path / "out.jsonl"
-    said = list(evaluate_manifest(manifest, str(tmp_path / "model"), "basic", output, SETTINGS, torch.device("cpu")))
-    assert "1 utterance, 1 failed" in said[0]
+    lines = list(evaluate_manifest(manifest, str(tmp_path / "model"), "basic", output, SETTINGS, torch.device("cpu")))
+    assert "1 utterance, 1 failed" in lines[0]
     short, long = read_rows(output)
     assert (short["note"], long["note"]) == ("short", "long")
-    assert ELSEWHERE not in [short[key] for key in SCORED_TRANSCRIPT if key in short]
+    assert EARLIER not in [short[key] for key in SCORED_FIELDS if key in short]
     assert "error" not in short
     assert "is 31.0 s long" in long["error"]
     assert not set(long) & {"pred_text", "pred_text_raw", "pred_segments", "pred_flags", "errors", "reference_tokens"}
     assert "1 failed" in next(compare_transcripts([output, output], "basic"))
 
 
-def test_labels_hold_nothing_of_an_earlier_label_or_transcript(teacher, manifest):
+def test_labels_have_no_fields_of_an_earlier_label_or_transcript(teacher, manifest):
     labels = label(teacher, read_manifest(manifest), SETTINGS, drop_failures=False)
     (kept,), (dropped,) = labels.rows, labels.dropped
-    assert not set(kept) & {*LABEL, "audio_path"}
-    assert set(dropped) & set(LABEL) == {"dropped", "error"}
+    assert not set(kept) & {*LABEL_FIELDS, "audio_path"}
+    assert set(dropped) & set(LABEL_FIELDS) == {"dropped", "error"}
     assert (dropped["dropped"], dropped["text"], dropped["note"]) == ("unreadable", None, "long")
 
 
-def test_a_transcript_has_no_score_of_an_earlier_one(manifest):
+def test_a_transcript_has_no_fields_of_an_earlier_score(manifest):
     fields = read_manifest(manifest)[0].fields
-    row = transcript_row(fields, Transcript(error="cannot be heard"))
-    assert {name: row[name] for name in SCORED_TRANSCRIPT if name in row} == {
+    row = transcript_row(fields, Transcript(error="not readable"))
+    assert {name: row[name] for name in SCORED_FIELDS if name in row} == {
         "pred_text": None,
         "pred_text_raw": None,
-        "error": "cannot be heard",
+        "error": "not readable",
     }
     assert "audio_path" not in row
 
 
-def test_a_prepared_manifest_has_no_transcript_of_the_text_before_it_was_normalised(manifest, tmp_path):
+def test_a_prepared_manifest_has_no_earlier_transcript(manifest, tmp_path):
     manifest.rename(tmp_path / "train.jsonl")
     prepare_corpus("an4", tmp_path, tmp_path / "prepared")
     for row, note in zip(read_rows(tmp_path / "prepared" / "train.jsonl"), ("short", "long"), strict=True):

@@ -1,6 +1,6 @@
-"""Word times by Qwen3's forced aligner, native in Transformers.
+"""Word times from Qwen3's forced aligner, a class of Transformers.
 
-It hears a piece, reads its text, and says when each word begins and ends.
+In: the audio of a segment and its text. Out: begin and end of each word.
 """
 
 from dataclasses import replace
@@ -19,15 +19,15 @@ from arkasr.transcribe.transcript import Segment, Word
 
 
 class Aligner:
-    """Finds the words of a text in its audio.
+    """Aligns the words of a text with its audio.
 
     Args:
         name: folder or hub name of a Qwen3 forced aligner.
-        device: where the model goes.
+        device: of the model.
         dtype: of the weights.
 
     Raises:
-        InputError: there is no such model.
+        InputError: the model cannot be loaded, or is no forced aligner.
     """
 
     def __init__(self, name: str | Path, *, device: str, dtype: Any) -> None:
@@ -44,12 +44,12 @@ class Aligner:
 
     @torch.no_grad()
     def align(self, segment: Segment, waveform: np.ndarray, language: str | None) -> Segment:
-        """The segment with its words' times; as it is where the aligner does not know the language.
+        """The segment with word times; unchanged if the aligner does not support the language or finds no words.
 
         Args:
-            segment: its times are seconds from the start of the recording.
+            segment: a segment of the recording.
             waveform: float32 `[samples]`, 16 kHz mono, the audio of the segment.
-            language: by name; None = words are what stands between blanks, and single Chinese characters.
+            language: by name; None = words are separated by spaces, and each Chinese character is a word.
         """
         if not segment.text or (language is not None and language not in FORCED_ALIGNER_LANGUAGES):
             return segment
@@ -65,12 +65,12 @@ class Aligner:
             words,
             timestamp_token_id=self.model.config.timestamp_token_id,
         )[0]
-        longest = len(waveform) / SAMPLE_RATE
+        seconds = len(waveform) / SAMPLE_RATE
         timed = tuple(
             Word(
                 word["text"],
-                segment.begin + min(word["start_time"], longest),
-                segment.begin + min(word["end_time"], longest),
+                segment.begin + min(word["start_time"], seconds),
+                segment.begin + min(word["end_time"], seconds),
             )
             for word in found
         )

@@ -4,9 +4,9 @@ import torch
 from transformers import Qwen3ASRForTokenClassification
 
 from arkasr.errors import InputError
+from arkasr.transcribe.aligner import Aligner
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.transcript import Segment
-from arkasr.transcribe.words import Aligner
 
 ALIGNER_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -40,7 +40,7 @@ def test_every_word_gets_a_time_within_its_segment(aligner_folder):
     assert segment.text == "It's red, 今天!"
 
 
-def test_what_the_aligner_cannot_do_has_no_words(aligner_folder):
+def test_texts_that_cannot_be_aligned_have_no_words(aligner_folder):
     aligner = Aligner(aligner_folder, device="cpu", dtype=torch.float32)
     waveform = np.zeros(16_000, dtype=np.float32)
     for text, language in (("hyvää huomenta", "Finnish"), ("", None), ("...", "English")):
@@ -55,7 +55,7 @@ def test_a_transcriber_with_an_aligner_gives_words(student, spoken, aligner_fold
     assert segment.begin <= segment.words[0].begin <= segment.words[-1].end <= segment.end
 
 
-def test_another_model_is_refused(student, tmp_path):
+def test_a_model_that_is_no_aligner_is_refused(student, tmp_path):
     student.save(tmp_path)
     with pytest.raises(InputError, match=r"aligner .* Qwen3 forced aligner"):
         Aligner(tmp_path, device="cpu", dtype=torch.float32)

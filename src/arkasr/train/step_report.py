@@ -1,0 +1,69 @@
+"""What every process reports to the others after a step."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from arkasr import processes
+from arkasr.train.metrics import Metrics
+from arkasr.train.stream import UnreadableUtterance
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One process's report of a step.
+
+    Attributes:
+        metrics: of the step.
+        unreadable: utterances that could not be read.
+        new_rollouts: as of `Stage.take_new_rollouts`.
+        nonfinite_utterances: ids of the utterances, if the step was not finite.
+        signal: number of the stop signal that the process received; None = none.
+    """
+
+    metrics: Metrics
+    unreadable: list[UnreadableUtterance]
+    new_rollouts: dict[str, Any]
+    nonfinite_utterances: list[str]
+    signal: int | None
+
+
+def all_gather_reports(report: StepReport) -> list[StepReport]:
+    """The reports of all processes, by rank; every process must call this."""
+    document = {
+        "metrics": report.metrics.to_json(),
+        "unreadable": [asdict(item) for item in report.unreadable],
+        "new_rollouts": report.new_rollouts,
+        "nonfinite_utterances": report.nonfinite_utterances,
+        "signal": report.signal,
+    }
+    return [_report_of(json.loads(text)) for text in processes.all_gather_text(json.dumps(document))]
+
+
+def merged_metrics(reports: Sequence[StepReport]) -> Metrics:
+    """The metrics of a step over all processes."""
+    merged = Metrics()
+    for report in reports:
+        merged.merge(report.metrics)
+    return merged
+
+
+def all_gather_signals(signal: int | None) -> list[int | None]:
+    """The stop signals of all processes, by rank; every process must call this."""
+    return [json.loads(text) for text in processes.all_gather_text(json.dumps(signal))]
+
+
+def first_signal(signals: Iterable[int | None]) -> int | None:
+    """The stop signal of the first process that received one."""
+    return next((signal for signal in signals if signal), None)
+
+
+def _report_of(document: dict[str, Any]) -> StepReport:
+    return StepReport(
+        metrics=Metrics.from_json(document["metrics"]),
+        unreadable=[UnreadableUtterance(**item) for item in document["unreadable"]],
+        new_rollouts=document["new_rollouts"],
+        nonfinite_utterances=document["nonfinite_utterances"],
+        signal=document["signal"],
+    )
