@@ -6,7 +6,9 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmarks.drafts import corrupted
@@ -59,15 +61,10 @@ def objective(setting: Setting) -> Findings:
         options = {"top_k": 32, "student_allowed": allowed.to(setting.device), "student_support": support}
         embedded = token_ids if tied else None
 
-        def dense(states, head, teacher_states, teacher_head, options=options):
-            return union_topk_kl(states @ head.T, teacher_states @ teacher_head.T, **options).loss
-
+        dense = partial(_dense_loss, **options)
         exact = _loss_and_gradients([tensor.double() for tensor in inputs], embedded, dense)
         for sparse in (False, True):
-
-            def fused(*tensors, options=options, sparse=sparse):
-                return fused_union_topk_kl(*tensors, **options, sparse_head_gradient=sparse).loss
-
+            fused = partial(_fused_loss, **options, sparse_head_gradient=sparse)
             found = _loss_and_gradients(inputs, embedded, fused)
             name = f"{name_of(dtype)}, {'tied' if tied else 'untied'}, {'sparse' if sparse else 'dense'} gradient"
             single = dtype == torch.float32
@@ -76,6 +73,14 @@ def objective(setting: Setting) -> Findings:
             limits = {"loss": loss_limit, "gradient of states": gradient_limit, "gradient of head": gradient_limit}
             for (what, limit), ours, theirs in zip(limits.items(), found, exact, strict=True):
                 yield within(f"{name}: {what}", relative_difference(ours.to_dense(), theirs), limit)
+
+
+def _dense_loss(states: Tensor, head: Tensor, teacher_states: Tensor, teacher_head: Tensor, **options: Any) -> Tensor:
+    return union_topk_kl(states @ head.T, teacher_states @ teacher_head.T, **options).loss
+
+
+def _fused_loss(*states_and_heads: Tensor, **options: Any) -> Tensor:
+    return fused_union_topk_kl(*states_and_heads, **options).loss
 
 
 def _loss_and_gradients(
