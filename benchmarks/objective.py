@@ -24,7 +24,7 @@ from importlib.util import find_spec
 import torch
 from benchmarks.children import output_of
 from benchmarks.memory import peak_bytes, resident_bytes, start_watching_memory
-from benchmarks.timing import distribute, timed
+from benchmarks.timing import spread, timed
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -173,7 +173,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, losses {losses}, gradient norms {gradients}")
     for name in (name for name in WAYS if name != "fused"):
         ratios = [slow / fast for slow, fast in zip(seconds[name], seconds["fused"], strict=True)]
-        print(f"{name} / fused: {distribute(ratios, digits=1)}")
+        print(f"{name} / fused: {spread(ratios, digits=1)}")
     print({name: f"{statistics.median(taken):.2f} s" for name, taken in seconds.items()})
     for name in WAYS:
         command = [sys.executable, "-m", "benchmarks.objective", *sys.argv[1:], "--way", name]

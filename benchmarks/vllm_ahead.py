@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.timing import distribute
+from benchmarks.timing import spread
 
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureMemory
@@ -76,7 +76,7 @@ def main() -> None:
             f"a step {waiting:.2f} s, of it rollouts {waited:.2f} s; a step ahead {ahead:.2f} s, {waited_ahead:.2f} s"
         )
     engine.close()
-    print(f"with a step ahead over without: {distribute(ratios)} in {options.turns} pairs of turns")
+    print(f"with a step ahead over without: {spread(ratios)} in {options.turns} pairs of turns")
 
 
 if __name__ == "__main__":
