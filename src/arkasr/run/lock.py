@@ -30,8 +30,8 @@ def lock_run_folder(folder: Path, on_warning: Callable[[str], None]) -> Iterator
             stack.enter_context(locked(folder / ".lock", wait=False))
         except LockHeldError as error:
             raise InputError(
-                f"{folder}: another run uses this folder ({error.holder or 'it has just started'}); wait for it, stop it, "
-                "or choose another --output"
+                f"{folder}: another run uses this folder ({error.holder or 'it has just started'}); wait for it, "
+                "stop it, or choose another --output"
             ) from error
         except LocksUnsupportedError as error:
             on_warning(f"{folder}: cannot be locked ({error.strerror}); make sure that no other run writes here")
