@@ -97,7 +97,7 @@ def test_a_killed_run_continues_to_the_same_models_and_results(smoke, cache, tmp
     process.send_signal(signal.SIGSTOP)
     second = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", *checkpoints, cache=cache)
     assert second.returncode == 2
-    assert second.stderr.startswith(f"arkasr: {folder}: another run is at work here (process {process.pid} on ")
+    assert second.stderr.startswith(f"arkasr: {folder}: another run uses this folder (process {process.pid} on ")
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", *checkpoints, cache=cache)

@@ -18,9 +18,9 @@ from arkasr.recipe.settings import OpdStageSettings, Recipe
 from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.context import RunContext
-from arkasr.run.counted import POOLED, comparison_rows, resampling_units, seed_means
 from arkasr.run.development import profile_name
 from arkasr.run.inputs import Inputs
+from arkasr.run.result_rows import POOLED, comparison_rows, resampling_units, seed_means
 from arkasr.run.resumable_work import ResumableWork, Row
 
 

@@ -12,7 +12,7 @@ from arkasr.locks import LockHeldError, LocksUnsupportedError, locked
 
 
 @contextmanager
-def sole_use(folder: Path, on_warning: Callable[[str], None]) -> Iterator[None]:
+def lock_run_folder(folder: Path, on_warning: Callable[[str], None]) -> Iterator[None]:
     """Keep other runs out of a folder while the block runs. The folder is created if it does not exist.
 
     Its lock is `.lock`. The file stays, and does not mean that a run uses the folder.
@@ -30,9 +30,9 @@ def sole_use(folder: Path, on_warning: Callable[[str], None]) -> Iterator[None]:
             stack.enter_context(locked(folder / ".lock", wait=False))
         except LockHeldError as error:
             raise InputError(
-                f"{folder}: another run is at work here ({error.holder or 'it has just begun'}); wait for it, end it, "
-                "or choose another --output"
+                f"{folder}: another run uses this folder ({error.holder or 'it has just started'}); wait for it, "
+                "stop it, or choose another --output"
             ) from error
         except LocksUnsupportedError as error:
-            on_warning(f"{folder}: cannot be locked ({error.strerror}); see to it that no other run writes here")
+            on_warning(f"{folder}: cannot be locked ({error.strerror}); make sure that no other run writes here")
         yield

@@ -17,7 +17,7 @@ from arkasr.run.evaluation import collect_results, evaluate_variant
 from arkasr.run.folder import RunFolder, write_json
 from arkasr.run.inputs import Inputs
 from arkasr.run.labels import run_label_stage
-from arkasr.run.lock import sole_use
+from arkasr.run.lock import lock_run_folder
 from arkasr.run.stages import build_stage, run_calibration, run_training_stage
 from arkasr.train.calibrate import Calibration
 
@@ -64,7 +64,7 @@ def _opened_run(
 
         def open_folder() -> RunFolder:
             if processes.is_first_rank():
-                stack.enter_context(sole_use(path, progress.print))
+                stack.enter_context(lock_run_folder(path, progress.print))
             return RunFolder.create(path, recipe, resume=resume or not processes.is_first_rank())
 
         context = RunContext(recipe, processes.first_rank_first(open_folder), default_device())

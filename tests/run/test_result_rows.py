@@ -12,8 +12,8 @@ from arkasr.evaluate.normalize import get_profile
 from arkasr.evaluate.scoring import Prediction, Score, results_row, score
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import EvaluationSettings, Recipe
-from arkasr.run.counted import comparison_rows, seed_means
 from arkasr.run.evaluation import stages_run_once
+from arkasr.run.result_rows import comparison_rows, seed_means
 
 WORDS = ["one", "two", "three", "four", "five", "six"]
 RAN_ONCE = {"base": [], "opd": ["teacher"], "teacher": ["teacher"]}
