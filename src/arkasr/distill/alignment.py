@@ -1,4 +1,4 @@
-"""Pairs student positions with teacher positions (docs/objective.md, "When ids do not all map").
+"""Pairs student positions with teacher positions (docs/objective.md, "When some ids have no counterpart").
 
 In: a transcript in student ids, and both tokenizers. Out: the ids that the teacher is forced on, and the teacher
 position of each student position. Scores and the prompt around the transcript are left to others.

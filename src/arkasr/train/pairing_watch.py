@@ -1,4 +1,4 @@
-"""Stops a run whose teacher can score too few rollout tokens (docs/objective.md, "When ids do not all map").
+"""Stops a run whose teacher can score too few rollout tokens (docs/objective.md, "When some ids have no counterpart").
 
 In: counts of a step, over all processes. The alignment itself is in `arkasr.distill.alignment`.
 """

@@ -17,21 +17,23 @@ class OptimizationSettings(Settings):
     """Number of optimizer steps."""
 
     batch_seconds: float = Field(gt=0)
-    """Most audio in a micro-batch, in seconds, padding included. No utterance of the set may be longer."""
+    """Maximum audio in a micro-batch, in seconds, padding included. No utterance of the set may be longer."""
 
     batch_utterances: int | None = Field(default=None, ge=1)
-    """Most utterances in a micro-batch. `null`: no limit."""
+    """Maximum number of utterances in a micro-batch. `null`: no limit."""
 
     batch_tokens: int | None = Field(default=None, ge=1)
-    """Most transcript tokens in a micro-batch, padding included. `null`: no limit."""
+    """Maximum tokens of the set's texts in a micro-batch, padding included. A longer text gets a micro-batch of its
+    own. Of no use for a set without texts. `null`: no limit."""
 
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches per optimizer step, of all processes together. The number of processes therefore does not change
-    the steps. Give at least as many as there are processes; a process without a micro-batch idles."""
+    the steps. Give at least the number of processes: a process without a micro-batch computes on silence, which does
+    not count."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """`adamw`: the paper's. `muon`: orthogonalised momentum for the weight matrices of linear layers, AdamW for all
-    other weights. From random weights it needs a third of the steps. Not with `mixed_precision: fp16`."""
+    """`adamw`: as in the paper. `muon`: orthogonalised momentum for the weight matrices of linear layers, AdamW for all
+    other weights. From random weights it needs a third of AdamW's steps. Not with `mixed_precision: fp16`."""
 
     learning_rate: float = Field(gt=0)
     """Highest learning rate of AdamW."""
@@ -40,14 +42,14 @@ class OptimizationSettings(Settings):
     """Highest learning rate of Muon. It follows the same schedule. Needs `optimizer: muon`."""
 
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps in which the learning rate rises linearly from 0 to the highest."""
+    """Number of steps in which the learning rate rises linearly from 0 to the highest rate."""
 
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after the warm-up: `constant`, or a decay to `final_rate`."""
+    """Learning rate after the warm-up. `constant`: no decay. `linear`, `cosine`: a decay to `final_rate`."""
 
     final_rate: float = Field(default=0.0, ge=0, le=1)
-    """Where a decay ends, as a share of the highest rate. It is reached one step after the last step. Needs `schedule:
-    linear` or `cosine`."""
+    """The rate that the decay would reach one step after the last step, as a share of the highest rate. Needs
+    `schedule: linear` or `cosine`."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     """β1 and β2 of AdamW."""
@@ -63,8 +65,8 @@ class OptimizationSettings(Settings):
     the same value."""
 
     activation_checkpointing: bool = False
-    """Keep only the input of every layer and compute the rest again in the backward pass. Needs far less memory and
-    about a third more time."""
+    """`true`: keep only the input of every layer, and compute the rest again in the backward pass. This needs far less
+    memory and about a third more time."""
 
     evaluate_every: int = Field(default=0, ge=0)
     """Steps between two evaluations on `dev`. 0: only after the last step."""
@@ -73,21 +75,21 @@ class OptimizationSettings(Settings):
     """Steps between two checkpoints. 0: only after the last step."""
 
     keep_checkpoints: int = Field(default=2, ge=1)
-    """How many checkpoints stay on disk: the newest ones."""
+    """Number of checkpoints on disk. Older checkpoints are removed."""
 
     data_workers: int = Field(default=0, ge=0)
     """Processes that decode audio and compute features, per training process. 0: the training process does it."""
 
     sharding: Literal["none", "full"] = "none"
-    """With several processes. `none`: each has a copy of weights and optimizer states (DDP). `full`: each has a shard
-    of them (FSDP2). `full` not with `mixed_precision: fp16`."""
+    """For several processes. `none`: each has a copy of weights and optimizer states (DDP). `full`: each has a shard of
+    them (FSDP2). `full` does not work with `mixed_precision: fp16`."""
 
     max_skipped_steps: int = Field(default=10, ge=1)
     """A step whose loss or gradient is not finite is skipped. The run stops after this many in a row."""
 
     max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
-    """Utterances whose audio cannot be read are skipped and listed in `quarantine.jsonl`. The run stops when they are
-    more than this share of the set."""
+    """Utterances with unreadable audio are skipped and listed in `quarantine.jsonl`. The run stops if they are more
+    than this share of the set."""
 
     @model_validator(mode="after")
     def _fp16_needs_one_optimizer_and_no_shards(self) -> "OptimizationSettings":
@@ -106,31 +108,31 @@ class AugmentationSettings(Settings):
     """
 
     time_stretch: float = Field(default=0.0, ge=0, lt=0.5)
-    """Largest change of a clip's length, as a share of the length. 0: none."""
+    """Maximum change of a clip's length, as a share of the length. 0: no change."""
 
     frequency_warp: float = Field(default=0.0, ge=0, lt=0.5)
-    """Largest change of the mel axis, as a share of it. 0: none."""
+    """Maximum change of the mel axis, as a share of the axis. 0: no change."""
 
     time_masks: int = Field(default=2, ge=0)
-    """Masked time spans per ten seconds of audio, rounded up."""
+    """Number of masked time spans per ten seconds of audio, rounded up."""
 
     time_width: int = Field(default=20, ge=1)
-    """Longest masked time span, in mel frames of 10 ms. Never more than a quarter of the clip."""
+    """Maximum length of a masked time span, in mel frames of 10 ms. Never more than a quarter of the clip."""
 
     frequency_masks: int = Field(default=2, ge=0)
-    """Masked frequency bands per clip."""
+    """Number of masked frequency bands per clip."""
 
     frequency_width: int = Field(default=10, ge=1)
-    """Widest masked frequency band, in mel bins."""
+    """Maximum width of a masked frequency band, in mel bins."""
 
     join_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the utterances to which another utterance of the batch is appended, so that the decoder cannot know by
-    heart how a text continues. Batches then exceed `batch_seconds`, and OPD needs an `objective.max_new_tokens` for two
-    transcripts. For `sft` and `opd`; `ctc` ignores it."""
+    """Share of the utterances to which another utterance of the batch is appended. The decoder then cannot memorise how
+    a text continues. Batches exceed `batch_seconds`, and OPD needs an `objective.max_new_tokens` for two transcripts.
+    For `sft` and `opd`; `ctc` ignores it."""
 
     token_noise: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the transcript tokens that the decoder reads as random other tokens of the batch. The tokens that it
-    must predict stay. It keeps a decoder that has seen little text from ignoring the audio. For `sft`; others ignore
+    """Share of the decoder's input tokens that are replaced by random tokens of the batch. The target tokens do not
+    change. Without it, a decoder that is trained on little text may ignore the audio. For `sft`; `ctc` and `opd` ignore
     it."""
 
 
@@ -138,23 +140,23 @@ class EngineSettings(Settings):
     """What decodes transcripts."""
 
     engine: Literal["own", "vllm"] = "own"
-    """`own`: the model, in the training process. `vllm`: a vLLM process beside every training process; its weights are
-    updated before it decodes. `vllm` is faster for large models and batches. Needs `arkasr[vllm]`."""
+    """`own`: the model itself decodes, in the training process. `vllm`: a vLLM process beside each training process
+    decodes, with updated weights. `vllm` is faster for large models and batches. It needs `arkasr[vllm]`."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type that vLLM computes in. `null`: that of the training process, float32 in a label stage. Needs `engine:
+    """Type in which vLLM computes. `null`: the type of the training process; in a label stage float32. Needs `engine:
     vllm`."""
 
     cache_gib: float = Field(default=4.0, gt=0)
-    """Memory for vLLM's keys and values, in GiB. Needs `engine: vllm`."""
+    """Memory of vLLM's key/value cache, in GiB. Needs `engine: vllm`."""
 
 
 class RolloutSettings(EngineSettings):
     """What decodes the student's rollouts."""
 
     staleness: int = Field(default=0, ge=0)
-    """How many optimizer steps ahead vLLM decodes, and so how many updates old the weights of a rollout may be. 0:
-    none; the trainer waits for every rollout. 1: vLLM decodes the next step's rollouts during this step. Needs `engine:
+    """vLLM writes the rollouts this many steps before they are used. Their weights may be that many updates old. 0: the
+    training process waits for every rollout. 1: vLLM decodes the next step's rollouts during this step. Needs `engine:
     vllm`."""
 
     @model_validator(mode="after")
@@ -168,32 +170,33 @@ class ObjectiveSettings(Settings):
     """The loss of on-policy distillation (docs/objective.md) and the rollouts on which it is computed."""
 
     top_k: int = Field(default=32, ge=1)
-    """How many of its best tokens each model adds to the support."""
+    """Each model adds its k best tokens to the support; this is k."""
 
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature of both distributions on the support."""
 
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """`forward_kl`: KL(teacher ‖ student), the paper's. `reverse_kl`: KL(student ‖ teacher). `jsd`: generalised
+    """`forward_kl`: KL(teacher ‖ student), as in the paper. `reverse_kl`: KL(student ‖ teacher). `jsd`: generalised
     Jensen-Shannon divergence."""
 
     beta: float = Field(default=0.5, gt=0, lt=1)
     """Weight of the teacher in the mixture of `jsd`. Needs `divergence: jsd`."""
 
     support: Literal["union", "teacher", "student", "intersection", "full"] = "union"
-    """Tokens on which the distributions are compared, of the best tokens of both models. `union` is the paper's.
-    `full`: every token that both models may write; not with a served teacher."""
+    """The tokens on which the two distributions are compared. `union`: the best tokens of both models, as in the paper.
+    `teacher`, `student`: the best tokens of one model. `intersection`: tokens among the best of both. `union` and
+    `student` include the rollout token. `full`: every token that both models may write; not with a served teacher."""
 
     tail: Literal["none", "bucket"] = "none"
-    """Probability outside the support. `none`: ignored, as in the paper. `bucket`: one more class; not with a served
-    teacher."""
+    """What happens to the probability outside the support. `none`: it is ignored, as in the paper. `bucket`: it is one
+    more class; not with a served teacher."""
 
     upstream_scores: bool = False
-    """Mix logits and log-probabilities as the published code does. For comparison only. Needs `tail: none`; not with a
-    served teacher."""
+    """`true`: mix logits and log-probabilities, as the published code does. For comparison only. Needs `tail: none`;
+    not with a served teacher."""
 
     max_new_tokens: int = Field(default=256, ge=1)
-    """Most tokens of a rollout."""
+    """Maximum tokens of a rollout."""
 
     rollouts: RolloutSettings = RolloutSettings()
     """What decodes the rollouts."""
@@ -202,8 +205,9 @@ class ObjectiveSettings(Settings):
     """0: greedy rollouts, as in the paper. Above 0: tokens are sampled at this temperature."""
 
     min_mapped_share: float = Field(default=0.5, ge=0, le=1)
-    """The run stops when the teacher can score less than this share of the rollout tokens."""
+    """Limit of the metric `teacher/paired_share`: the share of rollout tokens that are paired with a teacher position.
+    The run stops if this share of all tokens so far is lower."""
 
     looping: Literal["mask", "keep"] = "mask"
-    """Rollouts that repeat a phrase again and again. `mask`: the repetition does not count in the loss. `keep`: it
-    counts, as in the paper."""
+    """What happens if a rollout repeats a phrase again and again. `mask`: the repetition does not count in the loss.
+    `keep`: it counts, as in the paper."""

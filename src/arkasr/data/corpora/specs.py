@@ -42,8 +42,8 @@ class SyntheticCorpusConfig:
     """Another seed gives another corpus: other sentences, other voices, other recording conditions."""
 
     train_utterances: int = 6000
-    """Training utterances, English and Mandarin in turns. A larger number adds to those of a smaller one. At least
-    1."""
+    """Training utterances, English and Mandarin in turns. A larger number keeps the utterances of a smaller number and
+    adds more. At least 1."""
 
     dev_utterances: int = 60
     """Development utterances of each language. At least 1."""

@@ -16,31 +16,32 @@ class DatasetSource(Settings):
     """Name on the hub, or a local folder of parquet, arrow or other files that the library reads."""
 
     name: str | None = None
-    """Configuration of the dataset. `null`: its default."""
+    """Configuration of the dataset. `null`: the default of the dataset."""
 
     split: str = "train"
     """Split of the dataset."""
 
     revision: str | None = None
-    """Commit, tag or branch of a hub name. `null`: the newest."""
+    """Commit, tag or branch on the hub. `null`: the newest commit."""
 
     audio: str = "audio"
     """Column of the audio."""
 
     text: str | None = "text"
-    """Column of the transcript. `null`: there is none."""
+    """Column of the transcript. `null`: no column."""
 
     language: str | None = None
-    """Language of the utterances for which `language_column` has none, a name or a code. `null`: not known."""
+    """Language, as a name or a code, of utterances without a value in `language_column`. `null`: not known."""
 
     language_column: str | None = None
-    """Column of the language. `null`: there is none."""
+    """Column of the language. `null`: no column."""
 
     id: str | None = None
-    """Column of a unique name. `null`: the utterance is named by its position in the dataset."""
+    """Column of a unique id. `null`: the id is the position in the dataset."""
 
     examples: int | None = Field(default=None, ge=1)
-    """Number of examples. Needed if the dataset does not say it. `max_quarantined_share` is a share of it."""
+    """Number of examples. Needed if the dataset does not give the number. `max_quarantined_share` refers to this
+    number."""
 
     @field_validator("language")
     @classmethod

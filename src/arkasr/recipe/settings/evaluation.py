@@ -13,28 +13,28 @@ class EvaluationSettings(Settings):
     """How the variants are scored and compared (docs/evaluation.md)."""
 
     sets: list[str] = Field(default=[])
-    """Test sets, in the order of the table's columns. All languages of a set must be scored alike. Not streamed
-    sets."""
+    """Test sets, in the order of the table's columns. All languages of a set must have the same normaliser and the same
+    unit (words or characters). Not streamed sets."""
 
     normalizer: dict[str, str] = Field(default={"default": "basic"})
-    """Text normaliser by language, a name or a code. `default` is for the other languages and must be given. Values:
-    `identity`, `basic`, `whisper-en`, `zh`, `upstream-ark`."""
+    """Text normaliser by language. The language is a name or a code. `default` is required and is for the other
+    languages. Values: `identity`, `basic`, `whisper-en`, `zh`, `upstream-ark`."""
 
     max_new_tokens: int = Field(default=256, ge=1)
-    """Most tokens of a transcript."""
+    """Maximum tokens of a transcript."""
 
     batch_seconds: float = Field(default=120.0, gt=0)
-    """Most audio decoded at once, in seconds."""
+    """Maximum audio that is decoded at once, in seconds."""
 
     comparisons: list[tuple[str, str]] = Field(default=[])
     """Pairs of variants to test against each other, on all sets together and on each set."""
 
     samples: int = Field(default=10_000, ge=100)
-    """Samples of a bootstrap interval and of a permutation test."""
+    """Number of samples of a bootstrap interval and of a permutation test."""
 
     resample: Literal["utterance", "speaker"] = "utterance"
-    """Unit of intervals and tests: `utterance`, within each set, or `speaker`, across all sets. `speaker` needs a
-    `speaker` for every utterance."""
+    """What is resampled for intervals and tests. `utterance`: utterances, within each set. `speaker`: speakers, over
+    all sets; every utterance needs a `speaker`."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "EvaluationSettings":

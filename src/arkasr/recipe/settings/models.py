@@ -12,10 +12,10 @@ class TokenizerSettings(Settings):
     """The base vocabulary of models with a `preset`. Recipes without such models need none."""
 
     texts: str
-    """Set whose labels the vocabulary is trained on."""
+    """Set with labels. The vocabulary is trained on these labels."""
 
     vocab_size: int = Field(ge=256)
-    """Number of tokens, the 256 single bytes included."""
+    """Number of tokens, including the 256 single bytes."""
 
 
 class ServedSettings(Settings):
@@ -25,32 +25,33 @@ class ServedSettings(Settings):
     """Addresses of the servers, like `http://host:8000`. All must serve the same model."""
 
     model: str | None = None
-    """Name under which the servers serve it. `null`: their only model."""
+    """Name of the teacher on the servers. `null`: the only model of the servers."""
 
     scores: Literal["named", "best"] = "named"
-    """`named`: ask for the scores of the tokens in the support, which is exact. Needs arkasr beside vLLM. `best`: ask
-    for the best tokens, which any vLLM can answer; other tokens of the support share the remaining probability
-    equally."""
+    """`named`: the servers return the score of every token of the support, so the loss is exact. arkasr must be
+    installed in vLLM's environment. `best`: any vLLM works. The servers return the best tokens, and all other tokens of
+    the vocabulary share the remaining probability equally."""
 
     best_tokens: int = Field(default=256, ge=1)
-    """How many tokens to ask for. Needs `scores: best`."""
+    """Minimum number of best tokens that are requested per position. A large `top_k` requests more. Needs `scores:
+    best`."""
 
     weights: bool = True
-    """Whether `pretrained` has weights. They are loaded once, to check the servers' scores before the first step.
-    `false`: it has only config and processor, and the servers are compared with the first of them."""
+    """`true`: the weights of `pretrained` are loaded once, to check the servers' scores before the first step. `false`:
+    `pretrained` has only config and processor; every other server is compared with the first server."""
 
     tolerance: float = Field(default=1e-3, gt=0)
-    """Largest difference of a log-probability in that check, in nats. The default suits servers in float32; bfloat16
-    needs more."""
+    """Maximum difference of a log-probability in this check, in nats. The default suits servers in float32; bfloat16
+    needs a larger value."""
 
     in_flight: int = Field(default=8, ge=1)
-    """Most open requests of a training process at one server."""
+    """Maximum number of open requests of one training process at one server."""
 
     timeout_seconds: float = Field(default=120.0, gt=0)
-    """A request without an answer for this long goes to another server. Seconds."""
+    """A request that has no answer after this many seconds goes to another server."""
 
     patience_seconds: float = Field(default=1800.0, gt=0)
-    """The run stops when no server has answered for this long. Seconds."""
+    """The run stops if no server has answered for this many seconds."""
 
     @field_validator("urls")
     @classmethod
@@ -65,20 +66,20 @@ class ModelSettings(Settings):
     """A model to start from: a preset with random weights, or a trained model."""
 
     preset: str | None = None
-    """Build a model with random weights: `ark-asr-tiny`, `ark-asr-0.6b`, `qwen3-asr-tiny` or `qwen3-asr-1.7b`. Either
-    this or `pretrained`. Needs `tokenizer`."""
+    """Build a model with random weights: `ark-asr-tiny`, `ark-asr-0.6b`, `qwen3-asr-tiny` or `qwen3-asr-1.7b`. Give
+    either this or `pretrained`. Needs `tokenizer`."""
 
     sizes: dict[str, Any] = Field(default={})
-    """Config fields that differ from the preset, by name; fields of sub-configs are nested. Needs `preset`."""
+    """Config fields that replace those of the preset, by name. Fields of sub-configs are nested. Needs `preset`."""
 
     pretrained: str | None = None
     """Folder of a trained model, or its name on the Hugging Face hub."""
 
     revision: str | None = None
-    """Commit, tag or branch of a hub name. `null`: the newest. Needs `pretrained`."""
+    """Commit, tag or branch on the hub. `null`: the newest commit. Needs `pretrained`."""
 
     served: ServedSettings | None = None
-    """Servers that score when this model is the teacher of an OPD stage. `null`: the training process scores. Needs
+    """Servers that score if this model is the teacher of an OPD stage. `null`: the training process scores. Needs
     `pretrained`, for config and processor."""
 
     @model_validator(mode="after")

@@ -13,8 +13,8 @@ class CorpusSettings(Settings):
     """Where the manifests of the sets are."""
 
     synthetic: SyntheticCorpusConfig | None = None
-    """Use the built-in speech, synthesised once and cached. `{}` takes all its defaults. Needs `arkasr[quickstart]`.
-    `folder` is then ignored."""
+    """Use the built-in speech. It is synthesised once and cached. `{}` means all its defaults. Needs
+    `arkasr[quickstart]`. With `synthetic`, `folder` is ignored."""
 
     folder: str | None = None
     """Folder of the manifests, relative to the working directory. `null`: the working directory."""
@@ -24,27 +24,29 @@ class SetSettings(Settings):
     """A set of utterances. The keys apply in the order of this table."""
 
     manifest: str | None = None
-    """Manifest file in the corpus folder, or an absolute path. Either this or `dataset`. The built-in speech has
+    """Manifest file in the corpus folder, or an absolute path. Give either this or `dataset`. The built-in speech has
     `train.jsonl`, `dev.jsonl`, `en-clean.jsonl`, `en-other.jsonl`, `zh-read.jsonl`, `zh-meeting.jsonl` and
     `zh-net.jsonl`."""
 
     dataset: DatasetSource | None = None
-    """A dataset that is streamed. Only a stage's `train` can name such a set."""
+    """A streamed dataset. Only the key `train` of a stage can name such a set."""
 
     language: str | None = None
-    """Keep the utterances of this language, a name or a code. `null`: all. Not with `dataset`."""
+    """Keep the utterances of this language, given as a name or a code. `null`: keep all. Not with `dataset`."""
 
     max_seconds: float | None = Field(default=None, gt=0)
-    """Drop longer utterances. Seconds; `null`: none are dropped."""
+    """Drop utterances that are longer than this, in seconds. `null`: drop none."""
 
     shuffle: int | None = None
-    """Seed of a shuffle before `first` is taken. `null`: the order of the manifest. Not with `dataset`."""
+    """Shuffle the set with this seed before `first` applies. `null`: keep the order of the manifest. Not with
+    `dataset`."""
 
     first: int | None = Field(default=None, ge=1)
-    """Keep this many utterances. `null`: all. Not with `dataset`."""
+    """Keep only this many utterances, from the start of the set. `null`: keep all. Not with `dataset`."""
 
     labels: Literal["given", "withheld"] = "given"
-    """`withheld`: the text is removed when the set is read. `ctc`, `sft` and the tokenizer need `given`."""
+    """`withheld`: the text is removed when the set is read. `ctc` stages, `sft` stages and the tokenizer need
+    `given`."""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "SetSettings":

@@ -12,31 +12,34 @@ class StageSettings(Settings):
     """Keys of every stage."""
 
     start: str
-    """Model, or earlier stage, whose weights the stage starts from. In a label stage: the teacher."""
+    """Model or earlier stage. The stage starts from its weights. In a `label` stage: the model that writes the
+    labels."""
 
     once: bool = False
-    """Run for the first seed only. All seeds share the result."""
+    """`true`: run for the first seed only. All seeds share the result."""
 
 
 class TrainingStageSettings(StageSettings):
     """Keys of every stage that trains: kinds `ctc`, `sft` and `opd`."""
 
     train: str
-    """Set, or earlier label stage, that the stage trains on."""
+    """Set or earlier label stage. The stage trains on it."""
 
     dev: str | None = None
-    """Set that is transcribed during training, for the error rate in `metrics.jsonl`. See `evaluate_every`. It changes
-    no weights. A `ctc` stage ignores it."""
+    """Set that is transcribed during training, for the error rate in `metrics.jsonl`. `evaluate_every` says how often.
+    It does not change the weights. A `ctc` stage ignores it."""
 
     continues: bool = False
-    """The stage and the one named by `start` share one schedule: one warm-up and one decay over the steps of both, the
-    same optimizer states, the next batches. Otherwise all of these start anew. For `sft` and `opd`, after `sft` or
-    `opd`. Both stages need the same `optimization`, except `steps` and what only costs time or memory. Not with
-    `data_order`."""
+    """`true`: the stage continues the stage that `start` names. Both share one warm-up, one decay, the optimizer states
+    and the data order. `false`: schedule, optimizer states and data order start anew. An `sft` or `opd` stage can
+    continue an `sft` or `opd` stage. The two `optimization` tables must be equal, except for `steps`, `evaluate_every`,
+    `checkpoint_every`, `keep_checkpoints`, `data_workers`, `activation_checkpointing`, `sharding`, `max_skipped_steps`
+    and `max_quarantined_share`. Not with `data_order`."""
 
     data_order: str | None = Field(default=None, min_length=1)
-    """Seeds shuffle and augmentation, together with the run's seed. Stages with the same `data_order` see a set in the
-    same order with the same augmentation. `null`: the stage's name. The name of another stage is refused."""
+    """This name and the run's seed determine the shuffle and the augmentation. Stages with the same `data_order` see a
+    set in the same order with the same augmentation. `null`: the stage's name. The name of another stage is an
+    error."""
 
     optimization: OptimizationSettings
     """How the loss is minimised."""
@@ -69,11 +72,11 @@ class OpdStageSettings(TrainingStageSettings):
     """Kind of the stage."""
 
     teacher: str
-    """Model, or earlier stage, that scores the rollouts."""
+    """Model or earlier stage. It scores the rollouts."""
 
     offload_teacher: bool = False
-    """Keep the teacher's weights in main memory, and on the device only while it scores. Saves device memory and costs
-    one copy of the weights per micro-batch. Not with a served teacher."""
+    """`true`: the teacher's weights are in main memory, and on the device only while the teacher scores. This saves
+    device memory and costs one copy of the weights per micro-batch. Not with a served teacher."""
 
     objective: ObjectiveSettings = ObjectiveSettings()
     """The loss and the rollouts."""
@@ -82,8 +85,9 @@ class OpdStageSettings(TrainingStageSettings):
     """Changes of the features, the same for student and teacher. `null`: none. Not with a served teacher."""
 
     drafts: str | None = None
-    """Set, or earlier label stage, whose texts speed up the rollouts: the student verifies a draft in one pass. In
-    float32 they do not change the rollouts. `null`: the texts of `train`, if it has any. vLLM does not use them."""
+    """Set or earlier label stage. Its texts are drafts that speed up the rollouts: the student verifies many draft
+    tokens in one pass. In float32 drafts do not change the rollouts. `null`: the texts of `train`, if it has any. vLLM
+    does not use drafts."""
 
     calibration_batches: int = Field(default=8, ge=1)
     """Micro-batches on which the support is measured before the first step."""
@@ -96,17 +100,17 @@ class LabelStageSettings(StageSettings):
     """Kind of the stage."""
 
     audio: str
-    """Set to label. Its own text is not used. Not a streamed set."""
+    """Set to label. The text of the set is not used. Not a streamed set."""
 
     drop_failures: bool = True
-    """Drop labels that cannot be right, such as empty or looping ones. `false` is for trials with an untrained
-    teacher."""
+    """`true`: drop labels that cannot be right, for example empty or looping labels. `false` is for trials with an
+    untrained teacher."""
 
     max_new_tokens: int = Field(default=256, ge=1)
-    """Most tokens of a label."""
+    """Maximum tokens of a label."""
 
     batch_seconds: float = Field(default=120.0, gt=0)
-    """Most audio decoded at once, in seconds."""
+    """Maximum audio that is decoded at once, in seconds."""
 
     decoding: EngineSettings = EngineSettings()
     """What decodes the labels."""

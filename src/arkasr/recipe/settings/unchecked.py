@@ -19,8 +19,8 @@ class UncheckedRecipe(Settings):
     """A paragraph for the report."""
 
     seeds: list[int] = Field(default=[0], min_length=1)
-    """Every stage runs once per seed, unless it has `once`. With several seeds, intervals and tests are about the
-    recipe and not about one training."""
+    """Every stage runs for each seed. A stage with `once` runs for the first seed only. With several seeds, intervals
+    and tests describe the recipe and not one run of it."""
 
     corpus: CorpusSettings = CorpusSettings()
     """Where the manifests are."""
@@ -29,17 +29,17 @@ class UncheckedRecipe(Settings):
     """Sets of utterances, by name."""
 
     tokenizer: TokenizerSettings | None = None
-    """Base vocabulary. Needed when a model has a `preset`."""
+    """Base vocabulary. Needed if a model has a `preset`."""
 
     models: dict[str, ModelSettings]
     """Models to start from, by name."""
 
     stages: dict[str, AnyStageSettings]
-    """Stages by name, in the order in which they run. A stage can use the ones above it. Its name differs from those of
-    the models."""
+    """Stages by name, in the order in which they run. A stage can use the stages above it. Its name must not be the
+    name of a model."""
 
     variants: dict[str, str] = Field(default={})
-    """Models to evaluate: name in the tables → training stage or model."""
+    """Models to evaluate. `NAME` is the name in the tables. The value is a training stage or a model."""
 
     evaluation: EvaluationSettings = EvaluationSettings()
     """How variants are scored and compared."""
