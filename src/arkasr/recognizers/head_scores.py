@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arkasr.recognizers.precision import as_multiplied, at_least_float32, product_dtype
+from arkasr.recognizers.precision import at_least_float32, in_product_dtype, product_dtype
 
 # Rows of the head copied at once: on the CPU as many as stay in its caches.
 COPIED_ROWS = {"cpu": 2**10}
@@ -30,7 +30,7 @@ def token_scores(
         sparse_head_gradient: give the head a sparse gradient. This saves a tensor of the head's size if something else
             gives the head a dense gradient, because autograd adds the sparse one to it.
     """
-    hidden, head_dtype = as_multiplied(hidden), product_dtype(head)
+    hidden, head_dtype = in_product_dtype(hidden), product_dtype(head)
     with torch.autocast(hidden.device.type, enabled=False):
         scores: Tensor = _TokenScores.apply(hidden, head, ids, head_dtype, dtype, sparse_head_gradient)
     return scores
@@ -45,7 +45,7 @@ def vocabulary_scores(hidden: Tensor, head: Tensor) -> Tensor:
 
 def _rounded_forward_only(tensor: Tensor) -> Tensor:
     """The tensor rounded as in a product under autocast; its gradient is not rounded."""
-    return tensor + (as_multiplied(tensor).to(tensor.dtype) - tensor).detach()
+    return tensor + (in_product_dtype(tensor).to(tensor.dtype) - tensor).detach()
 
 
 class _TokenScores(torch.autograd.Function):

@@ -54,6 +54,6 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device)
 
 
-def as_multiplied(tensor: Tensor) -> Tensor:
+def in_product_dtype(tensor: Tensor) -> Tensor:
     """The tensor in its `product_dtype`."""
     return tensor.to(product_dtype(tensor))
