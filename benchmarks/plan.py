@@ -121,18 +121,18 @@ def this_machine() -> Device:
         bandwidth=bandwidth,
         memory=resident_memory(),
         shares=Shares(
-            products=min(product / operations, 1.0), bandwidth=1.0, sweeps=min(swept / bandwidth, 1.0), links=1.0
+            products=min(product / operations, 1.0), bandwidth=1.0, elementwise=min(swept / bandwidth, 1.0), links=1.0
         ),
         layer_seconds=layer_seconds(),
         update_seconds=update_seconds(),
-        launches_ahead=False,
+        launches_asynchronously=False,
         optimizer_bytes=UNFUSED_OPTIMIZER_BYTES,
         per_node=1,
         # Processes of one machine: every byte is written and read again.
         link_in_node=bandwidth / 2,
         link_between_nodes=bandwidth / 2,
         hop_seconds=50e-6,
-        hearing=hearing(),
+        feature_rate=feature_rate(),
     )
 
 
@@ -168,7 +168,7 @@ def update_seconds() -> float:
     return quickest(update, 20)
 
 
-def hearing() -> float:
+def feature_rate() -> float:
     """Seconds of audio that are read from FLAC and turned into one model's features in a second."""
     student = build_ark_asr(MIDDLE, base_vocabulary(0))
     seconds = 10.0
@@ -192,7 +192,7 @@ def settings_of(point: Point) -> dict[str, Any]:
 
 def predicted(point: Point, student: Size, teacher: Size, passes: float, device: Device) -> dict[str, StageCost]:
     # Clips of 90 to 100% of the longest one's length are padded to it, and the batch is given with its padding.
-    assumed = replace(Assumptions(), padding=0.0)
+    assumptions = replace(Assumptions(), padding=0.0)
     batch = Batch(point.utterances, point.seconds, point.tokens)
     return {
         name: training_cost(
@@ -203,7 +203,7 @@ def predicted(point: Point, student: Size, teacher: Size, passes: float, device:
             Cluster(device, 1),
             batch,
             Decoding(passes, drafted=True),
-            assumed,
+            assumptions,
         )
         for name, stage in settings_of(point).items()
     }
@@ -272,9 +272,9 @@ def main() -> None:
         print(peak_of_steps(POINTS[int(options.peak[0])], options.peak[1]))
         return
     device = this_machine()
-    print(json.dumps(device.model_dump(), indent=2))
+    print(json.dumps(device.model_dump(by_alias=True), indent=2))
     if options.output:
-        write_atomically(options.output, [json.dumps(device.model_dump(), indent=2) + "\n"])
+        write_atomically(options.output, [json.dumps(device.model_dump(by_alias=True), indent=2) + "\n"])
     print_published_size(device)
     ratios: dict[str, list[float]] = {}
     for place, point in enumerate(POINTS if options.repeats else ()):

@@ -114,7 +114,7 @@ class Size:
         return self.vocabulary * self.width
 
     def cache_bytes(self, positions: float, *, mixed: bool) -> float:
-        """Bytes of the decoder's keys and values at so many positions."""
+        """Bytes of the decoder's keys and values at this many positions."""
         return 2 * self.decoder.layers * self.decoder.key_width * number_bytes(mixed) * positions
 
 

@@ -1,4 +1,4 @@
-"""Reductions over the vocabulary of an output head, tile by tile.
+"""Reductions over the vocabulary of an output head, one tile of tokens after another.
 
 In: hidden states and the head's weight. Out: best tokens, statistics of the distribution over all allowed tokens, and
 samples from it, without gradients. The scores of the whole vocabulary are never all in memory at once. Products use the
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.precision import at_least_float32, in_product_dtype, working_dtype
 
-# Scores in a tile: on the CPU as many as stay in its caches, on an accelerator enough to keep it busy.
+# Scores in a tile. On the CPU they fit in its caches. On an accelerator they are enough to keep it busy.
 TILE_SCORES = {"cpu": 2**21}
 TILE_SCORES_ELSEWHERE = 2**26
 SMALLEST_TILE_TOKENS = 1024
@@ -177,9 +177,8 @@ class _Groups:
         The best are the `top_k` best of this tile and of the `known` scores `[N, K]`, which are sorted.
         """
         groups = min(top_k, self.highest.shape[1])
-        if (
-            known.shape[1] == top_k and known.device.type == "cpu"
-        ):  # on an accelerator, reading `better` would make the host wait
+        # On an accelerator, reading `better` would make the host wait.
+        if known.shape[1] == top_k and known.device.type == "cpu":
             better = (self.highest > known[:, -1:]).sum(dim=1)
             groups = min(groups, int(better.max())) if len(better) else 0
         chosen = self.highest.topk(groups, dim=1).indices

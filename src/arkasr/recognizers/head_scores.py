@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from arkasr.recognizers.precision import at_least_float32, in_product_dtype, product_dtype
 
-# Rows of the head copied at once: on the CPU as many as stay in its caches.
+# Rows of the head that are copied at once. On the CPU they fit in its caches.
 COPIED_ROWS = {"cpu": 2**10}
 COPIED_ROWS_ELSEWHERE = 2**15
 
@@ -80,7 +80,7 @@ class _TokenScores(torch.autograd.Function):
         rows, counts = sorted_ids.unique_consecutive(return_counts=True)
         hidden_gradient = head_gradient = None
         if ctx.needs_input_grad[0]:
-            # Of each position: the weighted sum of its tokens' rows.
+            # The gradient of a position is the weighted sum of its tokens' rows.
             if head.dtype == ctx.head_dtype == score_gradient.dtype:
                 weights, weight_ids = head, ids
             else:
@@ -89,7 +89,7 @@ class _TokenScores(torch.autograd.Function):
             hidden_gradient = F.embedding_bag(weight_ids, weights, per_sample_weights=score_gradient, mode="sum")
             hidden_gradient = hidden_gradient.to(hidden.dtype)
         if ctx.needs_input_grad[1]:
-            # Of each row: the weighted sum of the states of the positions that chose its token.
+            # The gradient of a row is the weighted sum of the states of all positions that chose its token.
             row_gradients = F.embedding_bag(
                 order // ids.shape[1],
                 hidden.to(score_gradient.dtype),

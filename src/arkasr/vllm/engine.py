@@ -1,7 +1,7 @@
-"""Transcripts from vLLM, in its own processes, in place of `arkasr.recognizers.decoding.decode`.
+"""Transcripts from vLLM, which runs in its own processes, in place of `arkasr.recognizers.decoding.decode`.
 
 In: a recogniser and prompts with log-mel features. Out: its transcripts, without hidden states. The engine reloads the
-recogniser's weights when they change. Losses and steps are not known here.
+recogniser's weights when they change. Losses and steps are left to others.
 """
 
 import os
@@ -81,7 +81,7 @@ class VllmEngine:
                     gpu_memory_utilization=MIN_MEMORY_SHARE,
                     # Compilation saves time on accelerators only.
                     enforce_eager=not torch.cuda.is_available(),
-                    # A clip comes once an epoch, each time with new weights: a cache would have no hits.
+                    # A clip is decoded once per epoch, each time with new weights, so a cache would have no hits.
                     enable_prefix_caching=False,
                     mm_processor_cache_gb=0,
                     enable_mm_embeds=True,
@@ -112,9 +112,10 @@ class VllmEngine:
         drafts: Sequence[Sequence[int]] | None = None,
         sampling: Sampling | None = None,
     ) -> Transcripts:
-        """As `decode`, without `states`. `drafts` is ignored; `passes` is the length of the longest transcript.
+        """Decode like `decode`, without `states`; `drafts` is ignored.
 
-        With `sampling`, the distribution of tokens is that of `decode`; the sampled tokens differ.
+        `passes` is the length of the longest transcript. With `sampling`, the distribution of tokens is that of
+        `decode`; the sampled tokens differ.
 
         Raises:
             InputError: vLLM has failed.

@@ -163,9 +163,8 @@ def test_an_error_in_the_next_pool_is_raised_when_it_is_reached(folder):
             raise InputError("utt-10 is wrong")
 
     def first_pool(check):
-        for batch, reached in batches_of(folder, batches_per_step=1, check_utterance=check).batches_from(
-            StreamPosition()
-        ):
+        batches = batches_of(folder, batches_per_step=1, check_utterance=check)
+        for batch, reached in batches.batches_from(StreamPosition()):
             if reached.lanes[0].pool:
                 return
             yield [item.id for item in batch]
