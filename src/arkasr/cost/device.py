@@ -165,7 +165,7 @@ def device_called(name: str) -> Device:
         return Device.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: {place}: {first['msg']}; write it again with `python -m benchmarks.plan`") from error
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {key}: {first['msg']}; write it again with `python -m benchmarks.plan`") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}; write it again with `python -m benchmarks.plan`") from error

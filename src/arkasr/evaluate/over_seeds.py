@@ -1,4 +1,4 @@
-"""Mean rates and differences over several training seeds; the variance includes both.
+"""Mean rates and differences over several training seeds. The variance includes both seeds and test utterances.
 
 The design is crossed: every seed transcribes every utterance, as every reader reads every case in a reader study. The
 variance of a mean over S seeds is (Obuchowski and Rockette 1995, Communications in Statistics - Simulation 24:285;

@@ -23,8 +23,8 @@ def token_scores(
     """Scores `[N, K]` of the tokens `ids` `[N, K]`, with gradients of `hidden` `[N, H]` and `head` `[V, H]`.
 
     Args:
-        hidden: rounded to autocast's dtype where autocast is on.
-        head: rounded likewise.
+        hidden: rounded to autocast's dtype if autocast is on.
+        head: rounded in the same way.
         ids: int64.
         dtype: of sums and scores.
         sparse_head_gradient: give the head a sparse gradient. This saves a tensor of the head's size if something else

@@ -91,5 +91,5 @@ def _input_errors(name: str | Path) -> Iterator[None]:
         raise InputError(f"model {first_broken_file(name) or name}: {error}; download the file again") from error
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
-            f"model {name}: {first_line_of(error)} Give a folder written by arkasr or a hub name"
+            f"model {name}: {first_line_of(error)}; give a folder written by arkasr or a hub name"
         ) from error

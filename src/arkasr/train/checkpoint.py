@@ -29,7 +29,8 @@ from arkasr.train.integrity import add_checksums, damage_of, flush
 from arkasr.train.training_state import TrainingState
 
 STATE = "state.json"
-EXTRA_STATE = "memory.safetensors"  # named after its first content, the cache of rollouts; old checkpoints have it
+# The name is from a time when the extra state was called memory. It must stay, so that old checkpoints can be resumed.
+EXTRA_STATE = "memory.safetensors"
 WRITING = ".writing-"
 
 
