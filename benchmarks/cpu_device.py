@@ -43,17 +43,17 @@ def measure_cpu() -> Device:
         operations={"no": operations},
         bandwidth=bandwidth,
         memory=machine_memory(),
-        shares=Shares(products=products, bandwidth=1.0, sweeps=swept, links=1.0),
+        shares=Shares(products=products, bandwidth=1.0, elementwise=swept, links=1.0),
         layer_seconds=layer_seconds(),
         update_seconds=update_seconds(),
-        launches_ahead=False,
+        launches_asynchronously=False,
         optimizer_bytes=UNFUSED_OPTIMIZER_BYTES,
         per_node=1,
         # Between processes of one machine, every byte is written and read again.
         link_in_node=bandwidth / 2,
         link_between_nodes=bandwidth / 2,
         hop_seconds=50e-6,
-        hearing=feature_speed(),
+        feature_rate=feature_speed(),
     )
 
 

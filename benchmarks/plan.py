@@ -190,7 +190,7 @@ def main() -> None:
         print(peak_of_steps(POINTS[int(options.peak[0])], options.peak[1]))
         return
     device = measure_cpu()
-    device_file = json.dumps(device.model_dump(), indent=2)
+    device_file = json.dumps(device.model_dump(by_alias=True), indent=2)
     print(device_file)
     if options.output:
         write_atomically(options.output, [device_file + "\n"])

@@ -131,8 +131,8 @@ def raise_if_any_fails(work: Callable[[], Result]) -> Result:
     """Call `work` on every rank and return its result once it has succeeded on all of them.
 
     Raises:
-        InputError: `work` raised it on some rank. Rank 0 raises the first such error by rank, every other rank
-            `ReportedByFirstRank`.
+        InputError: `work` raised it on some rank. Rank 0 raises the error of the lowest rank that failed. Every other
+            rank raises `ReportedByFirstRank`.
     """
     results: list[Result] = []
     error = ""
@@ -162,8 +162,8 @@ def raise_on_first_rank() -> Iterator[None]:
         raise ReportedByFirstRank(str(error)) from error
 
 
-def first_rank_first(work: Callable[[], Any]) -> Any:
-    """Call `work` on rank 0 first, so that the other ranks then find the files it has written.
+def run_on_first_rank_first(work: Callable[[], Any]) -> Any:
+    """Call `work` on rank 0 first, then on the other ranks, which find the files that rank 0 has written.
 
     Raises:
         InputError: as `broadcast_from_first`.

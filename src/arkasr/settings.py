@@ -18,9 +18,10 @@ class Settings(BaseModel):
     @classmethod
     def _suggest_nearest_key(cls, document: Any) -> Any:
         if isinstance(document, dict):
+            keys = {*cls.model_fields, *(field.alias for field in cls.model_fields.values() if field.alias)}
             for key in document:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest_of(str(key), cls.model_fields)}")
+                if key not in keys:
+                    raise ValueError(f"unknown key {key!r}; {nearest_of(str(key), keys)}")
         return document
 
 

@@ -19,11 +19,12 @@ from arkasr.recipe.settings import Recipe
 
 PAPER = Path("recipes/ark-asr-0.6b.yaml")
 H100 = DEVICES["h100"]
+H100_KEYS = H100.model_dump(by_alias=True)
 
 
-def costs_of(devices, *overrides, device=H100, assumed=None):
+def costs_of(devices, *overrides, device=H100, assumptions=None):
     recipe = load_settings(Recipe, PAPER, list(overrides))
-    costs = stage_costs(recipe, Cluster(device, devices), assumed or Assumptions())
+    costs = stage_costs(recipe, Cluster(device, devices), assumptions or Assumptions())
     return {cost.stage: cost for cost in costs}
 
 
@@ -38,12 +39,14 @@ def test_devices_beyond_the_accumulation_do_not_help():
 
 
 def test_devices_that_do_not_divide_the_accumulation_need_a_last_partial_round():
-    assert costs_of(16)["base"].rounds == costs_of(12)["base"].rounds == 2
+    assert costs_of(16)["base"].micro_batches_per_device == 2
+    assert costs_of(12)["base"].micro_batches_per_device == 2
 
 
 def test_phases_and_waits_add_up_to_the_step():
     for cost in costs_of(24).values():
-        assert math.isclose(cost.seconds, sum(cost.phases.values()) + cost.links + cost.slowest + cost.data)
+        waits = cost.link_seconds + cost.slowest_wait_seconds + cost.feature_wait_seconds
+        assert math.isclose(cost.seconds, sum(cost.phases.values()) + waits)
         assert math.isclose(cost.days(1) * 86_400 * cost.audio, 3600 * cost.seconds)
 
 
@@ -56,10 +59,11 @@ def test_sharding_takes_less_memory():
 
 
 def test_enough_data_workers_leave_nothing_to_wait_for():
-    slow_features = H100.model_copy(update={"hearing": 20.0})
+    slow_features = H100.model_copy(update={"feature_rate": 20.0})
     cost = costs_of(24, device=slow_features)["opd"]
-    assert cost.data > 0
-    assert costs_of(24, "stages.opd.optimization.data_workers=1000", device=slow_features)["opd"].data == 0
+    assert cost.feature_wait_seconds > 0
+    many_workers = costs_of(24, "stages.opd.optimization.data_workers=1000", device=slow_features)["opd"]
+    assert many_workers.feature_wait_seconds == 0
 
 
 def test_activation_checkpointing_takes_less_memory_and_more_time():
@@ -83,7 +87,7 @@ def test_a_sharded_student_in_a_rollout_is_counted_at_its_peak():
 
 def test_worse_drafts_mean_more_passes_and_longer_rollouts():
     rollouts = [
-        costs_of(24, assumed=replace(Assumptions(), draft_error=share))["opd"].phases["rollout"]
+        costs_of(24, assumptions=replace(Assumptions(), draft_error=share))["opd"].phases["rollout"]
         for share in (0.0, 0.05, 0.2, 1.0)
     ]
     assert rollouts == sorted(rollouts)
@@ -115,7 +119,9 @@ def test_an_offloaded_teacher_needs_its_memory_while_it_scores():
 
 def test_a_device_may_come_from_a_file(tmp_path):
     path = tmp_path / "device.json"
-    path.write_text(json.dumps(H100.model_dump()))
+    assert {"hearing", "launches_ahead"} < H100_KEYS.keys()
+    assert "sweeps" in H100_KEYS["shares"]
+    path.write_text(json.dumps(H100_KEYS))
     assert device_called(str(path)) == H100
 
 
@@ -123,8 +129,11 @@ def test_a_device_may_come_from_a_file(tmp_path):
     ("text", "message"),
     [
         ("{", "not JSON"),
-        (json.dumps(H100.model_dump() | {"bandwith": 1}), "unknown key 'bandwith'; did you mean 'bandwidth'?"),
-        (json.dumps(H100.model_dump() | {"memory": "much"}), "memory"),
+        (
+            json.dumps(H100_KEYS | {"bandwith": 1}),
+            "unknown key 'bandwith'; did you mean 'bandwidth'?",
+        ),
+        (json.dumps(H100_KEYS | {"memory": "much"}), "memory"),
     ],
 )
 def test_a_file_that_describes_no_device_is_a_one_line_error(tmp_path, text, message):
@@ -175,7 +184,7 @@ def test_the_command_prints_the_cost_only_with_gpus(arkasr):
 
 def test_a_stage_that_does_not_fit_is_reported_with_its_figures(arkasr, tmp_path):
     path = tmp_path / "device.json"
-    path.write_text(json.dumps(H100.model_dump() | {"memory": 70e9}))
+    path.write_text(json.dumps(H100_KEYS | {"memory": 70e9}))
     status, printed, _ = arkasr("--gpus", "24", "--device", str(path))
     assert status == 0
     assert "opd: does not fit: 72.3 of 70 GB; the largest item is activations, 42.1 GB\n" in printed

@@ -67,6 +67,6 @@ def test_a_model_of_unknown_size_is_a_one_line_error_with_a_remedy():
 
 
 def test_a_folder_without_a_config_is_a_one_line_error(tmp_path):
-    with pytest.raises(InputError, match="Give a folder written by arkasr") as error:
+    with pytest.raises(InputError, match="; give a folder written by arkasr") as error:
         size_of_model("x", ModelSettings(pretrained=str(tmp_path)), None)
     assert "\n" not in str(error.value)

@@ -30,7 +30,7 @@ def test_the_teacher_is_the_variant_that_scores_or_labels(run_path: Path) -> Non
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("recipe.yaml", None, "no run is in here (no recipe.yaml)"),
+        ("recipe.yaml", None, "contains no run (no recipe.yaml)"),
         ("recipe.yaml", "a: [", "recipe.yaml: not YAML"),
         ("recipe.yaml", "- a", "recipe.yaml: expected keys and values"),
         ("results.json", None, "results.json: no such file; the run is not finished"),
@@ -48,7 +48,7 @@ def test_the_teacher_is_the_variant_that_scores_or_labels(run_path: Path) -> Non
             "results.json",
             '{"rows": [], "comparisons": [{"a": "x", "b": "y", "set": "s", "difference": 0, "ci95": null, "p": 1, '
             '"test": "t", "speaks_of": "two models"}]}',
-            "results.json: a value is of the wrong kind (a comparison has a p and no ci95, or the other way round)",
+            "results.json: a value is of the wrong kind (a comparison has a p and no ci95, or the reverse)",
         ),
         ("results.json", '{"rows": 3}', "results.json: a value is of the wrong kind"),
         ("results.json", '{"rows": []}', "results.json: no row is of a variant of recipe.yaml"),

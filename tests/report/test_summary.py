@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from arkasr.report.run_folder import read_run
-from arkasr.report.summary import conclusion, summarise
+from arkasr.report.summary import result_in_words, summarise
 from tests.report.test_tables import edit_results
 
 
@@ -66,9 +66,9 @@ def test_a_run_of_one_variant_has_a_headline_too(run_path: Path) -> None:
     assert summarise(read_run(run_path)).headline.startswith("Error rate over all test sets: base ")
 
 
-def test_conclusions_name_the_better_variant(run_path: Path) -> None:
-    conclusions = {}
+def test_a_result_in_words_names_the_better_variant(run_path: Path) -> None:
+    results = {}
     for difference, p in ((-0.05, 0.01), (0.05, 0.01), (-0.05, 0.06)):
         compare(run_path, "base+opd", "base", difference, p)
-        conclusions[difference, p] = conclusion(read_run(run_path).comparisons[0])
-    assert list(conclusions.values()) == ["a is better", "b is better", "not significant"]
+        results[difference, p] = result_in_words(read_run(run_path).comparisons[0])
+    assert list(results.values()) == ["a is better", "b is better", "not significant"]

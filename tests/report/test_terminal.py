@@ -58,7 +58,7 @@ def test_intervals_over_speakers_are_labelled(run_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run is in here"):
+    with pytest.raises(InputError, match="contains no run"):
         printed(tmp_path, 80)
 
 

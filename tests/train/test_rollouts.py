@@ -45,7 +45,7 @@ def distil(student, teacher, examples, tmp_path):
         stage = DistillationStage(student, teacher, objective, engine=engine)
         durations = [example.utterance.duration for example in examples]
         sampler = DurationBatchSampler(durations, max_audio_seconds=2.5, seed=5)
-        stream = BatchStream(ExampleList(examples), sampler, per_step=OPD.accumulation)
+        stream = BatchStream(ExampleList(examples), sampler, batches_per_step=OPD.accumulation)
         with killed():
             train(stage, stream, OPD, tmp_path / name, seed=0, on_step=kill_at(killed_at))
         stage.close()

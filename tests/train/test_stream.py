@@ -72,7 +72,8 @@ def test_a_stream_resumes_after_the_yielded_batches_not_after_those_read_ahead(s
 def test_processes_divide_the_batches_of_every_step(student, utterances, workers, world_size):
     steps = [ids(first(stream(student, utterances), 15))[start : start + 3] for start in range(0, 15, 3)]
     streams = [
-        stream(student, utterances, workers, per_step=3, rank=rank, world_size=world_size) for rank in range(world_size)
+        stream(student, utterances, workers, batches_per_step=3, rank=rank, world_size=world_size)
+        for rank in range(world_size)
     ]
     rounds = -(-3 // world_size)
     read = [ids(first(of_rank, 5 * rounds)) for of_rank in streams]
@@ -84,19 +85,19 @@ def test_processes_divide_the_batches_of_every_step(student, utterances, workers
 
 def test_a_stream_resumes_on_another_number_of_processes(student, utterances):
     expected = ids(first(stream(student, utterances), 20))
-    pair = [stream(student, utterances, per_step=4, rank=rank, world_size=2) for rank in (0, 1)]
+    pair = [stream(student, utterances, batches_per_step=4, rank=rank, world_size=2) for rank in (0, 1)]
     for of_rank in pair:
         first(of_rank, 6)
-    resumed = stream(student, utterances, per_step=4)
+    resumed = stream(student, utterances, batches_per_step=4)
     resumed.position = pair[0].position
     assert ids(first(resumed, 8)) == expected[12:]
 
 
 def test_an_incomplete_step_is_repeated(student, utterances):
     expected = ids(first(stream(student, utterances), 12))
-    interrupted = stream(student, utterances, per_step=3)
+    interrupted = stream(student, utterances, batches_per_step=3)
     first(interrupted, 5)
-    resumed = stream(student, utterances, per_step=3)
+    resumed = stream(student, utterances, batches_per_step=3)
     resumed.position = interrupted.position
     assert ids(first(resumed, 9)) == expected[3:]
 
@@ -159,7 +160,7 @@ def test_a_full_feature_memory_gives_the_same_features(student, utterances):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_step_is_read_ahead_and_the_position_is_that_of_the_yielded_batches(student, utterances, rank):
-    options = {"per_step": 3, "rank": rank, "world_size": 2}
+    options = {"batches_per_step": 3, "rank": rank, "world_size": 2}
     rounds, steps = 2, 5
     expected = ids(first(stream(student, utterances, **options), rounds * (steps + 2)))
     read = []

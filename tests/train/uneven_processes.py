@@ -155,7 +155,7 @@ def prefetched(sharding, folder, *, killed_at=None):
     examples = noise_examples(student, teacher)
     sampler = DurationBatchSampler([example.utterance.duration for example in examples], max_audio_seconds=2.0, seed=0)
     stream = BatchStream(
-        ExampleList(examples), sampler, per_step=3, rank=processes.rank(), world_size=processes.world_size()
+        ExampleList(examples), sampler, batches_per_step=3, rank=processes.rank(), world_size=processes.world_size()
     )
 
     with killed():

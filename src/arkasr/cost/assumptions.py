@@ -28,14 +28,14 @@ class Assumptions:
         tokens_per_second: transcript tokens for each second of audio.
         draft_error: share of wrong words in a draft.
         padding: share of a batch that is padding; 3 to 9% were measured (docs/performance.md).
-        slowest: time of the slowest device divided by the mean, on more than one device.
+        slowest_to_mean: time of the slowest device divided by the mean, on more than one device.
     """
 
     utterance_seconds: float = 10.0
     tokens_per_second: float = 4.0
     draft_error: float = 0.05
     padding: float = 0.06
-    slowest: float = 1.1
+    slowest_to_mean: float = 1.1
 
     def decoder_passes(self, tokens: float, max_tokens: float, *, drafted: bool) -> float:
         """Decoder passes of a rollout whose transcripts have `tokens` tokens on average."""

@@ -1,56 +1,63 @@
 """Speed and memory of one device, from a short table or from a file.
 
-The ceilings come from data sheets. The shares of them that programs reach are measured or assumed, and marked so.
+The ceilings come from data sheets. Programs reach only a share of each ceiling. `shares_measured` says whether these
+shares were measured or assumed.
 """
 
 import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from arkasr.errors import InputError, nearest_of
 from arkasr.settings import Settings
 
 Precision = Literal["no", "bf16", "fp16"]
+# Keys of device files, by field; the other keys are the names of the fields.
+FILE_KEYS = {"elementwise": "sweeps", "launches_asynchronously": "launches_ahead", "feature_rate": "hearing"}
 
 
-class Shares(Settings):
+class _DeviceSettings(Settings):
+    model_config = ConfigDict(alias_generator=lambda name: FILE_KEYS.get(name, name), populate_by_name=True)
+
+
+class Shares(_DeviceSettings):
     """The parts of the ceilings that programs reach, as shares of 1.
 
     Attributes:
         products: share of operations a second, in the matrix products of real layers.
         bandwidth: share of memory bandwidth, while weights are read or updated.
-        sweeps: share of memory bandwidth between matrix products: norms, activations, sums.
+        elementwise: share of memory bandwidth between matrix products: norms, activations, sums.
         links: share of the bandwidth between devices.
     """
 
     products: float = Field(gt=0, le=1)
     bandwidth: float = Field(gt=0, le=1)
-    sweeps: float = Field(gt=0, le=1)
+    elementwise: float = Field(gt=0, le=1)
     links: float = Field(gt=0, le=1)
 
 
-class Device(Settings):
-    """One device and its links. The fields are the keys of a device file; rates are per device and direction.
+class Device(_DeviceSettings):
+    """One device and its links. Rates are per device and direction. The keys of a device file are in `FILE_KEYS`.
 
     Attributes:
         name: name of the device.
-        source: source of its ceilings.
+        source: where its ceilings come from.
         shares_measured: whether the shares and `layer_seconds` were measured, not assumed.
         operations: operations a second in large matrix products, by `mixed_precision`.
         bandwidth: memory bandwidth, bytes a second.
         memory: bytes.
         shares: shares of the ceilings that programs reach.
-        layer_seconds: seconds to launch the calls of one Transformer layer: its least time.
-        update_seconds: seconds to launch the optimizer's calls for one layer: their least time.
-        launches_ahead: whether calls are launched while earlier ones run, as on an accelerator.
+        layer_seconds: seconds to launch the calls of one Transformer layer. A layer takes at least this time.
+        update_seconds: seconds to launch the optimizer's calls for one layer. They take at least this time.
+        launches_asynchronously: whether calls are launched while earlier ones run, as on an accelerator.
         optimizer_bytes: bytes read and written for each weight in an update: scaling, clipping, AdamW.
         per_node: devices in a node.
         link_in_node: bytes a second to another device of the node.
         link_between_nodes: bytes a second to other nodes.
         hop_seconds: latency of one message between nodes.
-        hearing: seconds of audio that one CPU core decodes and turns into one model's features in a second.
+        feature_rate: seconds of audio that one CPU core decodes and turns into one model's features in a second.
     """
 
     name: str
@@ -62,17 +69,17 @@ class Device(Settings):
     shares: Shares
     layer_seconds: float = Field(ge=0)
     update_seconds: float = Field(ge=0)
-    launches_ahead: bool
+    launches_asynchronously: bool
     optimizer_bytes: float = Field(gt=0)
     per_node: int = Field(ge=1)
     link_in_node: float = Field(gt=0)
     link_between_nodes: float = Field(gt=0)
     hop_seconds: float = Field(ge=0)
-    hearing: float = Field(gt=0)
+    feature_rate: float = Field(gt=0)
 
 
 # Not measured in this project; docs/scaling.md has the sources.
-ASSUMED_SHARES = Shares(products=0.5, bandwidth=0.7, sweeps=0.7, links=0.7)
+ASSUMED_SHARES = Shares(products=0.5, bandwidth=0.7, elementwise=0.7, links=0.7)
 # Qwen2's published speed benchmark: 50 tokens a second, 24 layers, Transformers, batch 1, A100.
 ASSUMED_LAYER_SECONDS = 1 / 50 / 24
 # The gradients of a layer's twelve tensors are scaled in one call each; all other calls are fused.
@@ -81,7 +88,7 @@ ASSUMED_UPDATE_SECONDS = 12 * 10e-6
 FUSED_OPTIMIZER_BYTES = 48
 # Less than half of the rate of one AMD EPYC core on 16 kHz FLAC (benchmarks/plan.py): real files and busy machines are
 # slower. Assumed for the cores of GPU machines too.
-ASSUMED_HEARING = 1000.0
+ASSUMED_FEATURE_RATE = 1000.0
 
 
 def _gpu(
@@ -97,13 +104,13 @@ def _gpu(
         shares=ASSUMED_SHARES,
         layer_seconds=ASSUMED_LAYER_SECONDS,
         update_seconds=ASSUMED_UPDATE_SECONDS,
-        launches_ahead=True,
+        launches_asynchronously=True,
         optimizer_bytes=FUSED_OPTIMIZER_BYTES,
         per_node=8,
         link_in_node=node,
         link_between_nodes=nic,
         hop_seconds=10e-6,
-        hearing=ASSUMED_HEARING,
+        feature_rate=ASSUMED_FEATURE_RATE,
     )
 
 
@@ -142,7 +149,7 @@ DEVICES = {
 
 
 def device_called(name: str) -> Device:
-    """A device of the table, or one from a file that `benchmarks/plan.py` wrote.
+    """A device of `DEVICES`, or one from a file that `benchmarks/plan.py` wrote.
 
     Raises:
         InputError: the name is neither a device nor a file, or the file does not describe a device.
@@ -158,7 +165,7 @@ def device_called(name: str) -> Device:
         return Device.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: {place}: {first['msg']}; write it again with `python -m benchmarks.plan`") from error
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {key}: {first['msg']}; write it again with `python -m benchmarks.plan`") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}; write it again with `python -m benchmarks.plan`") from error

@@ -109,4 +109,4 @@ def _load(auto_class: Any, key: str, folder: str) -> Any:
     try:
         return auto_class.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"{key}: {folder}: {first_line_of(error)} Give a folder written by arkasr") from error
+        raise InputError(f"{key}: {folder}: {first_line_of(error)}; give a folder written by arkasr") from error

@@ -33,15 +33,15 @@ class Cluster:
 
 @dataclass(frozen=True)
 class StageCost:
-    """The cost of one step of a stage. A step of a label stage is one batch on every device.
+    """The cost of one step of a stage. A step of a label stage is one batch on each device.
 
     Attributes:
         stage: name of the stage.
         phases: seconds of one device, by phase.
-        links: seconds of communication that do not overlap with computation.
-        slowest: seconds of waiting for the slowest device.
-        data: seconds of waiting for features.
-        rounds: micro-batches that one device computes one after another.
+        link_seconds: communication that does not overlap with computation.
+        slowest_wait_seconds: waiting for the slowest device.
+        feature_wait_seconds: waiting for features.
+        micro_batches_per_device: micro-batches that one device computes one after another.
         micro_batches: micro-batches of all devices together.
         audio: seconds of speech of all devices together.
         tokens: transcript tokens of all devices together.
@@ -53,10 +53,10 @@ class StageCost:
 
     stage: str
     phases: Mapping[str, float]
-    links: float
-    slowest: float
-    data: float
-    rounds: int
+    link_seconds: float
+    slowest_wait_seconds: float
+    feature_wait_seconds: float
+    micro_batches_per_device: int
     micro_batches: int
     audio: float
     tokens: float
@@ -68,7 +68,8 @@ class StageCost:
     @property
     def seconds(self) -> float:
         """Seconds of a step."""
-        return sum(self.phases.values()) + self.links + self.slowest + self.data
+        waits = self.link_seconds + self.slowest_wait_seconds + self.feature_wait_seconds
+        return sum(self.phases.values()) + waits
 
     @property
     def speed(self) -> float:
@@ -76,11 +77,11 @@ class StageCost:
         return self.audio / self.seconds
 
     def days(self, hours: float) -> float:
-        """Days for so many hours of speech."""
+        """Days to process this many hours of speech."""
         return hours * SECONDS_PER_HOUR / self.speed / SECONDS_PER_DAY
 
 
-def stage_costs(recipe: Recipe, cluster: Cluster, assumed: Assumptions) -> list[StageCost]:
+def stage_costs(recipe: Recipe, cluster: Cluster, assumptions: Assumptions) -> list[StageCost]:
     """The cost of every stage, in the order of the recipe.
 
     Raises:
@@ -95,13 +96,13 @@ def stage_costs(recipe: Recipe, cluster: Cluster, assumed: Assumptions) -> list[
     for name, stage in recipe.stages.items():
         start = size_of_origin(recipe.origin(stage.start))
         if isinstance(stage, LabelStageSettings):
-            costs.append(label_cost(name, stage, start, cluster, assumed))
+            costs.append(label_cost(name, stage, start, cluster, assumptions))
             continue
         teacher = None
         if isinstance(stage, OpdStageSettings) and not is_served(recipe, stage):
             teacher = size_of_origin(recipe.origin(stage.teacher))
-        batch, decoding = assumed_batch(recipe, stage, assumed)
-        costs.append(training_cost(name, stage, start, teacher, cluster, batch, decoding, assumed))
+        batch, decoding = assumed_batch(recipe, stage, assumptions)
+        costs.append(training_cost(name, stage, start, teacher, cluster, batch, decoding, assumptions))
     return costs
 
 
@@ -113,7 +114,7 @@ def training_cost(
     cluster: Cluster,
     batch: Batch,
     decoding: Decoding,
-    assumed: Assumptions,
+    assumptions: Assumptions,
 ) -> StageCost:
     """The cost of a step of a training stage.
 
@@ -125,41 +126,43 @@ def training_cost(
         cluster: devices that train.
         batch: one micro-batch, padding included.
         decoding: decoding of its rollout; used by OPD only.
-        assumed: padding, and the delay of the slowest device.
+        assumptions: padding, and the delay of the slowest device.
 
     Raises:
         InputError: the device has no figure for the stage's precision.
     """
     settings, device = stage.optimization, cluster.device
-    rounds = math.ceil(settings.accumulation / cluster.devices)
+    micro_batches_per_device = math.ceil(settings.accumulation / cluster.devices)
     shards = cluster.devices if settings.sharding == "full" else 1
     micro_batch_work = _training_work(stage, student, teacher, batch, decoding)
     seconds = {
-        phase: rounds * work_seconds(each, device, settings.mixed_precision) for phase, each in micro_batch_work.items()
+        phase: micro_batches_per_device * work_seconds(each, device, settings.mixed_precision)
+        for phase, each in micro_batch_work.items()
     }
     computing = sum(seconds.values())
-    audio = batch.audio * (1 - assumed.padding)
-    features = audio * (1 if teacher is None else 2) / device.hearing
-    items = memory.training_memory(stage, student, teacher, batch, shards=shards, tiled=device.launches_ahead)
+    audio = batch.audio * (1 - assumptions.padding)
+    features = audio * (1 if teacher is None else 2) / device.feature_rate
+    items = memory.training_memory(stage, student, teacher, batch, shards=shards, tiled=device.launches_asynchronously)
     return StageCost(
         stage=name,
         phases=seconds | {"optimizer": optimizer_seconds(student, device, shards=shards)},
-        links=_exposed_link_seconds(stage, student, cluster, seconds, rounds),
-        slowest=computing * (assumed.slowest - 1) if cluster.devices > 1 else 0.0,
-        data=rounds * feature_wait(features, computing / rounds, settings.data_workers),
-        rounds=rounds,
+        link_seconds=_exposed_link_seconds(stage, student, cluster, seconds, micro_batches_per_device),
+        slowest_wait_seconds=computing * (assumptions.slowest_to_mean - 1) if cluster.devices > 1 else 0.0,
+        feature_wait_seconds=micro_batches_per_device
+        * feature_wait(features, computing / micro_batches_per_device, settings.data_workers),
+        micro_batches_per_device=micro_batches_per_device,
         micro_batches=settings.accumulation,
         audio=settings.accumulation * audio,
         tokens=settings.accumulation * batch.transcript_tokens,
         steps=settings.steps,
         memory=items,
-        peak=memory.peak(items, gradients_stay=cluster.devices > 1 or rounds > 1),
+        peak=memory.peak(items, gradients_stay=cluster.devices > 1 or micro_batches_per_device > 1),
         checkpoint=float(FLOAT_BYTES) * student.parameters * (1 + memory.MOMENTS),
     )
 
 
 def label_cost(
-    name: str, stage: LabelStageSettings, teacher: Size, cluster: Cluster, assumed: Assumptions
+    name: str, stage: LabelStageSettings, teacher: Size, cluster: Cluster, assumptions: Assumptions
 ) -> StageCost:
     """The cost of labelling one batch on every device.
 
@@ -167,22 +170,22 @@ def label_cost(
         InputError: the device has no figure for float32.
     """
     device, max_tokens = cluster.device, float(stage.max_new_tokens)
-    batch = batch_of_seconds(stage.batch_seconds, None, max_tokens, assumed)
-    passes = assumed.decoder_passes(batch.tokens, max_tokens, drafted=False)
+    batch = batch_of_seconds(stage.batch_seconds, None, max_tokens, assumptions)
+    passes = assumptions.decoder_passes(batch.tokens, max_tokens, drafted=False)
     phases = {
         phase: work_seconds(each, device, "no") for phase, each in work.label_phases(teacher, batch, passes).items()
     }
-    audio = batch.audio * (1 - assumed.padding)
+    audio = batch.audio * (1 - assumptions.padding)
     # On an accelerator one thread computes features ahead of the batch (arkasr.recognizers.inference).
-    workers = 1 if device.launches_ahead else 0
+    workers = 1 if device.launches_asynchronously else 0
     items = memory.label_memory(teacher, batch)
     return StageCost(
         stage=name,
         phases=phases,
-        links=0.0,
-        slowest=0.0,
-        data=feature_wait(audio / device.hearing, sum(phases.values()), workers),
-        rounds=1,
+        link_seconds=0.0,
+        slowest_wait_seconds=0.0,
+        feature_wait_seconds=feature_wait(audio / device.feature_rate, sum(phases.values()), workers),
+        micro_batches_per_device=1,
         micro_batches=cluster.devices,
         audio=cluster.devices * audio,
         tokens=cluster.devices * batch.transcript_tokens,
@@ -193,35 +196,38 @@ def label_cost(
     )
 
 
-def assumed_batch(recipe: Recipe, stage: TrainingStage, assumed: Assumptions) -> tuple[Batch, Decoding]:
+def assumed_batch(recipe: Recipe, stage: TrainingStage, assumptions: Assumptions) -> tuple[Batch, Decoding]:
     """A micro-batch of a training stage and the decoding of its rollout, under the assumptions."""
     settings = stage.optimization
     max_tokens, drafted = None, False
     if isinstance(stage, OpdStageSettings):
         max_tokens, drafted = float(stage.objective.max_new_tokens), has_drafts(recipe, stage)
-    batch = batch_of_seconds(settings.batch_seconds, settings.batch_utterances, max_tokens, assumed)
-    passes = assumed.decoder_passes(batch.tokens, max_tokens or batch.tokens, drafted=drafted)
+    batch = batch_of_seconds(settings.batch_seconds, settings.batch_utterances, max_tokens, assumptions)
+    passes = assumptions.decoder_passes(batch.tokens, max_tokens or batch.tokens, drafted=drafted)
     return batch, Decoding(passes, drafted)
 
 
 def batch_of_seconds(
-    seconds: float, max_utterances: int | None, max_tokens: float | None, assumed: Assumptions
+    seconds: float, max_utterances: int | None, max_tokens: float | None, assumptions: Assumptions
 ) -> Batch:
     """A micro-batch of up to `seconds` of audio, padding included."""
-    padded = min(assumed.utterance_seconds / (1 - assumed.padding), seconds)
+    padded = min(assumptions.utterance_seconds / (1 - assumptions.padding), seconds)
     utterances = seconds / padded if max_utterances is None else min(seconds / padded, max_utterances)
-    tokens = padded * (1 - assumed.padding) * assumed.tokens_per_second + 1  # and the stop token
+    tokens = padded * (1 - assumptions.padding) * assumptions.tokens_per_second + 1  # and the stop token
     return Batch(utterances, padded, min(tokens, max_tokens or tokens))
 
 
 def is_served(recipe: Recipe, stage: OpdStageSettings) -> bool:
-    """Whether the teacher runs on servers, which are other devices."""
+    """Whether the teacher runs on servers, which are not among the cluster's devices."""
     model = recipe.models.get(stage.teacher)
     return model is not None and model.served is not None
 
 
 def has_drafts(recipe: Recipe, stage: OpdStageSettings) -> bool:
-    """Whether the first rollout of an utterance has a draft: a label or a text of `stage.drafts`."""
+    """Whether the first rollout of an utterance has a draft.
+
+    It is a text of `stage.drafts`, a teacher's label, or the utterance's own text.
+    """
     if stage.drafts is not None:
         return True
     train = recipe.sets.get(stage.train)
@@ -240,7 +246,7 @@ def _training_work(
 
 
 def _exposed_link_seconds(
-    stage: TrainingStage, student: Size, cluster: Cluster, seconds: Mapping[str, float], rounds: int
+    stage: TrainingStage, student: Size, cluster: Cluster, seconds: Mapping[str, float], micro_batches_per_device: int
 ) -> float:
     """Seconds of communication in a step that do not overlap with computation.
 
@@ -248,8 +254,11 @@ def _exposed_link_seconds(
     """
     device, devices, settings = cluster.device, cluster.devices, stage.optimization
     if settings.sharding == "none":
-        return max(all_reduce_seconds(student.parameters, device, devices) - seconds["backward"] / rounds, 0.0)
-    sending = rounds * sharded_seconds(
+        return max(
+            all_reduce_seconds(student.parameters, device, devices) - seconds["backward"] / micro_batches_per_device,
+            0.0,
+        )
+    sending = micro_batches_per_device * sharded_seconds(
         student.parameters,
         student.layers,
         device,

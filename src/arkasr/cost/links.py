@@ -16,7 +16,7 @@ def ring_bytes_per_second(device: Device, devices: int) -> float:
 
 
 def all_reduce_seconds(parameters: int, device: Device, devices: int) -> float:
-    """DDP sums the float32 gradients once a step."""
+    """DDP sums the float32 gradients once per step."""
     if devices == 1:
         return 0.0
     sent = 2 * FLOAT_BYTES * parameters * (devices - 1) / devices

@@ -11,7 +11,7 @@ from arkasr.recipe.settings import CtcStageSettings, OpdStageSettings, SftStageS
 
 TrainingStage = CtcStageSettings | SftStageSettings | OpdStageSettings
 
-MOMENTS = 2  # of AdamW; Muon keeps one for its matrices, which is counted as two
+MOMENTS = 2  # of AdamW; Muon keeps only one for its matrices, but two are counted
 # On accelerators, logits of the output head are computed in tiles, with their exponentials and top-k.
 TILE_BYTES = 3 * FLOAT_BYTES * 2**26
 # For each logit in cross-entropy: logits, their logarithms, and gradients of both, one of them padded.
@@ -82,9 +82,9 @@ def label_memory(teacher: Size, batch: Batch) -> dict[str, float]:
 def student_memory(size: Size, *, shards: int, mixed: bool, all_gathered: bool = False) -> dict[str, float]:
     """Weights, gradients and moments on one of `shards` devices (1 = a full copy).
 
-    "compute" is the memory for weights in the precision of the computation. With mixed precision, a full copy has
-    all of them in 2 bytes from their first use to the backward pass. FSDP2 gathers the non-layer weights and two layers
-    with their gradients, or, if `all_gathered` as in a rollout, all weights.
+    "compute" is the memory for weights in the precision of the computation. With mixed precision, a full copy holds
+    all weights in 2 bytes from their first use to the backward pass. FSDP2 gathers the non-layer weights and two layers
+    with their gradients. In a rollout it gathers all weights (`all_gathered`).
     """
     weights = float(FLOAT_BYTES * size.parameters)
     if shards == 1:

@@ -15,7 +15,7 @@ from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.recognizer import Recognizer
 
 MEL_FRAMES_PER_SECOND = 16_000 / HOP_LENGTH
-MEASURED_FRAMES = 3000  # 30 s: long enough that rounding of frames to tokens does not matter
+MEASURED_FRAMES = 3000  # 30 s: so long that rounding of frames to tokens does not matter
 FLOAT_BYTES = 4
 
 
@@ -32,10 +32,10 @@ class Stack:
         layers: number of layers.
         weights_per_layer: entries of the weight matrices of one layer.
         width: hidden width, `H`.
-        query_width: width of all query heads together; the attention output is as wide.
+        query_width: width of all query heads together; the attention output has the same width.
         key_width: width of all key heads together.
         feed_forward_width: inner width of the feed-forward part.
-        gated: gated feed-forward part and RMSNorm (Qwen); else a plain one and LayerNorm (Whisper).
+        gated: True = gated feed-forward part and RMSNorm (Qwen); False = plain one and LayerNorm (Whisper).
     """
 
     layers: int
@@ -114,7 +114,7 @@ class Size:
         return self.vocabulary * self.width
 
     def cache_bytes(self, positions: float, *, mixed: bool) -> float:
-        """Bytes of the decoder's keys and values at so many positions."""
+        """Bytes of the decoder's keys and values at this many positions."""
         return 2 * self.decoder.layers * self.decoder.key_width * number_bytes(mixed) * positions
 
 

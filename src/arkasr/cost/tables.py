@@ -1,4 +1,4 @@
-"""The printed estimate: time, speed and memory of every stage, whether it fits, and what the estimate rests on."""
+"""The printed estimate: time, speed and memory of every stage, whether it fits, and the figures that it uses."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +21,7 @@ def time_table(costs: Sequence[StageCost], cluster: Cluster) -> Table:
     table = _table(title, "stage", *PHASES, "links", "slowest", "data", "step")
     for cost in costs:
         phases = [_number(cost.phases.get(phase, 0.0)) for phase in PHASES]
-        waits = map(_number, (cost.links, cost.slowest, cost.data))
+        waits = map(_number, (cost.link_seconds, cost.slowest_wait_seconds, cost.feature_wait_seconds))
         table.add_row(cost.stage, *phases, *waits, _number(cost.seconds))
     return table
 
@@ -40,7 +40,7 @@ def speed_table(costs: Sequence[StageCost], hours: float) -> Table:
         table.add_row(
             cost.stage,
             str(cost.micro_batches),
-            str(cost.rounds),
+            str(cost.micro_batches_per_device),
             _number(cost.audio / SECONDS_PER_HOUR),
             f"{cost.speed:,.0f}",
             f"{cost.tokens / cost.seconds:,.0f}",
@@ -88,25 +88,26 @@ def not_counted(recipe: Recipe) -> Iterator[str]:
             yield f"{name}: rollouts are counted as if decoded without vLLM; its memory is not counted"
 
 
-def basis(device: Device, assumed: Assumptions) -> Iterator[str]:
-    """The measured and the assumed figures behind the estimate, one group in each line."""
+def basis(device: Device, assumptions: Assumptions) -> Iterator[str]:
+    """The measured and the assumed figures of the estimate, one group in each line."""
     shares = device.shares
     origin = "measured" if device.shares_measured else "assumed, not measured on such a device"
     yield f"ceilings: {device.source}"
     yield (
         f"shares of the ceilings, {origin}: products {shares.products:.0%}, memory {shares.bandwidth:.0%} for weights "
-        f"and {shares.sweeps:.0%} between products, links {shares.links:.0%}; a layer takes at least "
+        f"and {shares.elementwise:.0%} between products, links {shares.links:.0%}; a layer takes at least "
         f"{1000 * device.layer_seconds:.2g} ms"
     )
     yield (
-        f"assumed: utterances of {assumed.utterance_seconds:g} s, {assumed.tokens_per_second:g} tokens a second, "
-        f"the slowest device {assumed.slowest - 1:.0%} slower than the mean"
+        f"assumed: utterances of {assumptions.utterance_seconds:g} s, {assumptions.tokens_per_second:g} tokens a second"
+        f", the slowest device {assumptions.slowest_to_mean - 1:.0%} slower than the mean"
     )
     feature_origin = "measured" if device.shares_measured else "assumed, less than half of the rate measured on a CPU"
-    yield f"features of one model: {device.hearing:,.0f} s of audio a second on each core, {feature_origin}"
+    yield f"features of one model: {device.feature_rate:,.0f} s of audio a second on each core, {feature_origin}"
     yield (
-        f"measured on a CPU (docs/performance.md): padding {assumed.padding:.0%}; the longest transcript of a batch "
-        f"{LONGEST_TO_MEAN:.1f} times the mean; rollout passes for drafts with {assumed.draft_error:.0%} wrong words"
+        f"measured on a CPU (docs/performance.md): padding {assumptions.padding:.0%}; the longest transcript of a "
+        f"batch {LONGEST_TO_MEAN:.1f} times the mean; "
+        f"rollout passes for drafts with {assumptions.draft_error:.0%} wrong words"
     )
 
 

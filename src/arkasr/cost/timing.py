@@ -9,8 +9,8 @@ from arkasr.errors import InputError
 def work_seconds(work: Work, device: Device, precision: Precision) -> float:
     """Seconds of one phase.
 
-    A matrix product takes the longer of its arithmetic and the reading of its weights. An accelerator launches calls
-    while earlier ones run, so that the longer of running and launching counts. On a CPU their sum counts.
+    A matrix product takes the longer of two times: its arithmetic and the reading of its weights. An accelerator
+    launches calls while earlier ones run, so the longer of running and launching counts. On a CPU their sum counts.
 
     Raises:
         InputError: the device has no figure for the precision.
@@ -22,7 +22,7 @@ def work_seconds(work: Work, device: Device, precision: Precision) -> float:
         )
     products = work.operations / (device.operations[precision] * device.shares.products)
     weights = work.weights / (device.bandwidth * device.shares.bandwidth)
-    traffic = work.traffic / (device.bandwidth * device.shares.sweeps)
+    traffic = work.traffic / (device.bandwidth * device.shares.elementwise)
     return _running_and_launching(device, max(products, weights) + traffic, work.layers * device.layer_seconds)
 
 
@@ -42,4 +42,4 @@ def feature_wait(features: float, computing: float, workers: int) -> float:
 
 
 def _running_and_launching(device: Device, running: float, launching: float) -> float:
-    return max(running, launching) if device.launches_ahead else running + launching
+    return max(running, launching) if device.launches_asynchronously else running + launching

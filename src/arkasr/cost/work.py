@@ -125,7 +125,7 @@ def rollout(size: Size, batch: Batch, decoding: Decoding, *, mixed: bool) -> Wor
     """Decoding of the transcripts.
 
     The first pass reads audio and prompt, and the drafts if there are any. After a draft has been rejected, about as
-    many tokens as it has are read again.
+    many tokens are read again as the draft has.
     """
     length = decoder_positions(size, batch)
     first = decode(size, batch if decoding.drafted else replace(batch, tokens=0.0), mixed=mixed)
@@ -221,6 +221,6 @@ def decoder_positions(size: Size, batch: Batch) -> float:
 
 
 def _head(size: Size, positions: float, traffic: float, *, mixed: bool) -> Work:
-    """The output head at so many positions, with `traffic` bytes for each logit."""
+    """The output head at this many positions, with `traffic` bytes for each logit."""
     logits = positions * size.vocabulary
     return Work(2 * logits * size.width, number_bytes(mixed) * size.head_weights, traffic * logits)

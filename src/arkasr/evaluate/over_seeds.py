@@ -1,4 +1,4 @@
-"""Mean rates and differences over several training seeds; their variance counts both seeds and test utterances.
+"""Mean rates and differences over several training seeds. The variance includes both seeds and test utterances.
 
 The design is crossed: every seed transcribes every utterance, as every reader reads every case in a reader study. The
 variance of a mean over S seeds is (Obuchowski and Rockette 1995, Communications in Statistics - Simulation 24:285;
@@ -8,11 +8,13 @@ Hillis 2007, Statistics in Medicine 26:596)
 
 The covariance is a jackknife estimate: each utterance (or speaker) is left out once. An utterance with many tokens
 thus counts for more (Efron and Stein 1981, Annals of Statistics 9:586). If the estimate is 0 or negative, the total is
-at least the jackknife variance of the errors averaged over seeds. Otherwise seeds with equal rates would have none.
+at least the jackknife variance of the errors averaged over seeds. Without this rule, seeds with equal rates would then
+have a variance of 0.
 
 Seeds have S - 1 degrees of freedom. G utterances count as (sum of squared tokens)^2 / (sum of tokens^4) utterances of
 equal length (Carter, Schnepel and Steigerwald 2017, Review of Economics and Statistics 99:698); this number times
-(G - strata) / G is their degrees of freedom. The total has the harmonic mean of both, weighted by the variances.
+(G - number of strata) / G is their degrees of freedom, where a stratum is a test set of fixed size. The degrees of
+freedom of the total are the harmonic mean of both, weighted by the variances.
 Satterthwaite's weights, the squared variances, give a type I error of about 8% at three seeds; these give at most 6%
 (`benchmarks/significance.py`).
 """
@@ -30,7 +32,7 @@ from arkasr.evaluate.grouping import can_resample, sums_by_group
 from arkasr.evaluate.student import central_probability, critical_value
 
 ROUNDING_VARIANCE = 1e-18  # smaller variances are rounding errors; one error in 1e8 tokens has 1e-16
-MIN_P = 1e-9  # accuracy of the integral in `student.py`
+MIN_P = 1e-9  # accuracy of `central_probability`
 
 
 @dataclass(frozen=True)
@@ -65,35 +67,35 @@ class Estimate:
 
 
 def estimate_over_seeds(
-    sources: Sequence[NDArray[Any]],
+    error_arrays: Sequence[NDArray[Any]],
     reference_tokens: NDArray[Any],
     groups: Sequence[Hashable] | None,
     strata: Sequence[Hashable] | None,
 ) -> Estimate:
-    """The sum of the sources' mean rates.
+    """The sum of the mean rates of the arrays.
 
     Args:
-        sources: `[S, U]` each, S >= 2: errors by seed and utterance, or differences of errors paired by seed. Two
-            systems with different numbers of seeds are two sources, the second negated.
+        error_arrays: `[S, U]` each, S >= 2: errors by seed and utterance, or differences of errors paired by seed.
+            Two systems with different numbers of seeds are given as two arrays; the second is multiplied by -1.
         reference_tokens: `[U]`, not all 0.
         groups: `[U]`, utterances that are resampled together, such as those of a speaker; None = each by itself.
         strata: `[U]`, parts whose size is fixed; ignored if there are groups.
 
     Returns:
-        `df` is None if fewer than two groups can be resampled or have tokens, or if the value is not 0 but does not
-        vary at all.
+        The estimate. Its `df` is None if fewer than two groups can be resampled or have tokens, or if the value is
+        not 0 and its variance is 0.
     """
-    strata_sums = sums_by_group(np.concatenate([*sources, reference_tokens[None]]), groups, strata)
+    strata_sums = sums_by_group(np.concatenate([*error_arrays, reference_tokens[None]]), groups, strata)
     totals = sum(sums.sum(0) for sums in strata_sums)
     rates = totals[:-1] / totals[-1]
-    ends = np.cumsum([0, *map(len, sources)])
-    slices = [slice(*pair) for pair in itertools.pairwise(ends)]
-    value = float(sum(rates[seeds].mean() for seeds in slices))
+    ends = np.cumsum([0, *map(len, error_arrays)])
+    seed_slices = [slice(*pair) for pair in itertools.pairwise(ends)]
+    value = float(sum(rates[seeds].mean() for seeds in seed_slices))
     if not can_resample(strata_sums) or sum(np.count_nonzero(sums[:, -1]) for sums in strata_sums) < 2:
         return Estimate(value, 0.0, None)
-    variances = [float(rates[seeds].var(ddof=1)) / (seeds.stop - seeds.start) for seeds in slices]
-    dfs = [float(seeds.stop - seeds.start - 1) for seeds in slices]
-    variances.append(_utterance_variance(strata_sums, rates, slices, sum(variances)))
+    variances = [float(rates[seeds].var(ddof=1)) / (seeds.stop - seeds.start) for seeds in seed_slices]
+    dfs = [float(seeds.stop - seeds.start - 1) for seeds in seed_slices]
+    variances.append(_utterance_variance(strata_sums, rates, seed_slices, sum(variances)))
     dfs.append(_utterance_df([sums[:, -1] for sums in strata_sums]))
     total = sum(variances)
     if total < ROUNDING_VARIANCE:
@@ -103,16 +105,16 @@ def estimate_over_seeds(
 
 
 def _utterance_variance(
-    strata_sums: Sequence[NDArray[Any]], rates: NDArray[Any], slices: Sequence[slice], seed_variance: float
+    strata_sums: Sequence[NDArray[Any]], rates: NDArray[Any], seed_slices: Sequence[slice], seed_variance: float
 ) -> float:
-    """The variance that the utterances add to `seed_variance`, the variance over seeds."""
+    """The variance that the utterances add to `seed_variance`, the seeds' part of the variance of the mean."""
     tokens = sum(sums[:, -1].sum() for sums in strata_sums)
     changes = np.concatenate([_jackknife_changes(sums, rates, tokens) for sums in strata_sums if len(sums) > 1])
-    covariance = _covariance_between_seeds(changes.T @ changes, slices)
+    covariance = _covariance_between_seeds(changes.T @ changes, seed_slices)
     if covariance > 0:
         return covariance
-    averaged = sum(changes[:, seeds].mean(1) for seeds in slices)
-    return max(float((averaged**2).sum()) - seed_variance, 0.0)
+    mean_changes = sum(changes[:, seeds].mean(1) for seeds in seed_slices)
+    return max(float((mean_changes**2).sum()) - seed_variance, 0.0)
 
 
 def _jackknife_changes(sums: NDArray[Any], rates: NDArray[Any], tokens: float) -> NDArray[Any]:
@@ -134,11 +136,11 @@ def _utterance_df(tokens: Sequence[NDArray[Any]]) -> float:
     return max(equal_groups * df_if_equal / len(squares), 1.0)
 
 
-def _covariance_between_seeds(covariance: NDArray[Any], slices: Sequence[slice]) -> float:
-    """Mean covariance of two different seeds, summed over all pairs of sources."""
+def _covariance_between_seeds(covariance: NDArray[Any], seed_slices: Sequence[slice]) -> float:
+    """Mean covariance of two different seeds, summed over all pairs of arrays."""
     total = 0.0
-    for first in slices:
-        for second in slices:
+    for first in seed_slices:
+        for second in seed_slices:
             block = covariance[first, second]
             if first == second:
                 total += float(block.sum() - np.trace(block)) / (len(block) * (len(block) - 1))

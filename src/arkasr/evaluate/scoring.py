@@ -1,6 +1,6 @@
 """Scores of a system on a test set: errors of every utterance, the pooled rate with its interval, rows of results.json.
 
-Failed utterances are counted separately. They are in no error rate.
+Failed utterances are counted separately. They are not counted in any error rate.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from arkasr.evaluate.grouping import can_resample, sums_by_group
 from arkasr.evaluate.over_seeds import estimate_over_seeds
 
 CONFIDENCE = 0.95
-CHUNK = 500  # samples drawn at once: a few megabytes for thousands of utterances
+CHUNK = 500  # samples computed at once; they take a few megabytes for thousands of utterances
 
 
 @dataclass(frozen=True)

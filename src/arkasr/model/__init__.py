@@ -24,7 +24,7 @@ AutoModel.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForCausalLM.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForMultimodalLM.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
 AutoModelForSpeechSeq2Seq.register(ArkAsrConfig, ArkAsrForConditionalGeneration)
-# The speech recognition pipeline recognises classes that generate by this table only.
+# The speech recognition pipeline finds the classes that generate in this table only.
 MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[ArkAsrConfig.model_type] = ArkAsrForConditionalGeneration.__name__
 AutoFeatureExtractor.register(ArkAsrConfig, feature_extractor_class=WhisperFeatureExtractor)
 AutoTokenizer.register(ArkAsrConfig, tokenizer_class=Qwen2Tokenizer)

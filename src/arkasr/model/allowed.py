@@ -41,7 +41,7 @@ def allowed_tokens(
 
 
 def tokens_within(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> dict[str, int]:
-    """Ids by token string, of the tokens that have a logit."""
+    """Ids of the tokens that have a logit, by token string."""
     return {token: token_id for token, token_id in tokenizer.get_vocab().items() if token_id < vocab_size}
 
 

@@ -160,7 +160,7 @@ class ArkAsrAudioEncoder(nn.Module):
     def forward(self, mel: Tensor, mel_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embed `mel` `[B, mels, T]`; valid frames are True in `mel_mask` `[B, T]`.
 
-        Last frames that do not fill a token are dropped, except that a clip always has one token.
+        Frames at the end that do not fill a token are dropped. A clip always has at least one token.
 
         Returns:
             Embeddings `[B, N, H]` and the number of valid ones per clip, int64 `[B]`.

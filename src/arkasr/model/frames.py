@@ -15,13 +15,13 @@ MAX_SAMPLES = int(LONGEST_CLIP_SECONDS * SAMPLE_RATE)
 
 
 def clip_of(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
-    """A waveform as the feature extractors take it: float32, padded with silence to one STFT window.
+    """A waveform for the feature extractors: float32, padded with silence to at least one STFT window.
 
     Args:
-        waveform: `[samples]`, 16 kHz mono. Less than a mel frame beyond 30 s is cut.
+        waveform: `[samples]`, 16 kHz mono. Less than one mel frame beyond 30 s is cut off.
 
     Raises:
-        InputError: it is longer than 30 s.
+        InputError: the waveform is longer.
     """
     if len(waveform) >= MAX_SAMPLES + HOP_LENGTH:
         raise InputError(too_long_message(len(waveform) / SAMPLE_RATE))

@@ -12,7 +12,7 @@ def check_counts(placeholders: Tensor, counts: Tensor) -> None:
         counts: int64 `[B]`, embeddings of each clip.
 
     Raises:
-        ValueError: a prompt has more or fewer.
+        ValueError: the numbers of a prompt differ.
     """
     held = placeholders.sum(1)
     if not torch.equal(held, counts):
@@ -23,7 +23,7 @@ def check_total(held: int, needed: int) -> None:
     """Check that the prompts of a batch together have one placeholder for each of its embeddings.
 
     Raises:
-        ValueError: they have more or fewer.
+        ValueError: the two numbers differ.
     """
     if held != needed:
         raise ValueError(f"the prompts hold {held} audio tokens, the audio needs {needed}")

@@ -1,1 +1,1 @@
-"""Model families behind one interface for training, scoring and decoding; one file a family."""
+"""One interface to all model families, for training, scoring and decoding. Each family has one file."""

@@ -16,7 +16,7 @@ def convert(source: str, destination: Path, layout: str | None, dtype: str, max_
     Args:
         source: a folder or a hub name.
         destination: a folder that does not exist yet.
-        layout: `published` or `transformers`; None = the other one than the source's.
+        layout: `published` or `transformers`; None = the one that the source does not have.
         dtype: of the weights; `auto` = as stored.
         max_shard_size: largest file, such as "5GB".
 

@@ -1,4 +1,4 @@
-"""Where models run, and how tensors get there."""
+"""Devices by name, and copies of tensors to a device."""
 
 import torch
 from torch import Tensor

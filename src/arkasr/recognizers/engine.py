@@ -8,7 +8,7 @@ from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 
 class Engine(Protocol):
-    """Writes what `decode` writes, with a copy of the recogniser's weights that follows their changes."""
+    """Writes the transcripts of `decode` with its own copy of the recogniser's weights."""
 
     def __call__(
         self,
@@ -27,7 +27,7 @@ class Engine(Protocol):
         """Start writing with the present weights and return at once; the returned function waits for the result."""
 
     def on_weights_changed(self) -> None:
-        """Use the recogniser's new weights for all later calls; called after every change of them."""
+        """Use the recogniser's new weights for all later calls; must be called after every change of the weights."""
 
     def close(self) -> None:
-        """Release what the engine holds."""
+        """Release memory and processes of the engine."""

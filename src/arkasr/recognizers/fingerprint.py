@@ -1,4 +1,4 @@
-"""A number that tells a model's weights from others, for example those of a later training step."""
+"""A number that differs between models with different weights, for example those of two training steps."""
 
 import zlib
 from typing import Any

@@ -1,8 +1,9 @@
-"""Reductions over the vocabulary of an output head, tile by tile: best tokens, their distribution, a sample of it.
+"""Reductions over the vocabulary of an output head, one tile of tokens after another.
 
-In: hidden states and the head's weight. Out: tokens and statistics, without gradients. The scores of the whole
-vocabulary never stand in memory at once. A score multiplies in the model's dtype (autocast's where it is on) and sums
-up in float32 or float64, as in `head_scores.py`, so that normalisers and scores fit together in half precision.
+In: hidden states and the head's weight. Out: best tokens, statistics of the distribution over all allowed tokens, and
+samples from it, without gradients. The scores of the whole vocabulary are never all in memory at once. Products use the
+model's dtype, or autocast's; sums use float32 or float64. `head_scores.py` does the same, so that normalisers and
+scores agree in half precision.
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arkasr.recognizers.device import to_device
-from arkasr.recognizers.precision import as_multiplied, at_least_float32, working_dtype
+from arkasr.recognizers.precision import at_least_float32, in_product_dtype, working_dtype
 
-# Scores in a tile: on the CPU as many as stay in its caches, on an accelerator enough to keep it busy.
+# Scores in a tile. On the CPU they fit in its caches. On an accelerator they are enough to keep it busy.
 TILE_SCORES = {"cpu": 2**21}
 TILE_SCORES_ELSEWHERE = 2**26
 SMALLEST_TILE_TOKENS = 1024
@@ -32,7 +33,7 @@ class TopTokens:
     Attributes:
         ids: int64 `[N, k]`, best first.
         best: int64 `[N]`, the best token; the lowest id among equals.
-        log_normaliser: `[N]`, logsumexp of all scores.
+        log_normaliser: `[N]`, logsumexp of all allowed tokens' scores.
         entropy: `[N]`, nats.
     """
 
@@ -44,7 +45,7 @@ class TopTokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenMask:
-    """Which tokens are allowed, bool `[V]`: on the host, which skips tiles by it, and on the device of the scores."""
+    """Which tokens are allowed, bool `[V]`: one copy on the host, to skip tiles, and one on the scores' device."""
 
     on_host: Tensor
     on_device: Tensor
@@ -65,7 +66,7 @@ def top_tokens(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int,
     Args:
         hidden: `[N, H]`.
         head: `[V, H]`.
-        allowed: bool `[V]`, on the host to save a wait; None = all.
+        allowed: bool `[V]`, on the host, so that nothing waits for the device; None = all.
         top_k: k; capped at the size of the vocabulary.
         dtype: of sums and scores, float32 or float64.
     """
@@ -79,7 +80,7 @@ def top_tokens(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int,
         groups = _Groups(tile)
         tile_scores, tile_ids = groups.candidates(top_k, scores)
         candidates = torch.cat((scores, tile_scores), dim=1)
-        # At most as many as there are tokens: the padding of the last group is no token.
+        # Never more than there are tokens; otherwise the padding of the last group would be returned.
         scores, kept = candidates.topk(min(top_k, scores.shape[1] + tile.shape[1]), dim=1)
         ids = torch.cat((ids, tile_ids + first), dim=1).gather(1, kept)
         tile_highest, tile_best = groups.best()
@@ -138,25 +139,25 @@ def sampled_tokens(
     log_normaliser = hidden.new_full((len(hidden),), -torch.inf, dtype=dtype)
     for _, tile in _tiles(hidden, head, mask, dtype):
         log_normaliser = torch.logaddexp(log_normaliser, (tile / temperature).logsumexp(dim=1))
-    lower_tiles = torch.zeros_like(log_normaliser)
+    earlier_probability = torch.zeros_like(log_normaliser)
     sampled = torch.full_like(uniforms, -1, dtype=torch.long)
     last_possible = torch.zeros_like(sampled)
     for first, tile in _tiles(hidden, head, mask, dtype):
         probabilities = (tile / temperature - log_normaliser[:, None]).exp()
-        cumulative = lower_tiles[:, None] + probabilities.cumsum(dim=1)
+        cumulative = earlier_probability[:, None] + probabilities.cumsum(dim=1)
         # The first token whose cumulative probability exceeds the uniform number; it has a probability above 0.
         found = (cumulative <= uniforms[:, None]).sum(dim=1)
         sampled = torch.where((sampled < 0) & (found < tile.shape[1]), found + first, sampled)
         possible = probabilities > 0
         tile_last = tile.shape[1] - 1 - possible.flip(1).int().argmax(dim=1)
         last_possible = torch.where(possible.any(dim=1), tile_last + first, last_possible)
-        lower_tiles = cumulative[:, -1]
+        earlier_probability = cumulative[:, -1]
     # Rounding may leave the last cumulative probability a little below 1.
     return torch.where(sampled < 0, last_possible, sampled)
 
 
 class _Groups:
-    """A tile of scores `[N, T]` by groups of neighbouring tokens, so that few of them are sorted."""
+    """A tile of scores `[N, tokens]` in groups of neighbouring tokens, so that few tokens are sorted."""
 
     def __init__(self, tile: Tensor) -> None:
         missing = -tile.shape[1] % GROUP_TOKENS
@@ -171,9 +172,13 @@ class _Groups:
         return score, group * GROUP_TOKENS + index
 
     def candidates(self, top_k: int, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and indices `[N, M]` of tokens, including all that beat the worst of the `known` scores `[N, K]`."""
+        """Scores and indices `[N, M]` of tokens, including every token that can be among the best.
+
+        The best are the `top_k` best of this tile and of the `known` scores `[N, K]`, which are sorted.
+        """
         groups = min(top_k, self.highest.shape[1])
-        if known.shape[1] == top_k and known.device.type == "cpu":  # elsewhere the host would wait for this number
+        # On an accelerator, reading `better` would make the host wait.
+        if known.shape[1] == top_k and known.device.type == "cpu":
             better = (self.highest > known[:, -1:]).sum(dim=1)
             groups = min(groups, int(better.max())) if len(better) else 0
         chosen = self.highest.topk(groups, dim=1).indices
@@ -185,21 +190,24 @@ class _Groups:
 
 
 def _tiles(hidden: Tensor, head: Tensor, mask: TokenMask, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-    """First token and scores `[N, tokens]` of every tile with an allowed token; others get the lowest finite score."""
+    """For each tile with an allowed token: its first token and scores `[N, tokens]`.
+
+    Forbidden tokens get the lowest finite score.
+    """
     budget = TILE_SCORES.get(hidden.device.type, TILE_SCORES_ELSEWHERE)
     tokens = max(budget // max(len(hidden), 1), SMALLEST_TILE_TOKENS)
     tokens -= tokens % GROUP_TOKENS if tokens > GROUP_TOKENS else 0
-    hidden = as_multiplied(hidden)
+    hidden = in_product_dtype(hidden)
     for first in range(0, len(head), tokens):
-        here = slice(first, first + tokens)
-        if not mask.on_host[here].any():
+        token_range = slice(first, first + tokens)
+        if not mask.on_host[token_range].any():
             continue
-        rows = as_multiplied(head[here])
+        rows = in_product_dtype(head[token_range])
         with torch.autocast(hidden.device.type, enabled=False):
             tile = _product(hidden, rows).to(dtype)
-        if not mask.on_host[here].all():
+        if not mask.on_host[token_range].all():
             # Not −inf, because 0 · −inf is NaN.
-            tile.masked_fill_(~mask.on_device[here], torch.finfo(dtype).min)
+            tile.masked_fill_(~mask.on_device[token_range], torch.finfo(dtype).min)
         yield first, tile
 
 

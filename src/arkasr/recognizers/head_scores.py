@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arkasr.recognizers.precision import as_multiplied, at_least_float32, product_dtype
+from arkasr.recognizers.precision import at_least_float32, in_product_dtype, product_dtype
 
-# Rows of the head copied at once: on the CPU as many as stay in its caches.
+# Rows of the head that are copied at once. On the CPU they fit in its caches.
 COPIED_ROWS = {"cpu": 2**10}
 COPIED_ROWS_ELSEWHERE = 2**15
 
@@ -23,14 +23,14 @@ def token_scores(
     """Scores `[N, K]` of the tokens `ids` `[N, K]`, with gradients of `hidden` `[N, H]` and `head` `[V, H]`.
 
     Args:
-        hidden: rounded to autocast's dtype where autocast is on.
-        head: rounded likewise.
+        hidden: rounded to autocast's dtype if autocast is on.
+        head: rounded in the same way.
         ids: int64.
         dtype: of sums and scores.
         sparse_head_gradient: give the head a sparse gradient. This saves a tensor of the head's size if something else
             gives the head a dense gradient, because autograd adds the sparse one to it.
     """
-    hidden, head_dtype = as_multiplied(hidden), product_dtype(head)
+    hidden, head_dtype = in_product_dtype(hidden), product_dtype(head)
     with torch.autocast(hidden.device.type, enabled=False):
         scores: Tensor = _TokenScores.apply(hidden, head, ids, head_dtype, dtype, sparse_head_gradient)
     return scores
@@ -45,7 +45,7 @@ def vocabulary_scores(hidden: Tensor, head: Tensor) -> Tensor:
 
 def _rounded_forward_only(tensor: Tensor) -> Tensor:
     """The tensor rounded as in a product under autocast; its gradient is not rounded."""
-    return tensor + (as_multiplied(tensor).to(tensor.dtype) - tensor).detach()
+    return tensor + (in_product_dtype(tensor).to(tensor.dtype) - tensor).detach()
 
 
 class _TokenScores(torch.autograd.Function):
@@ -80,7 +80,7 @@ class _TokenScores(torch.autograd.Function):
         rows, counts = sorted_ids.unique_consecutive(return_counts=True)
         hidden_gradient = head_gradient = None
         if ctx.needs_input_grad[0]:
-            # Of each position: the weighted sum of its tokens' rows.
+            # The gradient of a position is the weighted sum of its tokens' rows.
             if head.dtype == ctx.head_dtype == score_gradient.dtype:
                 weights, weight_ids = head, ids
             else:
@@ -89,7 +89,7 @@ class _TokenScores(torch.autograd.Function):
             hidden_gradient = F.embedding_bag(weight_ids, weights, per_sample_weights=score_gradient, mode="sum")
             hidden_gradient = hidden_gradient.to(hidden.dtype)
         if ctx.needs_input_grad[1]:
-            # Of each row: the weighted sum of the states of the positions that chose its token.
+            # The gradient of a row is the weighted sum of the states of all positions that chose its token.
             row_gradients = F.embedding_bag(
                 order // ids.shape[1],
                 hidden.to(score_gradient.dtype),

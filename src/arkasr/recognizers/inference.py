@@ -71,7 +71,7 @@ def recognize_clips(
         recognizer: decodes greedily; its model is put into eval mode.
         seconds: length of every clip, by its number.
         features: log-mel float32 `[mels, T]` of a clip. May run in another thread. May raise InputError.
-        languages: of a clip, for a family whose prompt names the language.
+        languages: language of a clip, for a family whose prompt names it.
         settings: batch size and cap.
         engine: writes the transcripts; None = `decode`, in this process.
     """
@@ -88,7 +88,7 @@ def recognize_clips(
     def load(batch: list[int]) -> dict[int, Tensor | InputError]:
         return {number: _features_or_error(features, number) for number in batch}
 
-    # On the CPU a second thread would compete with the model for cores, and costs more than it saves.
+    # On the CPU a second thread would compete with the model for cores and cost more than it saves.
     loaded = map(load, batches) if recognizer.device.type == "cpu" else prefetch(load, batches, BATCHES_AHEAD)
     for found in loaded:
         yield _recognize_batch(recognizer, found, languages, settings, engine or decode)
@@ -107,7 +107,7 @@ def recognize(
 
     Args:
         recognizer: decodes greedily; its model is put into eval mode.
-        utterances: the results are in their order.
+        utterances: the results have the same order.
         settings: batch size and cap.
         engine: writes the transcripts; None = `decode`, in this process.
         memory: features already computed.

@@ -35,7 +35,7 @@ def load_recognizer(
         revision: commit, tag or branch of a hub repository.
         dtype: of the weights; "auto" = as stored.
         device: where the model goes.
-        attention: `sdpa`, `eager` or `flash_attention_2`; None = the best one of this machine.
+        attention: `sdpa`, `eager` or `flash_attention_2`; None = the fastest that is available.
 
     Raises:
         InputError: the name has no complete model of a known family.
@@ -65,7 +65,7 @@ def load_without_weights(name: str | Path, *, revision: str | None = None) -> Re
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The commit of the hub repository that a name loads; None if the hub's library does not tell.
+    """The commit of the hub repository that a name loads; None if the hub's library does not report it.
 
     Raises:
         InputError: the name has no model.
@@ -91,5 +91,5 @@ def _input_errors(name: str | Path) -> Iterator[None]:
         raise InputError(f"model {first_broken_file(name) or name}: {error}; download the file again") from error
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
-            f"model {name}: {first_line_of(error)} Give a folder written by arkasr or a hub name"
+            f"model {name}: {first_line_of(error)}; give a folder written by arkasr or a hub name"
         ) from error

@@ -25,7 +25,7 @@ def dtype_named(name: str) -> torch.dtype | Literal["auto"]:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """Dtype of weights for inference: float32 on the CPU, else bfloat16 where the device has it, else float16."""
+    """Dtype of weights for inference: float32 on the CPU, else bfloat16 if the device has it, else float16."""
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
@@ -47,13 +47,13 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:
-    """Dtype in which a matrix product reads the tensor: autocast's where autocast is on, else the tensor's own."""
+    """Dtype in which a matrix product reads the tensor: autocast's dtype if autocast is on, else its own."""
     device = tensor.device.type
     if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return tensor.dtype
     return torch.get_autocast_dtype(device)
 
 
-def as_multiplied(tensor: Tensor) -> Tensor:
+def in_product_dtype(tensor: Tensor) -> Tensor:
     """The tensor in its `product_dtype`."""
     return tensor.to(product_dtype(tensor))

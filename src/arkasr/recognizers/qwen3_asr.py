@@ -148,7 +148,8 @@ class Qwen3Asr(Recognizer):
                 f"language {language!r} cannot be forced on Qwen3-ASR; give every utterance a `language` among "
                 f"{', '.join(sorted(LANGUAGES))}"
             )
-        # As in the processor's own transcription request, which before transformers 5.23 returned token ids only.
+        # The processor's own transcription request has these messages. Before transformers 5.23
+        # it returned only token ids.
         conversation = [
             {"role": "user", "content": [{"type": "audio", "audio": ""}]},
             {"role": "assistant", "content": [{"type": "text", "text": f"language {language}<asr_text>"}]},
@@ -162,7 +163,7 @@ class Qwen3Asr(Recognizer):
         return embeddings, counts
 
     def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
-        """As for every family; computes the encoder's windows itself, because the encoder would wait for each."""
+        """Computes the bounds of the encoder's windows, because the encoder would make the host wait for each."""
         flash = "flash" in self.model.config.audio_config._attn_implementation
         embeddings = self._valid_embeddings(audio, **({} if flash else {"cu_seqlens": self._window_bounds(lengths)}))
         check_total(sum(lengths), len(embeddings))

@@ -114,11 +114,11 @@ class Recognizer(ABC):
         """`audio_embeddings` padded on the right with arbitrary values, `[B, N, H]`.
 
         Args:
-            audio: as there.
-            lengths: audio tokens of each clip, given because reading them from the device would be a wait.
+            audio: as for `audio_embeddings`.
+            lengths: audio tokens of each clip, given because reading them from the device would make the host wait.
 
         Raises:
-            ValueError: the audio has fewer tokens.
+            ValueError: the audio does not have as many tokens as `lengths` says (Ark-ASR notices only too few).
         """
 
     @property
@@ -170,7 +170,7 @@ class Recognizer(ABC):
         """The same prompts with their audio embedded, so that several decoder passes share one encoder pass.
 
         Raises:
-            ValueError: the audio has fewer tokens than its prompt has placeholders.
+            ValueError: as `padded_audio_embeddings`.
         """
         if "embeddings" in prompts.audio:
             return prompts
@@ -278,7 +278,7 @@ class Recognizer(ABC):
 
 
 def causal_mask(attention_mask: Tensor, queries: int) -> Tensor:
-    """The keys that each of the last tokens may attend to: bool `[B, 1, L, L']`, True where it may.
+    """The keys that each query (the last L tokens) may attend to: bool `[B, 1, L, L']`, True where it may.
 
     Args:
         attention_mask: int64 `[B, L']`, zero where hidden.

@@ -1,7 +1,7 @@
-"""Teacher forcing: one pass over prompts and given transcripts, and what it predicts for every transcript token.
+"""Teacher forcing: one decoder pass over prompts and given transcripts.
 
-Serves references (SFT), the student's own rollouts, and the teacher along those rollouts (arXiv 2605.28139,
-section 3.2). Losses are left to others.
+Out: the hidden states or logits that predict every transcript token. SFT scores references. OPD scores the student's
+rollouts, with student and teacher (arXiv 2605.28139, section 3.2). Losses are left to others.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def forced_logits(
     transcripts: Sequence[Tensor],
     inputs: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """The logits of `forced_states`, `[sum n_b, V]`; arguments as there."""
+    """The logits of `forced_states`, `[sum n_b, V]`, with the same arguments."""
     states, valid = _padded_states(recognizer, prompts, transcripts, inputs)
     # The padding is multiplied too, because the committed results were computed with this order of sums.
     return F.linear(states, recognizer.head).flatten(0, 1).index_select(0, valid)

@@ -1,7 +1,7 @@
-"""Byte-level BPE tokenizers as Qwen has them, trained from text, for models that start from random weights.
+"""Byte-level BPE tokenizers like Qwen's, trained from text, for models that start from random weights.
 
-A base vocabulary is learned once. Each model family appends its own tokens to it, so families share the base ids as
-the published checkpoints do. It holds all single bytes, so it can represent any text.
+A base vocabulary is learned once. Each model family appends its own tokens to it, so families share the base ids, as
+the published checkpoints do. The base vocabulary has all single bytes, so it can represent any text.
 """
 
 import json
@@ -28,7 +28,7 @@ class BaseVocabulary:
 
 
 def train_base_vocabulary(texts: Sequence[str], size: int, prompts: Sequence[str] = ()) -> BaseVocabulary:
-    """Learn at most `size` tokens; fewer if no pair is left to merge.
+    """Learn `size` tokens, or fewer if no pair of tokens is left to merge.
 
     Args:
         texts: transcripts, each counted once.
@@ -77,7 +77,7 @@ def build_tokenizer(
     own_tokens = [*special_tokens, *added_tokens]
     first_id = len(base.token_to_id)
     tokenizer = Qwen2Tokenizer(
-        vocab=base.token_to_id | {token: first_id + place for place, token in enumerate(own_tokens)},
+        vocab=base.token_to_id | {token: first_id + index for index, token in enumerate(own_tokens)},
         merges=list(base.merges),
         unk_token=None,
         eos_token=STOP_TOKEN,

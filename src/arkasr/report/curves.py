@@ -43,7 +43,7 @@ def stage_logs(run: Run, stages: Iterable[TrainedStage]) -> list[StageLog]:
 
 
 def downsample(points: Sequence[tuple[int, float]], metric: str) -> Curve:
-    """At most `MAX_POINTS` points, each with the last step and the mean value of a window; windows have equal length.
+    """One point per window of equal length, at most `MAX_POINTS`: its last step and its mean value.
 
     If the metric's name ends in `_min` or `_max`, the value is the window's extreme.
     """

@@ -15,7 +15,7 @@ from arkasr.files import write_atomically
 from arkasr.report import wording
 from arkasr.report.charts import diagnostic_charts, learning_charts
 from arkasr.report.run_folder import Run, read_run
-from arkasr.report.summary import conclusion, overall_set, summarise
+from arkasr.report.summary import overall_set, result_in_words, summarise
 from arkasr.report.tables import intervals_in_words, rate_table, support_table
 from arkasr.report.utterances import Limits, load_shown_test_set
 
@@ -68,7 +68,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["package_file"] = _package_file
-    environment.globals["conclusion"] = conclusion
+    environment.globals["result_in_words"] = result_in_words
     for function in (
         wording.percent,
         wording.percent_range,

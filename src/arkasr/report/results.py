@@ -180,7 +180,7 @@ def _comparison(row: Mapping[str, Any]) -> ComparisonRow:
     ci95, difference = _pair(row["ci95"]), float(row["difference"])
     p = None if row["p"] is None else float(row["p"])
     if (ci95 is None) != (p is None):
-        raise ValueError("a comparison has a p and no ci95, or the other way round")
+        raise ValueError("a comparison has a p and no ci95, or the reverse")
     return ComparisonRow(row["a"], row["b"], row["set"], difference, ci95, p, row["test"], row["speaks_of"])
 
 

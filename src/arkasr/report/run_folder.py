@@ -126,7 +126,7 @@ def read_run(path: Path) -> Run:
     """
     recipe_path, environment_path = path / "recipe.yaml", path / "environment.json"
     if not recipe_path.is_file():
-        raise InputError(f"{path}: no run is in here (no recipe.yaml); give a folder that `arkasr run` wrote")
+        raise InputError(f"{path}: contains no run (no recipe.yaml); give a folder that `arkasr run` wrote")
     recipe_text = recipe_path.read_text(encoding="utf-8", errors="replace")
     results = read_results(path / "results.json")
     run = Run(

@@ -1,4 +1,4 @@
-"""A run and its results in sentences, worded alike for gains and for losses. In: a `Run`. Out: plain text."""
+"""A run and its results in sentences, with the same wording for gains and losses. In: a `Run`. Out: plain text."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from arkasr.report.tables import pooled_scores, rate_table
 from arkasr.report.wording import count, duration, few_speakers, percent, points, points_range, probability
 
 SIGNIFICANT = 0.05
-ONE_SEED_TEST = "paired permutation test"  # beginning of a test's name if both sides have one seed
+ONE_SEED_TEST = "paired permutation test"  # a test's name begins with this if both sides have one seed
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class Summary:
     """Sentences about a run.
 
     Attributes:
-        setting: variants, test sets, seeds and time.
+        description: variants, test sets, seeds and time.
         headline: the last student compared with the first.
         details: the last student's other comparisons, and failed transcriptions.
     """
 
-    setting: str
+    description: str
     headline: str
     details: list[str]
 
@@ -29,10 +29,10 @@ class Summary:
 def summarise(run: Run) -> Summary:
     """Describe a run in sentences."""
     headline, *details = _results(run)
-    return Summary(_setting(run), headline, [*details, *_failures(run)])
+    return Summary(_description(run), headline, [*details, *_failures(run)])
 
 
-def conclusion(comparison: ComparisonRow) -> str:
+def result_in_words(comparison: ComparisonRow) -> str:
     """A comparison's result in a few words."""
     if comparison.p is None:
         return "not tested"
@@ -41,7 +41,7 @@ def conclusion(comparison: ComparisonRow) -> str:
     return "a is better" if comparison.difference < 0 else "b is better"
 
 
-def _setting(run: Run) -> str:
+def _description(run: Run) -> str:
     utterances = sum(
         {score.set: score.utterances + score.failed for score in run.scores if score.set != POOLED}.values()
     )
@@ -52,8 +52,8 @@ def _setting(run: Run) -> str:
     ]
     if seconds := run.environment.get("seconds"):
         parts.append(f"{duration(seconds)} of computing")
-    description = str(run.recipe.get("description") or "").strip()
-    return f"{description} {', '.join(parts)}.".strip()
+    recipe_description = str(run.recipe.get("description") or "").strip()
+    return f"{recipe_description} {', '.join(parts)}.".strip()
 
 
 def _results(run: Run) -> list[str]:
@@ -82,7 +82,7 @@ def _sentence(run: Run, final: str, rival: str, row: ComparisonRow) -> str:
     if row.p is None:
         return f"{final} was not tested against {rival}: {rates} ({points(difference)} points). {scope}"
     interval = f"95% interval {points_range(ci95)}"
-    figures = f"{points(difference)} points, {interval}, p {_equal(probability(row.p))}"
+    figures = f"{points(difference)} points, {interval}, {_p_value(row.p)}"
     if row.p >= SIGNIFICANT:
         return f"{final} is not significantly different from {rival}: {rates} ({figures}). {scope}"
     if difference < 0:
@@ -91,7 +91,7 @@ def _sentence(run: Run, final: str, rival: str, row: ComparisonRow) -> str:
 
 
 def scope_in_words(run: Run, row: ComparisonRow) -> str:
-    """What a comparison over all test sets is valid for, or why there was no test, in a sentence."""
+    """A sentence that says what the comparison is valid for, or why it was not tested."""
     if row.p is None:
         return f"There is {row.test}."
     speakers = rate_table(run).columns[-1].speakers
@@ -112,12 +112,13 @@ def _pooled(run: Run, variant: str) -> str:
     return f"{percent(sum(rates) / len(rates))}%" if rates else "no rate"
 
 
-def _equal(text: str) -> str:
-    return text if text.startswith("<") else f"= {text}"
+def _p_value(p: float) -> str:
+    text = probability(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _failures(run: Run) -> list[str]:
     failed = sum(score.failed for score in run.scores if score.set != POOLED)
     if not failed:
         return []
-    return [f"{count(failed, 'transcription')} failed and are in no error rate; report.html marks them."]
+    return [f"{count(failed, 'transcription')} failed and are not counted in any error rate; report.html marks them."]

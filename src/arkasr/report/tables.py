@@ -20,7 +20,7 @@ class RateCell:
         mean: rate over seeds, a share; None if there are no reference tokens.
         ci95: interval of the recipe if there are several seeds, else of the one model; None if there is none.
         deviation: sample standard deviation over seeds; None if there is one seed.
-        failed: utterances that could not be transcribed, summed over seeds; they are in no rate.
+        failed: utterances that could not be transcribed, summed over seeds; they are not counted in any rate.
         best: whether this is the lowest mean of all students on this set.
     """
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arkasr.report.run_folder import Run, read_run
-from arkasr.report.summary import conclusion, overall_set, scope_in_words, summarise
+from arkasr.report.summary import overall_set, result_in_words, scope_in_words, summarise
 from arkasr.report.tables import Column, RateCell, RateTable, intervals_in_words, rate_table, support_table
 from arkasr.report.wording import count, percent, percent_range, points, points_range, probability
 
@@ -121,7 +121,7 @@ def _comparisons(run: Run) -> Table:
     for row in run.comparisons:
         if row.set == overall_set(run):
             figures = points(row.difference), points_range(row.ci95), probability(row.p)
-            rendered.add_row(row.a, row.b, *figures, conclusion(row))
+            rendered.add_row(row.a, row.b, *figures, result_in_words(row))
     return rendered
 
 

@@ -58,7 +58,7 @@ class AlignedTranscript:
     Attributes:
         variant: name in the recipe.
         chunks: the alignment; empty if the transcription failed.
-        errors: substitutions, deletions and insertions; None if it failed or there is no reference.
+        errors: substitutions, deletions and insertions; None if the transcription failed or there is no reference.
         reference_tokens: words or characters of the reference.
         failure: why there is no transcript.
     """
@@ -91,7 +91,7 @@ class ShownUtterance:
     clip: Clip | None
 
     def errors_of(self, variant: str) -> int:
-        """Of one variant; 0 where it failed or is missing."""
+        """Errors of one variant; 0 if its transcription failed or is missing."""
         return sum(transcript.errors or 0 for transcript in self.transcripts if transcript.variant == variant)
 
 
@@ -150,10 +150,10 @@ def load_shown_test_set(run: Run, name: str, limits: Limits) -> ShownTestSet:
     return ShownTestSet(name, unit, utterances, len(rows), seed)
 
 
-def _hardest(rows: Mapping[str, Mapping[str, Row]], keys: Sequence[str], most: int) -> list[str]:
-    """The `most` utterances with the most errors over all variants, in the order of `keys`."""
+def _hardest(rows: Mapping[str, Mapping[str, Row]], keys: Sequence[str], limit: int) -> list[str]:
+    """The `limit` utterances with the most errors over all variants, in the order of `keys`."""
     errors = {key: sum(row.get("errors") or 0 for row in rows[key].values()) for key in keys}
-    kept = set(sorted(keys, key=lambda key: -errors[key])[:most])
+    kept = set(sorted(keys, key=lambda key: -errors[key])[:limit])
     return [key for key in keys if key in kept]
 
 

@@ -48,12 +48,12 @@ def build_stream(
     """
     settings = context.recipe.stages[name]
     assert isinstance(settings, TrainingStageSettings)
-    per_step = accumulation or settings.optimization.accumulation
+    batches_per_step = accumulation or settings.optimization.accumulation
     order = seed_of_order(context.recipe, name, seed)
     streamed = context.recipe.sets.get(settings.train)
     if streamed is not None and streamed.dataset is not None:
         return build_dataset_stream(
-            f"set {settings.train}", streamed, stage, settings, per_step, order, rank, world_size
+            f"set {settings.train}", streamed, stage, settings, batches_per_step, order, rank, world_size
         )
     utterances, durations, unmeasured = context.training_utterances(settings.train, seed).measured()
     if not len(utterances):
@@ -68,7 +68,7 @@ def build_stream(
     return BatchStream(
         dataset,
         sampler,
-        per_step=per_step,
+        batches_per_step=batches_per_step,
         rank=rank,
         world_size=world_size,
         workers=workers,
@@ -81,12 +81,12 @@ def build_dataset_stream(
     settings_of_set: SetSettings,
     stage: Stage,
     settings: TrainingStageSettings,
-    per_step: int,
+    batches_per_step: int,
     seed: int,
     rank: int,
     world_size: int,
 ) -> BatchStream:
-    """The batches of a streamed dataset for one rank, `per_step` of all ranks in a step.
+    """The batches of a streamed dataset for one rank, `batches_per_step` of all ranks in a step.
 
     Raises:
         InputError: the dataset cannot be read.
@@ -99,17 +99,17 @@ def build_dataset_stream(
 
     batches = StreamedBatches(
         settings_of_set.dataset,
-        per_step=per_step,
+        batches_per_step=batches_per_step,
         rank=rank,
         processes=world_size,
-        check=utterance_check(name, stage, settings),
+        check_utterance=utterance_check(name, stage, settings),
         batching={
             "max_audio_seconds": optimization.batch_seconds,
             "text_tokens": text_tokens if optimization.batch_tokens is not None else None,
             "max_text_tokens": optimization.batch_tokens,
             "max_utterances": optimization.batch_utterances,
         },
-        exchange=processes.all_gather_text,
+        all_gather_text=processes.all_gather_text,
         max_seconds=settings_of_set.max_seconds,
         labels_withheld=settings_of_set.labels == "withheld",
         seed=seed,
@@ -120,7 +120,7 @@ def build_dataset_stream(
     return BatchStream(
         ExampleDataset(IdentityLookup(batches.examples), frontends),
         batches,
-        per_step=per_step,
+        batches_per_step=batches_per_step,
         rank=rank,
         world_size=world_size,
         workers=optimization.data_workers,

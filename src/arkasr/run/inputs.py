@@ -48,10 +48,10 @@ class Inputs:
             InputError: one has changed; names it, the change and the remedy.
         """
         stage = self._recipe.stages[name]
-        sets, models = (
+        data_names, models = (
             [used for key in keys if (used := getattr(stage, key, None))] for keys in (SET_KEYS, MODEL_KEYS)
         )
-        self._check(sets, models)
+        self._check(data_names, models)
 
     def check_variant(self, name: str) -> None:
         """Compare the test sets and the model of a variant with the record.
@@ -70,7 +70,9 @@ class Inputs:
         self._check(self._recipe.evaluation.sets, [])
 
     def record(self) -> None:
-        """Record what the last check saw for the first time; returns on every rank after the file is written.
+        """Record those inputs of the last check that have no record yet.
+
+        Returns on every rank once the file is written.
 
         Raises:
             InputError: the file cannot be written.
@@ -85,15 +87,15 @@ class Inputs:
         with _input_errors(self.path):
             write_json(self.path, self._record)
 
-    def _check(self, sets: Sequence[str], models: Sequence[str]) -> None:
-        self._context.commits |= processes.broadcast_from_first(lambda: self._check_on_first_rank(sets, models))
+    def _check(self, data_names: Sequence[str], models: Sequence[str]) -> None:
+        self._context.commits |= processes.broadcast_from_first(lambda: self._check_on_first_rank(data_names, models))
 
-    def _check_on_first_rank(self, sets: Sequence[str], models: Sequence[str]) -> dict[str, str]:
+    def _check_on_first_rank(self, data_names: Sequence[str], models: Sequence[str]) -> dict[str, str]:
         """Compare on rank 0; returns the commit of each hub name."""
         self._new = {"sets": {}, "models": {}}  # an earlier check may not have been followed by a use
         commits = {}
         with _input_errors(self.path):
-            for name in self._sets_used(sets, models):
+            for name in self._sets_used(data_names, models):
                 if (manifest := self._recipe.sets[name].manifest) is not None:  # a streamed set has a revision instead
                     self._check_set(name, manifest)
             for name in models:
@@ -104,10 +106,13 @@ class Inputs:
                         commits[name] = found["commit"]
         return commits
 
-    def _sets_used(self, sets: Sequence[str], models: Sequence[str]) -> list[str]:
-        """The recipe's sets that sets, labels and models come from; a model built anew uses the tokenizer's texts."""
+    def _sets_used(self, data_names: Sequence[str], models: Sequence[str]) -> list[str]:
+        """The recipe's sets that the given names use.
+
+        For a label stage: the set that it labels. For a model with random weights: the tokenizer's set.
+        """
         used = []
-        for name in sets:
+        for name in data_names:
             stage = None if name in self._recipe.sets else self._recipe.stages[name]
             used.append(stage.audio if isinstance(stage, LabelStageSettings) else name)
         if any(self._recipe.models[name].pretrained is None for name in models if name in self._recipe.models):
@@ -140,16 +145,16 @@ class Inputs:
         return now
 
     def _changed(self, name: str, found: Difference) -> InputError:
-        copied = ", as is right for a copy" if found.only_time else ""
+        copied = " (right if the files were only copied)" if found.only_time else ""
         return InputError(
             f"{name}: is not what this run has used before: {found.what}; {found.remedy}, or choose another --output; "
-            f"deleting {self.path} accepts what is there now for what is still to be computed{copied}"
+            f"to accept the new files for the remaining work, delete {self.path}{copied}"
         )
 
 
 @contextmanager
 def _input_errors(default: Path) -> Iterator[None]:
-    """Turn OSError into InputError, which `processes` passes on to the ranks that wait for rank 0."""
+    """Turn OSError into InputError. `processes` sends only InputError to the ranks that wait."""
     try:
         yield
     except OSError as error:
@@ -167,7 +172,7 @@ def _identity_of_model(pretrained: str, revision: str | None) -> dict[str, Any]:
 
 def _difference_of_models(was: dict[str, Any], now: dict[str, Any]) -> Difference | None:
     if was.keys() != now.keys():
-        return Difference("it was a folder, or a hub name, and is now the other")
+        return Difference("it was a folder and is now a hub name, or the reverse")
     before, after = was["files"], now["files"]
     for name in [*before, *after]:
         if name not in after:

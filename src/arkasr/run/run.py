@@ -67,8 +67,8 @@ def _opened_run(
                 stack.enter_context(lock_run_folder(path, progress.print))
             return RunFolder.create(path, recipe, resume=resume or not processes.is_first_rank())
 
-        context = RunContext(recipe, processes.first_rank_first(open_folder), default_device())
-        processes.first_rank_first(lambda: context.corpus)
+        context = RunContext(recipe, processes.run_on_first_rank_first(open_folder), default_device())
+        processes.run_on_first_rank_first(lambda: context.corpus)
         inputs = processes.raise_if_any_fails(lambda: Inputs(context))
         yield context, inputs, RunSession(path / "environment.json", writes=processes.is_first_rank())
 

@@ -29,6 +29,7 @@ from arkasr.train.integrity import add_checksums, damage_of, flush
 from arkasr.train.training_state import TrainingState
 
 STATE = "state.json"
+# The name is from a time when the extra state was called memory. It must stay, so that old checkpoints can be resumed.
 EXTRA_STATE = "memory.safetensors"
 WRITING = ".writing-"
 
@@ -37,9 +38,9 @@ class Checkpoints:
     """The checkpoints of one stage. Every process must call the same methods in the same order.
 
     Args:
-        folder: of the checkpoints; incomplete ones that a killed run left there are removed.
+        folder: the folder of the checkpoints; incomplete ones that a killed run left there are removed.
         stage: the module, sharded or not, whose parameters the optimizers hold.
-        optimizers: of the stage.
+        optimizers: the stage's optimizers.
         keep: number of checkpoints to keep; older ones are removed.
     """
 
@@ -68,7 +69,7 @@ class Checkpoints:
 
         Args:
             state: the stage's progress.
-            extra_state: as of `Stage.extra_state`.
+            extra_state: what `Stage.extra_state` returned.
         """
         self.finish()
         tensors = tensors_to_write(self._stage, self._optimizers)
@@ -151,7 +152,7 @@ class Checkpoints:
         shutil.rmtree(checkpoint, ignore_errors=True)
         writing.rename(checkpoint)
         flush(self.folder)
-        # Checkpoints of later steps are damaged, else the run would have resumed from them. They do not count.
+        # Checkpoints of later steps can only be damaged ones. They do not count towards `keep`.
         up_to_step = [old for old in self._sorted_by_step() if _step_of(old) <= step]
         for old in up_to_step[: -self._keep]:
             shutil.rmtree(old)
@@ -161,7 +162,7 @@ class Checkpoints:
         for checkpoint in reversed(checkpoints):
             if not (damage := damage_of(checkpoint, required=STATE)):
                 return checkpoint.name
-            on_damage(f"{checkpoint}: {damage}; going back to the checkpoint before it")
+            on_damage(f"{checkpoint}: {damage}; this checkpoint is not used")
         if checkpoints:
             raise InputError(f"{self.folder}: every checkpoint is damaged; remove the folder to train the stage again")
         return None

@@ -68,23 +68,23 @@ class _RankBatches(Sampler[list[Any]]):
         self,
         sampler: DurationBatchSampler | StreamedBatches,
         position: Any,
-        per_step: int,
+        batches_per_step: int,
         rank: int,
         world_size: int,
     ) -> None:
         self._global_order: Iterator[tuple[list[Any], Any]] = sampler.batches_from(position)
-        self._per_step = per_step
+        self._batches_per_step = batches_per_step
         self._rank = rank
         self._world_size = world_size
         self.positions: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[list[Any]]:
         while True:
-            step = list(islice(self._global_order, self._per_step))
+            step = list(islice(self._global_order, self._batches_per_step))
             self.positions.append(step[-1][1])
-            for first in range(0, self._per_step, self._world_size):
+            for first in range(0, self._batches_per_step, self._world_size):
                 index = first + self._rank
-                yield step[index][0] if index < self._per_step else []
+                yield step[index][0] if index < self._batches_per_step else []
 
 
 class BatchStream:
@@ -95,7 +95,7 @@ class BatchStream:
     Args:
         dataset: utterances with features.
         sampler: forms the batches.
-        per_step: batches in an optimizer step, of all processes together.
+        batches_per_step: batches in an optimizer step, of all processes together.
         rank: of this process.
         world_size: number of processes.
         workers: worker processes that read ahead; 0 = none.
@@ -107,7 +107,7 @@ class BatchStream:
         dataset: ExampleDataset,
         sampler: DurationBatchSampler | StreamedBatches,
         *,
-        per_step: int = 1,
+        batches_per_step: int = 1,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
@@ -116,7 +116,7 @@ class BatchStream:
         self.dataset = dataset
         self.sampler = sampler
         self.position: Any = sampler.position_from_state({})
-        self._per_step = per_step
+        self._batches_per_step = batches_per_step
         self._rank = rank
         self._world_size = world_size
         self._workers = workers
@@ -146,7 +146,7 @@ class BatchStream:
 
     @property
     def _rounds(self) -> int:
-        return -(-self._per_step // self._world_size)
+        return -(-self._batches_per_step // self._world_size)
 
     def _read_ahead(
         self, steps: int, on_step_read: Callable[[int, list[list[Example]]], None]
@@ -168,7 +168,7 @@ class BatchStream:
             yield batch.examples
 
     def _read(self) -> Iterator[_MicroBatch]:
-        sampler = _RankBatches(self.sampler, self.position, self._per_step, self._rank, self._world_size)
+        sampler = _RankBatches(self.sampler, self.position, self._batches_per_step, self._rank, self._world_size)
         loader = DataLoader(
             _ErrorsAsValues(self.dataset),
             batch_sampler=sampler,
@@ -211,7 +211,7 @@ class BatchStream:
                 "a streamed dataset cannot be started in the middle: a stage that continues another one must train on "
                 "the same dataset; or leave out `continues`"
             )
-        self.position = self.sampler.position_after(steps * self._per_step)
+        self.position = self.sampler.position_after(steps * self._batches_per_step)
 
     def take_unreadable(self) -> list[UnreadableUtterance]:
         """The unreadable utterances since the last call."""

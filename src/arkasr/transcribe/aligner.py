@@ -37,7 +37,7 @@ class Aligner:
                 name, dtype=dtype, use_safetensors=True, trust_remote_code=False
             ).to(device)
         except (OSError, ValueError) as error:
-            raise InputError(f"aligner {name}: {first_line_of(error)} Give a Qwen3 forced aligner") from error
+            raise InputError(f"aligner {name}: {first_line_of(error)}; give a Qwen3 forced aligner") from error
         if not hasattr(self.processor, "prepare_forced_aligner_inputs"):
             raise InputError(f"aligner {name}: is not a Qwen3 forced aligner")
         self.model.eval()

@@ -94,7 +94,7 @@ def transcribe_inputs(
         inputs: the recordings.
         target: where transcripts are written.
         model_name: stored in the journal; a run with another model does not continue it.
-        on_progress: called with the seconds of audio and the number of recordings just finished.
+        on_progress: as in `Transcriber.transcribe`.
 
     Returns:
         An error message for each recording that was not transcribed completely.

@@ -27,7 +27,7 @@ class CutRecording:
 
 
 def cut_recording(recording: Recording, piece_seconds: float) -> CutRecording:
-    """Cut a recording at its pauses and drop what is not speech.
+    """Cut a recording at its pauses and drop the parts without speech.
 
     A recording of up to 30 s with `find_speech=False` is one piece.
 

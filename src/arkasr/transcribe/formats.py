@@ -94,7 +94,7 @@ def _cues(transcript: Transcript) -> Iterator[Cue]:
 
 
 def _cues_of_words(segment: Segment) -> Iterator[Cue]:
-    """Cues with all of the segment's text, divided if a cue would be too long, and at pauses."""
+    """Cues with all of the segment's text. A new cue begins at a pause, or if the cue would be too long."""
     assert segment.words
     words = segment.words
     starts = [*_word_starts(segment.text, words), len(segment.text)]

@@ -27,7 +27,7 @@ class Journal:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
-        self._known: dict[str, Recognition] = {}
+        self._recognitions: dict[str, Recognition] = {}
         header, valid_bytes = None, 0
         if path.is_file():
             with path.open("rb") as file:
@@ -38,7 +38,7 @@ class Journal:
                     if header is None:
                         header = row
                     elif (recognition := _recognition_of(row)) is not None:
-                        self._known[row["key"]] = recognition
+                        self._recognitions[row["key"]] = recognition
                     else:
                         break
                     valid_bytes += len(line)
@@ -63,7 +63,7 @@ class Journal:
 
     def get(self, key: str) -> Recognition | None:
         """The recognition of a piece; None if it is not finished."""
-        return self._known.get(key)
+        return self._recognitions.get(key)
 
     def add(self, recognitions: Mapping[str, Recognition]) -> None:
         """Store recognitions."""
@@ -91,5 +91,5 @@ def _row_of(line: bytes) -> dict[str, Any] | None:
 
 def _recognition_of(row: Mapping[str, Any]) -> Recognition | None:
     values = {name: value for name, value in row.items() if name != "key"}
-    fits = "key" in row and values.keys() == {field.name for field in fields(Recognition)}
-    return Recognition(**values) if fits else None
+    is_complete = "key" in row and values.keys() == {field.name for field in fields(Recognition)}
+    return Recognition(**values) if is_complete else None

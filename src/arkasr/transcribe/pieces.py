@@ -32,7 +32,10 @@ def pieces_of(speech: Sequence[SampleRange], probabilities: np.ndarray, max_samp
 
 
 def _last_of_piece(parts: Sequence[SampleRange], first: int, max_samples: int) -> int:
-    """Last part of the piece that begins with part `first`: the longest pause of the second half follows it."""
+    """Index of the last part of the piece that begins with part `first`.
+
+    A full piece ends before the longest pause of its second half.
+    """
     last = first
     while last + 1 < len(parts):
         following = parts[last + 1]

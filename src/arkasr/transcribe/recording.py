@@ -23,7 +23,7 @@ class Recording:
         audio: a file, or a waveform float `[samples]`, 16 kHz mono.
         begin_time: second of the file or waveform at which the recording begins; None = at the start.
         end_time: second at which it ends; None = at the end.
-        language: by name, for models that need it.
+        language: name of the language, for models that need it.
         find_speech: detect speech in short recordings too; else only in recordings that are too long for the model.
         fields: copied to the outputs.
     """
@@ -54,7 +54,7 @@ class Recording:
         return end - begin
 
     def identity(self) -> str:
-        """A string that is different for another recording, and for this file after a change.
+        """A string that differs between recordings, and changes when the file changes.
 
         Raises:
             InputError: the file does not exist.
@@ -71,7 +71,7 @@ class Recording:
         """The waveform between two samples of the recording, float32 `[samples]`, 16 kHz mono.
 
         Raises:
-            InputError: the file cannot be read there.
+            InputError: this part of the file cannot be read.
         """
         if isinstance(self.audio, np.ndarray):
             offset = round((self.begin_time or 0.0) * SAMPLE_RATE)

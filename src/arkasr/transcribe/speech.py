@@ -16,7 +16,7 @@ from arkasr.data.audio import SAMPLE_RATE
 FRAME_SAMPLES = 512  # one probability for each 32 ms
 BLOCK_FRAMES = 18_750  # ten minutes
 # Frames on either side of a block that give the model context; their probabilities are dropped. At the ends of the
-# recording the context is silence, without which Silero misses single words.
+# recording the context is silence. Without it, Silero misses single words.
 CONTEXT_FRAMES = 16
 SPEECH_THRESHOLD = 0.5
 MIN_SPEECH_MS = 64  # two frames: "yes" and "no" are short

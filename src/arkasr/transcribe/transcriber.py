@@ -1,7 +1,7 @@
 """Transcription of any number of recordings of any length, with any recogniser of the package.
 
-Recordings are processed in windows. The pieces of a window are batched by length, and the next window is cut in the
-background. A transcript does not depend on the other recordings.
+Recordings are processed in groups (windows). The pieces of a window are batched by length, while the recordings of the
+next window are cut into pieces in the background. A transcript does not depend on the other recordings.
 """
 
 import itertools
@@ -129,9 +129,10 @@ class Transcriber:
         Args:
             recordings: files, waveforms float `[samples]` (16 kHz mono) or `Recording`s.
             journal: stores finished pieces, so that an interrupted run can continue.
-            on_progress: called with the seconds of audio and the recordings (or shares of one) just finished.
+            on_progress: called with two numbers: seconds of audio and number of recordings finished since the last
+                call. The number may be a fraction.
         """
-        report = on_progress or (lambda seconds, recordings: None)
+        on_progress = on_progress or (lambda seconds, recordings: None)
         stopped = threading.Event()
         windows = self._windows(map(_recording, recordings), stopped)
         with ThreadPoolExecutor(1, thread_name_prefix="cut") as pool:
@@ -139,7 +140,7 @@ class Transcriber:
                 upcoming = pool.submit(next, windows, None)
                 while (window := upcoming.result()) is not None:
                     upcoming = pool.submit(next, windows, None)
-                    yield from self._transcribe_window(*window, journal, report)
+                    yield from self._transcribe_window(*window, journal, on_progress)
             finally:
                 stopped.set()
 
@@ -166,16 +167,18 @@ class Transcriber:
         recordings: Sequence[Recording],
         cuts: Sequence[CutRecording],
         journal: Journal | None,
-        report: Callable[[float, float], None],
+        on_progress: Callable[[float, float], None],
     ) -> Iterator[Transcript]:
         pieces = [
             (recording, cut, piece) for recording, cut in zip(recordings, cuts, strict=True) for piece in cut.pieces
         ]
         keys = [f"{cut.identity}:{piece.begin}:{piece.end}" for _, cut, piece in pieces]
         shares = [1 / len(cut.pieces) for _, cut, _ in pieces]
-        stored = {index: journal.get(key) for index, key in enumerate(keys)} if journal else {}
-        known = {index: recognition for index, recognition in stored.items() if recognition is not None}
-        missing = {index: piece.samples / SAMPLE_RATE for index, (*_, piece) in enumerate(pieces) if index not in known}
+        journaled = {index: journal.get(key) for index, key in enumerate(keys)} if journal else {}
+        finished = {index: recognition for index, recognition in journaled.items() if recognition is not None}
+        seconds_to_decode = {
+            index: piece.samples / SAMPLE_RATE for index, (*_, piece) in enumerate(pieces) if index not in finished
+        }
 
         def features(index: int) -> Tensor:
             recording, _, piece = pieces[index]
@@ -183,19 +186,19 @@ class Transcriber:
 
         batches = recognize_clips(
             self.recognizer,
-            missing,
+            seconds_to_decode,
             features,
             lambda index: pieces[index][0].language or self.language,
             RecognitionSettings(self.settings.batch_seconds, self.settings.max_new_tokens, self.settings.batch_clips),
         )
         for batch in batches:
-            known |= batch
+            finished |= batch
             if journal:
                 journal.add({keys[index]: found for index, found in batch.items() if found.error is None})
-            report(sum(missing[index] for index in batch), sum(shares[index] for index in batch))
-        seconds_not_decoded = sum(cut.seconds for cut in cuts) - sum(missing.values())
-        report(seconds_not_decoded, len(recordings) - sum(shares[index] for index in missing))
-        recognitions = (known[index] for index in range(len(pieces)))
+            on_progress(sum(seconds_to_decode[index] for index in batch), sum(shares[index] for index in batch))
+        seconds_not_decoded = sum(cut.seconds for cut in cuts) - sum(seconds_to_decode.values())
+        on_progress(seconds_not_decoded, len(recordings) - sum(shares[index] for index in seconds_to_decode))
+        recognitions = (finished[index] for index in range(len(pieces)))
         for recording, cut in zip(recordings, cuts, strict=True):
             yield self._transcript(recording, cut, list(itertools.islice(recognitions, len(cut.pieces))))
 

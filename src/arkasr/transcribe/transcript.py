@@ -1,4 +1,4 @@
-"""The result of a transcription: segments with times, and words with times if they were asked for."""
+"""The result of a transcription: segments with times, and words with times if they were requested."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -33,7 +33,7 @@ class Segment:
         raw: as generated, with control tokens.
         flags: `looping` if the same words occur four times in a row, `truncated` if the token cap was reached. The
             flags do not change the text.
-        words: with times; None if they were not asked for or could not be aligned.
+        words: with times; None if they were not requested or could not be aligned.
     """
 
     begin: float

@@ -1,7 +1,7 @@
-"""Transcripts from vLLM, in its own processes, in place of `arkasr.recognizers.decoding.decode`.
+"""Transcripts from vLLM, which runs in its own processes, in place of `arkasr.recognizers.decoding.decode`.
 
 In: a recogniser and prompts with log-mel features. Out: its transcripts, without hidden states. The engine reloads the
-recogniser's weights when they change. Losses and steps are not known here.
+recogniser's weights when they change. Losses and steps are left to others.
 """
 
 import os
@@ -42,9 +42,9 @@ Job = tuple[Future[list[Any]], Callable[[], list[Any]]]
 
 
 class VllmEngine:
-    """A model in vLLM that writes the transcripts of `decode`. Only near ties may differ.
+    """Decodes with vLLM. Greedy transcripts equal those of `decode`, except where two tokens have nearly equal scores.
 
-    vLLM's process shares this process's accelerator, and ends with this process.
+    vLLM's processes share this process's accelerator and end with this process.
 
     Args:
         recognizer: of a family in `arkasr.vllm.requests`.
@@ -76,11 +76,12 @@ class VllmEngine:
                     dtype=dtype,
                     max_model_len=longest_prompt + max_new_tokens,
                     kv_cache_memory_bytes=int(cache_gib * 2**30),
-                    # vLLM requires this share of the memory to be free. The trainer uses the accelerator, too.
+                    # vLLM refuses to start unless this share is free. It is small because the trainer uses the
+                    # accelerator, too.
                     gpu_memory_utilization=MIN_MEMORY_SHARE,
                     # Compilation saves time on accelerators only.
                     enforce_eager=not torch.cuda.is_available(),
-                    # A clip comes once an epoch, each time with new weights: a cache would have no hits.
+                    # A clip is decoded once per epoch, each time with new weights, so a cache would have no hits.
                     enable_prefix_caching=False,
                     mm_processor_cache_gb=0,
                     enable_mm_embeds=True,
@@ -90,7 +91,7 @@ class VllmEngine:
         except (RuntimeError, ValueError) as error:
             self._folder.cleanup()
             raise InputError(
-                f"engine vllm does not start: {first_line_of(error)} See vLLM's messages above; "
+                f"engine vllm does not start: {first_line_of(error)}; see vLLM's messages above: "
                 "cache_gib must be enough for a clip of 30 s, and this much memory must be free"
             ) from error
         # vLLM has registered its own config class, with which Transformers' model class does not work.
@@ -111,9 +112,10 @@ class VllmEngine:
         drafts: Sequence[Sequence[int]] | None = None,
         sampling: Sampling | None = None,
     ) -> Transcripts:
-        """As `decode`, without `states`. `drafts` is ignored; `passes` is the length of the longest transcript.
+        """Decode like `decode`, without `states`; `drafts` is ignored.
 
-        With `sampling`, the distribution of tokens is that of `decode`; the sampled tokens differ.
+        `passes` is the length of the longest transcript. With `sampling`, the distribution of tokens is that of
+        `decode`; the sampled tokens differ.
 
         Raises:
             InputError: vLLM has failed.
@@ -191,7 +193,7 @@ class VllmEngine:
         self._jobs.put(None)
         while self._worker.is_alive() and self._is_alive():
             self._worker.join(LIVENESS_CHECK_SECONDS)
-        # While the folder exists, vLLM's processes ignore all signals, including vLLM's own.
+        # While the folder exists, vLLM's processes ignore SIGINT and SIGTERM, also those that vLLM sends.
         self._folder.cleanup()
         self._llm.llm_engine.engine_core.shutdown()
 
@@ -214,6 +216,6 @@ def _write_model_files(recognizer: Recognizer, folder: Path) -> None:
 
 
 def _write_weights(recognizer: Recognizer, folder: Path) -> None:
-    """Write the weights to one file; tied ones are written once. Sharded ones must be gathered before."""
+    """Write the weights to one file; tied ones are written once. The caller must gather sharded weights first."""
     weights = {name: weight.detach().contiguous() for name, weight in recognizer.model.named_parameters()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

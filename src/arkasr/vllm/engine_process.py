@@ -1,7 +1,7 @@
 """How the vLLM processes of a trainer share its accelerator, leave signals to it, and end with it.
 
-Only the trainer handles signals, by writing a checkpoint, and it ends its engine itself. If the trainer is killed, the
-engine's processes are killed, too.
+Only the trainer handles signals: it writes a checkpoint and ends its engine. If the trainer is killed, the engine's
+processes are killed, too.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ def engine_environment(folder: Path) -> dict[str, str]:
     """Environment variables that must be set while vLLM starts its processes.
 
     Args:
-        folder: of the engine; while it exists, vLLM's processes ignore signals.
+        folder: the engine's folder; while it exists, vLLM's processes ignore SIGINT and SIGTERM.
     """
     # Forking a process with threads may hang, and does not load plugins again.
     variables = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", ENGINE_FOLDER: str(folder)}
@@ -35,12 +35,12 @@ def engine_environment(folder: Path) -> dict[str, str]:
 
 
 def visible_device(index: int, listed: str | None) -> str:
-    """The id of one accelerator: that at `index` in the comma-separated `listed` ids; None = all are visible."""
+    """The accelerator at `index` in the comma-separated ids of `listed`; None = all are visible."""
     return listed.split(",")[index] if listed else str(index)
 
 
 def follow_trainer() -> None:
-    """In a process of a trainer's engine: ignore signals, and end with the parent process. Elsewhere do nothing."""
+    """In a process of a trainer's engine: ignore signals and end with the parent process. Elsewhere do nothing."""
     parent, folder = multiprocessing.parent_process(), os.environ.get(ENGINE_FOLDER)
     if parent is None or folder is None:
         return

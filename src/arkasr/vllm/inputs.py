@@ -74,7 +74,7 @@ class ArkAsrDummyInputs(BaseDummyInputsBuilder[ArkAsrProcessingInfo]):
 
 
 class ArkAsrInputs(BaseMultiModalProcessor[ArkAsrProcessingInfo]):
-    """Computes features clip by clip, so that cached ones do not depend on the batch."""
+    """Computes features clip by clip, so that cached features do not depend on the batch."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         processor = self.info.get_hf_processor()

@@ -32,7 +32,7 @@ def register() -> None:
     ]
     missing = [name for owner, name in patched if name not in {*dir(owner), *getattr(owner, "__annotations__", ())}]
     if missing:
-        logger.warning("this vLLM has no %s: requested scores are left to vLLM itself", ", ".join(missing))
+        logger.warning("this vLLM has no %s: its answers to requests for scores are not changed", ", ".join(missing))
     elif not hasattr(GPUModelRunner, "named_scores"):
         _accept_requested_ids(InputProcessor)
         _return_requested_scores(GPUModelRunner)

@@ -1,6 +1,7 @@
 """Turn prompts into vLLM requests with features that are already computed.
 
-vLLM expands the audio placeholders itself, so a request holds one per clip. Weights and results are left to the engine.
+vLLM expands the audio placeholders itself, so a request has one placeholder per clip. Weights and
+results are left to the engine.
 """
 
 from collections.abc import Callable

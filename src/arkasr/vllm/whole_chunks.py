@@ -18,7 +18,7 @@ def register() -> None:
     from vllm.model_executor.models import qwen3_asr
 
     if not hasattr(qwen3_asr, "Qwen3OmniMoeAudioEncoder"):
-        logger.warning("this vLLM has another audio encoder: clips under one second are left to it")
+        logger.warning("this vLLM has another audio encoder: its encoding of clips under one second is not changed")
         return
     encoder: Any = qwen3_asr.Qwen3OmniMoeAudioEncoder
     if not hasattr(encoder, "pads_chunks"):

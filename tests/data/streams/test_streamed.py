@@ -66,12 +66,12 @@ def small_pools(monkeypatch):
 
 def batches_of(folder, rank=0, processes=1, **changes):
     options = {
-        "per_step": PER_STEP,
+        "batches_per_step": PER_STEP,
         "rank": rank,
         "processes": processes,
-        "check": lambda utterance, seconds: None,
+        "check_utterance": lambda utterance, seconds: None,
         "batching": {"max_audio_seconds": 2.0},
-        "exchange": lambda text: [text],
+        "all_gather_text": lambda text: [text],
         "seed": 1,
         "read_ahead": 12,
     }
@@ -119,7 +119,7 @@ def test_audio_equals_the_dataset_s_as_long_as_it_may_be_read(folder):
 
 @pytest.mark.parametrize("read_ahead", [1, 6, 17])
 def test_a_lane_that_processes_share_keeps_audio_until_each_has_read_its_own(folder, read_ahead):
-    batches = batches_of(folder, per_step=8, rank=3, processes=8, read_ahead=read_ahead)
+    batches = batches_of(folder, batches_per_step=8, rank=3, processes=8, read_ahead=read_ahead)
     assert batches.lanes < 8
     late = []
     for place, (batch, _) in enumerate(itertools.islice(batches.batches_from(StreamPosition()), 640)):
@@ -131,7 +131,7 @@ def test_a_lane_that_processes_share_keeps_audio_until_each_has_read_its_own(fol
 
 
 def test_files_of_finished_pools_are_removed(folder):
-    batches = batches_of(folder, per_step=1, read_ahead=2)
+    batches = batches_of(folder, batches_per_step=1, read_ahead=2)
     most = 0
     for batch, _ in itertools.islice(batches.batches_from(StreamPosition()), 300):
         most = max(most, len(list(batch[0].audio.parent.glob("*.tar"))))
@@ -150,7 +150,7 @@ def test_exactly_one_pool_is_read_ahead(folder, monkeypatch):
     read = []
     original = StreamedBatches._audio_bytes
     monkeypatch.setattr(StreamedBatches, "_audio_bytes", lambda *its: (read.append(its), original(*its))[1])
-    produced = batches_of(folder, per_step=1).batches_from(StreamPosition())
+    produced = batches_of(folder, batches_per_step=1).batches_from(StreamPosition())
     next(produced)
     wait_until(lambda: len(read) == 16)
     time.sleep(0.1)
@@ -163,7 +163,8 @@ def test_an_error_in_the_next_pool_is_raised_when_it_is_reached(folder):
             raise InputError("utt-10 is wrong")
 
     def first_pool(check):
-        for batch, reached in batches_of(folder, per_step=1, check=check).batches_from(StreamPosition()):
+        batches = batches_of(folder, batches_per_step=1, check_utterance=check)
+        for batch, reached in batches.batches_from(StreamPosition()):
             if reached.lanes[0].pool:
                 return
             yield [item.id for item in batch]
@@ -186,8 +187,8 @@ read = itertools.count()
 original = streamed.StreamedBatches._audio_bytes
 streamed.StreamedBatches._audio_bytes = lambda *its: (time.sleep(2 * (next(read) >= 50)), original(*its))[1]
 batches = streamed.StreamedBatches(
-    DatasetSource(path=sys.argv[1], examples=66), per_step=1, rank=0, processes=1, check=lambda *its: None,
-    batching={"max_audio_seconds": 2.0}, exchange=lambda text: [text],
+    DatasetSource(path=sys.argv[1], examples=66), batches_per_step=1, rank=0, processes=1,
+    check_utterance=lambda *its: None, batching={"max_audio_seconds": 2.0}, all_gather_text=lambda text: [text],
 )
 
 def read_batches():
@@ -322,7 +323,7 @@ def state_of_two(folder, state, steps):
     states = [None, None]
 
     def save(rank):
-        states[rank] = batches_of(folder, rank, 2, exchange=exchange(rank)).state_dict(positions[rank])
+        states[rank] = batches_of(folder, rank, 2, all_gather_text=exchange(rank)).state_dict(positions[rank])
 
     threads = [threading.Thread(target=save, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
@@ -338,7 +339,7 @@ def test_a_batch_stream_reads_it_with_and_without_workers(folder, student, worke
     def stream():
         batches = batches_of(folder, read_ahead=2 * workers + 1)
         dataset = ExampleDataset(IdentityLookup(66), {student.frontend: student.features})
-        return BatchStream(dataset, batches, per_step=PER_STEP, workers=workers)
+        return BatchStream(dataset, batches, batches_per_step=PER_STEP, workers=workers)
 
     items = list(itertools.islice(stream(), 10 * PER_STEP))
     assert [[item.utterance.id for item in batch] for batch in items] == ids(
@@ -359,7 +360,7 @@ def test_unreadable_audio_is_reported_when_it_is_decoded(tmp_path, student):
     write_parquet(tmp_path / "corpus" / "0.parquet", [{"audio": {"bytes": content}, "text": "a"} for content in audio])
     batches = batches_of(tmp_path / "corpus", source=DatasetSource(path=str(tmp_path / "corpus"), examples=4))
     stream = BatchStream(
-        ExampleDataset(IdentityLookup(4), {student.frontend: student.features}), batches, per_step=PER_STEP
+        ExampleDataset(IdentityLookup(4), {student.frontend: student.features}), batches, batches_per_step=PER_STEP
     )
     list(itertools.islice(stream, PER_STEP))
     unreadable = stream.take_unreadable()
@@ -421,8 +422,8 @@ def test_missing_columns_counts_and_files_are_named(folder, tmp_path):
     with pytest.raises(InputError, match=f"dataset {tmp_path}/empty: ") as caught:
         batches_of(folder, source=DatasetSource(path=str(tmp_path / "empty")))
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="lane 0 has no utterance left; raise `max_seconds`"):
+    with pytest.raises(InputError, match="part 1 of its files has no utterance of at most `max_seconds`; raise it"):
         next(batches_of(folder, max_seconds=0.01).batches_from(StreamPosition()))
     batches = batches_of(folder)
     with pytest.raises(InputError, match="have changed since the checkpoint"):
-        batches_of(folder, per_step=2).position_from_state(batches.state_dict(StreamPosition()))
+        batches_of(folder, batches_per_step=2).position_from_state(batches.state_dict(StreamPosition()))

@@ -46,11 +46,9 @@ def test_a_set_that_has_changed_is_named_with_what_has_changed(folder, change):
         check_and_record(session(folder))
     told = str(refused.value)
     assert told.startswith(f"sets.L: {folder / 'train.jsonl'}: is not what this run has used before: {change}; ")
-    remedy = (
-        f"; restore it, or choose another --output; deleting {folder / 'run' / 'inputs.json'} accepts what is there "
-    )
-    remedy += "now for what is still to be computed"
-    assert told.endswith(f"{remedy}, as is right for a copy" if "another time" in change else remedy)
+    remedy = "; restore it, or choose another --output; to accept the new files for the remaining work, delete "
+    remedy += str(folder / "run" / "inputs.json")
+    assert told.endswith(f"{remedy} (right if the files were only copied)" if "another time" in change else remedy)
     assert rows_of(folder / "train.jsonl")
     shutil.rmtree(folder / "run")
     check_and_record(session(folder))
@@ -79,9 +77,9 @@ def test_only_what_the_recipe_sees_counts(folder):
 def test_a_copy_is_accepted_when_the_record_is_deleted(folder):
     check_and_record(session(folder))
     os.utime(folder / "train-0.wav")
-    with pytest.raises(InputError, match=r"deleting .* accepts what is there now") as refused:
+    with pytest.raises(InputError, match="to accept the new files for the remaining work, delete ") as refused:
         check_and_record(session(folder))
-    Path(str(refused.value).rpartition("deleting ")[2].partition(" accepts")[0]).unlink()
+    Path(str(refused.value).rpartition("delete ")[2].partition(" (right")[0]).unlink()
     check_and_record(session(folder))
 
 

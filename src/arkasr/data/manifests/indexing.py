@@ -1,6 +1,6 @@
-"""Builds the index of a manifest in one pass, with the checks of a manifest that is read into memory.
+"""Builds the index of a manifest in one pass, with the same checks as for a manifest that is read into memory.
 
-Needs 8 bytes of memory a line. The index is valid once its description is written; `index.py` reads it.
+Needs 8 bytes of memory per line. The index is valid once its description is written; `index.py` reads it.
 """
 
 import itertools
@@ -50,9 +50,9 @@ def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None, *
     """Read a manifest from end to end and write its index. Waits for another process that is writing it.
 
     Args:
-        manifest: every line is checked, and that its audio file exists. Audio without a `duration` is measured.
+        manifest: every line is checked, and whether its audio file exists. Audio without a `duration` is measured.
         on_bytes: called with the number of bytes read since the last call.
-        anew: also if there is a valid index; audio may have been repaired since.
+        anew: build the index even if a valid one exists, because audio may have been repaired.
 
     Raises:
         ManifestError: some lines are bad; names the first and counts the others.
@@ -79,7 +79,10 @@ def build_index(manifest: Path, on_bytes: Callable[[int], None] | None = None, *
 
 @contextmanager
 def _locked_folder(manifest: Path) -> Iterator[Path]:
-    """The folder for the index, locked: beside the manifest, or in the cache if that folder is not writable."""
+    """The folder for the index, locked.
+
+    It is beside the manifest, or in the cache if the manifest's folder is not writable.
+    """
     beside, cached = folders_of(manifest)
     with ExitStack() as stack:
         try:
@@ -101,23 +104,23 @@ def _create_locked(folder: Path, stack: ExitStack) -> None:
         stack.enter_context(locked(folder / _LOCK))
 
 
-class _Lines:
+class _Findings:
     """What the pass finds, besides the records."""
 
     def __init__(self) -> None:
-        self.digests = array("Q")  # of the id of every good line
+        self.digests = array("Q")  # digest of the id of each good line
         self.skipped = array("Q")  # for every blank or bad line, the number of good lines before it
-        self.languages: dict[str | None, int] = {}  # with their places in the index's list
+        self.languages: dict[str | None, int] = {}  # language → its place in the index's list
         self.unmeasured = self.labelled = 0
         self.problems: list[Problem] = []
 
-    def number_of(self, line: int) -> int:
-        """Number in the file, counted from 1, of a good line, counted from 0 among the good ones."""
-        return line + 1 + bisect_right(self.skipped, line)
+    def file_line_of(self, index: int) -> int:
+        """Line number in the file (from 1) of the good line with this index (from 0)."""
+        return index + 1 + bisect_right(self.skipped, index)
 
 
 def _write_index(manifest: Path, lines: Path, ids: Path, on_bytes: Callable[[int], None]) -> dict[str, Any]:
-    """Write a record and an id key for every line; returns what the description says of them.
+    """Write a record and an id key for every line; returns what the description says about them.
 
     Raises:
         ManifestError: some lines are bad.
@@ -129,8 +132,8 @@ def _write_index(manifest: Path, lines: Path, ids: Path, on_bytes: Callable[[int
         keys = _sorted_keys(found.digests)
         repeated = _repeated_ids(keys, manifest, records)
         for line, first in itertools.islice(repeated, MOST_PROBLEMS - len(found.problems)):
-            message = same_id(_utterance(manifest, records, line), found.number_of(first))
-            found.problems.append(Problem(found.number_of(line), message))
+            message = same_id(_utterance(manifest, records, line), found.file_line_of(first))
+            found.problems.append(Problem(found.file_line_of(line), message))
     if problems := sorted(found.problems, key=lambda problem: problem.line):
         raise ManifestError(manifest, problems, complete=len(problems) < MOST_PROBLEMS)
     count = len(keys)
@@ -147,9 +150,9 @@ def _write_index(manifest: Path, lines: Path, ids: Path, on_bytes: Callable[[int
     }
 
 
-def _write_records(manifest: Path, records: IO[bytes], on_bytes: Callable[[int], None]) -> _Lines:
+def _write_records(manifest: Path, records: IO[bytes], on_bytes: Callable[[int], None]) -> _Findings:
     """Check every line of a manifest and write the records of the good ones."""
-    found = _Lines()
+    found = _Findings()
     rows: list[tuple[int, int, int, float, int, bool]] = []
     for number, (offset, raw, parsed) in enumerate(_parsed_lines(manifest, on_bytes), start=1):
         if not isinstance(parsed, Utterance):
@@ -201,7 +204,7 @@ def _seconds(utterance: Utterance) -> float:
 
 
 def _sorted_keys(digests: "array[int]") -> np.ndarray:
-    """The keys of `ids`, uint64 `[n]`, ascending, in the memory of the digests."""
+    """Turn the digests, in place, into the sorted keys of `ids`, uint64 `[n]`."""
     keys = np.frombuffer(digests, dtype=np.uint64)
     bits = line_bits(len(keys))
     for first in range(0, len(keys), CHUNK):
@@ -212,7 +215,7 @@ def _sorted_keys(digests: "array[int]") -> np.ndarray:
 
 
 def _repeated_ids(keys: np.ndarray, manifest: Path, records: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Every line whose id an earlier line has, and the first line that has it."""
+    """Each line that repeats an earlier id, with the first line of that id."""
     bits = line_bits(len(keys))
     similar: set[int] = set()
     for start in range(0, len(keys), CHUNK):

@@ -1,8 +1,8 @@
 """Endless batches from a dataset of the `datasets` library, which is read in order, one pool at a time.
 
-The dataset's files are divided among lanes. The number of lanes depends on the dataset and the batches per step, not on
-the number of processes. The batches of a step alternate between the lanes, and a process reads only the lanes of its
-own batches. Does not know models.
+The dataset is divided into lanes: groups of files that are read independently, each in order. The number of lanes
+depends on the dataset and the batches per step, not on the number of processes. The batches of a step alternate between
+the lanes, and a process reads only the lanes of its own batches. Does not know models.
 """
 
 import itertools
@@ -24,7 +24,8 @@ from arkasr.data.streams.pool_files import PoolFiles, add_audio
 from arkasr.errors import InputError
 from arkasr.prefetch import prefetch
 
-POOL_EXAMPLES = 1_024  # of a lane; their audio stays in a temporary file until their batches have been read
+# Examples that a lane reads at once. Their audio stays in a temporary file until their batches have been read.
+POOL_EXAMPLES = 1_024
 UNMEASURED_SECONDS = 1.0  # assumed if audio cannot be measured; decoding it later reports the error
 
 
@@ -36,7 +37,7 @@ class LanePosition:
         epoch: number of the epoch.
         pool: number in the epoch.
         batch: number in the pool.
-        examples: examples of the epoch before the pool.
+        examples: examples of this epoch that were read before the pool.
         state: the library's state at the start of the pool; None = start of the epoch.
     """
 
@@ -74,17 +75,17 @@ class StreamedBatches:
 
     Args:
         source: the dataset.
-        per_step: batches per optimizer step, over all processes.
+        batches_per_step: batches per optimizer step, over all processes.
         rank: of this process.
         processes: number of processes.
-        check: called with every utterance and its seconds; raises InputError if the stage cannot train on it.
-        max_seconds: longer utterances are left out; None = no limit.
+        check_utterance: called with every utterance and its seconds; raises InputError if the stage cannot train on it.
+        max_seconds: longer utterances are dropped; None = no limit.
         labels_withheld: remove the text of every utterance.
-        exchange: all-gather of a string over the processes.
+        all_gather_text: all-gather of a string over the processes.
         batching: `max_audio_seconds` and other keywords of `DurationBatchSampler`; `text_tokens` is a function that
             counts the tokens of a list of utterances.
-        seed: decides, with lane and epoch, everything random.
-        read_ahead: batches of this process that may have been yielded but not read yet.
+        seed: together with lane and epoch, determines all randomness.
+        read_ahead: batches of this process whose audio the consumer may not have read yet.
 
     Raises:
         InputError: the library is not installed, or the dataset or a column does not exist.
@@ -94,12 +95,12 @@ class StreamedBatches:
         self,
         source: DatasetSource,
         *,
-        per_step: int,
+        batches_per_step: int,
         rank: int,
         processes: int,
-        check: Callable[[Utterance, float], None],
+        check_utterance: Callable[[Utterance, float], None],
         batching: Mapping[str, Any],
-        exchange: Callable[[str], list[str]],
+        all_gather_text: Callable[[str], list[str]],
         max_seconds: float | None = None,
         labels_withheld: bool = False,
         seed: int = 0,
@@ -108,36 +109,39 @@ class StreamedBatches:
         self._dataset = open_dataset(source)
         self.examples = example_count(self._dataset, source)
         files = self._dataset.num_shards
-        self.lanes = max(count for count in range(1, per_step + 1) if per_step % count == 0 and count <= files)
+        self.lanes = max(
+            count for count in range(1, batches_per_step + 1) if batches_per_step % count == 0 and count <= files
+        )
         self._source = source
-        self._per_step = per_step
+        self._batches_per_step = batches_per_step
         self._rank = rank
         self._processes = processes
-        self._check = check
+        self._check_utterance = check_utterance
         self._batching = batching
-        self._exchange = exchange
+        self._all_gather_text = all_gather_text
         self._max_seconds = max_seconds
         self._labels_withheld = labels_withheld
         self._seed = seed
-        # All batches of a step are formed before any is read, and a lane counts those of all processes.
-        steps = -(-read_ahead // -(-per_step // processes)) + 1
-        self._in_flight = steps * per_step // self.lanes
+        # All batches of a step are yielded before the first is read, so whole steps are counted.
+        # A lane counts its batches of every process.
+        steps = -(-read_ahead // -(-batches_per_step // processes)) + 1
+        self._in_flight = steps * batches_per_step // self.lanes
 
     def batches_from(self, position: StreamPosition) -> Iterator[tuple[list[Utterance], StreamPosition]]:
         """Endless batches from the start of a step, each with the position after it.
 
         The batches of other processes are empty; lanes that only they use are not read.
         """
-        own_lanes = {number % self.lanes for number in range(self._rank, self._per_step, self._processes)}
+        own_lanes = {number % self.lanes for number in range(self._rank, self._batches_per_step, self._processes)}
         # The other lanes' positions are left to the processes that read them.
-        reached = {lane: position.lanes.get(lane, LanePosition()) for lane in own_lanes}
-        lane_batches = {lane: self._lane_batches(lane, reached[lane]) for lane in own_lanes}
-        for number in itertools.cycle(range(self._per_step)):
+        positions = {lane: position.lanes.get(lane, LanePosition()) for lane in own_lanes}
+        lane_batches = {lane: self._lane_batches(lane, positions[lane]) for lane in own_lanes}
+        for number in itertools.cycle(range(self._batches_per_step)):
             lane = number % self.lanes
             batch: list[Utterance] = []
             if lane in own_lanes:
-                batch, reached[lane] = next(lane_batches[lane])
-            yield batch if number % self._processes == self._rank else [], StreamPosition(dict(reached))
+                batch, positions[lane] = next(lane_batches[lane])
+            yield batch if number % self._processes == self._rank else [], StreamPosition(dict(positions))
 
     def position_from_state(self, state: Mapping[str, Any]) -> StreamPosition:
         """The position saved by `state_dict`; the beginning if `state` is empty.
@@ -147,10 +151,10 @@ class StreamedBatches:
         """
         if state and state["fingerprint"] != self.fingerprint:
             raise InputError(
-                f"dataset {self._source.path}: its files or the batches of a step have changed since the checkpoint; "
-                "restore them, or train in another folder"
+                f"dataset {self._source.path}: its files or the number of batches in a step (`accumulation`) have "
+                "changed since the checkpoint; restore them, or train in another folder"
             )
-        lanes = {int(lane): LanePosition(**reached) for lane, reached in state.get("reached", {}).items()}
+        lanes = {int(lane): LanePosition(**saved) for lane, saved in state.get("reached", {}).items()}
         return StreamPosition(lanes)
 
     @property
@@ -160,11 +164,11 @@ class StreamedBatches:
 
     def state_dict(self, position: StreamPosition) -> dict[str, Any]:
         """The positions of all processes' lanes as JSON values; every process must call it."""
-        own = {str(lane): asdict(reached) for lane, reached in position.lanes.items()}
-        reached: dict[str, Any] = {}
-        for text in self._exchange(json.dumps(own)):
-            reached |= json.loads(text)
-        return {"fingerprint": self.fingerprint, "reached": reached}
+        own = {str(lane): asdict(lane_position) for lane, lane_position in position.lanes.items()}
+        positions: dict[str, Any] = {}
+        for text in self._all_gather_text(json.dumps(own)):
+            positions |= json.loads(text)
+        return {"fingerprint": self.fingerprint, "reached": positions}
 
     def _lane_batches(self, lane: int, position: LanePosition) -> Iterator[tuple[list[Utterance], LanePosition]]:
         files, stopped = PoolFiles(self._in_flight), Event()
@@ -201,7 +205,10 @@ class StreamedBatches:
                     position.epoch, position.pool + 1, 0, position.examples + len(read), dataset.state_dict()
                 )
             if not any_usable:
-                raise InputError(f"dataset {self._source.path}: lane {lane} has no utterance left; raise `max_seconds`")
+                raise InputError(
+                    f"dataset {self._source.path}: part {lane + 1} of its files has no utterance of at most "
+                    "`max_seconds`; raise it"
+                )
             position = LanePosition(position.epoch + 1)
 
     def _read_pool(
@@ -229,7 +236,7 @@ class StreamedBatches:
         return [[utterances[index] for index in batch] for batch in sampler.batches(position.pool)]
 
     def _filter_by_duration(self, read: Sequence[Utterance]) -> tuple[list[Utterance], list[float]]:
-        """The utterances of at most `max_seconds`, after the stage's check, and their durations."""
+        """Drop utterances longer than `max_seconds` and check the others; returns those and their durations."""
         utterances, durations = [], []
         for utterance in read:
             try:
@@ -238,7 +245,7 @@ class StreamedBatches:
                 seconds = UNMEASURED_SECONDS
             if self._max_seconds is not None and seconds > self._max_seconds:
                 continue
-            self._check(utterance, seconds)
+            self._check_utterance(utterance, seconds)
             utterances.append(utterance)
             durations.append(seconds)
         return utterances, durations

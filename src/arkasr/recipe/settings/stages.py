@@ -1,4 +1,4 @@
-"""The keys of a recipe's stages, one class a kind."""
+"""The keys of a recipe's stages, one class for each kind."""
 
 from typing import Annotated, Literal
 
