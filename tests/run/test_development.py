@@ -24,10 +24,10 @@ SMOKE = Path(__file__).resolve().parents[2] / "recipes" / "smoke.yaml"
 
 
 @pytest.fixture
-def transcribed(student, hear, tmp_path):
+def transcribed(student, noise_examples, tmp_path):
     """Utterances whose texts are the student's own transcripts. The student is trained to write words."""
     settings = SETTINGS.model_copy(update={"steps": 60, "schedule": "constant"})
-    train(SupervisedStage(student, None), Stream([hear(student)]), settings, tmp_path / "student", seed=0)
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), settings, tmp_path / "student", seed=0)
     generator = np.random.default_rng(0)
     utterances = []
     for index in range(3):

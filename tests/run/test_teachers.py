@@ -82,14 +82,14 @@ def test_a_teacher_without_servers_is_in_process_and_may_be_offloaded(context):
 
 
 @pytest.mark.parametrize("served", [{}, {"weights": False}, {"scores": "best", "best_tokens": 64}])
-def test_a_served_teacher_is_tested_on_readable_utterances(context, server, hear, served):
+def test_a_served_teacher_is_tested_on_readable_utterances(context, server, noise_examples, served):
     teacher = teacher_of(*context(served=served), seed=0)
     try:
         assert isinstance(teacher, ServedTeacher)
         # Two utterances, each with a request for the prompt and one for the scores. Without local weights, each is
         # scored twice.
         assert server.succeeded == (4 if served.get("weights", True) else 6)
-        request = requests_of(teacher.recognizer, hear(teacher), teacher)[0]
+        request = requests_of(teacher.recognizer, noise_examples(teacher), teacher)[0]
         assert scores_of(teacher, request).other_log_prob.isnan().all() == (served.get("scores") != "best")
     finally:
         teacher.close()
