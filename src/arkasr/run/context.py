@@ -73,7 +73,7 @@ class RunContext:
         return model.model_copy(update={"revision": self.commits.get(name, model.revision)})
 
     def recognizer(self, name: str, seed: int, device: torch.device | None = None) -> Recognizer:
-        """The model of a finished stage, or the starting point, that is called `name`. `device` defaults to the run's.
+        """The model called `name`: trained by a stage, or one of the recipe's `models`. `device` defaults to the run's.
 
         Raises:
             InputError: the stage has not been run in this folder.

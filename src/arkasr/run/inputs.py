@@ -61,7 +61,7 @@ class Inputs:
         """
         self._check(self._recipe.evaluation.sets, [self._recipe.variants[name]])
 
-    def check_tests(self) -> None:
+    def check_test_sets(self) -> None:
         """Compare the test sets with the record.
 
         Raises:
@@ -90,7 +90,7 @@ class Inputs:
 
     def _check_on_first_rank(self, sets: Sequence[str], models: Sequence[str]) -> dict[str, str]:
         """Compare on rank 0; returns the commit of each hub name."""
-        self._new = {"sets": {}, "models": {}}  # drop what an earlier check found and `record` did not write
+        self._new = {"sets": {}, "models": {}}  # drop entries of an earlier check that `record` did not write
         commits = {}
         with _input_errors(self.path):
             for name in self._sets_used(sets, models):

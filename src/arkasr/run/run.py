@@ -36,7 +36,7 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     """
     with _open_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
         check_test_sets(context)
-        inputs.check_tests()
+        inputs.check_test_sets()
         for seed in recipe.seeds:
             for name in recipe.stages:
                 if context.seed_of(name, seed) == seed:
