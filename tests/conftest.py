@@ -1,24 +1,24 @@
 import pytest
 
-from tests.models import noise_examples, small_student, small_teacher, small_vocabulary
+from tests import models
 
 
 @pytest.fixture(scope="session")
 def vocabulary():
-    return small_vocabulary()
+    return models.small_vocabulary()
 
 
 @pytest.fixture
 def student(vocabulary):
-    return small_student(vocabulary)
+    return models.small_student(vocabulary)
 
 
 @pytest.fixture
 def teacher(vocabulary):
-    return small_teacher(vocabulary)
+    return models.small_teacher(vocabulary)
 
 
 @pytest.fixture
-def hear():
-    """Examples of noise that say something, as the given recognisers hear them."""
-    return noise_examples
+def noise_examples():
+    """`models.noise_examples`: builds examples of noise for the given recognisers."""
+    return models.noise_examples

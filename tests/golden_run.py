@@ -65,7 +65,7 @@ def with_fixed_optimization(recipe: Recipe) -> Recipe:
 
 
 def _write_labels(context: RunContext, name: str, settings: LabelStageSettings) -> None:
-    """Use the texts of the corpus without their last character as labels."""
+    """The labels are the texts of the corpus without their last character."""
     texts = {utterance.id: utterance.text[:-1] for utterance in context.set("everything")}
     labels = context.folder.labels(name, context.recipe.seeds[0])
     labels.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Small models of the real classes, and examples of noise."""
+"""Small models of the real classes, and examples whose audio is noise."""
 
 from pathlib import Path
 

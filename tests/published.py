@@ -50,7 +50,7 @@ SMALL_WHISPER = {
     "max_source_positions": 1500,
     "activation_function": "gelu",
 }
-# The same numbers of heads and vocabularies; the decoder's head size is 8 and 16 instead of 64 and 128.
+# Numbers of heads and vocabularies are unchanged. The decoder's head size is 8 and 16 instead of 64 and 128.
 SCALED = {
     "0.6b": SIZES["0.6b"]
     | {"hidden_size": 112, "num_hidden_layers": 3, "intermediate_size": 320, "whisper_config": SMALL_WHISPER},
@@ -81,7 +81,7 @@ MARKERS = [
 ]
 # Not flagged special, so skip_special_tokens keeps them.
 PLAIN_TOKENS = {
-    **{151_646 + place: f"<|{name}|>" for place, name in enumerate(MARKERS)},
+    **{151_646 + index: f"<|{name}|>" for index, name in enumerate(MARKERS)},
     151_657: "<tool_call>",
     151_658: "</tool_call>",
     151_659: "<|fim_prefix|>",
@@ -100,22 +100,22 @@ def shapes(sizes):
     values = hidden // sizes["num_attention_heads"] * sizes["num_key_value_heads"]
     whisper = sizes["whisper_config"]
     width, inner, mels = whisper["d_model"], whisper["encoder_ffn_dim"], whisper["num_mel_bins"]
-    found = {}
+    shape_of = {}
 
     def linear(name, outputs, inputs, bias=True):
-        found[f"{name}.weight"] = (outputs, inputs)
+        shape_of[f"{name}.weight"] = (outputs, inputs)
         if bias:
-            found[f"{name}.bias"] = (outputs,)
+            shape_of[f"{name}.bias"] = (outputs,)
 
     def norm(name, size, bias):
-        found[f"{name}.weight"] = (size,)
+        shape_of[f"{name}.weight"] = (size,)
         if bias:
-            found[f"{name}.bias"] = (size,)
+            shape_of[f"{name}.bias"] = (size,)
 
     encoder = "audio_encoder.whisper"
-    found |= {f"{encoder}.conv1.weight": (width, mels, 3), f"{encoder}.conv1.bias": (width,)}
-    found |= {f"{encoder}.conv2.weight": (width, width, 3), f"{encoder}.conv2.bias": (width,)}
-    found[f"{encoder}.embed_positions.weight"] = (whisper["max_source_positions"], width)
+    shape_of |= {f"{encoder}.conv1.weight": (width, mels, 3), f"{encoder}.conv1.bias": (width,)}
+    shape_of |= {f"{encoder}.conv2.weight": (width, width, 3), f"{encoder}.conv2.bias": (width,)}
+    shape_of[f"{encoder}.embed_positions.weight"] = (whisper["max_source_positions"], width)
     for layer in range(whisper["encoder_layers"]):
         name = f"{encoder}.layers.{layer}"
         for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -127,7 +127,7 @@ def shapes(sizes):
     norm("audio_encoder.layer_norm", width, bias=True)
     linear("audio_encoder.adapting.0", 2 * hidden, 4 * width)
     linear("audio_encoder.adapting.2", hidden, 2 * hidden)
-    found["model.embed_tokens.weight"] = (vocabulary, hidden)
+    shape_of["model.embed_tokens.weight"] = (vocabulary, hidden)
     for layer in range(sizes["num_hidden_layers"]):
         name = f"model.layers.{layer}"
         linear(f"{name}.self_attn.q_proj", hidden, hidden)
@@ -140,8 +140,8 @@ def shapes(sizes):
         norm(f"{name}.input_layernorm", hidden, bias=False)
         norm(f"{name}.post_attention_layernorm", hidden, bias=False)
     norm("model.norm", hidden, bias=False)
-    found["lm_head.weight"] = (vocabulary, hidden)
-    return found
+    shape_of["lm_head.weight"] = (vocabulary, hidden)
+    return shape_of
 
 
 def random_weights(sizes, seed=0):
@@ -195,7 +195,7 @@ def config(sizes):
 
 
 def write_tokenizer(folder, codec_tokens):
-    """A tokenizer with the ids of section 4; the other base tokens are fillers."""
+    """Write a tokenizer with the ids of section 4; the other base tokens are fillers."""
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
     others = iter([piece for piece in pieces if piece not in INSTRUCTION_IDS])
     instruction = {token_id: token for token, token_id in INSTRUCTION_IDS.items()}
@@ -266,16 +266,16 @@ def write_processor(folder):
 
 
 def write_weights(folder, weights, shards=1):
-    """One file, or several with an index."""
+    """Write one file, or several with an index."""
     if shards == 1:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         return
     names = list(weights)
-    share = -(-len(names) // shards)
+    per_shard = -(-len(names) // shards)
     index = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
-        part = {name: weights[name] for name in names[shard * share : (shard + 1) * share]}
+        part = {name: weights[name] for name in names[shard * per_shard : (shard + 1) * per_shard]}
         save_file(part, folder / file, metadata={"format": "pt"})
         index |= dict.fromkeys(part, file)
     total = sum(tensor.nbytes for tensor in weights.values())
@@ -284,7 +284,7 @@ def write_weights(folder, weights, shards=1):
 
 
 def write_checkpoint(folder, sizes, *, lm_head, shards=1, seed=0):
-    """Write all files of the folder; returns the weights, always with `lm_head`."""
+    """Write all files of a checkpoint; returns its weights, including `lm_head`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(sizes), indent=2))

@@ -26,11 +26,11 @@ def rms_norm(x, weights, name):
 
 
 def convolve(x, weights, name, stride):
-    """x [channels, T]; kernel 3, one zero on either side."""
+    """x [channels, T]; kernel size 3, padded with one zero on each side."""
     kernel, bias = weights[f"{name}.weight"].double(), weights[f"{name}.bias"].double()
     padded = torch.cat((torch.zeros(len(x), 1).double(), x, torch.zeros(len(x), 1).double()), dim=1)
-    places = range(0, padded.shape[1] - 2, stride)
-    return torch.stack([(kernel * padded[:, t : t + 3]).sum((1, 2)) + bias for t in places], dim=1)
+    starts = range(0, padded.shape[1] - 2, stride)
+    return torch.stack([(kernel * padded[:, t : t + 3]).sum((1, 2)) + bias for t in starts], dim=1)
 
 
 def attend(q, k, v, mask):

@@ -35,8 +35,8 @@ class HostWaits(TorchFunctionMode):
     """Records the calls for which the host would wait.
 
     Attributes:
-        calls: their names, in order.
-        lines: their source lines, in the same order.
+        calls: names of the calls, in order.
+        lines: source lines of the calls, in the same order.
         mixed: names of calls with tensors of both devices.
     """
 
@@ -60,15 +60,15 @@ class HostWaits(TorchFunctionMode):
         keywords = dict(keywords or {})
         name = function.__name__
         target = keywords.get("device", next((item for item in arguments if isinstance(item, torch.device)), None))
-        kind = None if target is None else torch.device(target).type
+        target_kind = None if target is None else torch.device(target).type
         tensors = _tensors_in((arguments, tuple(keywords.values())))
         on_gpu = any(isinstance(tensor, GpuTensor) for tensor in tensors)
         if on_gpu:
-            self._check_gpu_call(name, arguments, tensors, kind)
-        if kind != "cuda":
+            self._check_gpu_call(name, arguments, tensors, target_kind)
+        if target_kind != "cuda":
             result = function(*arguments, **keywords)
-            returned = name in RETURNS_TO_HOST or (name == "to" and target is not None)
-            return _as(torch.Tensor, result) if returned else result
+            is_on_host = name in RETURNS_TO_HOST or (name == "to" and target is not None)
+            return _as(torch.Tensor, result) if is_on_host else result
         empty_list = isinstance(arguments[0], list) and not arguments[0] if arguments else True
         from_values = name in ("tensor", "as_tensor") and not empty_list
         if not on_gpu and (from_values or name == "to"):
@@ -91,25 +91,25 @@ class HostWaits(TorchFunctionMode):
 
 
 def _tensors_in(items) -> list[torch.Tensor]:
-    found = []
+    tensors = []
     for item in items:
         if isinstance(item, torch.Tensor):
-            found.append(item)
+            tensors.append(item)
         elif isinstance(item, tuple | list):
-            found += _tensors_in(item)
-    return found
+            tensors += _tensors_in(item)
+    return tensors
 
 
 def _has_mask(index) -> bool:
     return any(tensor.dtype == torch.bool for tensor in _tensors_in((index,)))
 
 
-def _as(kind, result):
-    return result.as_subclass(kind) if isinstance(result, torch.Tensor) else result
+def _as(tensor_class, result):
+    return result.as_subclass(tensor_class) if isinstance(result, torch.Tensor) else result
 
 
 def move_to_gpu(*modules: nn.Module) -> None:
-    """Replace the weights and buffers of modules by GPU tensors; tied ones stay tied."""
+    """Replace the weights and buffers of modules by GPU tensors; tied weights stay tied."""
     moved: dict[int, torch.Tensor] = {}
     for module in (part for root in modules for part in root.modules()):
         for name, parameter in module._parameters.items():
@@ -123,14 +123,14 @@ def move_to_gpu(*modules: nn.Module) -> None:
 
 @contextmanager
 def simulated_gpu(monkeypatch):
-    """Record waits inside the block; `to_device` is the only copy to the GPU without a wait."""
-    real = devices.to_device
+    """Record the waits inside the block. Only `to_device` copies to the GPU without a wait."""
+    original = devices.to_device
 
     def upload(tensor, device):
-        return tensor.as_subclass(GpuTensor) if device.type == "cuda" else real(tensor, device)
+        return tensor.as_subclass(GpuTensor) if device.type == "cuda" else original(tensor, device)
 
     for module in [module for name, module in sys.modules.items() if name.startswith("arkasr.")]:
-        if getattr(module, "to_device", None) is real:
+        if getattr(module, "to_device", None) is original:
             monkeypatch.setattr(module, "to_device", upload)
     with HostWaits() as waits:
         yield waits

@@ -1,4 +1,4 @@
-"""The pages of the documentation: wrapped, and every link leads somewhere."""
+"""On the pages of the documentation, prose is wrapped and every link has a target."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_prose_is_wrapped_at_100(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_and_headings(page):
+def test_links_point_to_existing_files_and_headings(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith("http"):
             continue

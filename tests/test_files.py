@@ -16,30 +16,30 @@ def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
     assert path.read_text() == "one\n"
     write_atomically(path, ["two\n", "three\n"])
     assert path.read_text() == "two\nthree\n"
-    assert [left.name for left in path.parent.iterdir()] == ["table.txt"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["table.txt"]
 
 
-def write_half(path):
+def fail_to_write(path):
     with atomic_path(path) as writing:
         writing.mkdir()
         raise RuntimeError
 
 
-def test_a_folder_appears_when_it_is_complete_and_what_a_kill_left_is_removed(tmp_path):
+def test_a_folder_appears_when_complete_and_leftovers_of_a_kill_are_removed(tmp_path):
     path = tmp_path / "model"
     (tmp_path / ".model.writing").mkdir()
     (tmp_path / ".model.writing" / "old").touch()
     with pytest.raises(RuntimeError):
-        write_half(path)
+        fail_to_write(path)
     assert not list(tmp_path.iterdir())
     with atomic_path(path) as writing:
         writing.mkdir()
         (writing / "weights").touch()
         assert not path.exists()
-    assert [left.name for left in tmp_path.rglob("*")] == ["model", "weights"]
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["model", "weights"]
 
 
-def test_a_file_that_grows_loses_the_line_that_a_kill_cut_short(tmp_path):
+def test_an_incomplete_last_line_is_not_read_and_can_be_removed(tmp_path):
     path = tmp_path / "rows.jsonl"
     assert complete_lines(path) == []
     append_lines(path, ["a\n", "b\n"])

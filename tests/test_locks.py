@@ -1,4 +1,4 @@
-"""The one lock, between processes and between threads."""
+"""The file lock, between processes and between threads."""
 
 import errno
 import multiprocessing
@@ -26,7 +26,7 @@ def hold(path, is_held, release):
 
 @pytest.fixture
 def holder(path):
-    """Another process that holds the lock, and what makes it release it."""
+    """Another process that holds the lock, and the event that makes the process release it."""
     is_held, release = forked.Event(), forked.Event()
     process = forked.Process(target=hold, args=(path, is_held, release))
     process.start()
@@ -41,18 +41,18 @@ def lock_once(path, done):
         done.append(path.exists())
 
 
-def test_a_lock_of_another_process_is_refused_or_waited_for(path, holder):
+def test_a_lock_held_by_another_process_is_refused_or_awaited(path, holder):
     process, release = holder
     with pytest.raises(LockHeldError) as refused, locked(path, wait=False):
         pytest.fail("held twice")
     assert refused.value.holder.startswith(f"process {process.pid} on ")
     done = []
-    waiting = threading.Thread(target=lock_once, args=(path, done))
-    waiting.start()
-    waiting.join(0.2)
+    thread = threading.Thread(target=lock_once, args=(path, done))
+    thread.start()
+    thread.join(0.2)
     assert not done
     release.set()
-    waiting.join(20)
+    thread.join(20)
     assert done
 
 
@@ -65,12 +65,12 @@ def test_a_killed_process_releases_its_lock(path, holder):
 
 def test_threads_of_one_process_exclude_each_other(path):
     done = []
-    waiting = threading.Thread(target=lock_once, args=(path, done))
+    thread = threading.Thread(target=lock_once, args=(path, done))
     with locked(path):
         with pytest.raises(LockHeldError, match=f"process {os.getpid()} on "), locked(path, wait=False):
             pytest.fail("held twice")
-        waiting.start()
-        waiting.join(0.2)
+        thread.start()
+        thread.join(0.2)
         assert not done
         is_held, release = forked.Event(), forked.Event()
         release.set()
@@ -78,11 +78,11 @@ def test_threads_of_one_process_exclude_each_other(path):
         child.start()
         child.join()
         assert not is_held.is_set()  # neither the fork nor the thread's attempt has released the lock
-    waiting.join(20)
+    thread.join(20)
     assert done
 
 
-def test_a_file_that_is_removed_cannot_be_locked(path, monkeypatch):
+def test_a_removed_file_cannot_be_locked(path, monkeypatch):
     with pytest.raises(FileNotFoundError), locked(path, create=False):
         pytest.fail("there is no such file")
     monkeypatch.setattr(locks.fcntl, "lockf", lambda file, kind: path.unlink())
@@ -90,7 +90,7 @@ def test_a_file_that_is_removed_cannot_be_locked(path, monkeypatch):
         pytest.fail("removed before it was locked")
 
 
-def test_a_file_system_without_locks_is_told_from_other_errors(path, monkeypatch):
+def test_a_file_system_without_locks_has_its_own_error(path, monkeypatch):
     def fail(number):
         def lockf(file, kind):
             raise OSError(number, os.strerror(number))

@@ -5,40 +5,40 @@ import pytest
 
 from arkasr.prefetch import prefetch
 
-MOST = 2
+DEPTH = 2
 
 
-def test_results_come_in_order_from_another_thread_and_not_too_far_ahead():
-    begun, threads = [], set()
+def test_results_are_in_order_from_another_thread_and_at_most_depth_ahead():
+    started, threads = [], set()
 
     def work(item):
-        begun.append(item)
+        started.append(item)
         threads.add(threading.current_thread())
         return item * item
 
-    found = []
-    for result in prefetch(work, range(12), MOST):
+    results = []
+    for result in prefetch(work, range(12), DEPTH):
         time.sleep(0.01)
-        found.append(result)
-        assert len(begun) <= len(found) + MOST + 1
-    assert found == [item * item for item in range(12)]
+        results.append(result)
+        assert len(started) <= len(results) + DEPTH + 1
+    assert results == [item * item for item in range(12)]
     assert threading.current_thread() not in threads
-    assert list(prefetch(work, [], MOST)) == []
+    assert list(prefetch(work, [], DEPTH)) == []
 
 
-def test_what_goes_wrong_there_is_raised_here():
+def test_an_error_in_the_thread_is_raised_for_the_consumer():
     with pytest.raises(ZeroDivisionError):
-        list(prefetch(lambda item: 1 // item, [1, 0, 1], MOST))
+        list(prefetch(lambda item: 1 // item, [1, 0, 1], DEPTH))
 
 
-def test_leaving_early_leaves_the_rest_undone():
-    begun = []
+def test_closing_early_cancels_the_remaining_items():
+    started = []
 
     def work(item):
-        begun.append(item)
+        started.append(item)
         time.sleep(0.02)
 
-    results = prefetch(work, range(100), MOST)
+    results = prefetch(work, range(100), DEPTH)
     next(results)
     results.close()
-    assert len(begun) <= MOST + 2
+    assert len(started) <= DEPTH + 2

@@ -1,4 +1,4 @@
-"""Writes golden_losses.json anew: `python -m tests.write_golden_losses`."""
+"""Writes golden_losses.json again: `python -m tests.write_golden_losses`."""
 
 import json
 import tempfile

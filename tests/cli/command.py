@@ -1,4 +1,4 @@
-"""The command line as a user starts it."""
+"""Starts the command line as a user does."""
 
 import os
 import subprocess
@@ -15,6 +15,6 @@ def arkasr(*arguments, cache):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def clean_english(cache):
-    """The smoke run's test set; another one in the cache has a single utterance, which is nothing to test on."""
+def english_test_set(cache):
+    """The English test set of the smoke run. The cache may also have one of a single utterance."""
     return max(cache.glob("synthetic-*/en-clean.jsonl"), key=lambda path: path.stat().st_size)

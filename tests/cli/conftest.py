@@ -12,7 +12,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory, cache):
-    """The folder of a finished run of recipes/smoke.yaml, and what the command printed."""
+    """The folder of a finished run of recipes/smoke.yaml, and the output of the command."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
     finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, cache=cache)
     assert finished.returncode == 0, finished.stderr

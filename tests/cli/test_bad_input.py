@@ -1,4 +1,4 @@
-"""Every kind of bad input: one line that names it, and exit code 2."""
+"""Every kind of bad input gives one line that names it, and exit code 2."""
 
 import shutil
 
@@ -29,7 +29,7 @@ from tests.cli.command import arkasr
         (["run"], "Missing argument 'recipe'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, cache):
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, message, cache):
     finished = arkasr(*arguments, cache=cache)
     assert finished.returncode == 2
     assert message in finished.stderr
@@ -37,12 +37,12 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, cache):
     assert "Traceback" not in finished.stderr
 
 
-@pytest.mark.parametrize("lost", ["model.safetensors", "processor_config.json", "config.json"])
-def test_a_model_folder_that_is_not_whole_is_named_in_one_line(smoke, cache, tmp_path, lost):
+@pytest.mark.parametrize("deleted", ["model.safetensors", "processor_config.json", "config.json"])
+def test_an_incomplete_model_folder_is_named_in_one_line(smoke, cache, tmp_path, deleted):
     folder, _ = smoke
     model = tmp_path / "model"
     shutil.copytree(folder / "stages" / "base" / "model", model)
-    (model / lost).unlink()
+    (model / deleted).unlink()
     manifest = next(cache.glob("synthetic-*/en-clean.jsonl"))
     finished = arkasr("evaluate", manifest, "--model", model, cache=cache)
     assert finished.returncode == 2
@@ -50,7 +50,7 @@ def test_a_model_folder_that_is_not_whole_is_named_in_one_line(smoke, cache, tmp
     assert len(finished.stderr.strip().splitlines()) == 1
 
 
-def test_weights_in_a_pickle_are_not_read(smoke, cache, tmp_path):
+def test_weights_in_a_pickle_are_refused(smoke, cache, tmp_path):
     folder, _ = smoke
     model = tmp_path / "model"
     shutil.copytree(folder / "stages" / "base" / "model", model)
@@ -70,7 +70,7 @@ def test_weights_in_a_pickle_are_not_read(smoke, cache, tmp_path):
         ("stages.teacher-ctc.optimization.batch_seconds=2", "leave them out with the set's `max_seconds`"),
     ],
 )
-def test_a_set_that_will_not_do_is_found_before_anything_is_trained(cache, tmp_path, override, message):
+def test_an_unsuitable_set_is_refused_before_training(cache, tmp_path, override, message):
     extra = ["--set", "sets.en-clean.manifest=train.jsonl"] if "language" in override else []
     folder = tmp_path / "run"
     finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--set", override, *extra, cache=cache)
@@ -80,7 +80,7 @@ def test_a_set_that_will_not_do_is_found_before_anything_is_trained(cache, tmp_p
     assert not (folder / "stages").exists()
 
 
-def test_processes_that_cannot_be_found_are_said_to_be_missing(cache, monkeypatch, tmp_path):
+def test_missing_variables_of_the_launcher_are_named(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     finished = arkasr("run", "recipes/smoke.yaml", "--output", tmp_path / "run", cache=cache)
     assert finished.returncode == 2

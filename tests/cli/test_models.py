@@ -1,14 +1,14 @@
-"""Commands that use the models of a finished run, and the commands of the README."""
+"""Commands on the models of a finished run, and the commands of the README."""
 
 import json
 import shlex
 import shutil
 
 from arkasr.data.manifests.manifest import read_rows, write_manifest
-from tests.cli.command import ROOT, arkasr, clean_english
+from tests.cli.command import ROOT, arkasr, english_test_set
 
 
-def test_calibrate_says_what_speaks_against_opd(smoke, cache):
+def test_calibrate_prints_metrics_and_doubts(smoke, cache):
     folder, _ = smoke
     finished = arkasr("calibrate", "recipes/smoke.yaml", "--output", folder, "--stage", "opd", cache=cache)
     assert finished.returncode == 0, finished.stderr
@@ -16,13 +16,13 @@ def test_calibrate_says_what_speaks_against_opd(smoke, cache):
     assert "doubtful: " in finished.stdout
 
 
-def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_path):
+def test_models_can_be_evaluated_compared_and_used_for_labels(smoke, cache, tmp_path):
     folder, _ = smoke
-    manifest = clean_english(cache)
+    manifest = english_test_set(cache)
     outputs = []
     for stage in ("base", "opd"):
         outputs.append(tmp_path / f"{stage}.jsonl")
-        model = folder / "stages" / f"{stage}" / "model"
+        model = folder / "stages" / stage / "model"
         finished = arkasr(
             "evaluate", manifest, "--model", model, "-o", outputs[-1], "--max-new-tokens", 12, cache=cache
         )
@@ -46,9 +46,9 @@ def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_p
     assert "kept=" in labelled.stdout
 
 
-def test_a_manifest_of_two_languages_is_scored_in_each(smoke, cache, tmp_path):
+def test_a_manifest_of_two_languages_is_scored_by_language(smoke, cache, tmp_path):
     folder, _ = smoke
-    corpus = clean_english(cache).parent
+    corpus = english_test_set(cache).parent
     rows = read_rows(corpus / "en-clean.jsonl") + read_rows(corpus / "zh-read.jsonl")
     write_manifest(corpus / "both.jsonl", rows)
     outputs = [tmp_path / "base.jsonl", tmp_path / "opd.jsonl"]
@@ -63,12 +63,12 @@ def test_a_manifest_of_two_languages_is_scored_in_each(smoke, cache, tmp_path):
     assert compared.returncode == 0, compared.stderr
     differences = [line for line in compared.stdout.splitlines() if "permutation" in line]
     assert [line.split(": ")[1] for line in differences] == ["English", "Chinese"]
-    shared = [f"{sum(row['language'] == language for row in rows)} utterances" for language in ("English", "Chinese")]
-    assert all(count in line for count, line in zip(shared, differences, strict=True))
+    counts = [f"{sum(row['language'] == language for row in rows)} utterances" for language in ("English", "Chinese")]
+    assert all(count in line for count, line in zip(counts, differences, strict=True))
 
 
-def test_the_commands_of_the_readme_run_as_they_stand(smoke, cache, tmp_path, monkeypatch):
-    """Every `arkasr` line of the README, with the reader's own files put in the places of its examples."""
+def test_the_commands_of_the_readme_run_unchanged(smoke, cache, tmp_path, monkeypatch):
+    """Files of the smoke run get the names that the README uses for the reader's own files."""
     folder, _ = smoke
     readme = (ROOT / "README.md").read_text()
     fenced = "".join(readme.split("```")[1::2])

@@ -1,4 +1,4 @@
-"""A small recipe from the command line: run, resumed, killed and preempted."""
+"""A small recipe is run, resumed, killed and preempted from the command line."""
 
 import json
 import os
@@ -15,11 +15,13 @@ SETS = ["en-clean", "en-other", "zh-read", "zh-meeting", "zh-net"]
 
 
 def test_a_recipe_runs_from_the_command_line_to_results_and_report(smoke):
-    folder, printed = smoke
+    folder, output = smoke
     results = json.loads((folder / "results.json").read_text())
     assert results["recipe"] == "smoke"
     assert results["seeds"] == [0]
-    assert [(row["variant"], row["set"]) for row in results["rows"]] == [(v, s) for v in VARIANTS for s in SETS]
+    assert [(row["variant"], row["set"]) for row in results["rows"]] == [
+        (variant, name) for variant in VARIANTS for name in SETS
+    ]
     for row in results["pooled"]:
         parts = [part for part in results["rows"] if part["variant"] == row["variant"]]
         assert row["errors"] == sum(part["errors"] for part in parts)
@@ -38,27 +40,27 @@ def test_a_recipe_runs_from_the_command_line_to_results_and_report(smoke):
     for row in results["support"]:
         assert row["vuss_min"] <= row["vuss_mean"] <= row["vuss_max"] <= 16
         assert 0 <= row["overlap_ratio"] <= 1
-    assert "base+td+opd" in printed
-    assert str(folder / "report.html") in printed
+    assert "base+td+opd" in output
+    assert str(folder / "report.html") in output
     assert "base+td+opd" in (folder / "report.html").read_text()
     assert json.loads((folder / "environment.json").read_text())["torch"]
 
 
-def test_every_stage_leaves_a_model_that_loads_and_steps_that_were_logged(smoke):
+def test_every_stage_writes_its_model_and_logs_every_step(smoke):
     folder, _ = smoke
-    stages = sorted(place.name for place in (folder / "stages").iterdir())
+    stages = sorted(stage.name for stage in (folder / "stages").iterdir())
     assert len(stages) == 10
     for name in stages:
-        place = folder / "stages" / name
+        stage = folder / "stages" / name
         if name.startswith("labels"):
-            assert (place / "labels.jsonl").exists()
-            assert json.loads((place / "counts.json").read_text())["kept"] == 48
+            assert (stage / "labels.jsonl").exists()
+            assert json.loads((stage / "counts.json").read_text())["kept"] == 48
             continue
-        assert (place / "model" / "model.safetensors").exists()
-        assert (place / "model" / "tokenizer.json").exists()
-        steps = [line["step"] for line in read_rows(place / "metrics.jsonl")]
+        assert (stage / "model" / "model.safetensors").exists()
+        assert (stage / "model" / "tokenizer.json").exists()
+        steps = [line["step"] for line in read_rows(stage / "metrics.jsonl")]
         assert steps == list(range(1, len(steps) + 1))
-        assert any(place.glob("tensorboard/events*"))
+        assert any(stage.glob("tensorboard/events*"))
     pickles = [file for file in folder.rglob("*") if file.suffix in {".pt", ".pth", ".bin", ".pkl"}]
     assert not pickles
 
@@ -70,21 +72,26 @@ def test_transcripts_keep_every_field_of_the_manifest(smoke):
     assert {"audio", "text", "speaker", "condition", "pred_text", "pred_text_raw", "errors"} <= rows[0].keys()
 
 
-def test_a_finished_run_is_not_redone_and_not_overwritten(smoke, cache):
+def test_a_finished_run_is_neither_repeated_nor_overwritten(smoke, cache):
     folder, _ = smoke
-    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")}
+    times = {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")}
     refused = arkasr("run", "recipes/smoke.yaml", "--output", folder, cache=cache)
     assert refused.returncode == 2
     assert "already holds a run; add --resume" in refused.stderr
     resumed = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", cache=cache)
     assert resumed.returncode == 0
-    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")} == before
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")} == times
     other = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", "--set", "seeds=[1]", cache=cache)
     assert other.returncode == 2
     assert "seeds differs from the recipe given" in other.stderr
 
 
-def test_a_killed_run_continues_to_the_same_models_and_results(smoke, cache, tmp_path):
+def assert_equal_models(folder, expected):
+    for model in sorted((expected / "stages").glob("*/model/model.safetensors")):
+        assert (folder / model.relative_to(expected)).read_bytes() == model.read_bytes(), model
+
+
+def test_a_killed_and_resumed_run_gives_the_same_models_and_results(smoke, cache, tmp_path):
     undisturbed, _ = smoke
     folder = tmp_path / "killed"
     checkpoints = ["--set", "stages.base.optimization.checkpoint_every=2"]
@@ -102,17 +109,15 @@ def test_a_killed_run_continues_to_the_same_models_and_results(smoke, cache, tmp
     process.wait()
     finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", *checkpoints, cache=cache)
     assert finished.returncode == 0, finished.stderr
-    for place in sorted((undisturbed / "stages").glob("*/model/model.safetensors")):
-        again = folder / place.relative_to(undisturbed)
-        assert again.read_bytes() == place.read_bytes(), place
+    assert_equal_models(folder, undisturbed)
     assert (folder / "results.json").read_bytes() == (undisturbed / "results.json").read_bytes()
     environment = json.loads((folder / "environment.json").read_text())
-    killed = environment["earlier_sittings"]
-    assert [sitting["torch"] for sitting in killed] == [environment["torch"]]
-    assert 0 < killed[0]["seconds"] < environment["seconds"]
+    (killed,) = environment["earlier_sittings"]
+    assert killed["torch"] == environment["torch"]
+    assert 0 < killed["seconds"] < environment["seconds"]
 
 
-def test_any_recipe_can_be_tried_at_toy_size(cache, tmp_path):
+def test_a_recipe_of_large_models_runs_with_the_smoke_option(cache, tmp_path):
     planned = arkasr("plan", "recipes/ark-asr-0.6b.yaml", cache=cache)
     assert planned.returncode == 0
     assert "opd-after-td" in planned.stdout
@@ -122,7 +127,7 @@ def test_any_recipe_can_be_tried_at_toy_size(cache, tmp_path):
     assert {row["set"] for row in results["rows"]} >= {"aishell1", "libri-other"}
 
 
-def test_a_run_that_is_to_be_preempted_ends_behind_a_checkpoint_and_says_so(smoke, cache, tmp_path):
+def test_sigusr1_ends_a_run_after_a_checkpoint_with_one_line(smoke, cache, tmp_path):
     undisturbed, _ = smoke
     folder = tmp_path / "preempted"
     command = [*ARKASR, "run", "recipes/smoke.yaml", "--output", str(folder)]
@@ -132,11 +137,10 @@ def test_a_run_that_is_to_be_preempted_ends_behind_a_checkpoint_and_says_so(smok
     while process.poll() is None and not (log.exists() and log.read_text()):
         time.sleep(0.01)
     process.send_signal(signal.SIGUSR1)
-    _, said = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGUSR1
-    assert re.search(r"^arkasr: stopped after step \d, which is in a checkpoint; continue with --resume$", said, re.M)
+    assert re.search(r"^arkasr: stopped after step \d, which is in a checkpoint; continue with --resume$", errors, re.M)
     assert len(list((folder / "stages" / "base" / "checkpoints").iterdir())) == 1
     finished = arkasr("run", "recipes/smoke.yaml", "--output", folder, "--resume", cache=cache)
     assert finished.returncode == 0, finished.stderr
-    for place in sorted((undisturbed / "stages").glob("*/model/model.safetensors")):
-        assert (folder / place.relative_to(undisturbed)).read_bytes() == place.read_bytes(), place
+    assert_equal_models(folder, undisturbed)

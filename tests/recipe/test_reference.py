@@ -1,4 +1,4 @@
-"""docs/recipe.md: its tables are those of the settings classes, and its examples are recipes that work."""
+"""docs/recipe.md: its tables match the settings classes, and its examples run."""
 
 import re
 from copy import deepcopy
@@ -22,7 +22,7 @@ PAGE = Path("docs/recipe.md").read_text(encoding="utf-8")
 COMPLETE, *EXAMPLES = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 CLASSES = settings_classes()
 RECIPES = [*Path("recipes").glob("*.yaml"), *Path("benchmarks").glob("*.yaml")]
-ELSEWHERE = ("vllm", "served", "dataset")  # what a smoke run on this machine cannot have
+UNAVAILABLE = ("vllm", "served", "dataset")  # examples with these words need vLLM, servers or downloads
 
 
 def recipe_with(*examples):
@@ -51,11 +51,11 @@ def keys_set_in(part):
             yield from keys_set_in(inner)
 
 
-def test_the_tables_are_those_of_the_settings():
+def test_the_tables_match_the_settings_classes():
     assert fill(PAGE) == PAGE, "run: python -m arkasr.recipe.reference docs/recipe.md"
 
 
-def test_a_part_of_a_recipe_without_a_table_is_an_error():
+def test_a_settings_class_without_a_table_is_an_error():
     with pytest.raises(ValueError, match=r"markers differ from the settings classes: .*'EngineSettings'"):
         fill(PAGE.replace("keys of EngineSettings", "keys"))
 
@@ -75,22 +75,22 @@ def test_a_key_without_a_docstring_is_an_error():
         table(Undescribed, {})
 
 
-def test_a_default_shown_is_the_real_one():
+def test_the_defaults_on_the_page_are_the_real_ones():
     for settings, key, _, default, _ in rows_of_page():
         fields = getattr(settings, "model_fields", None) or settings.__dataclass_fields__
         field = fields[key.strip("`")]
         if default == "required":
             assert field.is_required(), (settings, key)
             continue
-        shown = yaml.safe_load(default.strip("`"))
+        on_page = yaml.safe_load(default.strip("`"))
         if isinstance(field.default, Settings):
-            shown = type(field.default)(**shown)
+            on_page = type(field.default)(**on_page)
         elif isinstance(field.default, tuple):
-            shown = tuple(shown)
-        assert shown == field.default, (settings, key)
+            on_page = tuple(on_page)
+        assert on_page == field.default, (settings, key)
 
 
-def test_values_that_are_names_of_the_code_are_all_listed():
+def test_all_presets_profiles_and_manifests_are_listed():
     meanings = {(settings.__name__, key.strip("`")): meaning for settings, key, *_, meaning in rows_of_page()}
     assert set(re.findall(r"`([\w.-]+)`", meanings["ModelSettings", "preset"])) > set(PRESETS)
     assert set(re.findall(r"`([\w.-]+)`", meanings["EvaluationSettings", "normalizer"])) == {*PROFILES, "default"}
@@ -99,7 +99,7 @@ def test_values_that_are_names_of_the_code_are_all_listed():
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: "+".join(example))
-def test_every_example_is_a_part_of_a_recipe(example):
+def test_every_example_is_valid_and_changes_the_recipe(example):
     assert recipe_with(example) != recipe_with()
 
 
@@ -107,22 +107,22 @@ def test_every_key_is_set_by_a_recipe_or_an_example():
     recipes = [load_settings(Recipe, path) for path in RECIPES] + [recipe_with(example) for example in EXAMPLES]
     used = {key for recipe in recipes for key in keys_set_in(recipe)}
     listed = {f"{settings.__name__}.{key.strip('`')}" for settings, key, *_ in rows_of_page()}
-    # A dataclass does not say which of its fields were set; the quickstart and the smoke recipe set all four.
+    # A dataclass does not say which of its fields were set; the quickstart and the smoke recipe set all four fields.
     unused = {key for key in listed - used if not key.startswith("SyntheticCorpusConfig.")}
     assert unused == set()
 
 
-def test_what_the_page_shows_runs_at_toy_size(tmp_path, monkeypatch):
+def test_the_examples_run_at_smoke_size(tmp_path, monkeypatch):
     monkeypatch.setenv("ARKASR_CACHE", str(tmp_path / "cache"))
-    here = [example for example in EXAMPLES if not any(word in str(example) for word in ELSEWHERE)]
-    recipe = recipe_with({"seeds": [0]}, *here)
+    runnable = [example for example in EXAMPLES if not any(word in str(example) for word in UNAVAILABLE)]
+    recipe = recipe_with({"seeds": [0]}, *runnable)
     assert recipe.stages["opd"].objective.divergence == "jsd"
     assert recipe.stages["opd"].optimization.sharding == "full"
     folder = run_recipe(shrink(recipe), tmp_path / "run", resume=False, progress=Progress())
     assert (folder.path / "report.html").is_file()
 
 
-def test_links_of_the_page_lead_to_its_headings():
+def test_links_on_the_page_point_to_its_headings():
     headings = re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]*)\)", PAGE)) <= anchors

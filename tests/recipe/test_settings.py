@@ -23,23 +23,23 @@ def test_every_recipe_is_valid_and_gives_its_variants_the_same_number_of_updates
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_updates_that_are_compared_share_what_they_hear_and_their_schedule(path):
-    """Arms differ in the objective: the same order, the same augmentation, one schedule over a stage that is split."""
+def test_compared_stages_share_data_order_augmentation_and_schedule(path):
+    """The stages after `base` differ only in their objective. Two stages of one variant share one schedule."""
     recipe = load_settings(Recipe, path)
-    updates = [name for stage in recipe.variants.values() for name in recipe.chain(stage)]
-    updates = {name for name in updates if "base" in recipe.chain(name) and name != "base"}
-    assert len(updates) == 5
-    assert len({seed_of_order(recipe, name, 0) for name in updates}) == 1
-    assert len({schedule_steps(recipe, name) for name in updates}) == 1
-    assert len({str(recipe.stages[name].augmentation) for name in updates}) == 1
-    rates = [recipe.stages[name].optimization.model_dump(exclude={"steps", "evaluate_every"}) for name in updates]
-    assert all(rate == rates[0] for rate in rates)
-    others = [name for name in recipe.stages if recipe.stages[name].kind != "label" and name not in updates]
+    names = {name for stage in recipe.variants.values() for name in recipe.chain(stage)}
+    compared = {name for name in names if "base" in recipe.chain(name) and name != "base"}
+    assert len(compared) == 5
+    assert len({seed_of_order(recipe, name, 0) for name in compared}) == 1
+    assert len({schedule_steps(recipe, name) for name in compared}) == 1
+    assert len({str(recipe.stages[name].augmentation) for name in compared}) == 1
+    settings = [recipe.stages[name].optimization.model_dump(exclude={"steps", "evaluate_every"}) for name in compared]
+    assert all(optimization == settings[0] for optimization in settings)
+    others = [name for name in recipe.stages if recipe.stages[name].kind != "label" and name not in compared]
     assert len({seed_of_order(recipe, name, 0) for name in [*others, "opd"]}) == len(others) + 1
     assert len({seed_of_order(recipe, "opd", seed) for seed in range(3)}) == 3
 
 
-def test_the_parts_of_a_schedule_know_their_place_in_it():
+def test_steps_are_counted_from_the_first_stage_of_a_schedule():
     recipe = load_settings(Recipe, SMOKE)
     assert {name: steps_before(recipe, name) for name in ("base", "td", "more-td", "opd-after-td")} == {
         "base": 0,
@@ -53,7 +53,7 @@ def test_the_parts_of_a_schedule_know_their_place_in_it():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
+def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
     recipe = load_settings(Recipe, path)
     tests = {recipe.sets[name].manifest for name in recipe.evaluation.sets}
     for stage in recipe.stages.values():
@@ -141,11 +141,11 @@ def test_no_variant_hears_a_test_set_and_opd_sees_no_label(path):
         ("name.sub=1", "--set name.sub=1"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_key(override, message):
-    with pytest.raises(InputError) as caught:
+def test_a_mistake_gives_one_line_that_names_the_key(override, message):
+    with pytest.raises(InputError) as refused:
         load_settings(Recipe, SMOKE, [override])
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -158,26 +158,26 @@ def test_a_mistake_is_one_line_that_names_the_key(override, message):
         ("augmentation", "{time_stretch: 0.1}"),
     ],
 )
-def test_what_a_served_teacher_cannot_give_is_refused_before_any_stage(key, value):
+def test_settings_that_a_served_teacher_does_not_support_are_refused(key, value):
     served = ["models.away={pretrained: x, served: {urls: ['http://a:1']}}", "stages.opd-after-td.teacher=away"]
     load_settings(Recipe, SMOKE, served)
     with pytest.raises(InputError, match=rf"stages.opd-after-td.{key}: does not work .*remove `served` from models"):
         load_settings(Recipe, SMOKE, [*served, f"stages.opd-after-td.{key}={value}"])
 
 
-def test_a_stage_cannot_go_on_in_the_middle_of_a_streamed_set_that_it_has_not_begun():
+def test_a_streamed_set_can_be_continued_only_after_a_stage_on_the_same_set():
     streamed = ["sets.D={dataset: {path: x}}", "stages.opd-after-td.train=D"]
     with pytest.raises(InputError, match=r"stages.opd-after-td.train: 'D' is streamed, and 'td' does not train on it"):
         load_settings(Recipe, SMOKE, streamed)
     load_settings(Recipe, SMOKE, [*streamed, "stages.opd-after-td.continues=false"])
 
 
-def test_a_normaliser_may_be_named_for_a_language_code():
+def test_a_normaliser_may_be_set_for_a_language_code():
     recipe = load_settings(Recipe, SMOKE, ["evaluation.normalizer={default: basic, zh: zh}"])
     assert recipe.evaluation.normalizer == {"default": "basic", "Chinese": "zh"}
 
 
-def test_any_field_of_a_preset_or_of_its_config_may_be_changed():
+def test_any_field_of_a_preset_and_of_its_nested_configs_may_be_changed():
     sizes = "{rope_theta: 1.0e4, attention_dropout: 0.1, whisper_config: {dropout: 0.1, d_model: 64}}"
     recipe = load_settings(Recipe, SMOKE, [f"models.untrained-student.sizes={sizes}"])
     assert recipe.models["untrained-student"].sizes["whisper_config"]["d_model"] == 64
@@ -188,14 +188,14 @@ def test_fp16_is_refused_with_two_optimizers():
         load_settings(Recipe, SMOKE, ["stages.base.optimization.mixed_precision=fp16"])
 
 
-def test_overrides_reach_into_stages_and_lists():
+def test_overrides_change_keys_of_stages_and_items_of_lists():
     recipe = load_settings(Recipe, SMOKE, ["stages.base.optimization.steps=9", "seeds=[3, 4]", "seeds.0=5"])
     assert recipe.stages["base"].optimization.steps == 9
     assert recipe.stages["more-sft"].optimization.steps != 9
     assert recipe.seeds == [5, 4]
 
 
-def test_a_file_that_is_not_yaml_or_not_there_is_named(tmp_path):
+def test_a_missing_or_invalid_recipe_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent\.yaml: no such file"):
         load_settings(Recipe, tmp_path / "absent.yaml")
     broken = tmp_path / "broken.yaml"
@@ -207,7 +207,7 @@ def test_a_file_that_is_not_yaml_or_not_there_is_named(tmp_path):
         load_settings(Recipe, broken)
 
 
-def test_the_resolved_recipe_reads_back_as_itself():
+def test_a_written_recipe_reads_back_equal():
     recipe = load_settings(Recipe, SMOKE)
     document = yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     assert Recipe.model_validate(document) == recipe
@@ -224,7 +224,7 @@ def test_a_shrunk_recipe_keeps_stages_and_variants_and_needs_no_download():
     assert Recipe.model_validate(small.model_dump()) == small
 
 
-def test_a_run_begun_before_loops_were_masked_goes_on_without(tmp_path):
+def test_a_run_older_than_loop_masking_continues_only_without_it(tmp_path):
     recipe = load_settings(Recipe, SMOKE)
     RunFolder.create(tmp_path, recipe, resume=False)
     stored = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
@@ -237,7 +237,7 @@ def test_a_run_begun_before_loops_were_masked_goes_on_without(tmp_path):
     RunFolder.create(tmp_path, load_settings(Recipe, SMOKE, keep), resume=True)
 
 
-def test_a_finished_run_may_be_compared_otherwise_and_its_report_says_how(tmp_path):
+def test_the_comparisons_of_a_finished_run_may_change_and_are_stored(tmp_path):
     RunFolder.create(tmp_path, load_settings(Recipe, SMOKE), resume=False)
     by_speaker = load_settings(Recipe, SMOKE, ["evaluation.resample=speaker", "evaluation.comparisons=[]"])
     RunFolder.create(tmp_path, by_speaker, resume=True)
@@ -247,7 +247,7 @@ def test_a_finished_run_may_be_compared_otherwise_and_its_report_says_how(tmp_pa
         RunFolder.create(tmp_path, load_settings(Recipe, SMOKE, ["evaluation.max_new_tokens=9"]), resume=True)
 
 
-def test_a_resumed_run_may_find_its_teacher_elsewhere_and_not_otherwise_scored(tmp_path):
+def test_a_resumed_run_may_change_the_teachers_address_but_not_its_scores(tmp_path):
     def recipe(**served):
         served = {"urls": ["http://one:8000"]} | served
         return load_settings(Recipe, SMOKE, ["models.served-teacher=" + str({"pretrained": "x", "served": served})])

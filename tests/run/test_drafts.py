@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +5,7 @@ import torch
 
 from arkasr.data.manifests import opening
 from arkasr.data.manifests.indexed import TextsOfLines
+from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
@@ -16,15 +16,16 @@ from arkasr.run.stages import drafts_of
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def workshop_of(folder, drafts):
-    rows = {"train.jsonl": [("a", "one"), ("b", "two")], "other.jsonl": [("c", "three")]}
-    for name, lines in rows.items():
-        for i, _ in lines:
-            (folder / f"{i}.wav").touch()
-        texts = [
-            {"audio": f"{i}.wav", "id": i, "text": text, "duration": 1.0, "language": "English"} for i, text in lines
+def context_and_stage(folder, drafts):
+    texts = {"train.jsonl": [("a", "one"), ("b", "two")], "other.jsonl": [("c", "three")]}
+    for manifest, ids_and_texts in texts.items():
+        for name, _ in ids_and_texts:
+            (folder / f"{name}.wav").touch()
+        rows = [
+            {"audio": f"{name}.wav", "id": name, "text": text, "duration": 1.0, "language": "English"}
+            for name, text in ids_and_texts
         ]
-        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in texts))
+        write_manifest(folder / manifest, rows)
     overrides = [
         f"corpus={{folder: {folder}}}",
         "sets.other={manifest: other.jsonl}",
@@ -35,17 +36,17 @@ def workshop_of(folder, drafts):
     return RunContext(recipe, RunFolder(folder / "run", 0), torch.device("cpu")), recipe.stages["opd"]
 
 
-def test_drafts_are_the_texts_of_the_set_named(tmp_path):
-    assert drafts_of(*workshop_of(tmp_path, "everything"), seed=0) == {"a": "one", "b": "two"}
-    assert drafts_of(*workshop_of(tmp_path, "null"), seed=0) == {}
+def test_drafts_are_the_texts_of_the_named_set(tmp_path):
+    assert drafts_of(*context_and_stage(tmp_path, "everything"), seed=0) == {"a": "one", "b": "two"}
+    assert drafts_of(*context_and_stage(tmp_path, "null"), seed=0) == {}
 
 
-def test_drafts_of_a_large_manifest_are_the_same_and_are_looked_up(tmp_path, monkeypatch):
+def test_drafts_of_a_large_manifest_are_equal_and_are_read_on_demand(tmp_path, monkeypatch):
     monkeypatch.setattr(opening, "LARGE_BYTES", 1)
-    found = drafts_of(*workshop_of(tmp_path, "everything"), seed=0)
-    assert isinstance(found, TextsOfLines)
-    assert found == {"a": "one", "b": "two"}
-    assert found.get("absent", "own") == "own"
+    drafts = drafts_of(*context_and_stage(tmp_path, "everything"), seed=0)
+    assert isinstance(drafts, TextsOfLines)
+    assert drafts == {"a": "one", "b": "two"}
+    assert drafts.get("absent", "own") == "own"
 
 
 @pytest.mark.parametrize(
@@ -56,12 +57,12 @@ def test_drafts_of_a_large_manifest_are_the_same_and_are_looked_up(tmp_path, mon
         ("labels", "stage 'labels' has not been run yet; run the whole recipe first"),
     ],
 )
-def test_drafts_that_would_never_be_used_are_refused(tmp_path, drafts, message):
+def test_drafts_for_other_utterances_and_missing_drafts_are_refused(tmp_path, drafts, message):
     with pytest.raises(InputError, match=message):
-        drafts_of(*workshop_of(tmp_path, drafts), seed=0)
+        drafts_of(*context_and_stage(tmp_path, drafts), seed=0)
 
 
-def test_a_run_begun_before_a_key_existed_is_continued(tmp_path):
+def test_a_run_older_than_a_recipe_key_is_continued(tmp_path):
     recipe = load_settings(Recipe, ROOT / "recipes" / "smoke.yaml", ["stages.opd.drafts=null"])
     RunFolder.create(tmp_path, recipe, resume=False)
     stored = tmp_path / "recipe.yaml"

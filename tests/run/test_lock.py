@@ -12,7 +12,7 @@ import pytest
 from arkasr.errors import InputError
 from arkasr.run.lock import lock_run_folder
 
-# Holds the lock, and has a child that outlives it, as a data worker does.
+# Holds the lock. Its child lives longer than it, as a data worker may.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
@@ -25,19 +25,19 @@ with lock_run_folder(Path(sys.argv[1]), print):
 """
 
 
-def test_a_folder_in_use_is_refused_and_free_once_its_run_is_killed(tmp_path):
+def test_a_folder_in_use_is_refused_until_its_run_is_killed(tmp_path):
     folder = tmp_path / "run"
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
     process, child = map(int, holder.stdout.readline().split())
     try:
         with pytest.raises(InputError) as refused, lock_run_folder(folder, pytest.fail):
-            pytest.fail("taken by two")
+            pytest.fail("two runs hold the lock")
         message = str(refused.value)
         assert message.startswith(f"{folder}: another run uses this folder (process {process} on ")
         assert message.endswith("; wait for it, stop it, or choose another --output")
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-        os.kill(child, 0)  # still there
+        os.kill(child, 0)  # the child still runs
         with lock_run_folder(folder, pytest.fail):
             assert [path.name for path in folder.iterdir()] == [".lock"]
     finally:

@@ -51,7 +51,7 @@ STAGES = {
     "labels": {"kind": "label", "start": "base", "audio": "P", "max_new_tokens": 16, "drop_failures": False},
     "opd": {**OPD, "objective": OBJECTIVE, "drafts": "labels", "optimization": STEP},
     "opd-sharded": {**OPD, "objective": OBJECTIVE, "optimization": SHARDED},
-    # Three micro-batches among two processes: one of them has nothing to hear in the second round.
+    # Two processes share three micro-batches: the second process has no second one.
     "opd-idle": {**OPD, "objective": OBJECTIVE, "optimization": {**STEP, "steps": 4, "accumulation": 3}},
     "opd-idle-sharded": {**OPD, "objective": OBJECTIVE, "optimization": {**SHARDED, "steps": 4, "accumulation": 1}},
 }
@@ -70,11 +70,11 @@ def recipe(tmp_path_factory):
     generator = np.random.default_rng(0)
     for name, count in (("train", 20), ("dev", 5)):
         rows = []
-        for place in range(count):
-            seconds = 0.6 + 0.05 * place
-            soundfile.write(folder / f"{name}-{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-            text = TEXTS[place % 2]
-            rows.append({"audio": f"{name}-{place}.wav", "text": text, "language": "English", "duration": seconds})
+        for index in range(count):
+            seconds = 0.6 + 0.05 * index
+            soundfile.write(folder / f"{name}-{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+            text = TEXTS[index % 2]
+            rows.append({"audio": f"{name}-{index}.wav", "text": text, "language": "English", "duration": seconds})
         (folder / f"{name}-7.wav").write_text("no audio")
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     document = {
@@ -101,7 +101,7 @@ def run(recipe, output, processes, *options):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
-def finished(recipe, name, processes):
+def finished_run(recipe, name, processes):
     output = recipe.parent / name
     result = run(recipe, output, processes)
     assert result.returncode == 0, result.stderr
@@ -109,13 +109,13 @@ def finished(recipe, name, processes):
 
 
 @pytest.fixture(scope="module")
-def alone(recipe):
-    return finished(recipe, "alone", 1)
+def one_process(recipe):
+    return finished_run(recipe, "one_process", 1)
 
 
 @pytest.fixture(scope="module")
-def together(recipe):
-    return finished(recipe, "together", 2)
+def two_processes(recipe):
+    return finished_run(recipe, "two_processes", 2)
 
 
 def metrics(folder, stage):
@@ -123,67 +123,69 @@ def metrics(folder, stage):
 
 
 @pytest.mark.parametrize("stage", TRAINED)
-def test_two_processes_take_the_steps_of_one(alone, together, stage):
-    expected, found = metrics(alone, stage), metrics(together, stage)
-    # Muon orthogonalises in bfloat16, and so makes more of the last bits of a gradient.
+def test_two_processes_take_the_same_steps_as_one(one_process, two_processes, stage):
+    expected, actual = metrics(one_process, stage), metrics(two_processes, stage)
+    # Muon orthogonalises in bfloat16, which amplifies rounding differences of a gradient.
     tolerance = 1e-2 if "muon" in stage else 1e-5
-    assert [line["step"] for line in found] == list(range(1, STAGES[stage]["optimization"]["steps"] + 1))
-    for one, two in zip(expected, found, strict=True):
+    assert [line["step"] for line in actual] == list(range(1, STAGES[stage]["optimization"]["steps"] + 1))
+    for one, two in zip(expected, actual, strict=True):
         for name in ("loss", "train/gradient_norm", "train/utterances", "dev/error_rate", "support/vuss_mean"):
             if name in one:
-                # A norm is a sum of squares over all weights, and adds up what rounding did to each.
-                within = 10 * tolerance if name == "train/gradient_norm" else tolerance
-                assert two[name] == pytest.approx(one[name], rel=within), name
+                # A norm sums squares over all weights, so rounding errors add up.
+                allowed = 10 * tolerance if name == "train/gradient_norm" else tolerance
+                assert two[name] == pytest.approx(one[name], rel=allowed), name
     if STAGES[stage]["kind"] == "opd":
         assert all(line["support/valid_share"] > 0 for line in expected)
 
 
 @pytest.mark.parametrize("stage", TRAINED)
-def test_the_model_that_several_processes_write_is_that_of_one(alone, together, stage):
-    one, two = (load_file(run / "stages" / stage / "model" / "model.safetensors") for run in (alone, together))
+def test_two_processes_write_the_same_model_as_one(one_process, two_processes, stage):
+    one, two = (
+        load_file(run / "stages" / stage / "model" / "model.safetensors") for run in (one_process, two_processes)
+    )
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert (value - two[name]).abs().max() < (2e-2 if "muon" in stage else 2e-4), name
 
 
-def test_what_cannot_be_heard_is_set_aside_once_whoever_met_it(alone, together):
-    for run in (alone, together):
+def test_unreadable_audio_is_quarantined_once_on_whichever_process(one_process, two_processes):
+    for run in (one_process, two_processes):
         (line,) = (run / "stages" / "opd" / "quarantine.jsonl").read_text().splitlines()
         assert json.loads(line)["id"] == "train-7.wav"
         assert "train-7.wav: not audio that can be read" in json.loads(line)["reason"]
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_continues_on_another_number_of_processes(recipe, alone, together, before, after):
-    """As if it had been killed behind step 4 of these stages."""
+def test_a_run_continues_on_another_number_of_processes(recipe, one_process, two_processes, before, after):
+    """The folder is changed as if the run had been killed after step 4 of these stages."""
     output = recipe.parent / f"from-{before}-to-{after}"
-    shutil.copytree(together if before == 2 else alone, output)
-    again = ["ctc-sharded", "sft", "opd", "opd-sharded"]
-    for stage in again:
+    shutil.copytree(two_processes if before == 2 else one_process, output)
+    unfinished = ["ctc-sharded", "sft", "opd", "opd-sharded"]
+    for stage in unfinished:
         shutil.rmtree(output / "stages" / stage / "model")
         shutil.rmtree(output / "stages" / stage / "checkpoints" / "step-8")
     result = run(recipe, output, after, "--resume")
     assert result.returncode == 0, result.stderr
-    for stage in again:
-        found, expected = metrics(output, stage), metrics(alone, stage)
-        assert [line["step"] for line in found] == list(range(1, 9))
-        assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in expected], rel=1e-5)
+    for stage in unfinished:
+        actual, expected = metrics(output, stage), metrics(one_process, stage)
+        assert [line["step"] for line in actual] == list(range(1, 9))
+        assert [line["loss"] for line in actual] == pytest.approx([line["loss"] for line in expected], rel=1e-5)
 
 
-def test_labels_and_evaluations_are_those_of_one_process(alone, together):
+def test_labels_and_evaluations_of_two_processes_equal_those_of_one(one_process, two_processes):
     for name in ("stages/labels/labels.jsonl", "stages/labels/counts.json", "evaluations/base/dev.jsonl"):
-        assert (together / name).read_text() == (alone / name).read_text()
-    assert not list(together.rglob("*parts"))
-    rows = [json.loads((run / "results.json").read_text())["rows"] for run in (alone, together)]
+        assert (two_processes / name).read_text() == (one_process / name).read_text()
+    assert not list(two_processes.rglob("*parts"))
+    rows = [json.loads((run / "results.json").read_text())["rows"] for run in (one_process, two_processes)]
     assert rows[0] == rows[1]
 
 
-def test_an_error_of_the_first_process_ends_all_of_them_and_is_said_once(recipe, together):
+def test_an_error_of_the_first_process_ends_all_and_is_printed_once(recipe, two_processes):
     started = time.monotonic()
-    result = run(recipe, together, 2)
+    result = run(recipe, two_processes, 2)
     assert result.returncode != 0
-    said = [line for line in result.stderr.splitlines() if line.startswith("arkasr:")]
-    assert len(said) == 1
-    assert said[0].endswith("already holds a run; add --resume to continue it, or choose another --output")
-    # A process that waits for one that has gone is killed half a minute later.
+    errors = [line for line in result.stderr.splitlines() if line.startswith("arkasr:")]
+    assert len(errors) == 1
+    assert errors[0].endswith("already holds a run; add --resume to continue it, or choose another --output")
+    # The launcher kills a process that waits for an ended one only after half a minute.
     assert time.monotonic() - started < 25

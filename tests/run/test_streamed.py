@@ -18,6 +18,7 @@ from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.data.streams.test_streamed import sound, write_parquet
 from tests.models import TEXTS
+from tests.train.runs import KilledError, assert_weights, kill_at, weights_of
 
 pytest.importorskip("datasets")
 
@@ -29,70 +30,64 @@ OPTIMIZATION = (
 
 @pytest.fixture
 def stream_of(tmp_path):
-    """The stream of an SFT stage whose training set is a folder of two parquet files with six utterances each."""
+    """Builds the stream of an SFT stage on a dataset of two parquet files with six utterances each."""
     for file in range(2):
         rows = [
-            {"audio": {"bytes": sound(6 * file + place, 0.4 + 0.05 * place)}, "text": TEXTS[place % len(TEXTS)]}
-            for place in range(6)
+            {"audio": {"bytes": sound(6 * file + index, 0.4 + 0.05 * index)}, "text": TEXTS[index % len(TEXTS)]}
+            for index in range(6)
         ]
         write_parquet(tmp_path / "corpus" / f"train-{file}.parquet", rows)
 
     def build(student, **dataset):
-        described = {"path": str(tmp_path / "corpus"), "examples": 12, "language": "English"} | dataset
+        settings = {"path": str(tmp_path / "corpus"), "examples": 12, "language": "English"} | dataset
         overrides = [
-            f"sets.D={json.dumps({'dataset': described})}",
+            f"sets.D={json.dumps({'dataset': settings})}",
             "stages.base.train=D",
             f"stages.base.optimization={OPTIMIZATION}",
         ]
-        context, recipe = workshop_of(tmp_path, overrides)
-        stage, settings = SupervisedStage(student, None), recipe.stages["base"]
-        return stage, build_stream(context, stage, "base", 0, rank=0, world_size=1), settings.optimization
+        context, recipe = context_and_recipe(tmp_path, overrides)
+        stage = SupervisedStage(student, None)
+        stream = build_stream(context, stage, "base", 0, rank=0, world_size=1)
+        return stage, stream, recipe.stages["base"].optimization
 
     return build
 
 
-def workshop_of(tmp_path, overrides):
+def context_and_recipe(tmp_path, overrides):
     recipe = load_settings(Recipe, ROOT / "recipes" / "smoke.yaml", overrides)
     return RunContext(recipe, RunFolder(tmp_path / "run", 0), torch.device("cpu")), recipe
 
 
-class KilledError(Exception):
-    pass
-
-
-def kill_behind_step_four(step, values):
-    if step == 4:
-        raise KilledError
-
-
-def test_a_killed_run_on_a_dataset_ends_with_the_bits_of_an_undisturbed_one(student, stream_of, tmp_path):
-    victim, twin = copy.deepcopy(student), copy.deepcopy(student)
+def test_a_killed_and_resumed_run_on_a_dataset_ends_with_the_bits_of_an_undisturbed_one(student, stream_of, tmp_path):
+    killed, resumed = copy.deepcopy(student), copy.deepcopy(student)
     stage, stream, settings = stream_of(student)
     train(stage, stream, settings, tmp_path / "undisturbed", seed=3)
     with pytest.raises(KilledError):
-        train(*stream_of(victim)[:2], settings, tmp_path / "killed", seed=3, on_step=kill_behind_step_four)
-    train(*stream_of(twin)[:2], settings, tmp_path / "killed", seed=3)
-    for name, value in student.model.state_dict().items():
-        assert torch.equal(value, twin.model.state_dict()[name]), name
+        train(*stream_of(killed)[:2], settings, tmp_path / "killed", seed=3, on_step=kill_at(4))
+    train(*stream_of(resumed)[:2], settings, tmp_path / "killed", seed=3)
+    assert_weights(resumed, weights_of(student))
 
 
-def test_calibration_opens_one_lane_of_a_dataset(student, teacher, stream_of, tmp_path, monkeypatch):
+def test_calibration_reads_one_lane_of_a_dataset(student, teacher, stream_of, tmp_path, monkeypatch):
     opened = []
-    original = StreamedBatches._pools
-    monkeypatch.setattr(
-        StreamedBatches, "_pools", lambda self, lane, *its: (opened.append(lane), original(self, lane, *its))[1]
-    )
+    pools = StreamedBatches._pools
+
+    def record_lane(self, lane, *arguments):
+        opened.append(lane)
+        return pools(self, lane, *arguments)
+
+    monkeypatch.setattr(StreamedBatches, "_pools", record_lane)
     stage, stream, _ = stream_of(student)
     assert stream.sampler.lanes == 2
     dataset = {"path": str(tmp_path / "corpus"), "examples": 12, "language": "English"}
     overrides = [f"sets.D={json.dumps({'dataset': dataset})}", "stages.opd.train=D"]
-    context, recipe = workshop_of(tmp_path, [*overrides, f"stages.opd.optimization={OPTIMIZATION}"])
+    context, recipe = context_and_recipe(tmp_path, [*overrides, f"stages.opd.optimization={OPTIMIZATION}"])
     stage = DistillationStage(student, teacher, recipe.stages["opd"].objective)
     assert run_calibration(context, stage, "opd", 0).metrics["loss"] > 0
     assert opened == [0]
 
 
-def test_what_a_stage_cannot_learn_from_is_named_when_it_is_met(student, stream_of):
+def test_rows_that_a_stage_cannot_train_on_are_refused_when_they_are_read(student, stream_of):
     with pytest.raises(InputError, match=r"set D: 0/0 has no `text`, and this stage learns from labels"):
         next(iter(stream_of(student, text=None)[1]))
     with pytest.raises(InputError, match=r"corpus: row 0/0: language 'the red book is in london' is not known"):

@@ -1,4 +1,4 @@
-"""The teacher of a stage, from what the recipe says of it."""
+"""The teacher of an OPD stage is built from the recipe."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ def server(teacher):
 
 @pytest.fixture
 def context(student, teacher, server, tmp_path):
-    """Of a recipe with a served teacher; what is given changes the stage, the model or the set."""
+    """Builds the context and the OPD stage of a recipe with a served teacher; arguments change the recipe."""
     student.save(tmp_path / "base")
     teacher.save(tmp_path / "teacher")
     generator = np.random.default_rng(0)
@@ -37,25 +37,25 @@ def context(student, teacher, server, tmp_path):
     ]
     for row in rows:
         (tmp_path / row["audio"]).write_text("no audio")
-    for place, seconds in enumerate((1.2, 0.7, 1.6)):
-        soundfile.write(tmp_path / f"{place}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-        rows.append({"audio": f"{place}.wav", "text": "one two" if place else None, "language": "English"})
+    for index, seconds in enumerate((1.2, 0.7, 1.6)):
+        soundfile.write(tmp_path / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        rows.append({"audio": f"{index}.wav", "text": "one two" if index else None, "language": "English"})
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "unreadable.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
 
-    def build(stage=None, *, served=None, heard=None, in_process=False):
-        where = {} if in_process else {"served": {"urls": [server.url], **(served or {})}}
+    def build(stage=None, *, served=None, train_set=None, in_process=False):
+        servers = {} if in_process else {"served": {"urls": [server.url], **(served or {})}}
         document = {
             "name": "teachers",
             "corpus": {"folder": str(tmp_path)},
             "sets": {
-                "L": heard or {"manifest": "train.jsonl"},
+                "L": train_set or {"manifest": "train.jsonl"},
                 "files": {"manifest": "train.jsonl"},
                 "unreadable": {"manifest": "unreadable.jsonl"},
             },
             "models": {
                 "base": {"pretrained": str(tmp_path / "base")},
-                "teacher": {"pretrained": str(tmp_path / "teacher"), **where},
+                "teacher": {"pretrained": str(tmp_path / "teacher"), **servers},
             },
             "stages": {
                 "opd": {
@@ -75,47 +75,53 @@ def context(student, teacher, server, tmp_path):
     return build
 
 
-def test_a_teacher_that_is_not_served_is_in_process_and_may_be_offloaded(context):
+def test_a_teacher_without_servers_is_in_process_and_may_be_offloaded(context):
     teacher = teacher_of(*context({"offload_teacher": True}, in_process=True), seed=0)
     assert isinstance(teacher, InProcessTeacher)
     assert teacher.offload
 
 
 @pytest.mark.parametrize("served", [{}, {"weights": False}, {"scores": "best", "best_tokens": 64}])
-def test_a_served_teacher_has_been_tried_on_what_can_be_heard(context, server, hear, served):
+def test_a_served_teacher_is_tested_on_readable_utterances(context, server, noise_examples, served):
     teacher = teacher_of(*context(served=served), seed=0)
     try:
         assert isinstance(teacher, ServedTeacher)
-        # Two utterances, each for its prompt and for its scores, and once more where no weights say which to expect.
+        # Two utterances, each with a request for the prompt and one for the scores. Without local weights, each is
+        # scored twice.
         assert server.succeeded == (4 if served.get("weights", True) else 6)
-        request = requests_of(teacher.recognizer, hear(teacher), teacher)[0]
+        request = requests_of(teacher.recognizer, noise_examples(teacher), teacher)[0]
         assert scores_of(teacher, request).other_log_prob.isnan().all() == (served.get("scores") != "best")
     finally:
         teacher.close()
 
 
-def test_a_streamed_set_is_not_what_servers_are_tried_on(context, server):
+def test_servers_are_tested_on_the_dev_set_if_training_is_streamed(context, server):
     streamed = {"dataset": {"path": "nowhere"}}
     with pytest.raises(InputError, match="and 'L' is streamed; give the stage a `dev` set from a manifest"):
-        teacher_of(*context(heard=streamed), seed=0)
-    teacher_of(*context({"dev": "files"}, heard=streamed), seed=0).close()
+        teacher_of(*context(train_set=streamed), seed=0)
+    teacher_of(*context({"dev": "files"}, train_set=streamed), seed=0).close()
     assert server.succeeded == 4
 
 
-def test_servers_cannot_be_tried_where_nothing_can_be_heard(context):
+def test_servers_cannot_be_tested_without_readable_utterances(context):
     with pytest.raises(InputError, match="none of the first 100 utterances can be read, so the teacher's servers"):
         teacher_of(*context({"train": "unreadable"}), seed=0)
 
 
-def test_the_name_of_the_model_goes_with_every_request(context, server):
+def test_every_request_has_the_name_of_the_model(context, server):
     respond, names = server.respond, []
-    server.respond = lambda request: (names.append(request.get("model")), respond(request))[1]
+
+    def record_name(request):
+        names.append(request.get("model"))
+        return respond(request)
+
+    server.respond = record_name
     teacher_of(*context(served={"model": "qwen"}), seed=0).close()
     assert names == ["qwen"] * 4
 
 
-def test_servers_that_are_not_the_teacher_leave_no_thread_behind(context, server):
-    server.faults = [lambda answer: answer | {"prompt_token_ids": [1]}]
+def test_a_failed_self_test_leaves_no_thread(context, server):
+    server.faults = [lambda response: response | {"prompt_token_ids": [1]}]
     with pytest.raises(InputError, match="its prompt differs"):
         teacher_of(*context(), seed=0)
     assert "teacher" not in [thread.name for thread in threading.enumerate()]

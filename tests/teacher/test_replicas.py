@@ -83,9 +83,9 @@ INVALID = [
 ]
 
 
-def test_errors_timeouts_and_dropped_connections_lose_no_scores(student, teacher, hear, server, serve):
+def test_errors_timeouts_and_dropped_connections_lose_no_scores(student, teacher, noise_examples, server, serve):
     served = serve(server, timeout=1.0)
-    examples = hear(student, teacher, served)
+    examples = noise_examples(student, teacher, served)
     expected, _ = step(DistillationStage(student, served, OBJECTIVE), examples)
     for faults in ([503, "drop", 500], ["hang", 429], ["cut"]):
         server.faults = list(faults)
@@ -95,9 +95,11 @@ def test_errors_timeouts_and_dropped_connections_lose_no_scores(student, teacher
 
 
 @pytest.mark.parametrize("fault", [*INVALID, 400, 404])
-def test_after_the_self_test_invalid_responses_and_rejections_are_retried(teacher, hear, server, serve, fault):
+def test_after_the_self_test_invalid_responses_and_rejections_are_retried(
+    teacher, noise_examples, server, serve, fault
+):
     served = serve(server)
-    request = requests_of(teacher, hear(served), served)[0]
+    request = requests_of(teacher, noise_examples(served), served)[0]
     self_tested(served, teacher, [request])
     expected = scores_of(served, request)
     server.faults = [fault]
@@ -108,9 +110,9 @@ def test_after_the_self_test_invalid_responses_and_rejections_are_retried(teache
 
 
 @pytest.mark.parametrize("fault", INVALID)
-def test_an_invalid_response_in_the_self_test_ends_the_run_at_once(teacher, hear, server, serve, fault):
+def test_an_invalid_response_in_the_self_test_ends_the_run_at_once(teacher, noise_examples, server, serve, fault):
     served = serve(server)
-    request = requests_of(teacher, hear(served), served)[0]
+    request = requests_of(teacher, noise_examples(served), served)[0]
     server.faults = [lambda response: response, *[fault] * 20]  # the first request checks the prompt
     with pytest.raises(
         InputError, match=f"teacher {server.url} sends a response without the requested scores .*vLLM before"
@@ -119,9 +121,9 @@ def test_an_invalid_response_in_the_self_test_ends_the_run_at_once(teacher, hear
     assert server.received == 2
 
 
-def test_a_server_that_stops_and_restarts_loses_no_scores(student, teacher, hear, server, serve, caplog):
+def test_a_server_that_stops_and_restarts_loses_no_scores(student, teacher, noise_examples, server, serve, caplog):
     served = serve(server)
-    examples = hear(student, teacher, served)
+    examples = noise_examples(student, teacher, served)
     stage = DistillationStage(student, served, OBJECTIVE)
     expected, _ = step(stage, examples)
     server.stop()
@@ -137,9 +139,11 @@ def test_a_server_that_stops_and_restarts_loses_no_scores(student, teacher, hear
     assert torch.equal(found.total, expected.total)
 
 
-def test_a_stopped_replica_gets_no_requests_until_it_passes_the_probe(teacher, hear, server, second_server, serve):
+def test_a_stopped_replica_gets_no_requests_until_it_passes_the_probe(
+    teacher, noise_examples, server, second_server, serve
+):
     served = serve(second_server, server)
-    request = requests_of(teacher, hear(served), served)[0]
+    request = requests_of(teacher, noise_examples(served), served)[0]
     self_tested(served, teacher, [request])
     second_server.stop()
     before = server.received
@@ -155,9 +159,9 @@ def test_a_stopped_replica_gets_no_requests_until_it_passes_the_probe(teacher, h
     assert second_server.received > before_probe + 1
 
 
-def test_a_hung_replica_delays_one_step_only(teacher, hear, server, second_server, serve):
+def test_a_hung_replica_delays_one_step_only(teacher, noise_examples, server, second_server, serve):
     served = serve(server, second_server, timeout=2.0)
-    request = requests_of(teacher, hear(served), served)[0]
+    request = requests_of(teacher, noise_examples(served), served)[0]
     self_tested(served, teacher, [request])
     second_server.responsive.clear()
     seconds = []
@@ -171,11 +175,11 @@ def test_a_hung_replica_delays_one_step_only(teacher, hear, server, second_serve
 
 
 def test_a_pending_request_moves_on_when_its_server_fails_the_health_check(
-    teacher, hear, server, second_server, serve, monkeypatch
+    teacher, noise_examples, server, second_server, serve, monkeypatch
 ):
     monkeypatch.setattr("arkasr.teacher.replicas.HEALTH_CHECK_SECONDS", 0.1)
     served = serve(server, second_server)
-    request = requests_of(teacher, hear(served), served)[0]
+    request = requests_of(teacher, noise_examples(served), served)[0]
     expected = all_scores(served, [request] * 4)
     second_server.responsive.clear()
     wait_for_scores = served.submit([request] * 4, 8, torch.device("cpu"))
@@ -188,10 +192,10 @@ def test_a_pending_request_moves_on_when_its_server_fails_the_health_check(
 
 
 def test_a_replica_that_restarts_with_other_weights_gets_no_requests(
-    teacher, hear, server, second_server, other_server, serve, caplog
+    teacher, noise_examples, server, second_server, other_server, serve, caplog
 ):
     served = serve(server, second_server)
-    request = requests_of(teacher, hear(served), served)[0]
+    request = requests_of(teacher, noise_examples(served), served)[0]
     self_tested(served, teacher, [request])
     expected = scores_of(served, request)
     second_server.stop()
@@ -208,9 +212,11 @@ def test_a_replica_that_restarts_with_other_weights_gets_no_requests(
     wait_until(lambda: all(replica.healthy for replica in served.replicas.replicas))
 
 
-def test_losses_stay_equal_when_one_of_two_servers_stops(student, teacher, hear, server, second_server, serve):
+def test_losses_stay_equal_when_one_of_two_servers_stops(
+    student, teacher, noise_examples, server, second_server, serve
+):
     served = serve(server, second_server)
-    examples = hear(student, teacher, served)
+    examples = noise_examples(student, teacher, served)
     self_tested(served, teacher, requests_of(teacher, examples, served))
     stage = DistillationStage(student, served, OBJECTIVE)
     expected, _ = step(stage, examples)
@@ -221,37 +227,37 @@ def test_losses_stay_equal_when_one_of_two_servers_stops(student, teacher, hear,
         assert torch.equal(found.total, expected.total)
 
 
-def test_no_server_has_more_than_in_flight_requests(teacher, hear, server, second_server, serve):
+def test_no_server_has_more_than_in_flight_requests(teacher, noise_examples, server, second_server, serve):
     server.delay = second_server.delay = 0.05
     served = serve(server, second_server, in_flight=2)
-    request = requests_of(teacher, hear(served), served)[0]
+    request = requests_of(teacher, noise_examples(served), served)[0]
     assert len(all_scores(served, [request] * 12).ids) == 12 * len(request.transcript)
     for one in (server, second_server):
         assert one.max_active <= 2
         assert one.succeeded >= 4
 
 
-def test_a_run_stops_with_one_line_when_no_server_responds(student, teacher, hear, serve):
+def test_a_run_stops_with_one_line_when_no_server_responds(student, teacher, noise_examples, serve):
     gone = ScoresServer(teacher).start()
     gone.stop()
     served = serve(gone, patience=0.5)
     with pytest.raises(InputError, match=r"no teacher at http.* has answered for .*; start one there") as caught:
-        step(DistillationStage(student, served, OBJECTIVE), hear(student, served))
+        step(DistillationStage(student, served, OBJECTIVE), noise_examples(student, served))
     assert "\n" not in str(caught.value)
 
 
-def test_before_the_self_test_a_rejected_request_is_not_retried(teacher, hear, server, serve, caplog):
+def test_before_the_self_test_a_rejected_request_is_not_retried(teacher, noise_examples, server, serve, caplog):
     server.max_logprobs = 5
     served = serve(server)
     with pytest.raises(InputError, match=r"refuses with 400: Requested prompt logprobs of .*see --max-logprobs"):
-        scores_of(served, requests_of(teacher, hear(served), served)[0])
+        scores_of(served, requests_of(teacher, noise_examples(served), served)[0])
     assert server.received == 1
     assert not caplog.records
 
 
-def test_a_request_that_is_always_rejected_ends_the_run(teacher, hear, server, second_server, serve):
+def test_a_request_that_is_always_rejected_ends_the_run(teacher, noise_examples, server, second_server, serve):
     served = serve(server, second_server)
-    small, large = requests_of(teacher, hear(served), served)[:2]
+    small, large = requests_of(teacher, noise_examples(served), served)[:2]
     self_tested(served, teacher, [small])
     server.max_logprobs = second_server.max_logprobs = 30
     with pytest.raises(InputError, match=r"refuses with 400: Requested prompt logprobs of .*see --max-logprobs"):
@@ -266,24 +272,26 @@ def test_a_request_that_is_always_rejected_ends_the_run(teacher, hear, server, s
         (404, "start it with --enable-scale-out, and set `served.model` to the name under which it serves the model"),
     ],
 )
-def test_a_rejection_names_the_server_and_the_remedy(teacher, hear, server, second_server, serve, status, remedy):
+def test_a_rejection_names_the_server_and_the_remedy(
+    teacher, noise_examples, server, second_server, serve, status, remedy
+):
     served = serve(server, second_server)
     second_server.faults = [status] * 9
     with pytest.raises(InputError, match=f"^teacher {second_server.url} refuses with {status}: .*; {remedy}$"):
-        self_tested(served, teacher, requests_of(teacher, hear(served), served))
+        self_tested(served, teacher, requests_of(teacher, noise_examples(served), served))
 
 
-def test_the_api_key_comes_from_the_environment(teacher, hear, server, serve, monkeypatch):
+def test_the_api_key_comes_from_the_environment(teacher, noise_examples, server, serve, monkeypatch):
     server.key = "secret"
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     served = serve(server)
-    scores_of(served, requests_of(teacher, hear(served), served)[0])
+    scores_of(served, requests_of(teacher, noise_examples(served), served)[0])
     assert server.succeeded == 1
 
 
-def test_a_stop_request_ends_the_wait_for_scores(teacher, hear, server, serve):
+def test_a_stop_request_ends_the_wait_for_scores(teacher, noise_examples, server, serve):
     served = serve(server)
-    request = requests_of(teacher, hear(served), served)[0]
+    request = requests_of(teacher, noise_examples(served), served)[0]
     expected = all_scores(served, [request])
     server.responsive.clear()
     wait_for_scores = served.submit([request], 8, torch.device("cpu"))
@@ -296,11 +304,11 @@ def test_a_stop_request_ends_the_wait_for_scores(teacher, hear, server, serve):
     assert torch.equal(all_scores(served, [request]).log_probs, expected.log_probs)
 
 
-def test_closing_ends_the_thread_without_waiting_for_responses(teacher, hear, server, serve):
+def test_closing_ends_the_thread_without_waiting_for_responses(teacher, noise_examples, server, serve):
     before = set(threading.enumerate())
     served = serve(server)
     server.responsive.clear()
-    served.submit(requests_of(teacher, hear(served), served), 8, torch.device("cpu"))
+    served.submit(requests_of(teacher, noise_examples(served), served), 8, torch.device("cpu"))
     wait_until(lambda: server.active)
     started = time.monotonic()
     served.close()

@@ -22,7 +22,7 @@ def assert_same_step(student, teacher, served, settings, examples):
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
 @pytest.mark.parametrize("support", ["union", "teacher", "student", "intersection"])
 def test_a_served_teacher_gives_the_loss_and_gradient_of_one_in_process(
-    student, teacher, hear, server, serve, divergence, support
+    student, teacher, noise_examples, server, serve, divergence, support
 ):
     # Two untrained models share few of their best tokens.
     top_k = 64 if support == "intersection" else 8
@@ -30,10 +30,10 @@ def test_a_served_teacher_gives_the_loss_and_gradient_of_one_in_process(
         update={"divergence": divergence, "support": support, "temperature": 1.5, "top_k": top_k}
     )
     served = serve(server)
-    assert_same_step(student, teacher, served, settings, hear(student, teacher, served))
+    assert_same_step(student, teacher, served, settings, noise_examples(student, teacher, served))
 
 
-def test_sampled_and_retokenised_transcripts_get_equal_scores(student, teacher, vocabulary, hear, serve):
+def test_sampled_and_retokenised_transcripts_get_equal_scores(student, teacher, vocabulary, noise_examples, serve):
     from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
     from arkasr.recognizers.tokenizer import train_base_vocabulary
 
@@ -48,7 +48,7 @@ def test_sampled_and_retokenised_transcripts_get_equal_scores(student, teacher, 
         served = serve(server)
         served.recognizer = other_teacher
         settings = OBJECTIVE.model_copy(update={"rollout_temperature": 1.5, "min_mapped_share": 0.0})
-        examples = hear(student, other_teacher, served)
+        examples = noise_examples(student, other_teacher, served)
         expected, gradient = step(DistillationStage(student, other_teacher, settings), examples)
         found, found_gradient = step(DistillationStage(student, served, settings), examples)
     finally:
@@ -59,9 +59,11 @@ def test_sampled_and_retokenised_transcripts_get_equal_scores(student, teacher, 
     torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_metrics_equal_those_of_a_teacher_in_process_except_the_entropy(student, teacher, hear, server, serve):
+def test_metrics_equal_those_of_a_teacher_in_process_except_the_entropy(
+    student, teacher, noise_examples, server, serve
+):
     served = serve(server)
-    examples = hear(student, teacher, served)
+    examples = noise_examples(student, teacher, served)
     expected = step(DistillationStage(student, teacher, OBJECTIVE), examples)[0].metrics.values()
     found = step(DistillationStage(student, served, OBJECTIVE), examples)[0].metrics.values()
     assert expected.keys() - found.keys() == {"support/entropy_teacher", "support/entropy_gap"}
@@ -72,9 +74,9 @@ def test_metrics_equal_those_of_a_teacher_in_process_except_the_entropy(student,
     )
 
 
-def test_more_best_tokens_give_a_smaller_error_and_all_of_them_none(student, teacher, hear, server, serve):
+def test_more_best_tokens_give_a_smaller_error_and_all_of_them_none(student, teacher, noise_examples, server, serve):
     served = {count: serve(server, best_tokens=count) for count in (16, 128, teacher.vocab_size)}
-    examples = hear(student, teacher, served[16])
+    examples = noise_examples(student, teacher, served[16])
     _, gradient = step(DistillationStage(student, teacher, OBJECTIVE), examples)
     errors = {}
     for count, best in served.items():
@@ -93,7 +95,7 @@ def test_the_uniform_remainder_does_not_exceed_the_worst_of_the_best_tokens():
     torch.testing.assert_close(few, torch.tensor([0.01]))
 
 
-def test_forbidden_tokens_do_not_displace_allowed_ones(student, teacher, hear, server, serve):
+def test_forbidden_tokens_do_not_displace_allowed_ones(student, teacher, noise_examples, server, serve):
     settings = OBJECTIVE.model_copy(update={"top_k": 4})
     with torch.no_grad():
         # All forbidden tokens are made the likeliest, so that the first response holds too few allowed ones.
@@ -101,7 +103,7 @@ def test_forbidden_tokens_do_not_displace_allowed_ones(student, teacher, hear, s
         forbidden = forbidden[forbidden != teacher.processor.audio_token_id]
         teacher.head[forbidden] = teacher.head[teacher.stop_token_id] * 3
     served = serve(server)
-    examples = hear(student, teacher, served)
+    examples = noise_examples(student, teacher, served)
     expected, _ = step(DistillationStage(student, teacher, settings), examples)
     found, _ = step(DistillationStage(student, served, settings), examples)
     torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-6)
@@ -113,9 +115,9 @@ def test_an_objective_that_needs_the_full_vocabulary_is_refused(student, server,
         DistillationStage(student, serve(server), OBJECTIVE.model_copy(update=change))
 
 
-def test_requested_scores_equal_those_of_the_teacher(teacher, hear, server, serve):
+def test_requested_scores_equal_those_of_the_teacher(teacher, noise_examples, server, serve):
     served = serve(server)
-    for request in requests_of(teacher, hear(served), served):
+    for request in requests_of(teacher, noise_examples(served), served):
         scores = scores_of(served, request)
         features = teacher.features(request.audio.numpy())
         with torch.no_grad():
@@ -131,18 +133,22 @@ def test_requested_scores_equal_those_of_the_teacher(teacher, hear, server, serv
         torch.testing.assert_close(everywhere[known], expected[known])
 
 
-def test_the_self_test_passes_the_right_teacher_with_and_without_local_weights(teacher, hear, server, serve, tmp_path):
+def test_the_self_test_passes_the_right_teacher_with_and_without_local_weights(
+    teacher, noise_examples, server, serve, tmp_path
+):
     teacher.save(tmp_path)
     served = serve(server, server)
     served.recognizer = load_without_weights(tmp_path)
-    requests = requests_of(served.recognizer, hear(served), served)
+    requests = requests_of(served.recognizer, noise_examples(served), served)
     assert check_servers(served, teacher, requests, 8, 1e-5) < 1e-5
     assert check_servers(served, None, requests, 8, 1e-5) < 1e-5
 
 
-def test_the_self_test_fails_for_other_weights_and_for_another_prompt(teacher, hear, server, other_server, serve):
+def test_the_self_test_fails_for_other_weights_and_for_another_prompt(
+    teacher, noise_examples, server, other_server, serve
+):
     served = serve(server)
-    requests = requests_of(teacher, hear(served), served)
+    requests = requests_of(teacher, noise_examples(served), served)
     with pytest.raises(InputError, match=r"up to .* from the teacher's own, more than `served.tolerance`"):
         check_servers(serve(other_server), teacher, requests, 8, 1e-3)
     with pytest.raises(InputError, match=f"teacher {other_server.url}: .* from those of {server.url}"):
@@ -152,10 +158,10 @@ def test_the_self_test_fails_for_other_weights_and_for_another_prompt(teacher, h
         check_servers(served, teacher, requests, 8, 1e-3)
 
 
-def test_a_top_k_above_the_number_of_allowed_tokens_gives_all_of_them(student, teacher, hear, server, serve):
+def test_a_top_k_above_the_number_of_allowed_tokens_gives_all_of_them(student, teacher, noise_examples, server, serve):
     few = torch.zeros_like(teacher.allowed_tokens)
     few[teacher.allowed_tokens.nonzero()[:20]] = True
     teacher.allowed_tokens = few
     served = serve(server)
     settings = OBJECTIVE.model_copy(update={"top_k": 32, "min_mapped_share": 0.0})
-    assert_same_step(student, teacher, served, settings, hear(student, teacher, served))
+    assert_same_step(student, teacher, served, settings, noise_examples(student, teacher, served))

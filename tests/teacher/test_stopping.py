@@ -43,10 +43,10 @@ def hang_after(server, successes):
 
 @pytest.mark.parametrize("after", [0, 13])
 def test_a_stop_signal_without_teacher_responses_acts_at_once_and_resumes_exactly(
-    student, teacher, hear, server, serve, tmp_path, after
+    student, teacher, noise_examples, server, serve, tmp_path, after
 ):
     served = serve(server)
-    examples = hear(student, served)
+    examples = noise_examples(student, served)
     batches = [examples[:3], examples[3:], examples[1:4]]
     start = copy.deepcopy(student.model.state_dict())
 
@@ -85,13 +85,15 @@ def test_a_stop_signal_without_teacher_responses_acts_at_once_and_resumes_exactl
     assert [line["loss"] for line in lines[1]] == [line["loss"] for line in lines[0]]
 
 
-def test_a_step_is_interrupted_at_its_first_micro_batch_without_scores(student, teacher, hear, server, serve, tmp_path):
+def test_a_step_is_interrupted_at_its_first_micro_batch_without_scores(
+    student, teacher, noise_examples, server, serve, tmp_path
+):
     served = serve(server)
     settings = SETTINGS.model_copy(update={"accumulation": 32})
     before = server.received
     hang_after(server, server.succeeded + 2)
     threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-    stream = Stream([hear(student, served)[:1]])
+    stream = Stream([noise_examples(student, served)[:1]])
     with pytest.raises(Interrupted, match="stopped after step 0"):
         train(DistillationStage(student, served, OBJECTIVE), stream, settings, tmp_path, seed=3)
     server.responsive.set()

@@ -14,9 +14,9 @@ from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
 
 
-def test_calibration_changes_no_weights_and_warns_of_a_distant_student(student, teacher, hear):
+def test_calibration_changes_no_weights_and_warns_of_a_distant_student(student, teacher, noise_examples):
     before = {name: value.clone() for name, value in student.model.state_dict().items()}
-    examples = hear(student, teacher)
+    examples = noise_examples(student, teacher)
     calibration = calibrate(DistillationStage(student, teacher, OBJECTIVE), iter([examples, examples]), 2)
     assert len(calibration.vuss_of_batches) == 2
     row = calibration.support_row()
@@ -27,8 +27,8 @@ def test_calibration_changes_no_weights_and_warns_of_a_distant_student(student, 
         assert torch.equal(value, before[name])
 
 
-def test_calibration_warns_if_all_rollouts_are_empty(student, teacher, hear):
-    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in hear(student, teacher)]
+def test_calibration_warns_if_all_rollouts_are_empty(student, teacher, noise_examples):
+    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in noise_examples(student, teacher)]
     stage = DistillationStage(SilentStudent(student.model, student.processor), teacher, OBJECTIVE)
     calibration = calibrate(stage, iter([unlabelled]), 1)
     assert calibration.support_row() == {}
@@ -51,15 +51,15 @@ def test_a_close_student_gets_no_warning():
     assert "cap" in verdict(close | {"rollout/truncated": 0.4})[0]
 
 
-def test_calibration_remembers_no_rollouts(student, teacher, hear):
+def test_calibration_remembers_no_rollouts(student, teacher, noise_examples):
     stage = DistillationStage(student, teacher, OBJECTIVE)
-    calibrate(stage, iter([hear(student, teacher)]), 1)
+    calibrate(stage, iter([noise_examples(student, teacher)]), 1)
     assert not stage.extra_state()["token_lengths"].numel()
 
 
-def test_in_bfloat16_masses_add_up_to_one_and_calibration_equals_training(student, teacher, hear, tmp_path):
+def test_in_bfloat16_masses_add_up_to_one_and_calibration_equals_training(student, teacher, noise_examples, tmp_path):
     """Top-k probabilities once added up to 1.099: the normaliser came from rounded scores, the scores did not."""
-    examples = hear(student, teacher)
+    examples = noise_examples(student, teacher)
     overfit(teacher, examples, tmp_path / "teacher")
     overfit(student, examples, tmp_path / "student")
     vocabulary = min(student.vocab_size, teacher.vocab_size)

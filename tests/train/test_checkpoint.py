@@ -16,8 +16,10 @@ from tests.train.stream import Stream
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_undisturbed_one(student, hear, tmp_path, optimizer):
-    examples = hear(student)
+def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
+    student, noise_examples, tmp_path, optimizer
+):
+    examples = noise_examples(student)
     batches = [examples[:2], examples[2:], examples[1:4]]
     settings = SETTINGS.model_copy(update={"checkpoint_every": 2, "optimizer": optimizer})
     victim, resumed = copy.deepcopy(student), copy.deepcopy(student)
@@ -33,9 +35,9 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_undisturbed_one(stude
     assert [step for step, _ in losses(folder)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_newest_checkpoints_are_kept_and_hold_no_pickle(student, hear, tmp_path):
+def test_the_newest_checkpoints_are_kept_and_hold_no_pickle(student, noise_examples, tmp_path):
     settings = SETTINGS.model_copy(update={"checkpoint_every": 1, "keep_checkpoints": 2})
-    train(SupervisedStage(student, None), Stream([hear(student)]), settings, tmp_path, seed=0)
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), settings, tmp_path, seed=0)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-5", "step-6"]
     files = {file.name for file in (tmp_path / "checkpoints" / "step-6").iterdir()}
     (tensors,) = (name for name in files if name.endswith(".safetensors"))
@@ -43,8 +45,8 @@ def test_the_newest_checkpoints_are_kept_and_hold_no_pickle(student, hear, tmp_p
     assert load_file(tmp_path / "checkpoints" / "step-6" / tensors)
 
 
-def test_the_state_file_has_the_keys_of_earlier_versions(student, hear, tmp_path):
-    train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=3)
+def test_the_state_file_has_the_keys_of_earlier_versions(student, noise_examples, tmp_path):
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), SETTINGS, tmp_path, seed=3)
     document = json.loads((tmp_path / "checkpoints" / "step-6" / "state.json").read_text())
     assert document.keys() == {"step", "random", "skipped_in_a_row", "order", "data"}
     assert document["order"] == 3
@@ -54,14 +56,14 @@ def test_the_state_file_has_the_keys_of_earlier_versions(student, hear, tmp_path
     assert TrainingState.from_json(document).to_json() == document
 
 
-def test_an_incomplete_checkpoint_of_a_killed_run_is_removed(student, hear, tmp_path):
+def test_an_incomplete_checkpoint_of_a_killed_run_is_removed(student, noise_examples, tmp_path):
     settings = SETTINGS.model_copy(update={"steps": 2, "checkpoint_every": 1})
-    train(SupervisedStage(student, None), Stream([hear(student)]), settings, tmp_path, seed=0)
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), settings, tmp_path, seed=0)
     incomplete = tmp_path / "checkpoints" / ".writing-9"
     incomplete.mkdir()
     (incomplete / "state.json").write_bytes(b"{}")
     longer = settings.model_copy(update={"steps": 3})
-    train(SupervisedStage(student, None), Stream([hear(student)]), longer, tmp_path, seed=0)
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), longer, tmp_path, seed=0)
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 3]
     assert not incomplete.exists()
 
@@ -81,8 +83,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(student, hear, tmp_path, damage):
-    examples = hear(student)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(student, noise_examples, tmp_path, damage):
+    examples = noise_examples(student)
     batches = [examples[:2], examples[2:], examples[1:4]]
     settings = SETTINGS.model_copy(update={"checkpoint_every": 2})
     start = weights_of(student)
@@ -105,8 +107,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(student, he
     assert losses(folder) == losses(tmp_path / "undisturbed")
 
 
-def test_sha256sum_accepts_the_checksums_of_a_checkpoint(student, hear, tmp_path):
-    train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
+def test_sha256sum_accepts_the_checksums_of_a_checkpoint(student, noise_examples, tmp_path):
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), SETTINGS, tmp_path, seed=0)
     checked = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"],
         cwd=tmp_path / "checkpoints" / "step-6",
@@ -118,22 +120,27 @@ def test_sha256sum_accepts_the_checksums_of_a_checkpoint(student, hear, tmp_path
     assert checked.stdout.count(": OK") == 2
 
 
-def test_a_stage_whose_checkpoints_are_all_damaged_stops_with_an_error(student, hear, tmp_path):
-    train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
+def test_a_stage_whose_checkpoints_are_all_damaged_stops_with_an_error(student, noise_examples, tmp_path):
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), SETTINGS, tmp_path, seed=0)
     (tmp_path / "checkpoints" / "step-6" / "state.json").write_text("{}")
     with pytest.raises(InputError, match="every checkpoint is damaged; remove the folder to train the stage again"):
-        train(SupervisedStage(student, None), Stream([hear(student)]), SETTINGS, tmp_path, seed=0)
+        train(SupervisedStage(student, None), Stream([noise_examples(student)]), SETTINGS, tmp_path, seed=0)
 
 
-def test_a_damaged_newer_checkpoint_does_not_count_towards_those_that_are_kept(student, hear, tmp_path):
+def test_a_damaged_newer_checkpoint_does_not_count_towards_those_that_are_kept(student, noise_examples, tmp_path):
     settings = SETTINGS.model_copy(update={"checkpoint_every": 2})
-    train(SupervisedStage(student, None), Stream([hear(student)]), settings, tmp_path, seed=0)
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), settings, tmp_path, seed=0)
     (tmp_path / "checkpoints" / "step-6" / "SHA256SUMS").write_text("")
     (tmp_path / "checkpoints" / "step-6.bak").mkdir()
     shorter = settings.model_copy(update={"steps": 5, "keep_checkpoints": 1})
     warnings = []
     train(
-        SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=0, on_warning=warnings.append
+        SupervisedStage(student, None),
+        Stream([noise_examples(student)]),
+        shorter,
+        tmp_path,
+        seed=0,
+        on_warning=warnings.append,
     )
     (warning,) = warnings
     assert warning.startswith(f"{tmp_path}/checkpoints/step-6: SHA256SUMS does not list ")

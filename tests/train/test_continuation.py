@@ -27,8 +27,8 @@ def losses_and_rates(*folders):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_two_stages_with_one_schedule_end_with_the_bits_of_one_stage(student, hear, tmp_path, optimizer):
-    examples = hear(student)
+def test_two_stages_with_one_schedule_end_with_the_bits_of_one_stage(student, noise_examples, tmp_path, optimizer):
+    examples = noise_examples(student)
     batches = [examples[:2], examples[2:], examples[1:4], examples[:1], examples[3:]]
     twin = copy.deepcopy(student)
     one, first, second = (
@@ -45,8 +45,10 @@ def test_two_stages_with_one_schedule_end_with_the_bits_of_one_stage(student, he
     assert losses_and_rates(tmp_path / "first", tmp_path / "second") == losses_and_rates(tmp_path / "one")
 
 
-def test_opd_continues_with_the_batches_and_rates_of_an_opd_that_began_earlier(student, teacher, hear, tmp_path):
-    examples = hear(student, teacher)
+def test_opd_continues_with_the_batches_and_rates_of_an_opd_that_began_earlier(
+    student, teacher, noise_examples, tmp_path
+):
+    examples = noise_examples(student, teacher)
     durations = [float(example.utterance.duration) for example in examples]
 
     def stream():
@@ -73,13 +75,13 @@ def test_opd_continues_with_the_batches_and_rates_of_an_opd_that_began_earlier(s
     assert logged(tmp_path / "opd", rate) == logged(tmp_path / "one", rate)[3:]
 
 
-def test_a_missing_last_checkpoint_of_the_finished_stage_is_an_error(student, hear, tmp_path):
-    train(SupervisedStage(student, None), Stream([hear(student)]), FIRST, tmp_path / "first", seed=3)
+def test_a_missing_last_checkpoint_of_the_finished_stage_is_an_error(student, noise_examples, tmp_path):
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), FIRST, tmp_path / "first", seed=3)
     shutil.rmtree(tmp_path / "first" / "checkpoints" / "step-3")
     finished = Continuation(tmp_path / "first", steps=3, steps_before=3, same_set=True)
     stage = SupervisedStage(student, None)
     with pytest.raises(InputError, match="step-3, is missing"):
-        train(stage, Stream([hear(student)]), SECOND, tmp_path / "next", seed=3, continues=finished)
+        train(stage, Stream([noise_examples(student)]), SECOND, tmp_path / "next", seed=3, continues=finished)
 
 
 def test_the_position_after_some_batches_is_the_one_that_following_them_reaches():
@@ -106,9 +108,9 @@ def test_every_step_of_a_schedule_has_a_rate_that_rises_once_and_falls_once(sche
 
 
 def test_a_continuing_stage_that_is_killed_and_resumed_ends_with_the_bits_of_an_undisturbed_one(
-    student, teacher, hear, tmp_path
+    student, teacher, noise_examples, tmp_path
 ):
-    examples = hear(student, teacher)
+    examples = noise_examples(student, teacher)
     batches = [examples[:2], examples[2:], examples[1:4], examples[:1], examples[3:]]
     train(SupervisedStage(student, None), Stream(batches), FIRST, tmp_path / "td", seed=3, schedule_steps=7)
     finished = Continuation(tmp_path / "td", steps=3, steps_before=3, same_set=True)
@@ -128,8 +130,8 @@ def test_a_continuing_stage_that_is_killed_and_resumed_ends_with_the_bits_of_an_
     assert losses_and_rates(tmp_path / "killed") == losses_and_rates(tmp_path / "undisturbed")
 
 
-def test_a_checkpoint_of_another_order_is_refused(student, hear, tmp_path):
+def test_a_checkpoint_of_another_order_is_refused(student, noise_examples, tmp_path):
     shorter = FIRST.model_copy(update={"steps": 2})
-    train(SupervisedStage(student, None), Stream([hear(student)]), shorter, tmp_path, seed=3)
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), shorter, tmp_path, seed=3)
     with pytest.raises(InputError, match="its checkpoint has another order of the data, from an older version"):
-        train(SupervisedStage(student, None), Stream([hear(student)]), FIRST, tmp_path, seed=4)
+        train(SupervisedStage(student, None), Stream([noise_examples(student)]), FIRST, tmp_path, seed=4)

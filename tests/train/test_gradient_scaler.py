@@ -52,7 +52,7 @@ def finite_loss_with_infinite_gradient(total):
     [(nan_loss_with_finite_gradient, SCALE), (finite_loss_with_infinite_gradient, SCALE / 2)],
 )
 def test_a_skipped_step_keeps_the_weights_and_only_an_infinite_gradient_lowers_the_scale(
-    student, hear, accelerator, change, scale
+    student, noise_examples, accelerator, change, scale
 ):
     stage = ChangedLossStage(student, None)
     optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in build_optimizers(stage, SETTINGS)]
@@ -61,7 +61,9 @@ def test_a_skipped_step_keeps_the_weights_and_only_an_infinite_gradient_lowers_t
             group["highest_lr"] = group["lr"]
 
     def step(number):
-        return optimizer_step(accelerator, stage, stage, optimizers, iter([hear(student)]), SETTINGS, number, 0, 1.0)
+        return optimizer_step(
+            accelerator, stage, stage, optimizers, iter([noise_examples(student)]), SETTINGS, number, 0, 1.0
+        )
 
     def changed_since(before):
         return any(not torch.equal(value, before[name]) for name, value in student.model.state_dict().items())
@@ -80,7 +82,9 @@ def test_a_skipped_step_keeps_the_weights_and_only_an_infinite_gradient_lowers_t
     assert changed_since(before)
 
 
-def test_a_resumed_run_continues_with_the_scale_of_its_checkpoint(student, hear, accelerator, monkeypatch, tmp_path):
+def test_a_resumed_run_continues_with_the_scale_of_its_checkpoint(
+    student, noise_examples, accelerator, monkeypatch, tmp_path
+):
     """Overflows lower the scale, and do not count as skipped steps while it is above 1."""
     monkeypatch.setattr("arkasr.train.loop.accelerator_for", lambda stage, settings: accelerator)
     for steps in (2, 3):
@@ -89,5 +93,5 @@ def test_a_resumed_run_continues_with_the_scale_of_its_checkpoint(student, hear,
         stage = ChangedLossStage(student, None)
         stage.change = finite_loss_with_infinite_gradient
         settings = SETTINGS.model_copy(update={"steps": steps, "max_skipped_steps": 1})
-        train(stage, Stream([hear(student)]), settings, tmp_path, seed=0)
+        train(stage, Stream([noise_examples(student)]), settings, tmp_path, seed=0)
         assert accelerator.scaler.get_scale() == SCALE / 2**steps

@@ -16,10 +16,10 @@ from tests.train.stream import Stream
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
-def test_a_student_that_is_its_own_teacher_has_no_loss(student, hear):
+def test_a_student_that_is_its_own_teacher_has_no_loss(student, noise_examples):
     teacher = copy.deepcopy(student)
     stage = DistillationStage(student, teacher, OBJECTIVE)
-    loss = stage(hear(student), seed=0)
+    loss = stage(noise_examples(student), seed=0)
     assert loss.count > 0
     assert loss.total.item() == pytest.approx(0, abs=1e-5)
     values = loss.metrics.values()
@@ -29,12 +29,12 @@ def test_a_student_that_is_its_own_teacher_has_no_loss(student, hear):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_sparse_gradient_of_a_tied_or_untied_head_accumulates(student, teacher, hear, tied):
+def test_the_sparse_gradient_of_a_tied_or_untied_head_accumulates(student, teacher, noise_examples, tied):
     if not tied:
         model = student.model
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 1.5)
-    examples = hear(student, teacher)
+    examples = noise_examples(student, teacher)
     stage = DistillationStage(student, teacher, OBJECTIVE)
 
     def gradients():
@@ -53,8 +53,8 @@ def test_the_sparse_gradient_of_a_tied_or_untied_head_accumulates(student, teach
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-def test_an_offloaded_teacher_gives_the_same_loss(student, teacher, hear, device):
-    examples = hear(student, teacher)
+def test_an_offloaded_teacher_gives_the_same_loss(student, teacher, noise_examples, device):
+    examples = noise_examples(student, teacher)
     student.model.to(device)
     teacher.model.to(device)
     expected = DistillationStage(student, teacher, OBJECTIVE)(examples, seed=0)
@@ -68,8 +68,8 @@ def dense_head_gradient(*arguments, **options):
     return StudentStates(*arguments, **options | {"sparse_head_gradient": False})
 
 
-def test_training_lowers_the_loss_and_leaves_the_teacher_unchanged(student, teacher, hear, tmp_path):
-    examples = hear(student, teacher)
+def test_training_lowers_the_loss_and_leaves_the_teacher_unchanged(student, teacher, noise_examples, tmp_path):
+    examples = noise_examples(student, teacher)
     overfit(teacher, examples, tmp_path / "teacher")
     overfit(student, examples, tmp_path / "student")
     before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
@@ -93,12 +93,12 @@ def test_the_teacher_is_in_no_checkpoint_and_no_optimizer(student, teacher):
     assert set(map(id, stage.parameters())) == set(map(id, student.model.parameters()))
 
 
-def test_both_models_read_the_same_augmented_features_also_of_joined_utterances(student, hear):
+def test_both_models_read_the_same_augmented_features_also_of_joined_utterances(student, noise_examples):
     """A teacher with the student's weights agrees with it only if both read the same features."""
     teacher = copy.deepcopy(student)
     settings = AugmentationSettings(time_stretch=0.2, time_masks=5, join_share=1.0)
     stage = DistillationStage(student, teacher, OBJECTIVE, augmentation=settings)
-    examples, augmented = hear(student), []
+    examples, augmented = noise_examples(student), []
     write = stage.rollouts.write
     stage.rollouts.write = lambda prompts, some, *more: augmented.extend(some) or write(prompts, some, *more)
     for seed in range(3):

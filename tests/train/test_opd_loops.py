@@ -10,8 +10,8 @@ from tests.train.stream import Stream
 
 
 @pytest.mark.parametrize("looping", ["mask", "keep"])
-def test_a_loop_is_counted_and_masked_after_its_second_start(student, teacher, hear, looping):
-    examples = hear(student, teacher)[:2]
+def test_a_loop_is_counted_and_masked_after_its_second_start(student, teacher, noise_examples, looping):
+    examples = noise_examples(student, teacher)[:2]
     stage = DistillationStage(student, teacher, OBJECTIVE.model_copy(update={"looping": looping}))
     set_rollouts(stage, ["red book in", repeated("red book in", 9)])
     loss = stage(examples, seed=0)
@@ -23,9 +23,9 @@ def test_a_loop_is_counted_and_masked_after_its_second_start(student, teacher, h
     assert loss.count == once + repeated_tokens + 2 - (in_loop if looping == "mask" else 0)
 
 
-def test_a_masked_loop_has_no_loss(student, teacher, hear, monkeypatch):
+def test_a_masked_loop_has_no_loss(student, teacher, noise_examples, monkeypatch):
     """Eight and nine repetitions have the same loss at every compared position except the stop token."""
-    examples = hear(student, teacher)[:1]
+    examples = noise_examples(student, teacher)[:1]
     stage = DistillationStage(student, teacher, OBJECTIVE)
     results = []
 
@@ -45,8 +45,8 @@ def test_a_masked_loop_has_no_loss(student, teacher, hear, monkeypatch):
     torch.testing.assert_close(shorter.per_position[:compared], longer.per_position[:compared])
 
 
-def test_a_growing_share_of_loops_is_reported_during_training(student, teacher, hear, tmp_path):
-    examples = hear(student, teacher)[:2]
+def test_a_growing_share_of_loops_is_reported_during_training(student, teacher, noise_examples, tmp_path):
+    examples = noise_examples(student, teacher)[:2]
     stage = DistillationStage(student, teacher, OBJECTIVE)
     set_rollouts(stage, ["red book in", "red book in"])
     remarks = []

@@ -17,13 +17,13 @@ from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
 
 
-def test_permuted_teacher_ids_give_the_loss_of_equal_ids(student, hear):
+def test_permuted_teacher_ids_give_the_loss_of_equal_ids(student, noise_examples):
     """A teacher with the student's weights and permuted ids gives every token string the same score."""
     twin = copy.deepcopy(student)
     order = torch.randperm(student.vocab_size, generator=torch.Generator().manual_seed(0))
     permuted = with_permuted_ids(twin, order)
     stage = DistillationStage(student, permuted, OBJECTIVE)
-    loss = stage(hear(student), seed=0)
+    loss = stage(noise_examples(student), seed=0)
     assert loss.count > 0
     assert loss.total.item() == pytest.approx(0, abs=1e-5)
 
@@ -53,10 +53,10 @@ def with_permuted_ids(recognizer: ArkAsr, order: torch.Tensor) -> ArkAsr:
     return ArkAsr(recognizer.model, processor)
 
 
-def test_different_tokenizers_are_paired_by_bytes_and_the_shares_logged(student, hear, tmp_path):
+def test_different_tokenizers_are_paired_by_bytes_and_the_shares_logged(student, noise_examples, tmp_path):
     torch.manual_seed(0)
     coarse = build_ark_asr(SMALL_STUDENT, train_base_vocabulary(TEXTS * 3, 290, [INSTRUCTION]))
-    examples = hear(student)
+    examples = noise_examples(student)
     overfit(student, examples, tmp_path)
     loss = DistillationStage(student, coarse, OBJECTIVE)(examples, seed=0)
     values = loss.metrics.values()
@@ -67,10 +67,10 @@ def test_different_tokenizers_are_paired_by_bytes_and_the_shares_logged(student,
 
 
 @pytest.mark.parametrize("killed_after", [None, 3])
-def test_a_run_stops_if_the_teacher_can_score_too_few_tokens(student, hear, tmp_path, killed_after):
+def test_a_run_stops_if_the_teacher_can_score_too_few_tokens(student, noise_examples, tmp_path, killed_after):
     torch.manual_seed(0)
     other = build_ark_asr(SMALL_STUDENT, train_base_vocabulary(TEXTS * 3, 256))
-    examples = hear(student)
+    examples = noise_examples(student)
     overfit(student, examples, tmp_path)
     objective = OBJECTIVE.model_copy(update={"min_mapped_share": 0.95})
     settings = SETTINGS.model_copy(update={"steps": 50, "learning_rate": 1e-6, "checkpoint_every": 1})

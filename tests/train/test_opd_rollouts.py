@@ -15,8 +15,8 @@ from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
 
 
-def test_an_empty_rollout_falls_back_to_the_reference_or_is_skipped(student, teacher, hear):
-    examples = hear(student, teacher)
+def test_an_empty_rollout_falls_back_to_the_reference_or_is_skipped(student, teacher, noise_examples):
+    examples = noise_examples(student, teacher)
     unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in examples[:2]]
     stage = DistillationStage(SilentStudent(student.model, student.processor), teacher, OBJECTIVE)
     values = stage([*unlabelled, *examples[2:]], seed=0).metrics.values()
@@ -25,8 +25,8 @@ def test_an_empty_rollout_falls_back_to_the_reference_or_is_skipped(student, tea
     assert values["rollout/fallback_rate"] == pytest.approx(3 / 5)
 
 
-def test_a_batch_of_empty_rollouts_has_a_zero_gradient(student, teacher, hear):
-    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in hear(student, teacher)]
+def test_a_batch_of_empty_rollouts_has_a_zero_gradient(student, teacher, noise_examples):
+    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in noise_examples(student, teacher)]
     loss = DistillationStage(SilentStudent(student.model, student.processor), teacher, OBJECTIVE)(unlabelled, seed=0)
     assert loss.count == 0
     loss.total.backward()
@@ -41,8 +41,8 @@ def loss_and_gradients(stage, examples):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_drafts_change_the_decoder_passes_but_not_the_loss(student, teacher, hear, tmp_path, temperature):
-    examples = hear(student, teacher)
+def test_drafts_change_the_decoder_passes_but_not_the_loss(student, teacher, noise_examples, tmp_path, temperature):
+    examples = noise_examples(student, teacher)
     overfit(student, examples, tmp_path)
     unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in examples]
     objective = OBJECTIVE.model_copy(update={"rollout_temperature": temperature, "max_new_tokens": 30})
@@ -74,16 +74,16 @@ def test_drafts_change_the_decoder_passes_but_not_the_loss(student, teacher, hea
         assert passes["drafts"] == passes["own texts"] < expected.metrics.values()["rollout/passes"]
 
 
-def test_sampled_rollouts_depend_on_the_seed(student, teacher, hear):
+def test_sampled_rollouts_depend_on_the_seed(student, teacher, noise_examples):
     objective = OBJECTIVE.model_copy(update={"rollout_temperature": 1.0})
     stage = DistillationStage(student, teacher, objective)
-    examples = hear(student, teacher)
+    examples = noise_examples(student, teacher)
     totals = [stage(examples, seed=seed).total.item() for seed in (0, 0, 1)]
     assert totals[0] == totals[1] != totals[2]
 
 
-def test_a_resumed_run_has_the_same_rollout_cache_and_weights(student, teacher, hear, tmp_path):
-    examples = hear(student, teacher)
+def test_a_resumed_run_has_the_same_rollout_cache_and_weights(student, teacher, noise_examples, tmp_path):
+    examples = noise_examples(student, teacher)
     overfit(student, examples, tmp_path / "student")
     start = copy.deepcopy(student.model.state_dict())
     batches = [examples[:3], examples[2:]]
@@ -132,9 +132,9 @@ class RecordingEngine:
         self.calls.append("close")
 
 
-def test_an_engine_is_notified_of_every_update_but_not_of_skipped_steps(student, teacher, hear, tmp_path):
+def test_an_engine_is_notified_of_every_update_but_not_of_skipped_steps(student, teacher, noise_examples, tmp_path):
     """The notification is needed: a fused optimizer changes weights without raising torch's version counter."""
-    examples = hear(student, teacher)
+    examples = noise_examples(student, teacher)
     bad = copy.deepcopy(examples)
     bad[0].features[teacher.frontend][:] = float("nan")
     settings = SETTINGS.model_copy(update={"steps": 3, "checkpoint_every": 3})
@@ -148,8 +148,8 @@ def test_an_engine_is_notified_of_every_update_but_not_of_skipped_steps(student,
     assert resumed.calls == ["updated", "decode", "updated"]
 
 
-def test_the_draft_of_joined_utterances_is_both_texts(student, teacher, hear):
-    examples = [example for example in hear(student, teacher) if example.utterance.language == "English"]
+def test_the_draft_of_joined_utterances_is_both_texts(student, teacher, noise_examples):
+    examples = [example for example in noise_examples(student, teacher) if example.utterance.language == "English"]
     drafts = {example.utterance.id: example.utterance.text for example in examples}
     settings = AugmentationSettings(join_share=1.0, time_masks=0, frequency_masks=0)
     stage = DistillationStage(student, teacher, OBJECTIVE, drafts, augmentation=settings)
@@ -165,8 +165,8 @@ def test_the_draft_of_joined_utterances_is_both_texts(student, teacher, hear):
     assert draft == student.transcript_ids(f"red {drafts[joined.joined_from[1].id]}").tolist()
 
 
-def test_the_length_ratio_is_relative_to_the_drafts(student, teacher, hear):
-    examples = hear(student, teacher)[:1]
+def test_the_length_ratio_is_relative_to_the_drafts(student, teacher, noise_examples):
+    examples = noise_examples(student, teacher)[:1]
     text = examples[0].utterance.text
     stage = DistillationStage(student, teacher, OBJECTIVE, {examples[0].utterance.id: text})
     expected = len(student.transcript_ids(text))

@@ -20,9 +20,9 @@ OPD = SETTINGS.model_copy(
 
 
 @pytest.fixture
-def examples(student, teacher, hear, tmp_path):
+def examples(student, teacher, noise_examples, tmp_path):
     """Examples that the student was trained on, so that its rollouts have words and a stop token."""
-    examples = hear(student, teacher)
+    examples = noise_examples(student, teacher)
     settings = SETTINGS.model_copy(update={"steps": 60, "schedule": "constant"})
     train(SupervisedStage(student, None), Stream([examples]), settings, tmp_path / "student", seed=0)
     return examples

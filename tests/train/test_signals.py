@@ -36,8 +36,10 @@ def interruptible():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signalled_run_stops_after_a_checkpoint_and_resumes_to_the_same_bits(student, hear, tmp_path, number):
-    examples = hear(student)
+def test_a_signalled_run_stops_after_a_checkpoint_and_resumes_to_the_same_bits(
+    student, noise_examples, tmp_path, number
+):
+    examples = noise_examples(student)
     batches = [examples[:2], examples[2:], examples[1:4]]
     start = weights_of(student)
     train(SupervisedStage(student, None), Stream(batches), SETTINGS, tmp_path / "undisturbed", seed=3)
@@ -68,21 +70,21 @@ def test_a_second_ctrl_c_takes_effect_at_once(monkeypatch):
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_signal_after_the_last_step_is_not_lost(student, hear, tmp_path):
+def test_a_signal_after_the_last_step_is_not_lost(student, noise_examples, tmp_path):
     def signal_after_last(step, _metrics):
         if step == SETTINGS.steps:
             signal.raise_signal(signal.SIGINT)
 
-    stream = Stream([hear(student)])
+    stream = Stream([noise_examples(student)])
     with pytest.raises(KeyboardInterrupt):
         train(SupervisedStage(student, None), stream, SETTINGS, tmp_path, seed=0, on_step=signal_after_last)
     assert (tmp_path / "checkpoints" / "step-6").exists()
 
 
 @pytest.mark.parametrize("when", ["before the evaluation", "during the evaluation"])
-def test_a_stopped_run_begins_no_evaluation_and_a_resumed_one_makes_up_for_it(student, hear, tmp_path, when):
+def test_a_stopped_run_begins_no_evaluation_and_a_resumed_one_makes_up_for_it(student, noise_examples, tmp_path, when):
     settings = SETTINGS.model_copy(update={"evaluate_every": 3})
-    examples = hear(student)
+    examples = noise_examples(student)
     evaluations = []
 
     def run(folder, stream, evaluate, on_step=None):

@@ -18,8 +18,8 @@ def with_nan(examples, frontend):
     return examples
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_counted_with_a_warning(student, hear, tmp_path):
-    examples = hear(student)
+def test_a_step_that_is_not_finite_is_skipped_and_counted_with_a_warning(student, noise_examples, tmp_path):
+    examples = noise_examples(student)
     batches = [examples, with_nan(examples, student.frontend), examples]
     warnings = []
     train(SupervisedStage(student, None), Stream(batches), SETTINGS, tmp_path, seed=0, on_warning=warnings.append)
@@ -30,16 +30,18 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_with_a_warning(student
     assert warnings == [f"step {step} skipped: its loss or gradient is not finite" for step in (2, 5)]
 
 
-def test_a_skipped_step_does_not_change_the_weights(student, hear, tmp_path):
+def test_a_skipped_step_does_not_change_the_weights(student, noise_examples, tmp_path):
     before = weights_of(student)
-    batches = [with_nan(hear(student), student.frontend)]
+    batches = [with_nan(noise_examples(student), student.frontend)]
     train(SupervisedStage(student, None), Stream(batches), SETTINGS.model_copy(update={"steps": 1}), tmp_path, seed=0)
     assert_weights(student, before)
 
 
 @pytest.mark.parametrize("killed_after", [None, 3])
-def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_the_utterances(student, hear, tmp_path, killed_after):
-    examples = hear(student)
+def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_the_utterances(
+    student, noise_examples, tmp_path, killed_after
+):
+    examples = noise_examples(student)
     bad = with_nan(examples, student.frontend)
     batches = [examples, bad, bad[:2], bad[:1], examples]
     settings = SETTINGS.model_copy(update={"max_skipped_steps": 3, "checkpoint_every": 1})

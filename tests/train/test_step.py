@@ -23,8 +23,8 @@ def weights_after_one_step(student, batches, accumulation):
     return weights_of(student), outcome.metrics.values()
 
 
-def test_two_unequal_micro_batches_make_the_same_step_as_one(student, hear):
-    examples = hear(student)
+def test_two_unequal_micro_batches_make_the_same_step_as_one(student, noise_examples):
+    examples = noise_examples(student)
     twin = copy.deepcopy(student)
     expected, expected_metrics = weights_after_one_step(student, [examples], accumulation=1)
     weights, metrics = weights_after_one_step(twin, [examples[:1], examples[1:]], accumulation=2)

@@ -23,8 +23,8 @@ def prompts_of(recognizer, examples):
 
 @pytest.mark.parametrize("drafted", [False, True])
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_rollout_waits_once_per_decoder_pass(student, hear, monkeypatch, drafted, sampled):
-    examples = hear(student)
+def test_a_rollout_waits_once_per_decoder_pass(student, noise_examples, monkeypatch, drafted, sampled):
+    examples = noise_examples(student)
     sampling = Sampling(1.0, torch.rand(5, 10, dtype=torch.float64)) if sampled else None
     expected = decode(student, student.embed_audio(prompts_of(student, examples)), max_new_tokens=10, sampling=sampling)
     drafts = [[*tokens.tolist()[:4], 7, *tokens.tolist()[5:]] for tokens in expected.tokens] if drafted else None
@@ -39,8 +39,8 @@ def test_a_rollout_waits_once_per_decoder_pass(student, hear, monkeypatch, draft
     assert waits.mixed == []
 
 
-def test_a_micro_batch_waits_as_often_as_the_documentation_says(student, teacher, hear, monkeypatch):
-    examples = hear(student, teacher)
+def test_a_micro_batch_waits_as_often_as_the_documentation_says(student, teacher, noise_examples, monkeypatch):
+    examples = noise_examples(student, teacher)
     ctc = CtcStage(copy.deepcopy(student), None)  # a copy, because CTC freezes the decoder
     sft = SupervisedStage(student, None)
     opd = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=6))

@@ -42,8 +42,8 @@ def engine(student):
 
 
 @pytest.fixture
-def prompts(student, hear):
-    examples = hear(student)
+def prompts(student, noise_examples):
+    examples = noise_examples(student)
     return student.prompts([example.features[student.frontend] for example in examples], [None] * len(examples))
 
 
@@ -75,9 +75,9 @@ def test_forbidden_tokens_are_never_written_even_with_the_highest_scores(engine,
     engine.on_weights_changed()
 
 
-def test_after_optimizer_steps_rollouts_use_the_new_weights(engine, student, hear, prompts, tmp_path):
+def test_after_optimizer_steps_rollouts_use_the_new_weights(engine, student, noise_examples, prompts, tmp_path):
     before = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
-    learn(student, hear(student), tmp_path, steps=60)
+    learn(student, noise_examples(student), tmp_path, steps=60)
     engine.on_weights_changed()
     found = engine(student, prompts, max_new_tokens=MAX_NEW_TOKENS)
     assert [tokens.tolist() for tokens in found.tokens] != [tokens.tolist() for tokens in before.tokens]
@@ -136,8 +136,8 @@ def test_sampled_tokens_depend_on_the_seed_only(engine, student, prompts):
     assert sampled(0) == sampled(0) != sampled(1)
 
 
-def test_distillation_takes_equal_steps_with_both_engines(engine, student, teacher, hear, tmp_path):
-    examples = hear(student, teacher)
+def test_distillation_takes_equal_steps_with_both_engines(engine, student, teacher, noise_examples, tmp_path):
+    examples = noise_examples(student, teacher)
     learn(student, examples, tmp_path / "student", steps=60)
     start = copy.deepcopy(student.model.state_dict())
     settings = SETTINGS.model_copy(update={"steps": 5, "schedule": "constant", "learning_rate": 3e-3})

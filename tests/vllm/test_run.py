@@ -27,11 +27,11 @@ STEPS = 30
 
 
 @pytest.fixture
-def recipe(vocabulary, hear, tmp_path):
+def recipe(vocabulary, noise_examples, tmp_path):
     torch.manual_seed(0)
     student = build_ark_asr(SIZES, vocabulary)
     settings = SETTINGS.model_copy(update={"steps": 60, "schedule": "constant"})
-    train(SupervisedStage(student, None), Stream([hear(student)]), settings, tmp_path / "taught", seed=0)
+    train(SupervisedStage(student, None), Stream([noise_examples(student)]), settings, tmp_path / "taught", seed=0)
     student.save(tmp_path / "student")
     small_teacher(vocabulary).save(tmp_path / "teacher")
     generator = np.random.default_rng(0)

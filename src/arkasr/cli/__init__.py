@@ -1,4 +1,4 @@
-"""The command line, thin: parse, call, print. One file a group of commands."""
+"""The command line: parse, call, print. Each file holds one group of commands."""
 
 from arkasr.cli.entry import main
 

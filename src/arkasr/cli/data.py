@@ -70,4 +70,4 @@ def data_shards(
         write_manifest(output, rows_of_shards(shards, output.parent, advance, unreadable.append))
     print(f"{output}: the samples of {len(shards)} shards")
     if unreadable:
-        print(f"{len(unreadable)} of them cannot be read, and training leaves them out; the first: {unreadable[0]}")
+        print(f"{len(unreadable)} samples cannot be read, and training leaves them out; the first: {unreadable[0]}")

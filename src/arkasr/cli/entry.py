@@ -13,14 +13,14 @@ from arkasr.cli.app import UsageError, app
 from arkasr.errors import InputError, Interrupted, ReportedByFirstRank
 
 INTERRUPTED = 130  # Typer's exit status after Ctrl-C
-FIRST_SIGNAL_STATUS = 128  # a shell reports 128 + number for a process that a signal has ended
+FIRST_SIGNAL_STATUS = 128  # a shell adds this to the number of the signal that ended a process
 
 
 def main() -> None:
     """Entry point of the `arkasr` command."""
     silence_libraries()
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _interrupted)
+        signal.signal(number, _raise_interrupted)
     try:
         status = app(standalone_mode=False) or 0
     except ReportedByFirstRank:
@@ -44,14 +44,14 @@ def main() -> None:
         status = INTERRUPTED
     if status == INTERRUPTED:
         print(
-            "arkasr: interrupted; continue `run` and `train` with --resume, `transcribe` by the same command",
+            "arkasr: interrupted; continue `run` and `train` with --resume, `transcribe` with the same command",
             file=sys.stderr,
         )
     sys.exit(status)
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    """Stop as Ctrl-C does: context managers remove unfinished files, finished work stays."""
+def _raise_interrupted(number: int, frame: FrameType | None) -> None:
+    """Stop like Ctrl-C: context managers remove unfinished files, and finished work stays."""
     raise Interrupted(number, f"stopped by {signal.Signals(number).name}")
 
 

@@ -78,8 +78,8 @@ def plan(
     console.print(tables.time_table(costs, cluster))
     console.print(tables.speed_table(costs, hours))
     console.print(tables.memory_table(costs, cluster.device))
-    stages = [*tables.fits(costs, cluster.device), *tables.not_counted(settings)]
-    for line in [*stages, "", *tables.basis(cluster.device, assumptions)]:
+    notes = [*tables.fits(costs, cluster.device), *tables.not_counted(settings)]
+    for line in [*notes, "", *tables.basis(cluster.device, assumptions)]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -102,9 +102,9 @@ def train(
     settings = load_settings(Recipe, config, overrides or [])
     name = choose_stage(settings.stages, kind, stage, config)
     processes.start()
-    place = run_one_stage(settings, name, output or Path("runs") / settings.name, resume=resume, progress=Progress())
+    model = run_one_stage(settings, name, output or Path("runs") / settings.name, resume=resume, progress=Progress())
     if processes.is_first_rank():
-        print(f"model: {place}")
+        print(f"model: {model}")
     processes.finish()
 
 

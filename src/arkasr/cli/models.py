@@ -40,10 +40,10 @@ def label(
     recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
     with (
-        open_engine(recognizer, decoding, max_new_tokens) as writer,
+        open_engine(recognizer, decoding, max_new_tokens) as decoding_engine,
         Progress().count("label", len(utterances)) as advance,
     ):
-        labels = label_utterances(recognizer, utterances, settings, engine=writer, on_batch=advance)
+        labels = label_utterances(recognizer, utterances, settings, engine=decoding_engine, on_batch=advance)
     write_manifest(output, labels.rows)
     write_manifest(dropped, labels.dropped)
     print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))
@@ -163,5 +163,5 @@ def convert(
     """Convert a checkpoint from the published layout to a plain Transformers folder, or back."""
     from arkasr.recognizers.convert import convert as convert_checkpoint
 
-    written = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
-    print(f"{destination}: {written} layout")
+    written_layout = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
+    print(f"{destination}: {written_layout} layout")

@@ -9,10 +9,7 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.errors import InputError
-from arkasr.recipe.settings import (
-    SetSettings,
-    TrainingStageSettings,
-)
+from arkasr.recipe.settings import SetSettings, TrainingStageSettings
 from arkasr.recipe.settings.continuation import seed_of_order
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.checks import check_training_set, utterance_check
@@ -35,13 +32,13 @@ def build_stream(
     """The batches of a training stage for one rank.
 
     Args:
-        context: of the run.
-        stage: that trains on them.
-        name: of the stage in the recipe.
-        seed: of the run.
-        rank: of the process.
+        context: the run.
+        stage: the stage that trains on the batches.
+        name: the stage's name in the recipe.
+        seed: the run's seed.
+        rank: rank of the process.
         world_size: number of processes.
-        accumulation: batches in a step of all ranks; None = as in the recipe.
+        accumulation: number of batches in a step, over all ranks; None = the recipe's number.
 
     Raises:
         InputError: no utterance of the set can be read, or one does not fit the stage.
@@ -50,10 +47,10 @@ def build_stream(
     assert isinstance(settings, TrainingStageSettings)
     batches_per_step = accumulation or settings.optimization.accumulation
     order = seed_of_order(context.recipe, name, seed)
-    streamed = context.recipe.sets.get(settings.train)
-    if streamed is not None and streamed.dataset is not None:
+    train_set = context.recipe.sets.get(settings.train)
+    if train_set is not None and train_set.dataset is not None:
         return build_dataset_stream(
-            f"set {settings.train}", streamed, stage, settings, batches_per_step, order, rank, world_size
+            f"set {settings.train}", train_set, stage, settings, batches_per_step, order, rank, world_size
         )
     utterances, durations, unmeasured = context.training_utterances(settings.train, seed).measured()
     if not len(utterances):
@@ -78,7 +75,7 @@ def build_stream(
 
 def build_dataset_stream(
     name: str,
-    settings_of_set: SetSettings,
+    set_settings: SetSettings,
     stage: Stage,
     settings: TrainingStageSettings,
     batches_per_step: int,
@@ -86,19 +83,19 @@ def build_dataset_stream(
     rank: int,
     world_size: int,
 ) -> BatchStream:
-    """The batches of a streamed dataset for one rank, `batches_per_step` of all ranks in a step.
+    """The batches of a streamed dataset for one rank. A step has `batches_per_step` batches over all ranks.
 
     Raises:
         InputError: the dataset cannot be read.
     """
-    assert settings_of_set.dataset is not None
+    assert set_settings.dataset is not None
     optimization = settings.optimization
 
     def text_tokens(utterances: Sequence[Utterance]) -> list[int]:
         return stage.student.transcript_lengths([item.text or "" for item in utterances])
 
     batches = StreamedBatches(
-        settings_of_set.dataset,
+        set_settings.dataset,
         batches_per_step=batches_per_step,
         rank=rank,
         processes=world_size,
@@ -110,8 +107,8 @@ def build_dataset_stream(
             "max_utterances": optimization.batch_utterances,
         },
         all_gather_text=processes.all_gather_text,
-        max_seconds=settings_of_set.max_seconds,
-        labels_withheld=settings_of_set.labels == "withheld",
+        max_seconds=set_settings.max_seconds,
+        labels_withheld=set_settings.labels == "withheld",
         seed=seed,
         # Each worker holds two batches.
         read_ahead=2 * optimization.data_workers + 1,
@@ -137,7 +134,7 @@ def batch_sampler(
     """Duration-bucketed batches within the budget of a stage."""
     text_tokens = None
     if settings.batch_tokens is not None:
-        text_tokens = utterances.values(lambda some: student.transcript_lengths([item.text or "" for item in some]))
+        text_tokens = utterances.values(lambda items: student.transcript_lengths([item.text or "" for item in items]))
     return DurationBatchSampler(
         durations,
         max_audio_seconds=settings.batch_seconds,

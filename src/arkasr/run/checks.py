@@ -33,7 +33,7 @@ def check_test_sets(context: RunContext) -> None:
         if settings.resample == "speaker" and without_speaker is not None:
             raise InputError(
                 f"evaluation.resample: {without_speaker} of set {name} has no `speaker`; "
-                "give it one, or take `utterance`"
+                "give it one, or set `resample` to `utterance`"
             )
 
 
@@ -48,22 +48,22 @@ def check_training_set(
 
     Args:
         source: name of the set, for messages.
-        utterances: of the set or the labels.
-        durations: seconds of each.
-        stage: that trains on them.
-        settings: of the stage.
+        utterances: the set, or the labels of a label stage.
+        durations: seconds of each utterance.
+        stage: the stage that trains on them.
+        settings: settings of the stage.
 
     Raises:
-        InputError: names the first utterance that is too long, lacks a label that the stage needs, or is in a language
-            that student or teacher has no prompt for.
+        InputError: an utterance is too long, lacks a label that the stage needs, or is in a language for which student
+            or teacher has no prompt.
     """
     limit = longest_trainable_seconds(settings)
     too_long = indices_longer_than(limit, durations)
-    if (first := next(too_long, None)) is not None:
-        number = 1 + sum(1 for _ in too_long)
+    if (first_index := next(too_long, None)) is not None:
+        count = 1 + sum(1 for _ in too_long)
         raise InputError(
-            f"{source}: {number} of {len(utterances)} utterances are longer than {limit:g} s, which is what the "
-            f"model or a batch holds; the first is {utterances[first].id}; leave them out with the set's `max_seconds`"
+            f"{source}: {count} of {len(utterances)} utterances are longer than {limit:g} s, the most that the model "
+            f"or a batch holds; the first is {utterances[first_index].id}; leave them out with the set's `max_seconds`"
         )
     if not isinstance(stage, DistillationStage) and (unlabelled := utterances.unlabelled()) is not None:
         raise InputError(f"{source}: {utterances[unlabelled].id} has no `text`, and this stage learns from labels")
@@ -79,7 +79,7 @@ def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) 
     def check(utterance: Utterance, seconds: float) -> None:
         if seconds > limit:
             raise InputError(
-                f"{source}: {utterance.id} is {seconds:.1f} s long, the model or a batch holds {limit:g} s; "
+                f"{source}: {utterance.id} is {seconds:.1f} s long, but the model or a batch holds {limit:g} s; "
                 "leave out such utterances with the set's `max_seconds`"
             )
         if utterance.text is None and not isinstance(stage, DistillationStage):

@@ -27,7 +27,7 @@ class RunContext:
         self.folder = folder
         self.device = device
         self.memory = FeatureMemory()
-        # By model with a hub name: the recorded commit, which is loaded even if the branch has moved.
+        # The recorded commit of each model with a hub name. It is loaded even if the branch has moved.
         self.commits: dict[str, str] = {}
         self._sets: dict[str, Utterances] = {}
 
@@ -63,7 +63,7 @@ class RunContext:
         return open_with_progress(_existing(name, self.folder.labels(name, self.seed_of(name, seed))))
 
     def seed_of(self, name: str, seed: int) -> int:
-        """The seed under which a stage's result is stored: the first seed if the stage has `once`."""
+        """The seed under which a result is stored: the first seed for models and for stages with `once`."""
         once = name not in self.recipe.stages or self.recipe.stages[name].once
         return self.recipe.seeds[0] if once else seed
 
@@ -73,7 +73,7 @@ class RunContext:
         return model.model_copy(update={"revision": self.commits.get(name, model.revision)})
 
     def recognizer(self, name: str, seed: int, device: torch.device | None = None) -> Recognizer:
-        """The model called `name`: of a finished stage, or a starting point. `device` defaults to the run's.
+        """The model called `name`: trained by a stage, or one of the recipe's `models`. `device` defaults to the run's.
 
         Raises:
             InputError: the stage has not been run in this folder.

@@ -1,4 +1,4 @@
-"""The error rate on a development set during training: words or characters by language, pooled."""
+"""The error rate on a development set during training. Its unit is words or characters, by language."""
 
 import json
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ def development_error_rate(
     gets the same figures.
     """
     settings = context.recipe.evaluation
-    share = utterances[processes.rank() :: processes.world_size()]
+    local = utterances[processes.rank() :: processes.world_size()]
     recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-    recognitions = recognize(recognizer, share, recognition, memory=context.memory)
+    recognitions = recognize(recognizer, local, recognition, memory=context.memory)
     errors = insertions = tokens = perfect = scored = failed = 0
-    for utterance, recognized in zip(share, recognitions, strict=True):
+    for utterance, recognized in zip(local, recognitions, strict=True):
         if recognized.text is None or utterance.text is None:
             failed += recognized.text is None
             continue
@@ -37,8 +37,8 @@ def development_error_rate(
         tokens += count.reference_tokens
         perfect += count.errors == 0
         scored += 1
-    local = json.dumps([errors, insertions, tokens, perfect, scored, failed])
-    gathered = [json.loads(text) for text in processes.all_gather_text(local)]
+    totals = json.dumps([errors, insertions, tokens, perfect, scored, failed])
+    gathered = [json.loads(text) for text in processes.all_gather_text(totals)]
     errors, insertions, tokens, perfect, scored, failed = map(sum, zip(*gathered, strict=True))
     return {
         "dev/error_rate": errors / max(tokens, 1),

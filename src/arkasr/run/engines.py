@@ -1,4 +1,4 @@
-"""Build the engine that decodes in a recogniser's place, from its settings."""
+"""Builds the engine that decodes instead of a recogniser."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ def engine_for(
     """The engine that decodes with a recogniser's weights; None if the recogniser decodes itself.
 
     Args:
-        recognizer: whose weights the engine uses.
-        settings: of the engine.
-        max_new_tokens: the highest cap of any later request.
+        recognizer: the engine uses its weights.
+        settings: settings of the engine.
+        max_new_tokens: the highest limit of any later request.
         dtype: the engine's compute dtype if the settings give none.
 
     Raises:

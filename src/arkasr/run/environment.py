@@ -20,7 +20,7 @@ PACKAGES = ("arkasr", "torch", "transformers", "accelerate", "tokenizers", "nump
 
 def describe_environment() -> dict[str, Any]:
     """Versions, commit of a source checkout, processor and accelerators."""
-    gpus = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -35,7 +35,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 class RunSession:
-    """The environment and duration of one start of a run; earlier starts are kept beside it.
+    """The environment and duration of one session: from one start of a run to its end.
 
     Args:
         path: `environment.json`; entries of earlier sessions are kept under `earlier_sittings`.
@@ -73,16 +73,15 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     if shutil.which("git") is None:
         return None
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or None
 
 
 def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        for line in cpu_info.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()

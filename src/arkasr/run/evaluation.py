@@ -34,7 +34,7 @@ def evaluate_variant(context: RunContext, inputs: Inputs, variant: str, seed: in
     names = processes.broadcast_from_first(
         lambda: [name for name in recipe.evaluation.sets if not folder.predictions(variant, seed, name).exists()]
     )
-    if processes.is_first_rank():  # a killed run may have left them
+    if processes.is_first_rank():  # a killed run may have left the parts of finished sets
         for name in set(recipe.evaluation.sets) - set(names):
             shutil.rmtree(folder.prediction_parts(variant, seed, name), ignore_errors=True)
     if not names:
@@ -149,8 +149,8 @@ def stages_run_once(recipe: Recipe, name: str) -> list[str]:
         return [name] if start is not None and not start.once else stages_run_once(recipe, stage.start)
     if stage.once:
         return [name]
-    inputs = (getattr(stage, key, None) for key in ("start", "train", "teacher"))
-    return list(dict.fromkeys(found for name in inputs if name for found in stages_run_once(recipe, name)))
+    inputs = [used for key in ("start", "train", "teacher") if (used := getattr(stage, key, None))]
+    return list(dict.fromkeys(ancestor for used in inputs for ancestor in stages_run_once(recipe, used)))
 
 
 def _score(context: RunContext, variant: str, seed: int, name: str) -> Score:
@@ -192,7 +192,7 @@ def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score])
 
 
 def _support_rows(context: RunContext) -> list[dict[str, Any]]:
-    """The support measured before each OPD stage, under the variant (or stage) that the stage starts from."""
+    """The support measured before each OPD stage; `variant` is the variant, or stage, that the stage starts from."""
     recipe = context.recipe
     variant_of = {stage: variant for variant, stage in recipe.variants.items()}
     rows = []

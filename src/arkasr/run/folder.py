@@ -1,6 +1,6 @@
 """The folder of a run: its paths, and the check that a resumed run has the same recipe.
 
-Files and model folders are written under another name and renamed, so that what has its final name is complete.
+Files and model folders are written under another name and then renamed. So a file with its final name is complete.
 """
 
 import json
@@ -39,7 +39,7 @@ class RunFolder:
             return folder
         if not resume:
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --output")
-        # A key that did not exist when the run began has its default, or the behaviour of that time.
+        # A key that is newer than the run gets its default, or the behaviour from before it existed.
         stored = parse(Recipe, _with_former_defaults(read_yaml(stored_path)), str(stored_path))
         if difference := _first_difference(_fixed_part(stored), _fixed_part(recipe)):
             raise InputError(
@@ -99,7 +99,7 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def _with_former_defaults(stored: Any) -> Any:
-    """The stored recipe, with former behaviour filled in for keys whose default differs from it."""
+    """The stored recipe; a missing key whose default has changed the behaviour gets the former behaviour."""
     for stage in stored.get("stages", {}).values():
         if stage.get("kind") == "opd":
             stage.setdefault("objective", {}).setdefault("looping", "keep")
@@ -109,8 +109,8 @@ def _with_former_defaults(stored: Any) -> Any:
 def _fixed_part(recipe: Recipe) -> Any:
     """The recipe without the keys that may change between starts of a run.
 
-    These are the addresses and time limits of a served teacher, and what is computed anew from the transcripts:
-    comparisons and the resampling of intervals.
+    These keys say how a served teacher is reached and checked, or how the transcripts are compared. Comparisons and
+    intervals are computed again at every start.
     """
     served = set(ServedSettings.model_fields) - {"scores", "best_tokens"}
     return recipe.model_dump(
@@ -125,10 +125,10 @@ def _fixed_part(recipe: Recipe) -> Any:
 def _first_difference(stored: Any, given: Any, key: str = "") -> str | None:
     if isinstance(stored, dict) and isinstance(given, dict):
         for name in [*stored, *given]:
-            place = f"{key}.{name}" if key else str(name)
+            inner_key = f"{key}.{name}" if key else str(name)
             if name not in stored or name not in given:
-                return place
-            if difference := _first_difference(stored[name], given[name], place):
+                return inner_key
+            if difference := _first_difference(stored[name], given[name], inner_key):
                 return difference
         return None
     return None if stored == given else key

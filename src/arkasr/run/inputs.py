@@ -28,7 +28,7 @@ class Inputs:
     """The inputs of one run.
 
     Args:
-        context: of the run.
+        context: the run.
 
     Raises:
         InputError: `inputs.json` cannot be read or is damaged.
@@ -45,7 +45,7 @@ class Inputs:
         """Compare the sets and models of a stage with the record.
 
         Raises:
-            InputError: one has changed; names it, the change and the remedy.
+            InputError: one has changed. The message names it, the change and the remedy.
         """
         stage = self._recipe.stages[name]
         data_names, models = (
@@ -61,7 +61,7 @@ class Inputs:
         """
         self._check(self._recipe.evaluation.sets, [self._recipe.variants[name]])
 
-    def check_tests(self) -> None:
+    def check_test_sets(self) -> None:
         """Compare the test sets with the record.
 
         Raises:
@@ -82,8 +82,8 @@ class Inputs:
     def _write_record(self) -> None:
         if not any(self._new.values()):
             return
-        for kind, found in self._new.items():
-            self._record[kind] |= found
+        for kind, entries in self._new.items():
+            self._record[kind] |= entries
         with _input_errors(self.path):
             write_json(self.path, self._record)
 
@@ -92,7 +92,7 @@ class Inputs:
 
     def _check_on_first_rank(self, data_names: Sequence[str], models: Sequence[str]) -> dict[str, str]:
         """Compare on rank 0; returns the commit of each hub name."""
-        self._new = {"sets": {}, "models": {}}  # an earlier check may not have been followed by a use
+        self._new = {"sets": {}, "models": {}}  # drop entries of an earlier check that `record` did not write
         commits = {}
         with _input_errors(self.path):
             for name in self._sets_used(data_names, models):
@@ -101,15 +101,15 @@ class Inputs:
             for name in models:
                 model = self._recipe.models.get(name)  # None: trained in this run
                 if model is not None and model.pretrained is not None:
-                    found = self._check_model(name, model, model.pretrained)
-                    if found.get("commit"):
-                        commits[name] = found["commit"]
+                    entry = self._check_model(name, model, model.pretrained)
+                    if entry.get("commit"):
+                        commits[name] = entry["commit"]
         return commits
 
     def _sets_used(self, data_names: Sequence[str], models: Sequence[str]) -> list[str]:
-        """The recipe's sets that the given names use.
+        """The recipe's sets that are read.
 
-        For a label stage: the set that it labels. For a model with random weights: the tokenizer's set.
+        For labels this is the labelled set; for a model from a preset, the set of the tokenizer's texts.
         """
         used = []
         for name in data_names:
@@ -126,28 +126,28 @@ class Inputs:
             raise InputError(f"sets.{name}: {path}: no such manifest; restore it")
         # The built-in speech is generated again, byte for byte, if its cache was removed: file times then differ.
         is_generated = self._recipe.corpus.synthetic is not None and not Path(manifest).is_absolute()
-        now = identity_of(utterances, by_lines=stat[0] >= LARGE_BYTES, times=not is_generated)
-        was: Identity | None = self._record["sets"].get(name)
-        if was is None:
-            self._new["sets"][name] = now
-        elif found := difference(was, now, utterances):
-            raise self._changed(f"sets.{name}: {path}", found)
+        current = identity_of(utterances, by_lines=stat[0] >= LARGE_BYTES, times=not is_generated)
+        recorded: Identity | None = self._record["sets"].get(name)
+        if recorded is None:
+            self._new["sets"][name] = current
+        elif change := difference(recorded, current, utterances):
+            raise self._changed(f"sets.{name}: {path}", change)
 
     def _check_model(self, name: str, model: ModelSettings, pretrained: str) -> dict[str, Any]:
-        was = self._record["models"].get(name, UNKNOWN)
-        if was != UNKNOWN and "commit" in was and not Path(pretrained).is_dir():
-            return was  # the recorded commit is loaded, even if the branch has moved
-        now = _identity_of_model(pretrained, model.revision)
-        if was == UNKNOWN:
-            self._new["models"][name] = now
-        elif found := _difference_of_models(was, now):
-            raise self._changed(f"models.{name}: {pretrained}", found)
-        return now
+        recorded = self._record["models"].get(name, UNKNOWN)
+        if recorded != UNKNOWN and "commit" in recorded and not Path(pretrained).is_dir():
+            return recorded  # the recorded commit is loaded, even if the branch has moved
+        current = _identity_of_model(pretrained, model.revision)
+        if recorded == UNKNOWN:
+            self._new["models"][name] = current
+        elif change := _difference_of_models(recorded, current):
+            raise self._changed(f"models.{name}: {pretrained}", change)
+        return current
 
-    def _changed(self, name: str, found: Difference) -> InputError:
-        copied = " (right if the files were only copied)" if found.only_time else ""
+    def _changed(self, name: str, change: Difference) -> InputError:
+        copied = " (right if the files were only copied)" if change.only_time else ""
         return InputError(
-            f"{name}: is not what this run has used before: {found.what}; {found.remedy}, or choose another --output; "
+            f"{name}: has changed since this run used it: {change.what}; {change.remedy}, or choose another --output; "
             f"to accept the new files for the remaining work, delete {self.path}{copied}"
         )
 
@@ -170,10 +170,10 @@ def _identity_of_model(pretrained: str, revision: str | None) -> dict[str, Any]:
     return {"files": {path.name: list(size_and_time(path) or ()) for path in files}}
 
 
-def _difference_of_models(was: dict[str, Any], now: dict[str, Any]) -> Difference | None:
-    if was.keys() != now.keys():
+def _difference_of_models(recorded: dict[str, Any], current: dict[str, Any]) -> Difference | None:
+    if recorded.keys() != current.keys():
         return Difference("it was a folder and is now a hub name, or the reverse")
-    before, after = was["files"], now["files"]
+    before, after = recorded["files"], current["files"]
     for name in [*before, *after]:
         if name not in after:
             return Difference(f"{name} is gone")
@@ -181,5 +181,5 @@ def _difference_of_models(was: dict[str, Any], now: dict[str, Any]) -> Differenc
             return Difference(f"{name} is new", remedy="remove it")
         if before[name][:1] != after[name][:1]:
             return Difference(f"{name} has another size")
-    later = next((name for name in before if before[name] != after[name]), None)
-    return Difference(f"{later} was written at another time", only_time=True) if later is not None else None
+    rewritten = next((name for name in before if before[name] != after[name]), None)
+    return Difference(f"{rewritten} was written at another time", only_time=True) if rewritten is not None else None

@@ -1,4 +1,4 @@
-"""A label stage: the teacher transcribes a set, in parts that survive a kill."""
+"""A label stage: the teacher transcribes a set. Finished parts survive a kill."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,9 +10,7 @@ from arkasr import processes
 from arkasr.data.manifests.manifest import Utterance, write_manifest
 from arkasr.errors import InputError
 from arkasr.progress import Progress
-from arkasr.recipe.settings import (
-    LabelStageSettings,
-)
+from arkasr.recipe.settings import LabelStageSettings
 from arkasr.recognizers.inference import RecognitionSettings
 from arkasr.run.context import RunContext
 from arkasr.run.engines import open_engine
@@ -31,7 +29,7 @@ def run_label_stage(
 ) -> None:
     """Label a set with the teacher. Writes the dropped rows, the counts, and the labels last.
 
-    `on_begin` is called when the teacher is loaded, before anything is written.
+    `on_begin` is called after the teacher is loaded and before anything is written.
     """
     folder = context.folder.stage(name, seed)
     utterances = context.set(settings.audio)
@@ -82,8 +80,8 @@ def write_labels(work: ResumableWork, folder: Path, labels: Path, stage: str) ->
     write_json(folder / "counts.json", {"kept": kept, **dict(sorted(reasons.items()))})
     if not kept:
         raise InputError(
-            f"{stage}: every one of the {len(work.utterances)} labels was dropped; "
-            f"{folder / 'dropped.jsonl'} says why; train the teacher further"
+            f"{stage}: all {len(work.utterances)} labels were dropped; "
+            f"{folder / 'dropped.jsonl'} gives the reasons; train the teacher further"
         )
     write_manifest(labels, (row["kept"] for row in work.rows() if "kept" in row))
     work.remove()

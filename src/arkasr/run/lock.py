@@ -1,6 +1,6 @@
 """One run at a time in a folder.
 
-Comes in: the run's folder, from the first of the run's processes. What the folder holds is left to others.
+Rank 0 of the run locks its folder. The contents of the folder are left to others.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ from arkasr.locks import LockHeldError, LocksUnsupportedError, locked
 def lock_run_folder(folder: Path, on_warning: Callable[[str], None]) -> Iterator[None]:
     """Keep other runs out of a folder while the block runs. The folder is created if it does not exist.
 
-    Its lock is `.lock`. The file stays, and does not mean that a run uses the folder.
+    The locked file is `.lock`. It stays there after the run, without a lock.
 
     Args:
-        folder: of the run.
-        on_warning: called with a line of text if the file system has no locks; the block then runs without one.
+        folder: the run's folder.
+        on_warning: called with one line of text if the file system has no locks; the block then runs without one.
 
     Raises:
         InputError: another run uses the folder.

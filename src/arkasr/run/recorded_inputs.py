@@ -1,4 +1,4 @@
-"""The schema of `inputs.json`. `inputs.py` compares it with what is there now."""
+"""The schema of `inputs.json`. `inputs.py` compares its entries with the present inputs."""
 
 import json
 from pathlib import Path
@@ -57,10 +57,10 @@ def read_record(path: Path) -> Record:
     try:
         _Record.model_validate_json(content)
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"][:2]))
-        where = f" ({place})" if place else ""
+        key = ".".join(map(str, error.errors()[0]["loc"][:2]))
+        at_key = f" ({key})" if key else ""
         raise InputError(
-            f"{path}: is damaged{where}; delete it to accept the present inputs for what is still to be computed"
+            f"{path}: is damaged{at_key}; delete it to accept the present inputs for the rest of the run"
         ) from error
     record: Record = json.loads(content)
     return record

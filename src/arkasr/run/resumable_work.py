@@ -1,7 +1,7 @@
 """Work over many utterances that survives a kill: it is split into parts, and a finished part is a file.
 
-The ranks share the missing parts, so a resumed run may have another number of processes. What is done to an utterance
-is left to the caller.
+The ranks share the missing parts, so a resumed run may have another number of processes. The caller decides what is
+done to an utterance.
 """
 
 import shutil
@@ -31,13 +31,13 @@ class ResumableWork:
         self.utterances = utterances
 
     def missing(self) -> list[range]:
-        """ResumableWork that this rank still has to do, as ranges of indices into `utterances`."""
+        """The parts that this rank still has to do, as ranges of indices into `utterances`."""
         done = processes.broadcast_from_first(lambda: [[part.start, part.stop] for part in self._finished()])
         size = min(MAX_PART_UTTERANCES, -(-len(self.utterances) // processes.world_size()))
         missing = []
         first = 0
         for start, stop in [*done, [len(self.utterances)] * 2]:
-            missing += [range(place, min(place + size, start)) for place in range(first, start, size)]
+            missing += [range(index, min(index + size, start)) for index in range(first, start, size)]
             first = stop
         return missing[processes.rank() :: processes.world_size()]
 
@@ -52,14 +52,14 @@ class ResumableWork:
         Raises:
             InputError: a part is missing.
         """
-        reached = 0
+        end = 0
         for part in [*self._finished(), range(len(self.utterances), len(self.utterances))]:
-            if part.start != reached:
+            if part.start != end:
                 raise InputError(
-                    f"{self.folder}: utterances {reached} to {part.start} are missing; put the run's folder where all "
-                    "processes can see it, and use --resume to do what is missing"
+                    f"{self.folder}: utterances {end} to {part.start} are missing; put the run's folder where all "
+                    "processes can see it, and use --resume to do the missing parts"
                 )
-            reached = part.stop
+            end = part.stop
             if len(part):
                 yield from read_rows(self.folder / f"{part.start}-{part.stop}.jsonl")
 

@@ -29,14 +29,14 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
         recipe: the checked recipe.
         path: folder of the run.
         resume: continue the run in `path`.
-        progress: where progress is shown.
+        progress: shows the progress.
 
     Raises:
         InputError: folder or data do not fit the recipe, or another run uses the folder.
     """
-    with _opened_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
+    with _open_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
         check_test_sets(context)
-        inputs.check_tests()
+        inputs.check_test_sets()
         for seed in recipe.seeds:
             for name in recipe.stages:
                 if context.seed_of(name, seed) == seed:
@@ -56,7 +56,7 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
 
 
 @contextmanager
-def _opened_run(
+def _open_run(
     recipe: Recipe, path: Path, *, resume: bool, progress: Progress
 ) -> Iterator[tuple[RunContext, Inputs, RunSession]]:
     """Lock the folder of the run; rank 0 creates it and the recipe's corpus where they are missing."""
@@ -83,7 +83,7 @@ def run_stage(context: RunContext, inputs: Inputs, name: str, seed: int, progres
     labels = isinstance(settings, LabelStageSettings)
     result = context.folder.labels(name, seed) if labels else context.folder.model(name, seed)
     if processes.broadcast_from_first(result.exists):
-        if labels and processes.is_first_rank():  # a killed run may have left them
+        if labels and processes.is_first_rank():  # a killed run may have left the parts
             shutil.rmtree(context.folder.stage(name, seed) / "parts", ignore_errors=True)
         return
     inputs.check_stage(name)
@@ -100,7 +100,7 @@ def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progre
     Returns:
         The folder of the trained model.
     """
-    with _opened_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
+    with _open_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
         run_stage(context, inputs, name, recipe.seeds[0], progress)
         session.save()
         return context.folder.model(name, recipe.seeds[0])

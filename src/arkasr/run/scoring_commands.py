@@ -90,12 +90,12 @@ def _comparison(a: Path, b: Path, language: str, score_a: Score, score_b: Score)
         [counts_a[name].errors for name in shared], [counts_b[name].errors for name in shared], tokens
     )
     predictions = [item for item in score_a.scored if item.id in counts_b]
-    found = f"{a} - {b}: {language}: {comparison.difference:+.2%}"
+    difference = f"{a} - {b}: {language}: {comparison.difference:+.2%}"
     if comparison.ci95 is None:
-        return f"{found}; {_size(predictions)}; {comparison.test}"
+        return f"{difference}; {_size(predictions)}; {comparison.test}"
     low, high = comparison.ci95
     return (
-        f"{found} (95% {low:+.2%} to {high:+.2%}), p = {comparison.p:.4f}, "
+        f"{difference} (95% {low:+.2%} to {high:+.2%}), p = {comparison.p:.4f}, "
         f"holds for {comparison.speaks_of(str(a), str(b))}; {_size(predictions)}; {comparison.test}"
         f"{_interval_caveat(predictions)}"
     )
@@ -109,7 +109,7 @@ def _size(predictions: Sequence[Prediction]) -> str:
 
 
 def _interval_caveat(predictions: Sequence[Prediction]) -> str:
-    """A clause on the variance that an interval over these utterances leaves out; empty if none."""
+    """A clause that warns of few speakers; empty if there are enough."""
     clause = few_speakers(number_of_speakers(predictions), "utterances", has_seeds=False)
     return f"; {clause}" if clause else ""
 
@@ -145,15 +145,14 @@ def _scores(rows: Mapping[str, dict[str, Any]], profile: Profile) -> dict[str, S
     """A score for each language. Languages are not pooled: their units and difficulty differ."""
     by_language: dict[str | None, list[dict[str, Any]]] = {}
     for row in rows.values():
-        named = row.get("language")
-        by_language.setdefault(canonical_language(named) if named else None, []).append(row)
+        by_language.setdefault(_field_of(row, "language") or None, []).append(row)
     return {
         language or "no language given": score(
-            [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in found],
+            [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in group],
             profile=profile,
             unit=unit_for(language),
         )
-        for language, found in by_language.items()
+        for language, group in by_language.items()
     }
 
 
@@ -165,10 +164,12 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
     for number, row in enumerate(read_rows(path), start=1):
         name = row.get("id") if isinstance(row, dict) else None
         if not isinstance(name, str):
-            raise InputError(f"{path}:{number}: no `id`, or not a text; give files written by `arkasr evaluate -o`")
+            raise InputError(
+                f"{path}:{number}: `id` is missing or not a string; give files written by `arkasr evaluate -o`"
+            )
         if name in rows:
-            raise InputError(f"{path}:{number}: id {name!r} stands in line {lines[name]} too; make it unique")
+            raise InputError(f"{path}:{number}: id {name!r} is also in line {lines[name]}; make it unique")
         rows[name], lines[name] = row, number
     if not rows:
-        raise InputError(f"{path}: holds no transcript")
+        raise InputError(f"{path}: contains no transcripts; give files written by `arkasr evaluate -o`")
     return rows

@@ -1,4 +1,4 @@
-"""The sets of a recipe: read, filtered, shuffled, shortened, and without labels where the recipe says so."""
+"""Reads the sets of a recipe; filters, shuffles and shortens them and withholds labels as the recipe says."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def corpus_folder(corpus: CorpusSettings) -> Path:
         return prepare_synthetic_corpus(corpus.synthetic, corpus_cache_folder(corpus.synthetic))
     folder = Path(corpus.folder or ".")
     if not folder.is_dir():
-        raise InputError(f"corpus.folder: {folder} is not a folder; `arkasr data prepare` makes one")
+        raise InputError(f"corpus.folder: {folder} is not a folder; `arkasr data prepare` creates one")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Training stages of a recipe: their models and data are looked up, and the trained model is saved."""
+"""Runs the training stages of a recipe: looks up models and data, trains, and saves the model."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -6,12 +6,7 @@ from contextlib import ExitStack, closing
 from arkasr import processes
 from arkasr.errors import InputError
 from arkasr.progress import Progress
-from arkasr.recipe.settings import (
-    CtcStageSettings,
-    OpdStageSettings,
-    SftStageSettings,
-    TrainingStageSettings,
-)
+from arkasr.recipe.settings import CtcStageSettings, OpdStageSettings, SftStageSettings, TrainingStageSettings
 from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order, steps_before
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.batches import build_stream
@@ -79,7 +74,7 @@ def run_training_stage(
 
 
 def calibrate_once(context: RunContext, stage: Stage, name: str, seed: int, progress: Progress) -> None:
-    """Measure the support that an OPD stage starts from, unless an earlier session has."""
+    """Measure the support that an OPD stage starts from, unless an earlier session has measured it."""
     path = context.folder.stage(name, seed) / "calibration.json"
     if path.exists():
         return
@@ -93,7 +88,7 @@ def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> 
     """Measure the support of an untrained stage on batches of its training set."""
     settings = context.recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
-    # No step is made. With one batch a step, a streamed dataset is read as one lane only.
+    # No optimizer step is made. With one batch per step, a streamed dataset has only one lane.
     stream = build_stream(context, stage, name, seed, rank=0, world_size=1, accumulation=1)
     with autocast_for(stage, settings.optimization):
         return calibrate(stage, iter(stream), settings.calibration_batches)

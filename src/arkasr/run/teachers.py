@@ -38,8 +38,8 @@ def teacher_of(context: RunContext, settings: OpdStageSettings, seed: int) -> Te
 
 def _self_test_set(context: RunContext, settings: OpdStageSettings, seed: int) -> Sequence[Utterance]:
     """The set that servers are tested on: the training set, or the development set if training is streamed."""
-    streamed = context.recipe.sets.get(settings.train)
-    if streamed is None or streamed.dataset is None:
+    train_set = context.recipe.sets.get(settings.train)
+    if train_set is None or train_set.dataset is None:
         return context.training_utterances(settings.train, seed)
     if settings.dev is None:
         raise InputError(
@@ -55,7 +55,7 @@ def served_teacher(
     """A teacher on servers that have passed a self-test with a short and a long utterance.
 
     Raises:
-        InputError: they fail the test.
+        InputError: the servers fail the self-test, or no utterance can be read.
     """
     assert model.pretrained is not None
     recognizer = load_without_weights(model.pretrained, revision=model.revision)
@@ -65,8 +65,8 @@ def served_teacher(
         for utterance, waveform in (_first_readable(by_length), _first_readable(by_length[::-1]))
     ]
     # Rank 0 compares the servers with the weights; the other ranks compare the servers with each other.
-    weights = served.weights and processes.is_first_rank()
-    own = load_recognizer(model.pretrained, revision=model.revision) if weights else None
+    compares_weights = served.weights and processes.is_first_rank()
+    local = load_recognizer(model.pretrained, revision=model.revision) if compares_weights else None
     replicas = Replicas(
         served.urls, in_flight=served.in_flight, timeout=served.timeout_seconds, patience=served.patience_seconds
     )
@@ -74,7 +74,7 @@ def served_teacher(
     with ExitStack() as on_failure:
         teacher = ServedTeacher(recognizer, replicas, model=served.model, best_tokens=best_tokens)
         on_failure.callback(teacher.close)
-        check_servers(teacher, own, requests, top_k, served.tolerance)
+        check_servers(teacher, local, requests, top_k, served.tolerance)
         on_failure.pop_all()
     return teacher
 

@@ -1,4 +1,4 @@
-"""A small corpus and a recipe on it, whose inputs can be changed between two sessions of a run."""
+"""A small corpus and a recipe that uses it. Tests change the inputs between two sessions of a run."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def set_file_times(folder):
         os.utime(path, (FILE_TIME, FILE_TIME))
 
 
-def write(path, rows):
+def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -66,7 +66,7 @@ def check_and_record(inputs, stage="sft"):
     inputs.record()
 
 
-def edited(path, place, **changes):
+def edit_row(path, index, **changes):
     rows = rows_of(path)
-    rows[place] |= changes
-    write(path, rows)
+    rows[index] |= changes
+    write_rows(path, rows)

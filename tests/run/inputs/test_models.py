@@ -1,4 +1,4 @@
-"""A model that has changed since the run used it is named; of a hub name the recorded commit is loaded."""
+"""If a model has changed since the run used it, the error names it. For a hub name the recorded commit is loaded."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.run.inputs.corpus import FIRST_COMMIT, SECOND_COMMIT, check_and_recor
 
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
-    """A hub that cannot be reached, with two commits of `org/base` in the cache; the file that says which is `main`."""
+    """Two commits of `org/base` in the cache of a hub that is offline; returns the file that selects `main`."""
     from huggingface_hub import constants
 
     cached = tmp_path / "hub" / "models--org--base"
@@ -31,7 +31,7 @@ def hub(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda model: os.utime(model / "model.safetensors"), "model.safetensors was written at another time; restore"),
         (lambda model: (model / "config.json").write_text("{}"), "config.json has another size; restore"),
@@ -40,34 +40,33 @@ def hub(folder, tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("name", ["base", "teacher"])
-def test_a_model_that_was_trained_anew_is_named(folder, name, change, told):
+def test_a_changed_model_is_refused_and_the_message_names_the_file(folder, name, change, message):
     check_and_record(session(folder), "opd")
     change(folder / name)
     with pytest.raises(InputError) as refused:
         check_and_record(session(folder), "opd")
     assert str(refused.value).startswith(
-        f"models.{name}: {folder / name}: is not what this run has used before: {told} it, or choose another --output"
+        f"models.{name}: {folder / name}: has changed since this run used it: {message} it, or choose another --output"
     )
 
 
-def test_of_a_hub_name_the_recorded_commit_is_loaded_wherever_the_branch_points(folder, hub):
+def test_the_recorded_commit_of_a_hub_name_is_loaded_after_the_branch_has_moved(folder, hub):
     recipe = recipe_of(folder)
     recipe.models["base"] = recipe.models["base"].model_copy(update={"pretrained": "org/base"})
     inputs = session(folder, recipe)
     inputs.check_stage("sft")
-    hub.write_text(SECOND_COMMIT)  # between the look and the loading
+    hub.write_text(SECOND_COMMIT)  # after the check and before loading
     loaded = [inputs._context.recognizer("base", 0)]
     inputs.record()
     assert json.loads((folder / "run" / "inputs.json").read_text())["models"]["base"] == {"commit": FIRST_COMMIT}
-    for use_it in (lambda inputs: check_and_record(inputs, "opd"), lambda inputs: inputs.check_variant("base")):
+    for check in (lambda inputs: check_and_record(inputs, "opd"), lambda inputs: inputs.check_variant("base")):
         inputs = session(folder, recipe)
-        use_it(inputs)
+        check(inputs)
         assert inputs._context.model("base").revision == FIRST_COMMIT
         loaded.append(inputs._context.recognizer("base", 0))
     for recognizer in loaded:
         assert not (next(recognizer.model.parameters()) == 1).all()
-    elsewhere = session(folder, recipe)
-    elsewhere.path.unlink()
-    elsewhere = session(folder, recipe)
-    check_and_record(elsewhere)
-    assert (next(elsewhere._context.recognizer("base", 0).model.parameters()) == 1).all()
+    session(folder, recipe).path.unlink()
+    without_record = session(folder, recipe)
+    check_and_record(without_record)
+    assert (next(without_record._context.recognizer("base", 0).model.parameters()) == 1).all()
