@@ -13,7 +13,7 @@ def test_calibrate_says_what_speaks_against_opd(smoke, cache):
     finished = arkasr("calibrate", "recipes/smoke.yaml", "--output", folder, "--stage", "opd", cache=cache)
     assert finished.returncode == 0, finished.stderr
     assert "support/vuss_mean" in finished.stdout
-    assert "doubtful: " in finished.stdout
+    assert "OPD may not work: " in finished.stdout
 
 
 def test_a_model_can_be_evaluated_labelled_with_and_compared(smoke, cache, tmp_path):

@@ -42,7 +42,7 @@ LANGUAGE_CODES = {
     "Turkish": "tr",
     "Vietnamese": "vi",
 }
-# By code; specification ark-asr-checkpoint, section 4.
+# By code; the languages of the published checkpoints.
 STUDENT_LANGUAGES = {
     LANGUAGE_CODES[name]: name
     for name in (

@@ -1,4 +1,4 @@
-"""Training stages of a recipe: their models and data are looked up, and the trained model is saved."""
+"""Training stages of a recipe: load their models and data, train, and save the trained model."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -79,21 +79,22 @@ def run_training_stage(
 
 
 def calibrate_once(context: RunContext, stage: Stage, name: str, seed: int, progress: Progress) -> None:
-    """Measure the support that an OPD stage starts from, unless an earlier session has."""
+    """Measure the support that an OPD stage starts from, unless `calibration.json` exists already."""
     path = context.folder.stage(name, seed) / "calibration.json"
     if path.exists():
         return
     calibration = run_calibration(context, stage, name, seed)
     write_json(path, calibration.support_row() | {"warnings": calibration.warnings})
     for warning in calibration.warnings:
-        progress.print(f"{name}: doubtful: {warning}")
+        progress.print(f"{name}: OPD may not work: {warning}")
 
 
 def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> Calibration:
-    """Measure the support of an untrained stage on batches of its training set."""
+    """Measure the support of a stage before its first step, on batches of its training set."""
     settings = context.recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
-    # No step is made. With one batch a step, a streamed dataset is read as one lane only.
+    # No optimizer step is taken. `accumulation=1` makes a streamed dataset one lane, that is, one sequence of files
+    # (docs/data.md).
     stream = build_stream(context, stage, name, seed, rank=0, world_size=1, accumulation=1)
     with autocast_for(stage, settings.optimization):
         return calibrate(stage, iter(stream), settings.calibration_batches)
