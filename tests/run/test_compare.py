@@ -57,7 +57,7 @@ def test_a_line_without_an_id_is_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_an_id_that_stands_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"b\.jsonl:3: id 'x' stands in line 1 too; make it unique"):
+    with pytest.raises(InputError, match=r"b\.jsonl:3: id 'x' is also in line 1; make it unique"):
         compared(tmp_path, [row("x", "one")], [row("x", "one"), row("y", "two"), row("x", "three")])
 
 

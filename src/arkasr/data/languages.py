@@ -64,7 +64,7 @@ def canonical_language(name_or_code: str) -> str:
     """The English name of a language given by name or code, with or without a region (`en`, `en-US`, `english`).
 
     Raises:
-        InputError: the language is unknown; suggests the nearest name.
+        InputError: the language is unknown; the message suggests the nearest name.
     """
     key = name_or_code.strip().lower().replace("_", "-")
     name = _NAMES.get(key) or _NAMES.get(key.split("-")[0])

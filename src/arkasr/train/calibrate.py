@@ -1,6 +1,6 @@
 """Estimates before training whether OPD will work: the diagnostics of a few batches, without an optimizer step.
 
-Also the source of the support table (paper, table 2), because neither model changes during the measurement.
+The results also fill the support table (paper, table 2), because neither model changes during the measurement.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from arkasr.distill.diagnostics import POSITION_METRICS
 from arkasr.train.metrics import Metrics
 from arkasr.train.stage import Stage
 
-# Beyond these limits the teacher finds the student's rollouts implausible, or cannot score them.
+# Beyond these limits, `verdict` warns that OPD may not work.
 LOWEST_OVERLAP_MASS = 0.6
 LOWEST_MAPPED_SHARE = 0.9
 HIGHEST_EMPTY_SHARE = 0.1

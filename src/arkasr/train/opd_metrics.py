@@ -1,6 +1,6 @@
 """The metrics of one OPD micro-batch (docs/objective.md, "Diagnostics").
 
-In: rollouts, alignments, and the result of the objective. Out: sums and counts in `Metrics`. Their definitions per
+In: rollouts, alignments, and the result of the objective. Out: sums and counts in `Metrics`. The definitions per
 position and per utterance are in `arkasr.distill.diagnostics`.
 """
 
@@ -33,7 +33,7 @@ def add_rollouts(metrics: Metrics, rollouts: Rollouts, drafts: Sequence[Sequence
 
 
 def add_length_ratio(metrics: Metrics, rollouts: Rollouts, draft_lengths: Sequence[int | None]) -> None:
-    """Add the length of the rollouts relative to the texts of `drafts`, None = the utterance has none there."""
+    """Add the length of the rollouts relative to the texts of `drafts`; None = no text for the utterance."""
     pairs = zip(rollouts.transcripts, draft_lengths, strict=True)
     lengths = [(len(tokens), expected) for tokens, expected in pairs if expected is not None]
     if lengths:
