@@ -1,12 +1,12 @@
-"""What it costs to know only a server's best tokens: loss and gradient of OPD against those of the whole teacher.
+"""The cost of knowing only a server's best tokens: loss and gradient of OPD against those of the exact scores.
 
     python -m benchmarks.best_tokens --teacher FOLDER --student FOLDER --manifest FILE
 
-A vLLM server without named scores gives the k' best tokens of a place and the forced one. Tokens that only the student
-proposes and that are not among them share evenly what those leave (`scores: best`, docs/teachers.md). For every k' the
-table shows how much of the support that is, and how far loss and gradient (of the student's hidden states) are from the
-exact ones; `nothing` is the same with no probability at all for them. The scores come from the teacher in process, so
-that nothing but k' differs.
+A vLLM server that cannot score tokens by id gives the k' best tokens of a position and the forced one. The support also
+has other tokens, which only the student proposes. With `scores: best` (docs/teachers.md), all other tokens share the
+remaining probability equally. For every k', the table shows the share of such tokens in the support, and the errors of
+loss and gradient (of the student's hidden states). In the rows `nothing`, such tokens have no probability. The scores
+come from the teacher in process, so that nothing but k' differs.
 """
 
 import argparse

@@ -167,7 +167,7 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(name, str):
             raise InputError(f"{path}:{number}: no `id`, or not a text; give files written by `arkasr evaluate -o`")
         if name in rows:
-            raise InputError(f"{path}:{number}: id {name!r} stands in line {lines[name]} too; make it unique")
+            raise InputError(f"{path}:{number}: id {name!r} is also in line {lines[name]}; make it unique")
         rows[name], lines[name] = row, number
     if not rows:
         raise InputError(f"{path}: holds no transcript")
