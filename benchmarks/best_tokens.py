@@ -21,9 +21,9 @@ from torch import Tensor
 from arkasr.data.audio import decode_audio
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.distill.fused import StudentStates, divergence_from_states
+from arkasr.distill.kept_rollouts import prepare_rollouts
 from arkasr.distill.options import Objective
 from arkasr.distill.result import UnionTopkKL
-from arkasr.distill.rollout import keep_rollouts
 from arkasr.distill.vocabularies import Vocabularies, map_ids
 from arkasr.recognizers.decoding import decode
 from arkasr.recognizers.head import TopTokens, top_tokens
@@ -32,7 +32,7 @@ from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_states
 from arkasr.teacher.served import uniform_remainder
 from arkasr.teacher.teacher import SparseScores
-from arkasr.teacher.vocabulary import map_vocabularies
+from arkasr.teacher.vocabulary_mapping import map_vocabularies
 
 NO_PROBABILITY = -1e4  # a log-probability; −inf would make the reverse divergence infinite
 
@@ -89,7 +89,7 @@ def score_rollouts(teacher: Recognizer, student: Recognizer, options: argparse.N
     languages = [item.language for item in utterances]
     features = [student.features(waveform) for waveform in waveforms]
     transcripts = decode(student, student.prompts(features, languages), max_new_tokens=64)
-    kept = keep_rollouts(student, transcripts, [None] * len(features)).kept
+    kept = prepare_rollouts(student, transcripts, [None] * len(features)).kept
     vocabulary = map_vocabularies(
         student.tokenizer,
         teacher.tokenizer,

@@ -1,7 +1,7 @@
 """Writes a checkpoint in the published layout with random weights.
 
-All keys, shapes, fields and tokens follow the specification ark-asr-checkpoint, sections 1, 2 and 4. It does not use
-arkasr, so that loading is tested against the specification.
+All keys, shapes, fields and tokens are those of the published checkpoints. It does not use arkasr, so that loading is
+tested independently of it.
 """
 
 import json

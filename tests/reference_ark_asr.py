@@ -1,6 +1,6 @@
 """A reference implementation of Ark-ASR in float64: one utterance, no batch, no cache.
 
-Follows section 3 of the specification ark-asr-checkpoint formula by formula, and shares no code with `arkasr.model`.
+Follows the numerics of the published checkpoints formula by formula, and shares no code with `arkasr.model`.
 """
 
 import torch

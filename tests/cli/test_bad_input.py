@@ -64,7 +64,7 @@ def test_weights_in_a_pickle_are_refused(smoke, cache, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sets.en-clean.language=null", "sets.en-clean: its languages are not scored alike"),
+        ("sets.en-clean.language=null", "sets.en-clean: its languages need different normalisers or units"),
         ("sets.zh-net.labels=withheld", "sets.zh-net: no utterance has a text to score against"),
         ("sets.zh-net.first=9999", "the recipe asks for the first 9999"),
         ("stages.teacher-ctc.optimization.batch_seconds=2", "leave them out with the set's `max_seconds`"),

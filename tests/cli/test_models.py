@@ -13,7 +13,7 @@ def test_calibrate_prints_metrics_and_doubts(smoke, cache):
     finished = arkasr("calibrate", "recipes/smoke.yaml", "--output", folder, "--stage", "opd", cache=cache)
     assert finished.returncode == 0, finished.stderr
     assert "support/vuss_mean" in finished.stdout
-    assert "doubtful: " in finished.stdout
+    assert "OPD may not work: " in finished.stdout
 
 
 def test_models_can_be_evaluated_compared_and_used_for_labels(smoke, cache, tmp_path):

@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerFast
 
 from arkasr.distill.alignment import align, align_by_bytes, byte_spans, token_bytes
 from arkasr.errors import InputError
-from arkasr.teacher.vocabulary import map_vocabularies
+from arkasr.teacher.vocabulary_mapping import map_vocabularies
 
 STOP = "<|im_end|>"
 

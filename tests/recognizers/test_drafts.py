@@ -119,7 +119,7 @@ def test_a_long_run_of_right_tokens_is_not_aligned_token_by_token(monkeypatch):
     transcripts = [[generator.randrange(100, 130) for _ in range(80)] + [STOP] for _ in range(50)]
     drafts = [corrupted(transcript, 0.05, 130, generator) for transcript in transcripts]
     anchored = sum(map(passes_along, transcripts, drafts))
-    monkeypatch.setattr("arkasr.recognizers.draft.RUN_THAT_ANCHORS", 10**6)
+    monkeypatch.setattr("arkasr.recognizers.draft.MAX_ALIGNED_TOKENS", 10**6)
     assert anchored == pytest.approx(sum(map(passes_along, transcripts, drafts)), 0.02)
 
 

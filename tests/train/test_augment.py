@@ -16,7 +16,7 @@ def clip(mels=40, frames=200):
 
 
 def spoken(features, text="yes", language="English", name="a"):
-    """An utterance as two frontends hear it, the second one at half the volume."""
+    """An utterance for two frontends, the second one at half the volume."""
     utterance = Utterance(Path(f"{name}.wav"), text, None, None, language, name, None, None, {})
     return Example(utterance, {"student": features, "teacher": features / 2})
 

@@ -133,5 +133,7 @@ def test_a_continuing_stage_that_is_killed_and_resumed_ends_with_the_bits_of_an_
 def test_a_checkpoint_of_another_order_is_refused(student, noise_examples, tmp_path):
     shorter = FIRST.model_copy(update={"steps": 2})
     train(SupervisedStage(student, None), Stream([noise_examples(student)]), shorter, tmp_path, seed=3)
-    with pytest.raises(InputError, match="its checkpoint has another order of the data, from an older version"):
+    with pytest.raises(
+        InputError, match="its checkpoint was written by an older arkasr version, which ordered the data differently"
+    ):
         train(SupervisedStage(student, None), Stream([noise_examples(student)]), FIRST, tmp_path, seed=4)

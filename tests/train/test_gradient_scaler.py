@@ -74,7 +74,7 @@ def test_a_skipped_step_keeps_the_weights_and_only_an_infinite_gradient_lowers_t
     outcome = step(2)
     assert not outcome.finite
     # GradScaler's search for its scale explains only overflows. Other skipped steps count towards `max_skipped_steps`.
-    assert outcome.overflowed == (scale < SCALE)
+    assert outcome.gradient_nonfinite == (scale < SCALE)
     assert not changed_since(before)
     assert accelerator.scaler.get_scale() == scale
     stage.change = None

@@ -14,7 +14,7 @@ def test_growing_loops_give_one_warning_and_another_when_they_double():
     watch = LoopWatch()
     results = warnings(watch, [0.0] * WINDOW_STEPS + [0.1] * 2 * WINDOW_STEPS + [0.5] * WINDOW_STEPS)
     given = [warning for warning in results if warning]
-    assert "where it was 0.0%" in given[0]
+    assert "up from 0.0%" in given[0]
     assert results.index(given[0]) < WINDOW_STEPS + 10
     assert 2 <= len(given) <= 5
 

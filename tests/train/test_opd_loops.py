@@ -58,4 +58,4 @@ def test_a_growing_share_of_loops_is_reported_during_training(student, teacher, 
     settings = SETTINGS.model_copy(update={"steps": 40, "learning_rate": 1e-5})
     train(stage, Stream([examples]), settings, tmp_path, seed=0, on_step=on_step, on_warning=remarks.append)
     assert remarks
-    assert "of the rollouts of the last 20 steps loop or hit max_new_tokens, where it was 0.0%" in remarks[0]
+    assert "of the rollouts of the last 20 steps loop or reach max_new_tokens, up from 0.0%" in remarks[0]

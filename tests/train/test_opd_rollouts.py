@@ -106,11 +106,11 @@ def test_a_resumed_run_has_the_same_rollout_cache_and_weights(student, teacher, 
 
 
 def test_the_oldest_rollouts_are_dropped_first():
-    cache = RolloutCache(most=2)
+    cache = RolloutCache(max_utterances=2)
     for name, tokens in (("a", [1]), ("ö", [2, 3]), ("a", []), ("c", [4])):
         cache.record(name, tokens)
         cache.update(cache.take_new())
-    restored = RolloutCache(most=2)
+    restored = RolloutCache(max_utterances=2)
     restored.restore(cache.tensors())
     assert [restored.get(name) for name in ("a", "ö", "c", "d")] == [[], None, [4], None]
 

@@ -129,7 +129,7 @@ def calibrate(
     for metric, value in sorted(calibration.metrics.items()):
         console.print(f"{metric:<36} {value:.4f}", highlight=False)
     for warning in calibration.warnings:
-        console.print(f"doubtful: {warning}", highlight=False, soft_wrap=True)
+        console.print(f"OPD may not work: {warning}", highlight=False, soft_wrap=True)
     if not calibration.warnings:
         console.print("verdict: nothing seen speaks against OPD", highlight=False)
 

@@ -21,7 +21,7 @@ from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
 
 PROMPT_TOKENS = BYTE_TOKENS + 150  # a vocabulary large enough to write the prompts in whole words
-# Published models: preset and changed sizes (specification ark-asr-checkpoint, sections 1 and 7).
+# Published models: preset and changed sizes.
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "AutoArk-AI/ARK-ASR-0.6B": ("ark-asr-0.6b", {"vocab_size": 163_958}),
     "AutoArk-AI/ARK-ASR-3B": (

@@ -1,6 +1,6 @@
 """Decodes audio files to 16 kHz mono float32, whole or in pieces; a piece is read by seeking.
 
-A path may refer to a member of a tar (`slices.py`). Does not know manifests or features.
+A path may refer to a member of a tar (`slices.py`). Manifests and features are left to others.
 """
 
 import math
@@ -15,13 +15,13 @@ from arkasr.data.slices import containing_file, parse_slice
 from arkasr.errors import InputError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
-SAMPLE_RATE = 16_000  # samples a second
+SAMPLE_RATE = 16_000  # samples per second
 LONGEST_CLIP_SECONDS = 30.0  # limit of the audio encoders of student and teacher
 # Pieces are read with this margin on either side, so that the resampling filter has its context.
 MARGIN_SECONDS = 0.1
 # Headers of mp3 files count padding that decoders leave out.
 HEADER_TOLERANCE_SECONDS = 0.1
-BLOCK_SECONDS = 60  # decoded at a time by `is_silent`
+BLOCK_SECONDS = 60  # decoded at once by `is_silent`
 # libsndfile reports about 2**63 frames for a stream whose header has no length.
 MAX_FRAMES = 2**40
 
@@ -52,7 +52,7 @@ def decode_audio(
         if end - begin > max_seconds + HEADER_TOLERANCE_SECONDS:
             raise InputError(f"{path}: {too_long_message(end - begin)}")
         margin = 0.0 if rate == SAMPLE_RATE else MARGIN_SECONDS
-        # Reading starts at a multiple of `step` frames: only there do input and resampled samples coincide in time.
+        # Reading starts at a multiple of `step` frames. Input and resampled samples coincide in time only there.
         step = rate // math.gcd(rate, SAMPLE_RATE)
         first = round(max(begin - margin, 0.0) * rate) // step * step
         last = min(round((end + margin) * rate), file.frames)

@@ -1,4 +1,4 @@
-"""Batches of utterances of similar duration within a budget; seed and epoch decide them.
+"""Batches of utterances of similar duration, limited in padded size; seed and epoch determine them.
 
 Uses only durations and token counts. Reading the audio is left to others.
 """
@@ -20,14 +20,14 @@ from arkasr.prefetch import prefetch
 DURATION_JITTER = 0.1
 # Consecutive utterances that stay in one pool; they are usually neighbours in a tar.
 BLOCK = 1_024
-# Utterances from which batches are formed at a time, at most.
+# Largest number of utterances in a pool. Without shuffling, one pool holds the whole set.
 POOL = 128 * BLOCK
-SCAN_CHUNK = 2**18  # durations in memory at a time when all are scanned
+SCAN_CHUNK = 2**18  # durations read at once when all are scanned
 
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Position of the next batch, all counted from 0.
+    """Position of the next batch. All three numbers count from 0.
 
     Attributes:
         epoch: number of the epoch.
@@ -41,23 +41,24 @@ class DataPosition:
 
 
 class DurationBatchSampler:
-    """Every utterance once an epoch, in batches whose padded size stays within the budget.
+    """Batches with a limited padded size that hold every utterance once per epoch.
 
     An epoch of a large set is a random order of blocks of utterances. Batches are formed within a pool of blocks.
     Memory therefore does not grow with the set, and resuming forms one pool only.
 
     Args:
         durations: seconds of every utterance; read in slices.
-        max_audio_seconds: upper limit of the longest utterance times the batch size.
-        text_tokens: tokens of every transcript, if they are limited; read in slices, one pool at a time.
-        max_text_tokens: upper limit of the longest transcript times the batch size. A longer transcript gets a batch
-            of its own.
-        max_utterances: upper limit of the batch size.
-        shuffle: True = random batches in random order; False = longest first, one pool, nothing random.
-        seed: decides, with the epoch, everything random.
+        max_audio_seconds: limit of the longest utterance times the batch size.
+        text_tokens: number of tokens of every transcript, if they are limited; read in slices, one pool at a time.
+        max_text_tokens: limit of the longest transcript times the batch size, except for one transcript that is longer
+            by itself.
+        max_utterances: limit of the batch size.
+        shuffle: True = durations are jittered before sorting, and the batches come in random order; False = longest
+            first, one pool, nothing random.
+        seed: determines everything random, together with the epoch.
 
     Raises:
-        InputError: an utterance is longer than `max_audio_seconds`; names its index.
+        InputError: an utterance is longer than `max_audio_seconds`; the message names its index.
     """
 
     def __init__(
@@ -78,7 +79,8 @@ class DurationBatchSampler:
         self.max_utterances = max_utterances
         self.shuffle = shuffle
         self.seed = seed
-        for index in indices_longer_than(max_audio_seconds, durations):
+        index = next(indices_longer_than(max_audio_seconds, durations), None)
+        if index is not None:
             raise InputError(
                 f"utterance {index} is {durations[index]:.1f} s long, a batch holds {max_audio_seconds:g} s; "
                 "raise batch_seconds or leave out the utterance"

@@ -1,6 +1,6 @@
 """Utterances with their log-mel features, computed in worker processes or kept in memory.
 
-Takes the utterances of a manifest and the feature functions of the models. Batching is left to others.
+In: the utterances of a manifest, and the feature functions of the models. Batching is left to others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ class FeatureMemory:
 
 
 class IdentityLookup:
-    """Takes the place of a list of utterances for batches that hold utterances instead of indices.
+    """Replaces the list of utterances if batches hold utterances instead of indices. An utterance is its own index.
 
     Args:
         count: expected number of utterances.
@@ -99,7 +99,7 @@ class ExampleDataset(Dataset[Example]):
         """Decode one utterance and compute its features.
 
         Raises:
-            InputError: the audio cannot be read or is too long; names the file.
+            InputError: the audio cannot be read or is too long; the message names the file.
         """
         utterance = self.utterances[index]
         waveform: np.ndarray | None = None

@@ -42,7 +42,7 @@ LANGUAGE_CODES = {
     "Turkish": "tr",
     "Vietnamese": "vi",
 }
-# By code; specification ark-asr-checkpoint, section 4.
+# By code; the languages of the published checkpoints.
 STUDENT_LANGUAGES = {
     LANGUAGE_CODES[name]: name
     for name in (
@@ -64,7 +64,7 @@ def canonical_language(name_or_code: str) -> str:
     """The English name of a language given by name or code, with or without a region (`en`, `en-US`, `english`).
 
     Raises:
-        InputError: the language is unknown; suggests the nearest name.
+        InputError: the language is unknown; the message suggests the nearest name.
     """
     key = name_or_code.strip().lower().replace("_", "-")
     name = _NAMES.get(key) or _NAMES.get(key.split("-")[0])

@@ -1,7 +1,7 @@
 """Parts of tars as paths: `shards/000.tar:1536:48234` is 48,234 bytes of a tar, starting at byte 1,536.
 
 The notation is that of fairseq's manifests. An uncompressed tar stores its members unchanged, so each can be read
-alone. Does not interpret the bytes.
+alone. The content of the bytes is left to others.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""On-policy distillation: section 3 of the paper, one file an idea. Tensors in, tensors out, no loop."""
+"""On-policy distillation: section 3 of the paper, one file per idea. Tensors in, tensors out, no loop."""
 
 from arkasr.distill.fused import fused_union_topk_kl
 from arkasr.distill.objective import union_topk_kl

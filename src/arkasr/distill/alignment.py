@@ -22,7 +22,7 @@ class Alignment:
     Attributes:
         teacher_ids: LongTensor [m], the teacher's tokens.
         teacher_positions: LongTensor [n], the teacher position of each student position, −1 = none.
-        retokenised: whether the teacher tokenised the text itself, because some id has no counterpart.
+        retokenised: whether the teacher's tokenizer tokenised the text, because some id has no counterpart.
     """
 
     teacher_ids: Tensor
@@ -42,8 +42,8 @@ def align(
     """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
 
     After retokenising, no position is paired after the first byte in which the two texts differ: from there on the
-    teacher reads another text. They differ where the student left a character unfinished or the teacher's tokenizer
-    normalises.
+    teacher reads another text. The texts differ where the student left a character unfinished or the teacher's
+    tokenizer normalises.
 
     Args:
         ids: LongTensor [n], student ids, with the final stop token if the student emitted it.

@@ -1,6 +1,6 @@
 """The divergence of two distributions over the same few classes (docs/objective.md, steps 5 and 6).
 
-In: scores, −inf where a class is absent. Out: one number a position. Which tokens the classes are is left to others.
+In: scores, −inf where a class is absent. Out: one number per position. The choice of tokens is left to others.
 """
 
 import math

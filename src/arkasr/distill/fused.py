@@ -1,6 +1,6 @@
 """The objective from hidden states: the same result as `union_topk_kl`, without logits of the whole vocabulary.
 
-In: hidden states and output heads, or the scores of named tokens from a served teacher. Out: the result of
+In: hidden states and output heads, or the scores of requested tokens from a served teacher. Out: the result of
 docs/objective.md, exact in float32; that page says what bfloat16 changes. The student is scored on the support only.
 The teacher's top-k are found tile by tile in `arkasr.recognizers.head`.
 """
@@ -30,11 +30,11 @@ class StudentStates:
     Attributes:
         hidden: [N, H_S], gradient flows into it.
         head: [V_S, H_S], gradient flows into it.
-        generated: y, LongTensor [N]; None = no condition on y_t.
+        generated: y, LongTensor [N]. A position with −1 is not valid. None = no condition on y_t.
         support: LongTensor [N, k], the top-k at rollout time; None = those of `top`.
         top: the top-k with normaliser and entropy; None = found from `hidden` in one pass over the vocabulary.
         top_hidden: [N, H_S], the states that `top` was found from; None = `hidden`. In half precision the two may
-            differ. The student's probabilities are then those of `top_hidden`.
+            differ. Only the diagnostics (tail mass, log-probabilities) then use `top_hidden`.
         sparse_head_gradient: give `head` a sparse gradient, with the rows of U_t only.
     """
 
@@ -73,7 +73,8 @@ def fused_union_topk_kl(
 ) -> UnionTopkKL:
     """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ in both models.
 
-    The tail masses are 1 − Σ, exact to the rounding of 1. The reference sums the tail itself.
+    A tail mass is 1 − the sum over U_t, so its absolute error is a rounding error of 1. The reference adds up the tail
+    itself and is exact for small tails.
 
     Args:
         student_hidden: [N, H_S], gradient flows into it.
@@ -89,18 +90,18 @@ def fused_union_topk_kl(
         student_support: LongTensor [N, k]; None = found here, in one pass over the student's vocabulary.
         generated: LongTensor [N].
         divergence: "forward_kl", "reverse_kl" or "jsd".
-        support: "full" needs every score. It is computed densely, a few positions at a time.
-        tail: "bucket" needs every score, too.
+        support: with "full", the objective is computed from all logits, a few positions at a time.
+        tail: the same holds for "bucket".
         beta: of "jsd" only.
         upstream_scores: for comparison only.
         student_top: what `top_tokens` finds for the student, if the rollout has it already. It replaces
             `student_support` and saves the pass over the student's vocabulary.
         student_top_hidden: [N, H_S], the states that `student_top` was found from. Needed in half precision, where they
-            may differ from `student_hidden`. The student's probabilities are then those of these states.
+            may differ from `student_hidden`. Only the diagnostics (tail mass, log-probabilities) use them.
         teacher_top: what `top_tokens` finds for the teacher, if it is known already.
-        sparse_head_gradient: give the student's head a sparse gradient, with the rows of U_t only. Meant for a head
-            that is tied to the embeddings, whose dense gradient it is added to. Most optimizers reject a sparse
-            gradient alone. No effect where every score is needed.
+        sparse_head_gradient: give the student's head a sparse gradient, with the rows of U_t only. Use it for a
+            head tied to the embeddings. The sparse gradient is then added to the dense gradient of the embeddings. Most
+            optimizers reject a sparse gradient alone. No effect with `support` "full" or `tail` "bucket".
 
     Raises:
         InputError: an option does not exist or is out of range; the message names its recipe key.
@@ -138,8 +139,8 @@ def divergence_from_states(
 ) -> UnionTopkKL:
     """The objective at N positions, from a teacher in process or from the scores that a server returns.
 
-    Named scores give the exact loss and gradient if every token of U_t has one. p_t is renormalised on U_t, so a server
-    may normalise over all tokens instead of A_T. The teacher's masses are then too low by what it gives to tokens
+    Scores requested by token id give the exact loss and gradient if every token of U_t has one. p_t is renormalised on
+    U_t, so a server may normalise over all tokens instead of A_T. The teacher's masses then lack its probability
     outside A_T, and its entropy is NaN.
 
     Raises:
@@ -206,11 +207,11 @@ def _compare(
     q_scores = token_scores(
         student.hidden, student.head, u.student_ids, dtype, sparse_head_gradient=student.sparse_head_gradient
     )
-    p_scores, in_support = (scores.masked_fill(~u.mask, NO_PROBABILITY) for scores in (p_scores, q_scores))
+    p_scores, masked_q_scores = (scores.masked_fill(~u.mask, NO_PROBABILITY) for scores in (p_scores, q_scores))
 
     # Step 6: the loss.
     per_position = temperature**2 * divergence_of(
-        p_scores / temperature, in_support / temperature, valid, objective.divergence, objective.beta
+        p_scores / temperature, masked_q_scores / temperature, valid, objective.divergence, objective.beta
     )
     with torch.no_grad():
         student_scores = q_scores.detach()

@@ -1,7 +1,7 @@
 """The objective of on-policy distillation (docs/objective.md; paper, equation 1): the dense reference.
 
-In: student and teacher logits, one row a position. Out: the divergence at every position, and what it was computed on.
-The mean over an optimizer step is left to the caller, as are sequences, batches and ranks.
+In: student and teacher logits, one row per position. Out: the divergence at every position, and the support.
+Sequences, batches, ranks and the mean over an optimizer step are left to the caller.
 """
 
 import torch

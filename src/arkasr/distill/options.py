@@ -1,4 +1,4 @@
-"""The options of the objective, checked (docs/objective.md, "Options"). Scores and tokens are left to others."""
+"""The options of the objective, and their checks (docs/objective.md, "Options")."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ CHOICES = {
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Which divergence is computed, and on which support. The fields are those options of `union_topk_kl`.
+    """Which divergence is computed, and on which support. The fields are options of `union_topk_kl`.
 
     Raises:
         InputError: a value does not exist or is out of range; the message names its recipe key.
@@ -49,5 +49,5 @@ class Objective:
 
     @property
     def needs_teacher_states(self) -> bool:
-        """Whether the log-probabilities of chosen tokens, as a served teacher returns them, are not enough."""
+        """Whether the log-probabilities that a served teacher returns are not enough."""
         return self.needs_every_score or self.upstream_scores

@@ -24,7 +24,7 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class UnionTopkKL:
-    """The divergence at N positions, and what it was computed on.
+    """The divergence at N positions, its support, and both distributions.
 
     Attributes:
         per_position: [N], τ² times the divergence of p_t and q_t; 0 where not valid.

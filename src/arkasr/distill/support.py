@@ -1,6 +1,6 @@
 """The tokens on which teacher and student are compared (docs/objective.md, steps 1 to 4; paper, section 3).
 
-In: the top-k or the scores of both models, one row a position, and the map between their vocabularies. Out: the
+In: the top-k or the scores of both models, one row per position, and the map between their vocabularies. Out: the
 support U_t of every position. Divergences and temperature are left to others.
 """
 
@@ -20,7 +20,7 @@ NO_PROBABILITY = float("-inf")
 class Support:
     """Candidate tokens of N positions in K slots each, and which of them form U_t.
 
-    A token is a candidate at most once a position. An empty slot holds id 0 and is False in every mask.
+    Each token is a candidate at most once per position. An empty slot holds id 0 and is False in every mask.
 
     Attributes:
         student_ids: LongTensor [N, K], the candidates as student ids.
@@ -49,7 +49,7 @@ class Support:
     def valid(self, generated: Tensor | None, vocabularies: Vocabularies) -> Tensor:
         """Step 4: BoolTensor [N], the positions where |U_t| ≥ 2 and y_t has a counterpart.
 
-        `generated` is y, LongTensor [N], −1 = none; None = no condition on y_t.
+        `generated` is y, LongTensor [N]. −1 = the position is not compared; None = the condition on y_t is not checked.
         """
         valid = self.size >= 2
         return valid if generated is None else valid & (map_ids(vocabularies.student_to_teacher, generated.long()) >= 0)
@@ -91,11 +91,11 @@ def build_support(
 ) -> Support:
     """Find U_t from scores [N, V_T] and [N, V_S], −inf outside A_T and A_S; the rest as in `union_topk_kl`.
 
-    A token with a score of −inf in either model is no candidate at that position. The student cannot learn to produce
-    it, or the teacher's score for it means nothing.
+    A token with a score of −inf in either model is no candidate at that position. If the student's score is −inf, the
+    student cannot learn to produce the token. If the teacher's is, its score means nothing.
 
     Returns:
-        Support with K = 2k + 1 slots at most; with "full" one slot for every mapped token.
+        Support with at most 2k + 1 slots; with "full", one slot for every mapped token.
     """
     top_k = objective.top_k
     teacher_top = map_ids(vocabularies.teacher_to_student, _top_ids(teacher_scores, top_k))
@@ -120,15 +120,15 @@ def merge_supports(
     """Find U_t for every position from the top-k of both models.
 
     Args:
-        teacher_top: LongTensor [N, k], m(K^T_t) as student ids, −1 = unmapped.
+        teacher_top: LongTensor [N, k], K^T_t, as student ids, −1 = unmapped.
         student_top: LongTensor [N, k'], K^S_t, −1 = empty slot.
-        generated: LongTensor [N], −1 = none; None = none at any position. They join U_t in "union" and "student";
-            greedy decoding puts them there anyway.
+        generated: LongTensor [N], −1 = none; None = none at any position. The generated tokens join U_t in "union"
+            and "student". Greedy decoding puts them into K^S_t anyway.
         kind: "union" (K^T ∪ K^S), "teacher" (K^T), "student" (K^S), "intersection" (K^T ∩ K^S), or "full" (every
             possible candidate; K^T and K^S are still marked).
         vocabularies: the map between the ids.
-        have_probability: takes student ids and the same tokens as teacher ids, both [N, K]. Returns BoolTensor [N, K],
-            whether both models give them any probability.
+        have_probability: takes student ids and the same tokens as teacher ids, both [N, K]. Returns BoolTensor [N, K]:
+            whether both models give the token a probability above 0.
     """
     student_to_teacher = vocabularies.student_to_teacher
     positions, student_vocab = len(student_top), len(student_to_teacher)
@@ -137,7 +137,7 @@ def merge_supports(
         ids = (student_to_teacher >= 0).nonzero().T.expand(positions, -1)
         is_candidate = torch.ones_like(ids, dtype=torch.bool)
     else:
-        # Sorting puts equal ids side by side. The first of each run is the candidate.
+        # Sorting puts equal ids side by side. The first of equal ids is the candidate.
         ids = torch.cat([teacher_top, student_top, generated_ids], dim=1).sort(dim=1).values
         is_candidate = map_ids(student_to_teacher, ids) >= 0
         is_candidate[:, 1:] &= ids[:, 1:] != ids[:, :-1]

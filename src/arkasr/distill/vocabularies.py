@@ -1,7 +1,7 @@
 """How the token ids of teacher and student correspond (docs/objective.md, "Symbols").
 
 In: id maps and allowed sets. Out: `Vocabularies`, complete and with checked shapes. Building the map from two
-tokenizers is left to `arkasr.teacher.vocabulary`.
+tokenizers is left to `arkasr.teacher.vocabulary_mapping`.
 """
 
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arkasr.evaluate.grouping import can_resample, sums_by_group
-from arkasr.evaluate.student import central_probability, critical_value
+from arkasr.evaluate.t_distribution import central_probability, critical_value
 
 ROUNDING_VARIANCE = 1e-18  # smaller variances are rounding errors; one error in 1e8 tokens has 1e-16
 MIN_P = 1e-9  # accuracy of `central_probability`

@@ -1,7 +1,7 @@
 """The audio encoder of Ark-ASR: log-mel frames in, one embedding of the decoder's width per 80 ms out.
 
 Two convolutions, pre-norm Transformer layers with a partial, interleaved rotary embedding, a norm, a merge of four
-frames, and a two-layer adapter (specification ark-asr-checkpoint, section 3). Padding is masked at every step, so a
+frames, and a two-layer adapter, as in the published checkpoints. Padding is masked at every step, so a
 clip's embeddings do not depend on the other clips of its batch. Text is left to `model.py`.
 """
 

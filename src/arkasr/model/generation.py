@@ -21,7 +21,7 @@ def transcription_config(
     """A generation config for greedy decoding of allowed tokens until the stop token.
 
     Besides Transformers' own fields it has `prompt_before_audio` and `prompt_after_audio`, the token
-    ids around the audio placeholders (specification ark-asr-checkpoint, section 4).
+    ids around the audio placeholders, as in the published checkpoints.
 
     Args:
         config: gives all fields that are not set here.

@@ -26,7 +26,7 @@ SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies"
 class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
     """An audio-conditioned language model that writes transcripts.
 
-    Sources: arXiv 2605.28139 section 3.1; specification ark-asr-checkpoint, sections 1 to 3.
+    Sources: arXiv 2605.28139 section 3.1; the published checkpoints of AutoArk-AI.
     """
 
     config_class = ArkAsrConfig

@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 
 
 def transcription_conversation(audio: Any) -> list[dict[str, Any]]:
-    """The user turn that requests a transcript (specification ark-asr-checkpoint, section 4)."""
+    """The user turn that requests a transcript, as in the published checkpoints."""
     return [{"role": "user", "content": [{"type": "audio", "audio": audio}, {"type": "text", "text": INSTRUCTION}]}]
 
 

@@ -59,7 +59,7 @@ ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class ArkAsr(Recognizer):
-    """An Ark-ASR model (specification ark-asr-checkpoint, sections 1 to 4)."""
+    """An Ark-ASR model, with prompt and features as in the published checkpoints."""
 
     def __init__(self, model: ArkAsrForConditionalGeneration, processor: ArkAsrProcessor) -> None:
         self.model = model

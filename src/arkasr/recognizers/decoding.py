@@ -1,8 +1,9 @@
 """Decoding of a batch of prompts with a key/value cache, along drafts where there are any.
 
-Each pass of the decoder predicts the next token of every row, and verifies the row's proposal from its draft. Accepted
-tokens are kept with the model's next token after them, so drafts change only the number of passes. Without sampling
-the tokens equal those of `model.generate(do_sample=False)` with the same tokens suppressed. Text is left to others.
+Each pass of the decoder predicts the next token of every row, and verifies the row's proposal from its draft. A
+proposed token is accepted only if the model predicts the same one. In float32, drafts therefore change only the number
+of passes. Without sampling, the tokens equal those of `model.generate(do_sample=False)` with the same tokens
+suppressed. Text is left to others.
 """
 
 from collections.abc import Sequence
@@ -47,8 +48,8 @@ class Sampling:
 
     Attributes:
         temperature: divides the scores.
-        uniforms: float64 `[B, max_new_tokens]` in [0, 1), one for each token; they fix the sample, with or without
-            drafts.
+        uniforms: float64 `[B, max_new_tokens]` in [0, 1), one for each token; they determine the sampled tokens,
+            whether or not there is a draft.
     """
 
     temperature: float
@@ -85,7 +86,10 @@ class _Row:
         return [] if self.finished else self.draft.propose(self.max_new_tokens - len(self.tokens) - 1)
 
     def next_uniforms(self, proposal: Sequence[int]) -> Tensor:
-        """The uniform numbers of the proposed tokens and the next one; a finished row repeats one of its own."""
+        """The uniform numbers of the proposed tokens and the next one.
+
+        A finished row gives a number that is not used: a pass needs one for each row.
+        """
         first = min(len(self.tokens), self.max_new_tokens - 1)
         return self.uniforms[first : first + len(proposal) + 1]
 
@@ -129,10 +133,10 @@ def decode(
     """
     head, stop, allowed = recognizer.head, recognizer.stop_token_id, recognizer.allowed_tokens
     clips = len(prompts.input_ids)
-    uniforms_of = torch.empty(clips, 0) if sampling is None else sampling.uniforms
+    uniforms_by_clip = torch.empty(clips, 0) if sampling is None else sampling.uniforms
     rows = [
         _Row(Draft(_allowed_prefix(draft, allowed), stop), stop, max_new_tokens, uniforms)
-        for draft, uniforms in zip(drafts or [()] * clips, uniforms_of, strict=True)
+        for draft, uniforms in zip(drafts or [()] * clips, uniforms_by_clip, strict=True)
     ]
     mask = TokenMask.of(allowed, head)
     decoder = _CachedDecoder(recognizer, prompts)

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Length of a proposal after a wrong token. It doubles with every proposal that is accepted up to the token after it.
-TOKENS_AFTER_A_MISTAKE = 16
+# Length of a proposal after a wrong token. It doubles when the whole proposal is accepted and the model's next token
+# also equals the draft.
+PROPOSAL_AFTER_REJECTION = 16
 # The draft is given up after this many proposals in a row without an accepted token.
 PATIENCE = 12
-# More newly written tokens than this fix the place in the draft; fewer are aligned with it one by one.
-RUN_THAT_ANCHORS = 4
-# A place in the draft that follows the token just written may cost this many edits more than another place.
-EDITS_OF_THE_LAST_TOKEN = 2.5
+# If a pass writes more than this many tokens, the place in the draft is taken from them directly. Otherwise each token
+# is aligned by edit distance.
+MAX_ALIGNED_TOKENS = 4
+# When the next place is chosen, places directly after a draft token equal to the last written token get this many edits
+# as a bonus.
+LAST_TOKEN_BONUS = 2.5
 
 
 class Draft:
@@ -55,23 +58,23 @@ class Draft:
         accepted = next((index for index, token in enumerate(proposal) if token != predicted[index]), len(proposal))
         if not self._tokens:
             return accepted
-        next_token, expected = predicted[accepted], self._place + accepted
-        self._align(predicted[: accepted + 1], expected)
+        next_token, expected_place = predicted[accepted], self._place + accepted
+        self._align(predicted[: accepted + 1], expected_place)
         self._failures = 0 if accepted or not proposal else self._failures + 1
-        all_right = expected < len(self._tokens) and next_token == self._tokens[expected]
-        self._longest_proposal = 2 * self._longest_proposal if all_right else TOKENS_AFTER_A_MISTAKE
+        all_right = expected_place < len(self._tokens) and next_token == self._tokens[expected_place]
+        self._longest_proposal = 2 * self._longest_proposal if all_right else PROPOSAL_AFTER_REJECTION
         if self._failures == PATIENCE:
             self._tokens = []
         elif all_right:
-            self._place = expected + 1
+            self._place = expected_place + 1
         else:
-            self._place = self._likeliest_place(expected + 1, next_token)
+            self._place = self._likeliest_place(expected_place + 1, next_token)
         return accepted
 
-    def _likeliest_place(self, expected: int, last_token: int) -> int:
-        cost = self._edits + EDITS_OF_THE_LAST_TOKEN
-        cost[1:] -= EDITS_OF_THE_LAST_TOKEN * (self._ids == last_token)
-        return min(np.flatnonzero(cost == cost.min()).tolist(), key=lambda place: abs(place - expected))
+    def _likeliest_place(self, expected_place: int, last_token: int) -> int:
+        cost = self._edits + LAST_TOKEN_BONUS
+        cost[1:] -= LAST_TOKEN_BONUS * (self._ids == last_token)
+        return min(np.flatnonzero(cost == cost.min()).tolist(), key=lambda place: abs(place - expected_place))
 
     def _align(self, written: Sequence[int], accepted_to: int) -> None:
         """Update the edit distance between the transcript so far and the draft up to every place.
@@ -80,7 +83,7 @@ class Draft:
             written: the accepted tokens of a proposal and the token after them.
             accepted_to: the place in the draft after the accepted tokens.
         """
-        if len(written) > RUN_THAT_ANCHORS:
+        if len(written) > MAX_ALIGNED_TOKENS:
             self._edits = abs(self._places - accepted_to)
             written = written[-1:]
         for token in written:

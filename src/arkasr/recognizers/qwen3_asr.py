@@ -1,7 +1,7 @@
 """Qwen3-ASR as a recogniser: sizes, prompt, features, allowed tokens, and a model with random weights.
 
-The model itself is native in Transformers (facts: specification ark-asr-checkpoint, section 7). The prompt always
-forces a language, so the transcript begins directly after it.
+The model itself is part of Transformers (`Qwen3ASRForConditionalGeneration`). The prompt always forces a
+language, so the transcript begins directly after it.
 """
 
 import copy

@@ -1,7 +1,6 @@
 """Cleaning of raw transcripts: control tokens, surplus blanks and leading punctuation are removed.
 
-The rules are those of the published evaluation (specification ark-asr-checkpoint, section 4), to make scores
-comparable.
+The rules are those of the published evaluation code (AutoArk/open-audio-opd), to make scores comparable.
 """
 
 import re

@@ -35,7 +35,7 @@ def print_results(folder: Path, console: Console) -> None:
         console.print(_support(run))
         for row in support_table(run):
             for warning in row.warnings:
-                console.print(Text(f"OPD from {row.variant} is doubtful: {warning}.", style="dim"), highlight=False)
+                console.print(Text(f"OPD from {row.variant} may not work: {warning}.", style="dim"), highlight=False)
     if any(row.set == overall_set(run) for row in run.comparisons):
         console.print()
         console.print(_comparisons(run))

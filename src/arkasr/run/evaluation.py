@@ -45,7 +45,7 @@ def evaluate_variant(context: RunContext, inputs: Inputs, variant: str, seed: in
     recognizer = processes.raise_if_any_fails(
         lambda: context.recognizer(recipe.variants[variant], seed) if any(missing.values()) else None
     )
-    inputs.record()  # before the first part, so that no other model completes the parts of a killed run
+    inputs.record()  # recorded before the first part, so that a resumed run can refuse another model
     if recognizer is not None:
         total = sum(len(part) for parts in missing.values() for part in parts)
         with progress.count(f"evaluate {variant} (seed {seed})", total) as advance:
@@ -97,7 +97,10 @@ def scoring_of(context: RunContext, set_name: str) -> tuple[Profile, Unit]:
         for utterance in context.set(set_name)
     }
     if len(scorings) > 1:
-        raise InputError(f"sets.{set_name}: its languages are not scored alike; make a set of each with `language`")
+        raise InputError(
+            f"sets.{set_name}: its languages need different normalisers or units; "
+            "make one set per language with the key `language`"
+        )
     name, unit = scorings.pop()
     return get_profile(name), unit
 
@@ -121,7 +124,7 @@ def collect_results(context: RunContext) -> dict[str, Any]:
         (variant, seed, name): _score(context, variant, seed, name)
         for variant, stage in recipe.variants.items()
         for seed in recipe.seeds
-        if context.seed_of(stage, seed) == seed
+        if context.seed_of(stage, seed) == seed  # a stage with `once` counts for the first seed only
         for name in recipe.evaluation.sets
     }
     ran_once = {variant: stages_run_once(recipe, stage) for variant, stage in recipe.variants.items()}
@@ -137,9 +140,10 @@ def collect_results(context: RunContext) -> dict[str, Any]:
 
 
 def stages_run_once(recipe: Recipe, name: str) -> list[str]:
-    """The nearest stages with `once` that a stage depends on; stages below them are not listed.
+    """The first stage with `once` on each path from a stage back through `start`, `train` and `teacher`.
 
-    Labels add no variance of their own: the model that wrote them is listed instead, if it ran once.
+    A label stage with `once` is listed only if its `start` stage runs for every seed. If that stage has `once` itself,
+    it is listed instead.
     """
     if name not in recipe.stages:
         return []
@@ -164,7 +168,10 @@ def _score(context: RunContext, variant: str, seed: int, name: str) -> Score:
 
 
 def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score]) -> list[dict[str, Any]]:
-    """Scores of every variant and seed over all test sets; the bootstrap samples keep the size of each set."""
+    """Scores of every variant and seed over all test sets.
+
+    With `resample: utterance`, each bootstrap sample keeps the size of each set.
+    """
     settings = context.recipe.evaluation
     rows = []
     for variant, seed in dict.fromkeys((variant, seed) for variant, seed, _ in scores):

@@ -74,21 +74,22 @@ def run_training_stage(
 
 
 def calibrate_once(context: RunContext, stage: Stage, name: str, seed: int, progress: Progress) -> None:
-    """Measure the support that an OPD stage starts from, unless an earlier session has measured it."""
+    """Measure the support that an OPD stage starts from, unless `calibration.json` exists already."""
     path = context.folder.stage(name, seed) / "calibration.json"
     if path.exists():
         return
     calibration = run_calibration(context, stage, name, seed)
     write_json(path, calibration.support_row() | {"warnings": calibration.warnings})
     for warning in calibration.warnings:
-        progress.print(f"{name}: doubtful: {warning}")
+        progress.print(f"{name}: OPD may not work: {warning}")
 
 
 def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> Calibration:
-    """Measure the support of an untrained stage on batches of its training set."""
+    """Measure the support of a stage before its first step, on batches of its training set."""
     settings = context.recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
-    # No optimizer step is made. With one batch per step, a streamed dataset has only one lane.
+    # No optimizer step is taken. `accumulation=1` makes a streamed dataset one lane, that is, one sequence of files
+    # (docs/data.md).
     stream = build_stream(context, stage, name, seed, rank=0, world_size=1, accumulation=1)
     with autocast_for(stage, settings.optimization):
         return calibrate(stage, iter(stream), settings.calibration_batches)

@@ -1,7 +1,7 @@
 """Teacher labels for TD: the teacher's transcripts, without its obvious failures.
 
-In: utterances. Out: manifest rows of the kept ones, and rows of the dropped ones with the reason. The student is not
-known here.
+In: utterances. Out: manifest rows of the kept utterances, and rows of the dropped ones with the reason. The student is
+left to others.
 """
 
 import unicodedata
@@ -74,7 +74,7 @@ def label(
 
 
 def failure_of(recognition: Recognition, seconds: float) -> str | None:
-    """The reason, in one word, why a transcript of `seconds` of audio must be wrong; None if there is none."""
+    """One word for why a transcript of `seconds` of audio must be wrong; None = no reason found."""
     if recognition.error is not None:
         return "unreadable"
     if not recognition.text:

@@ -1,7 +1,7 @@
 """HTTP requests to several equivalent servers: load balancing, health and retries.
 
 In: requests. Out: parsed responses. Servers may fail and come back meanwhile, as long as one responds within
-`patience`. All I/O runs in one background thread. What the requests contain is left to the caller.
+`patience`. All I/O runs in one background thread. The content of the requests is left to the caller.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ CONNECT_SECONDS = 10.0
 HEALTH_CHECK_SECONDS = 5.0
 MIN_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 10.0
-# Servers close connections after 5 idle seconds. The client closes them first, so that no request meets a closed one.
+# Servers close connections after 5 idle seconds. The client closes them first, so that no request uses a closed one.
 KEEPALIVE_SECONDS = 3.0
 # Overloaded, starting or broken: a retry may succeed.
 RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-# A server that shuts down, or a proxy before an absent one, may reject a valid request.
+# A server that is shutting down, or a proxy without a server, may reject a valid request.
 MAX_REJECTIONS = 3
 API_KEY_VARIABLE = "VLLM_API_KEY"
 REMEDIES = {
@@ -63,7 +63,7 @@ class Replica:
 
     Attributes:
         url: base URL.
-        active_requests: requests that this process has there now.
+        active_requests: number of this process's pending requests to the server.
         healthy: whether it gets requests.
         backoff: seconds before the next probe. Each probe doubles it; the next successful request resets it.
     """
@@ -87,7 +87,7 @@ class Replicas:
         urls: base URLs of the servers.
         in_flight: maximum number of simultaneous requests of this process to one server; further ones wait.
         timeout: seconds until a request without a response has failed.
-        patience: seconds without any response, and without a healthy server, until a request is given up.
+        patience: a request is given up after this many seconds without any response and without a healthy server.
     """
 
     def __init__(self, urls: Sequence[str], *, in_flight: int, timeout: float, patience: float) -> None:
@@ -207,7 +207,7 @@ class Replicas:
             pending.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _acquire(self, candidates: Sequence[Replica], submitted: float) -> Replica:
-        """Reserve a place in flight at the least busy healthy server; wait for one if there is none."""
+        """Reserve one of the `in_flight` requests of the least busy healthy server; wait until one is free."""
         while True:
             free = [replica for replica in candidates if replica.healthy and replica.active_requests < self.in_flight]
             if free:

@@ -1,7 +1,7 @@
 """Test before the first step that servers give the scores of the expected teacher.
 
-In: servers, scoring requests, and the teacher itself if its weights are here. Out: the largest difference, or an error
-that says what differs.
+In: servers, scoring requests, and the teacher itself if its weights are in this process. Out: the largest difference,
+or an error that says what differs.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def check_servers(
 ) -> float:
     """Check that every server builds the prompt of the local processor and gives the teacher's scores.
 
-    From then on a failed server must pass the first request again before it gets others.
+    Afterwards, a failed server must pass the first request again before it gets others.
 
     Args:
         teacher: its servers are tested.
@@ -54,7 +54,7 @@ def check_servers(
         The largest difference of a log-probability, nats.
 
     Raises:
-        InputError: names the server, and what differs.
+        InputError: a server differs; the message names the server and the difference.
     """
     replicas = teacher.replicas
     first = replicas.replicas[0]
@@ -137,7 +137,7 @@ def _local_scores(local: Recognizer, request: ScoringRequest) -> Callable[[Tenso
 
 
 def _reference_scores(scores: SparseScores) -> Callable[[Tensor], Tensor]:
-    # An estimate is no reference.
+    # Estimated scores cannot be a reference.
     return replace(scores, other_log_prob=torch.full_like(scores.other_log_prob, torch.nan)).log_probs_of
 
 

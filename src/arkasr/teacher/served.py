@@ -1,7 +1,8 @@
 """A teacher on vLLM servers, which scores given transcripts over HTTP.
 
 Each request holds the audio and the token ids of prompt and transcript, so that no server tokenises. Each response
-holds the teacher's best tokens at every position and the scores of the requested tokens (docs/teachers.md).
+holds the teacher's best tokens at every position. If the server can score tokens by id, the response also holds the
+scores of the requested tokens (docs/teachers.md).
 """
 
 import base64
@@ -26,7 +27,8 @@ from arkasr.teacher.replicas import InvalidResponseError, Replicas
 from arkasr.teacher.teacher import PendingScores, ScoringRequest, SparseScores, Teacher
 
 GENERATE_PATH = "/inference/v1/generate"
-# A server's best tokens include special ones, which no transcript holds. This many extra ones are requested first.
+# A server's best tokens include special ones, which no transcript holds. The first attempt requests this many tokens
+# more than k.
 SPARE_TOKENS = 8
 # How often a wait for scores checks whether a stop is requested.
 STOP_POLL_SECONDS = 0.5
@@ -44,11 +46,12 @@ class ServedTeacher(Teacher):
     """A teacher whose weights are on servers.
 
     Args:
-        recognizer: the teacher's processor and conventions; needs no weights.
+        recognizer: the teacher's processor, prompt and allowed tokens; needs no weights.
         replicas: servers of the model; closed with the teacher.
-        model: the name under which the servers serve it; None = whatever they serve.
-        best_tokens: None = request scores by token id, so that the objective is exact. Otherwise only this many best
-            tokens are requested, and all others share the remaining probability equally (docs/teachers.md).
+        model: the name under which the servers serve it; None = the server's model.
+        best_tokens: None = request scores by token id, so that the objective is exact. Otherwise only the
+            best tokens are requested, at least this many, and all others share the remaining probability equally
+            (docs/teachers.md).
     """
 
     full_vocabulary = False
@@ -99,11 +102,11 @@ class ServedTeacher(Teacher):
             post: sends it.
 
         Raises:
-            InputError: as `post`.
+            InputError: whenever `post` raises it.
         """
-        forbidden = int((~self.allowed_tokens).sum())
-        # The second attempt requests so many tokens that k allowed ones must be among them.
-        for spare in (min(SPARE_TOKENS, forbidden), forbidden):
+        forbidden_count = int((~self.allowed_tokens).sum())
+        # The second attempt requests k + all forbidden tokens, so k allowed ones are among them.
+        for spare in (min(SPARE_TOKENS, forbidden_count), forbidden_count):
             best_tokens = min(max(top_k + spare, self.best_tokens or 0), self.vocab_size)
             parse = partial(self._parse, request=request, top_k=top_k, best_tokens=best_tokens)
             scores = await post(GENERATE_PATH, self.request_body(request, best_tokens), parse)
@@ -161,7 +164,7 @@ class ServedTeacher(Teacher):
                 "down, runs vLLM before 0.32, or has no arkasr installed beside vLLM"
             ) from error
         allowed = self.allowed_tokens
-        # The last of `row` may be the forced token, which need not be one of the best.
+        # The last of `row` may be the forced token. It need not be one of the best.
         tops = [[token for token, _ in row[:best_tokens] if allowed[token]][:top_k] for row in best]
         if any(len(top) < min(top_k, int(allowed.sum())) for top in tops):
             return None
@@ -172,39 +175,43 @@ class ServedTeacher(Teacher):
         if requested is None:
             other_log_prob = uniform_remainder(log_probs, best_tokens, self.vocab_size)
         else:
+            # NaN where scored: any other token is unknown; 0 in rows that are not scored.
             other_log_prob = torch.where(request.positions >= 0, math.nan, 0.0)
             ids = torch.cat((ids, request.requested_ids), dim=1)
             log_probs = torch.cat((log_probs, requested[rows]), dim=1)
-        # As wide as the top k of a teacher in process.
+        # As many columns as the top k of a teacher in process.
         top = torch.tensor(_padded(tops, -1, min(top_k, self.vocab_size)))[rows]
         unknown = torch.full((len(rows),), math.nan)
         return SparseScores(ids, log_probs, other_log_prob, TopTokens(top, top[:, 0], torch.zeros(len(rows)), unknown))
 
     def _best_tokens(self, response: Any, request: ScoringRequest, best_tokens: int) -> list[list[tuple[int, float]]]:
-        """Ids and log-probabilities at every position of the transcript, best first, with the forced token's."""
+        """Ids and log-probabilities at every position of the transcript, best first.
+
+        The forced token is included even if it is not among the best.
+        """
         positions = response["prompt_logprobs"]
         prompt_length = self._prompt_length(request)
         if len(positions) != prompt_length + len(request.transcript):
-            raise ValueError(f"{len(positions)} positions of {prompt_length + len(request.transcript)}")
+            raise ValueError(f"has {len(positions)} positions instead of {prompt_length + len(request.transcript)}")
         best = []
         for candidates, forced in zip(positions[prompt_length:], request.transcript.tolist(), strict=True):
             scores = {int(token): float(score["logprob"]) for token, score in candidates.items()}
             if len(scores) < best_tokens or forced not in scores:
-                raise ValueError(f"{len(scores)} tokens of {best_tokens}, or not the forced one")
+                raise ValueError(f"has {len(scores)} tokens instead of {best_tokens}, or lacks the forced token")
             if max(scores) >= self.vocab_size or any(math.isnan(score) for score in scores.values()):
-                raise ValueError(f"a token outside the vocabulary of {self.vocab_size}, or a score that is NaN")
+                raise ValueError(f"has a token outside the vocabulary of {self.vocab_size}, or a score that is NaN")
             best.append(sorted(scores.items(), key=lambda pair: -pair[1]))
         return best
 
 
 def uniform_remainder(log_probs: Tensor, best_tokens: int, vocab_size: int) -> Tensor:
-    """Log-probability `[N]` of every other token if these share the remaining probability equally.
+    """Log-probability `[N]` of each remaining token if all of them share the remaining probability equally.
 
-    It is at most that of the worst of the best tokens.
+    It is at most the lowest log-probability among the best tokens.
 
     Args:
         log_probs: `[N, M]`, best first; −inf = empty slot.
-        best_tokens: the number of best tokens; the tokens after these were requested by id.
+        best_tokens: the number of best tokens; a column after these is the forced token.
         vocab_size: V_T.
     """
     remaining = (1 - log_probs.exp().sum(1)).clamp_min(torch.finfo(log_probs.dtype).tiny)
@@ -226,7 +233,9 @@ def _requested_log_probs(response: Any, request: ScoringRequest) -> Tensor:
     log_probs = torch.from_numpy(np.load(file, allow_pickle=False)).float()
     ids = _requested_ids(request)
     if log_probs.shape != ids.shape or not log_probs[ids >= 0].isfinite().all():
-        raise ValueError(f"requested scores of shape {tuple(log_probs.shape)} of {tuple(ids.shape)}, or not all finite")
+        raise ValueError(
+            f"has requested scores of shape {tuple(log_probs.shape)} instead of {tuple(ids.shape)}, or non-finite ones"
+        )
     return log_probs
 
 

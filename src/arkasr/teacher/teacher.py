@@ -1,7 +1,7 @@
 """The interface of a teacher, which scores the tokens of given transcripts.
 
 In: audio and transcripts in teacher ids. Out: scores of the full vocabulary from a teacher in the training process, or
-scores of some tokens from a served teacher. Of the student, only the tokens that it proposes are known here.
+scores of some tokens from a served teacher. The student is left to others.
 """
 
 from abc import ABC, abstractmethod
@@ -81,7 +81,7 @@ class SparseScores:
 
 
 TeacherScores = TeacherStates | SparseScores
-# Waits for the scores. Its argument says whether a stop is requested; None if that ended the wait.
+# Waits for the scores. Its argument returns whether a stop is requested. Returns None if a stop ended the wait.
 PendingScores = Callable[[Callable[[], bool]], TeacherScores | None]
 
 
@@ -89,7 +89,7 @@ class Teacher(ABC):
     """Scores given transcripts.
 
     Args:
-        recognizer: processor and conventions of the teacher. Only a teacher in this process needs its weights.
+        recognizer: processor, prompt and allowed tokens of the teacher. Only a teacher in this process needs weights.
 
     Attributes:
         full_vocabulary: whether scores cover the full vocabulary.

@@ -22,7 +22,7 @@ MAX_FRAMES = 3_000  # 30 s
 
 
 def augment_features(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
-    """Stretch, warp and mask each utterance at random; settings of None = no change.
+    """Stretch, warp and mask each utterance at random; no change if `settings` is None.
 
     Frequency masks count mel bins. They cover different bands of Hz for frontends with different numbers of bins.
     """
@@ -43,7 +43,7 @@ def augment_features(examples: Sequence[Example], settings: AugmentationSettings
 def join_utterances(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
     """Append another utterance of the batch, audio and text, to a share of the utterances.
 
-    Both have the same language. Pairs longer than 30 s are not joined.
+    Joined utterances have the same language. Pairs longer than 30 s are not joined.
 
     Args:
         examples: of a batch.

@@ -1,9 +1,9 @@
 """Estimates before training whether OPD will work: the diagnostics of a few batches, without an optimizer step.
 
-Also the source of the support table (paper, table 2), because neither model changes during the measurement.
+The results also fill the support table (paper, table 2), because neither model changes during the measurement.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from arkasr.distill.diagnostics import POSITION_METRICS
 from arkasr.train.metrics import Metrics
 from arkasr.train.stage import Stage
 
-# Beyond these limits the teacher finds the student's rollouts implausible, or cannot score them.
+# Beyond these limits, `verdict` warns that OPD may not work.
 LOWEST_OVERLAP_MASS = 0.6
 LOWEST_MAPPED_SHARE = 0.9
 HIGHEST_EMPTY_SHARE = 0.1
@@ -46,16 +46,13 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(
-    stage: Stage, batches: Iterator[list[Example]], count: int, on_batch: Callable[[int], None] | None = None
-) -> Calibration:
+def calibrate(stage: Stage, batches: Iterator[list[Example]], count: int) -> Calibration:
     """Run `count` micro-batches through an OPD stage.
 
     Args:
         stage: the OPD stage; its weights do not change.
         batches: at least `count` micro-batches.
         count: how many to measure.
-        on_batch: called with the number of batches measured so far.
     """
     stage.eval()
     metrics, vuss = Metrics(), []
@@ -66,8 +63,6 @@ def calibrate(
         if "support/vuss_mean" in values:
             vuss.append(values["support/vuss_mean"])
         metrics.merge(loss.metrics)
-        if on_batch:
-            on_batch(number + 1)
     stage.clock.reset()
     values = metrics.values()
     return Calibration(values, vuss, verdict(values))

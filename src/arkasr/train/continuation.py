@@ -1,4 +1,4 @@
-"""A stage that continues another one as if the two were one: same schedule, optimizer state and order of the data."""
+"""A stage that continues another one as if both were one: same schedule, optimizer state and order of the data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class Continuation:
     ) -> TrainingState:
         """Load optimizer states, random state and data position from the last checkpoint of the finished stage.
 
-        On another set, the stream skips the batches of the steps before, as if it had trained on that set since the
-        schedule began.
+        If the sets differ, the stream skips the batches of `steps_before` steps, as if these steps had used the new
+        set.
 
         Returns:
             The state of the finished stage.

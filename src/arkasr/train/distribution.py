@@ -53,7 +53,7 @@ def distribute(accelerator: Accelerator, stage: Stage, settings: OptimizationSet
     """
     if settings.sharding == "full" and processes.world_size() > 1:
         _shard(stage, settings)
-        # Not `prepare`: on the CPU it would wrap the sharded stage in DDP, whatever plugin it is given.
+        # `prepare` is not used: on the CPU it would wrap the sharded stage in DDP, whatever the plugin.
         module = accelerator.prepare_model(stage, evaluation_mode=True)
         optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in build_optimizers(stage, settings)]
     else:
@@ -80,8 +80,8 @@ def _shard(stage: Stage, settings: OptimizationSettings) -> None:
 def unsharded_weights(module: nn.Module) -> Iterator[None]:
     """Gather all weights once, and keep them unsharded inside the block.
 
-    Decoding without it would gather every layer for every token, and hang where processes decode unequal numbers of
-    tokens.
+    Without this, decoding would gather every layer for every token. It would hang if processes decode different numbers
+    of tokens.
     """
     sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
     # FSDP2 does not reshard the root module after its forward pass.

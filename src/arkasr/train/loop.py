@@ -1,7 +1,7 @@
 """The training loop of every stage: micro-batches in, trained weights, metrics and checkpoints out.
 
-Restores, checks every step, evaluates, logs, saves and stops. `step.py` computes a step. Knows nothing of a stage's
-loss.
+It restores, checks every step, evaluates, logs, saves and stops. `step.py` computes a step. This module knows nothing
+of a stage's loss.
 """
 
 import math
@@ -80,7 +80,8 @@ def train(
     )
     loop.restore()
     loop.open_outputs()
-    loop.resume_evaluation()
+    loop.initialise_shards()
+    loop.make_up_evaluation()
     loop.run()
 
 
@@ -90,9 +91,17 @@ class _TrainingLoop:
 
     Attributes:
         state: the progress that a checkpoint saves.
-        saved_step: step of the checkpoint that holds the current state; None = no checkpoint does.
+        saved_step: step of the newest checkpoint that needs no further work; the current state is saved if it equals
+            `state.step`; None = no such checkpoint.
+        steps_before: optimizer steps of the schedule before this stage.
+        accelerator: devices and precision.
+        module: the stage as `distribute` wrapped it.
+        optimizers: of the stage's weights.
+        checkpoints: those of this stage.
+        quarantine: unreadable utterances; exists after `open_outputs`.
+        log: metrics of every step; None on other processes than the first; exists after `open_outputs`.
 
-    The other attributes are the arguments of `train`.
+    The fields are the arguments of `train`.
     """
 
     stage: Stage
@@ -120,11 +129,11 @@ class _TrainingLoop:
         self.checkpoints = Checkpoints(
             self.folder / "checkpoints", self.stage, self._torch_optimizers(), self.settings.keep_checkpoints
         )
-        self.state = TrainingState(data_order=self.seed)
+        self.state = TrainingState(data_seed=self.seed)
         self.saved_step: int | None = None
 
     def restore(self) -> None:
-        """Load the newest intact checkpoint, or else the last one of the stage that this one continues."""
+        """Load the newest intact checkpoint, or else the last checkpoint of the stage that this stage continues."""
         restored = self.checkpoints.restore(self.on_warning)
         if restored:
             self.state, extra_state = restored
@@ -133,8 +142,8 @@ class _TrainingLoop:
             if self.state.unevaluated_metrics is None:
                 self.saved_step = self.state.step
         elif self.continues:
-            ended = self.continues.restore(self.stage, self._torch_optimizers(), self.stream, self.on_warning)
-            self._load_scaler(ended)
+            previous_state = self.continues.restore(self.stage, self._torch_optimizers(), self.stream, self.on_warning)
+            self._load_scaler(previous_state)
 
     def open_outputs(self) -> None:
         """Open the quarantine and, in the first process, the metrics log."""
@@ -148,15 +157,18 @@ class _TrainingLoop:
         logged_step = self.state.step - (self.state.unevaluated_metrics is not None)
         self.log = MetricsLog(self.folder, resumed_step=logged_step) if first_rank else None
 
-    def resume_evaluation(self) -> None:
-        """Evaluate and log the checkpoint's step if a stop request came before its evaluation."""
-        metrics, self.state.unevaluated_metrics = self.state.unevaluated_metrics, None
-        evaluate = self.evaluate if metrics is not None else None
-        if self.settings.sharding == "full" and (evaluate or self.stage.prefetch_steps):
+    def initialise_shards(self) -> None:
+        """Run FSDP's first forward pass if the model generates or is evaluated before the first step."""
+        evaluates = self.state.unevaluated_metrics is not None and self.evaluate is not None
+        if self.settings.sharding == "full" and (evaluates or self.stage.prefetch_steps):
             with torch.no_grad():  # FSDP is initialised only after one full forward pass
                 self.module([], self.seed)
-        if metrics is not None and evaluate is not None:
-            metrics |= self._evaluated(evaluate)
+
+    def make_up_evaluation(self) -> None:
+        """Evaluate and log the checkpoint's step if a stop request came before its evaluation."""
+        metrics, self.state.unevaluated_metrics = self.state.unevaluated_metrics, None
+        if metrics is not None and self.evaluate is not None:
+            metrics |= self._evaluated(self.evaluate)
             if self.log:
                 self.log.write(self.state.step, metrics)
 
@@ -187,8 +199,10 @@ class _TrainingLoop:
         for report in reports:
             self.stage.add_rollouts(report.new_rollouts)
         self.stage.on_step_end()
-        most, scaler = self.settings.max_skipped_steps, self.accelerator.scaler
-        count_skipped(self.state, outcome, reports, scaler=scaler, most=most, on_warning=self.on_warning)
+        max_in_a_row, scaler = self.settings.max_skipped_steps, self.accelerator.scaler
+        count_skipped(
+            self.state, outcome, reports, scaler=scaler, max_in_a_row=max_in_a_row, on_warning=self.on_warning
+        )
         signal = self._evaluate_and_log(metrics, signal, signals)
         self.checkpoints.raise_if_failed()
         if signal or self._is_due(self.settings.checkpoint_every):
@@ -215,7 +229,7 @@ class _TrainingLoop:
         return all_gather_reports(report)
 
     def _undo_step(self, position: Any, random: dict[str, str]) -> None:
-        """Go back to before an interrupted step, and save that state unless a checkpoint holds it."""
+        """Restore the state before an interrupted step, and save that state unless a checkpoint holds it."""
         self.stream.position = position
         restore_random_state(random)
         if self.saved_step != self.state.step:
@@ -235,11 +249,11 @@ class _TrainingLoop:
     def _evaluate_and_log(self, metrics: Metrics, signal: int | None, signals: StopSignals) -> int | None:
         """Evaluate if it is due, and log the step.
 
-        A step whose evaluation is due is not evaluated after a stop signal, because the process may soon be killed. Its
-        metrics go into the checkpoint instead, and the resumed run evaluates and logs it.
+        After a stop signal, a due evaluation is left out, because the process may soon be killed. The checkpoint then
+        holds the metrics of the step, and the resumed run evaluates and logs it.
 
         Returns:
-            `signal`, or the one that arrived during the evaluation.
+            `signal`, or a signal that arrived during the evaluation.
         """
         values = {name: value for name, value in metrics.values().items() if math.isfinite(value)}
         if self.evaluate and self._is_due(self.settings.evaluate_every):
@@ -268,10 +282,10 @@ class _TrainingLoop:
         self.saved_step = self.state.step
 
     def _restore_data_and_rollouts(self, extra_state: Mapping[str, Tensor]) -> None:
-        if self.state.data_order != self.seed:
+        if self.state.data_seed != self.seed:
             raise InputError(
-                f"{self.folder}: its checkpoint has another order of the data, from an older version; "
-                "finish the stage with that version, or remove the folder to train it again"
+                f"{self.folder}: its checkpoint was written by an older arkasr version, which ordered the data "
+                "differently; finish the stage with that version, or remove the folder to train it again"
             )
         self.stream.restore(self.state.data)
         if extra_state:

@@ -6,7 +6,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-WINDOW_STEPS = 20
+WINDOW_STEPS = 20  # consecutive steps form a window
 # Growth counts if all three limits are exceeded.
 GROWTH = 2.0  # factor of the share's rise, or of the fall of the other rollouts' share
 GROWTH_POINTS = 0.02  # rise of the share
@@ -14,7 +14,7 @@ DEVIATIONS = 4.5  # rise in standard deviations
 
 
 class LoopWatch:
-    """Compares the last steps with the best ones so far; after a warning, with those it warned of."""
+    """Compares the last steps with the best window so far, or with the window of the last warning."""
 
     def __init__(self) -> None:
         self._counts: deque[tuple[int, int]] = deque(maxlen=WINDOW_STEPS)
@@ -41,8 +41,8 @@ class LoopWatch:
             return None
         self._best = current
         return (
-            f"{_share(current):.1%} of the rollouts of the last {WINDOW_STEPS} steps loop or hit max_new_tokens, where "
-            f"it was {_share(best):.1%}: the student is drifting; lower learning_rate, use an earlier checkpoint, or "
+            f"{_share(current):.1%} of the rollouts of the last {WINDOW_STEPS} steps loop or reach max_new_tokens, up "
+            f"from {_share(best):.1%}: the student is drifting; lower learning_rate, use an earlier checkpoint, or "
             "train the student with SFT first"
         )
 

@@ -1,6 +1,6 @@
 """Metrics of an optimizer step: merged over micro-batches and processes, written to JSON Lines and TensorBoard.
 
-Names are `group/metric`. Knows nothing of what is measured.
+Names are `group/metric`. The meaning of a metric is left to others.
 """
 
 import json
@@ -23,7 +23,7 @@ from arkasr.recognizers.precision import widest_float
 class Metrics:
     """Weighted means, minima and maxima that can be merged in any order.
 
-    Values on a device stay there until a result is needed. Then one transfer brings all of them.
+    Values on a device stay there until a result is needed. Then one transfer copies all of them to the host.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Metrics:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Metrics":
-        """The metrics that `to_json` described."""
+        """The inverse of `to_json`."""
         metrics = cls()
         metrics._sums.update(document["sums"])
         metrics._weights.update(document["weights"])

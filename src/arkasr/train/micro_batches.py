@@ -1,6 +1,6 @@
 """A process's micro-batches, and the rollouts that are prefetched for them.
 
-A pending rollout belongs to a micro-batch seed, so that a run can be resumed on another number of processes.
+Pending rollouts are stored by micro-batch seed, so that a run can be resumed on another number of processes.
 """
 
 import json
@@ -18,13 +18,13 @@ from arkasr.train.stream import BatchStream
 def micro_batches(
     stage: Stage, stream: BatchStream, settings: OptimizationSettings, steps: range, seed: int
 ) -> Iterator[list[Example]]:
-    """This process's micro-batches; the stage prefetches rollouts for them if it asks for it.
+    """This process's micro-batches. A stage with `prefetch_steps` above 0 prefetches their rollouts.
 
     Args:
         stage: prefetches rollouts `stage.prefetch_steps` steps ahead.
         stream: the micro-batches.
         settings: the number of micro-batches in a step.
-        steps: steps since the schedule began: completed ones, and those at the end of the stage.
+        steps: `start` = completed steps since the schedule began, `stop` = steps at the end of the stage.
         seed: of the stage.
     """
     if not stage.prefetch_steps:
@@ -49,7 +49,7 @@ def pending_rollouts_of_all_ranks(stage: Stage) -> dict[str, Any]:
 def pending_rollouts_of_this_rank(
     pending: Mapping[str, Any], done: int, stage: Stage, settings: OptimizationSettings, seed: int
 ) -> dict[str, Any]:
-    """Those of the pending rollouts whose micro-batches this process has in the steps after `done`."""
+    """The pending rollouts of this process's micro-batches in the steps after `done`."""
     steps = range(done + 1, done + 1 + stage.prefetch_steps)
     seeds = {str(number) for step in steps for number in _seeds(seed, step, settings)}
     return {number: rollouts for number, rollouts in pending.items() if number in seeds}

@@ -1,6 +1,6 @@
 """The metrics of one OPD micro-batch (docs/objective.md, "Diagnostics").
 
-In: rollouts, alignments, and the result of the objective. Out: sums and counts in `Metrics`. Their definitions per
+In: rollouts, alignments, and the result of the objective. Out: sums and counts in `Metrics`. The definitions per
 position and per utterance are in `arkasr.distill.diagnostics`.
 """
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from arkasr.distill.alignment import Alignment
 from arkasr.distill.diagnostics import rollout_statistics, support_diagnostics
+from arkasr.distill.kept_rollouts import Rollout, Rollouts
 from arkasr.distill.result import UnionTopkKL
-from arkasr.distill.rollout import Rollout, Rollouts
 from arkasr.distill.vocabularies import map_ids
 from arkasr.train.metrics import Metrics
 
@@ -23,7 +23,7 @@ def add_rollouts(metrics: Metrics, rollouts: Rollouts, drafts: Sequence[Sequence
     batch = len(rollouts.transcripts)
     for name, values in statistics.items():
         metrics.mean(f"rollout/{name}", values.float().sum(), batch)
-    looping = torch.tensor([start is not None for start in rollouts.loop_starts], device=rollouts.stopped.device)
+    looping = torch.tensor([start is not None for start in rollouts.loop_start_tokens], device=rollouts.stopped.device)
     metrics.mean("rollout/looping", looping.sum(), batch)
     metrics.mean("rollout/runaway", (looping | statistics["truncated"]).sum(), batch)
     metrics.mean("rollout/fallback_rate", rollouts.fallbacks, batch)
@@ -33,7 +33,7 @@ def add_rollouts(metrics: Metrics, rollouts: Rollouts, drafts: Sequence[Sequence
 
 
 def add_length_ratio(metrics: Metrics, rollouts: Rollouts, draft_lengths: Sequence[int | None]) -> None:
-    """Add the length of the rollouts relative to the texts of `drafts`, None = the utterance has none there."""
+    """Add the length of the rollouts relative to the texts of `drafts`; None = no text for the utterance."""
     pairs = zip(rollouts.transcripts, draft_lengths, strict=True)
     lengths = [(len(tokens), expected) for tokens, expected in pairs if expected is not None]
     if lengths:

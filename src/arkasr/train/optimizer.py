@@ -17,7 +17,7 @@ def build_optimizers(stage: nn.Module, settings: OptimizationSettings) -> list[O
     matrices = _matrices(stage) if settings.optimizer == "muon" else []
     matrix_ids = set(map(id, matrices))
     others = [item for item in stage.parameters() if item.requires_grad and id(item) not in matrix_ids]
-    # Not fused on the CPU: it rounds differently, and the committed results were computed without it.
+    # AdamW is not fused on the CPU: fusing rounds differently, and the committed results were computed without it.
     on_accelerator = bool(others) and others[0].device.type != "cpu"
     optimizers: list[Optimizer] = [
         AdamW(

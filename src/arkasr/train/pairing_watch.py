@@ -8,7 +8,7 @@ from torch import Tensor
 
 from arkasr.errors import InputError
 
-# Fewer tokens do not describe how well two vocabularies match.
+# With fewer tokens, the share does not show how well two vocabularies match.
 MIN_TOKENS = 200
 
 
@@ -24,7 +24,7 @@ class PairingWatch:
         self._paired = self._tokens = 0
 
     def step(self, paired: int, tokens: int) -> None:
-        """Count the rollout tokens of one optimizer step, and those of them with a teacher position.
+        """Add the rollout tokens of one optimizer step, and the number of them with a teacher position.
 
         Raises:
             InputError: the share since the start of training is too low.
@@ -37,7 +37,7 @@ class PairingWatch:
         if share < self._min_share:
             raise InputError(
                 f"objective.min_mapped_share: the teacher can score {share:.0%} of the rollout tokens, less than the "
-                f"required {self._min_share:.0%}; use a teacher with a closer vocabulary, or lower it"
+                f"required {self._min_share:.0%}; use a teacher with a closer vocabulary, or lower this key"
             )
 
     def tensor(self) -> Tensor:

@@ -15,14 +15,14 @@ class Quarantine:
     Args:
         path: the file; its existing lines count.
         utterances: number of utterances in the training set.
-        most_share: largest share of them that may be in quarantine.
+        max_share: largest allowed share of these utterances in quarantine.
         writes: whether this process writes the file.
     """
 
-    def __init__(self, path: Path, utterances: int, most_share: float, *, writes: bool = True) -> None:
+    def __init__(self, path: Path, utterances: int, max_share: float, *, writes: bool = True) -> None:
         self._path = path
         self._utterances = utterances
-        self._most_share = most_share
+        self._max_share = max_share
         self._writes = writes
         rows = [json.loads(line) for line in complete_lines(path, mend=writes)]
         self._reasons: dict[str, str] = {row["id"]: row["reason"] for row in rows}
@@ -34,7 +34,7 @@ class Quarantine:
         """Add utterances that are not in quarantine yet.
 
         Raises:
-            InputError: more than `most_share` of the training set is in quarantine.
+            InputError: more than `max_share` of the training set is in quarantine.
         """
         new: dict[str, str] = {}
         for item in unreadable:
@@ -46,8 +46,8 @@ class Quarantine:
         if self._writes:
             rows = ({"id": name, "reason": reason} for name, reason in new.items())
             append_lines(self._path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        if len(self._reasons) > self._most_share * self._utterances:
+        if len(self._reasons) > self._max_share * self._utterances:
             raise InputError(
                 f"{next(iter(self._reasons.values()))} ({len(self._reasons)} of {self._utterances} utterances cannot "
-                f"be read, listed in {self._path}; max_quarantined_share allows {self._most_share:.1%})"
+                f"be read, listed in {self._path}; max_quarantined_share allows {self._max_share:.1%})"
             )

@@ -1,4 +1,4 @@
-"""The latest rollout of every utterance, which is the best draft of its next one.
+"""The latest rollout of every utterance. It is the best draft of the utterance's next rollout.
 
 Rollouts are keyed by utterance id. A checkpoint saves them as tensors, so that a resumed run uses the same drafts.
 """
@@ -17,11 +17,11 @@ class RolloutCache:
     """The latest rollouts; the oldest are removed first.
 
     Args:
-        most: utterances to keep at most.
+        max_utterances: largest number of utterances.
     """
 
-    def __init__(self, most: int = MAX_UTTERANCES) -> None:
-        self._most = most
+    def __init__(self, max_utterances: int = MAX_UTTERANCES) -> None:
+        self._max_utterances = max_utterances
         self._tokens: dict[str, array[int]] = {}
         self._new: dict[str, list[int]] = {}
 
@@ -44,7 +44,7 @@ class RolloutCache:
         for utterance, tokens in rollouts.items():
             self._tokens.pop(utterance, None)
             self._tokens[utterance] = array("i", tokens)
-            if len(self._tokens) > self._most:
+            if len(self._tokens) > self._max_utterances:
                 del self._tokens[next(iter(self._tokens))]
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-"""The student's rollouts: decoded in this process with drafts, or by an engine, which may work steps ahead.
+"""The student's rollouts: decoded in this process with drafts, or by an engine, which may run steps ahead.
 
-In: prompts and utterances. Out: transcripts, which are a function of weights and seed. Knows nothing of the teacher or
-of losses.
+In: prompts and utterances. Out: transcripts, which are a function of weights and seed. The teacher and
+losses are left to others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,20 +50,20 @@ class StudentRollouts:
 
     @property
     def prefetch_steps(self) -> int:
-        """How many steps before its use a rollout is started."""
+        """How many steps ahead rollouts are started."""
         return self.settings.rollouts.staleness if self.engine is not None else 0
 
     def prefetch(self, micro_batches: Sequence[MicroBatch]) -> None:
-        """Start the engine on all given micro-batches at once, with the current weights; `write` collects by seed."""
+        """Start the engine on all given micro-batches at once with the current weights. `write` returns the results."""
         assert self.engine is not None
         new = [(examples, seed) for examples, seed in micro_batches if seed not in self._pending]
         if not new:
             return
-        together = [example for examples, _ in new for example in examples]
-        features = [example.features[self.student.frontend] for example in together]
-        prompts = self.student.prompts(features, [example.utterance.language for example in together])
+        all_examples = [example for examples, _ in new for example in examples]
+        features = [example.features[self.student.frontend] for example in all_examples]
+        prompts = self.student.prompts(features, [example.utterance.language for example in all_examples])
         samplings = [self._sampling(len(examples), seed) for examples, seed in new]
-        wait = cache(self._ask(self.engine, prompts, samplings))
+        wait = cache(self._submit(self.engine, prompts, samplings))
         bounds = accumulate((len(examples) for examples, _ in new), initial=0)
         for (examples, seed), (first, last) in zip(new, pairwise(bounds), strict=True):
             self._pending[seed] = _ids_of(examples), partial(_slice_of, wait, first, last)
@@ -100,7 +100,7 @@ class StudentRollouts:
         return [self._draft(example) if self.engine is None else [] for example in examples]
 
     def draft_text_lengths(self, examples: Sequence[Example]) -> list[int | None]:
-        """Tokens in each utterance's text in `drafts`, with the stop token; None where a text is missing."""
+        """Number of tokens of each utterance's text in `drafts`, with the stop token; None = no text."""
         lengths: list[int | None] = []
         for example in examples:
             parts = example.joined_from or (example.utterance,)
@@ -135,7 +135,9 @@ class StudentRollouts:
             for seed, document in pending.items()
         }
 
-    def _ask(self, engine: Engine, prompts: Prompts, samplings: Sequence[Sampling | None]) -> Callable[[], Transcripts]:
+    def _submit(
+        self, engine: Engine, prompts: Prompts, samplings: Sequence[Sampling | None]
+    ) -> Callable[[], Transcripts]:
         sampling = None
         if self.settings.rollout_temperature > 0:
             uniforms = torch.cat([part.uniforms for part in samplings if part is not None])

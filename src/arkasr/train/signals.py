@@ -42,11 +42,11 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         if kind is None and self.received is not None and self._previous:
-            # It arrived too late for the block to react. The previous handler must still see it.
+            # The signal arrived too late for the block to react, so the previous handler gets it.
             signal.raise_signal(self.received)
 
     def stop_requested(self) -> bool:
-        """Whether this process received a stop signal, or another one that has called this method too."""
+        """Whether this process received a stop signal, or another process that has called this method too."""
         if self.received is not None:
             processes.set_flag("stop")
             return True

@@ -16,7 +16,7 @@ def count_skipped(
     reports: Sequence[StepReport],
     *,
     scaler: Any,
-    most: int,
+    max_in_a_row: int,
     on_warning: Callable[[str], None],
 ) -> None:
     """Update `state.skipped_in_a_row` after a step.
@@ -26,20 +26,20 @@ def count_skipped(
         outcome: of the step, on this process.
         reports: of the step, from all processes.
         scaler: the gradient scaler; None without one.
-        most: steps in a row that end the run.
+        max_in_a_row: this many skipped steps in a row end the run.
         on_warning: called with one line for every skipped step.
 
     Raises:
-        InputError: `most` steps in a row were skipped; names the utterances of the last one.
+        InputError: `max_in_a_row` steps in a row were skipped; the message names the utterances of the last one.
     """
-    # GradScaler finds its scale through steps that overflow. They count only once the scale has reached 1.
-    searching_scale = outcome.overflowed and scaler is not None and scaler.get_scale() > 1
+    # GradScaler lowers its scale in steps that overflow. These steps count only once the scale has reached 1.
+    searching_scale = outcome.gradient_nonfinite and scaler is not None and scaler.get_scale() > 1
     if outcome.finite or searching_scale:
         state.skipped_in_a_row = 0
         return
     state.skipped_in_a_row += 1
     on_warning(f"step {state.step} skipped: its loss or gradient is not finite")
-    if state.skipped_in_a_row < most:
+    if state.skipped_in_a_row < max_in_a_row:
         return
     utterances = ", ".join(name for report in reports for name in report.nonfinite_utterances)
     with processes.raise_on_first_rank():

@@ -1,4 +1,4 @@
-"""What the training loop needs from a stage: the loss of a micro-batch, and the number of positions it sums over.
+"""The interface of a stage: the loss of a micro-batch, and the number of positions that it sums over.
 
 CTC, SFT and OPD implement it. A stage knows nothing of optimizers, files or processes.
 """
@@ -30,7 +30,7 @@ class StageLoss:
         total: scalar with a gradient, summed over `count` positions.
         count: valid tokens or positions, int64 scalar; may be 0.
         metrics: further figures of this micro-batch.
-        interrupted: a stop was requested while the stage waited for its teacher. There is no loss.
+        interrupted: whether a stop was requested while the stage waited for its teacher; the loss is then 0.
     """
 
     total: Tensor
@@ -109,7 +109,7 @@ class Stage(nn.Module, ABC):
         """Called after every optimizer update."""
 
     def on_step_end(self) -> None:
-        """Called when a step is complete, and so is never repeated."""
+        """Called when a step is complete and will not be repeated."""
 
     def check_metrics(self, metrics: Metrics) -> str | None:
         """Check the metrics of a step, merged over all processes. Every process must come to the same result.
@@ -126,7 +126,7 @@ class Stage(nn.Module, ABC):
         return {}
 
     def load_extra_state(self, extra_state: Mapping[str, Tensor], pending_rollouts: Mapping[str, Any]) -> None:
-        """Restore `extra_state`, and the `pending_rollouts` of the micro-batches that this process has now."""
+        """Restore `extra_state`, and the `pending_rollouts` of this process's micro-batches."""
 
     def close(self) -> None:
         """Release engines and connections; called once, after training."""

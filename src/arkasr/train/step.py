@@ -1,7 +1,7 @@
 """One optimizer step: accumulate gradients over micro-batches, normalise and clip them, update the weights.
 
 Gradients of summed losses are divided once by the number of valid positions of all micro-batches and processes
-(specification objective, step 6). Knows nothing of a stage's loss or of files.
+(docs/objective.md, step 6). This module knows nothing of a stage's loss or of files.
 """
 
 import math
@@ -29,21 +29,21 @@ class StepOutcome:
         metrics: of this process.
         utterances: ids of this process's utterances.
         finite: whether loss and gradient were finite; else the weights did not change. The same on every process.
-        overflowed: whether the gradient was not finite.
-        interrupted: whether a process stopped waiting because a stop was requested; the weights did not change. The
-            same on every process.
+        gradient_nonfinite: whether the gradient was not finite.
+        interrupted: whether a process stopped waiting for its teacher because a stop was requested; the weights did not
+            change. The same on every process.
     """
 
     metrics: Metrics
     utterances: list[str]
     finite: bool = True
-    overflowed: bool = False
+    gradient_nonfinite: bool = False
     interrupted: bool = False
 
 
 @dataclass
 class _Accumulated:
-    """What the micro-batches of this process add up to.
+    """The sums over the micro-batches of this process.
 
     Attributes:
         total: summed loss, scalar.
@@ -70,18 +70,20 @@ def optimizer_step(
     seed: int,
     rate_factor: float,
 ) -> StepOutcome:
-    """One step on the mean loss over the valid positions of `settings.accumulation` micro-batches of all processes.
+    """Take one step.
+
+    The loss is the mean over the valid positions of `settings.accumulation` micro-batches, counted over all processes.
 
     Args:
-        accelerator: of the devices and the precision.
-        stage: the loss.
+        accelerator: sets devices and precision.
+        stage: computes the loss.
         module: the stage as `distribute` wrapped it.
         optimizers: of the stage's weights.
         batches: this process's micro-batches.
         settings: accumulation, clipping and learning rate.
         step: counted from 1 since the schedule began.
         seed: with the step, determines everything random.
-        rate_factor: share of the highest learning rate.
+        rate_factor: the step's learning rate as a share of the highest.
     """
     stage.train()
     accumulated = _accumulate(accelerator, stage, module, batches, settings.accumulation, step, seed)
@@ -98,7 +100,7 @@ def optimizer_step(
     metrics.mean("train/skipped", not finite, 1)
     for phase, seconds in stage.clock.reset().items():
         metrics.mean(f"time/{phase}", seconds, 1)
-    return StepOutcome(metrics, accumulated.utterances, finite, overflowed=not math.isfinite(norm))
+    return StepOutcome(metrics, accumulated.utterances, finite, gradient_nonfinite=not math.isfinite(norm))
 
 
 def _accumulate(
@@ -167,7 +169,7 @@ def _apply(
         stage.on_weights_changed()
     elif accelerator.scaler is not None:
         # Clipping already recorded infinite gradients in GradScaler, and `update` lowers the scale for them. `step` is
-        # not called, because it would update the weights where the loss is not finite and the gradient is.
+        # not called, because it would update the weights when the gradient is finite but the loss is not.
         accelerator.scaler.update()
 
 
@@ -185,8 +187,8 @@ def micro_batch_seed(seed: int, step: int, index: int) -> int:
         step: counted from 1 since the schedule began.
         index: of the micro-batch in the step, over all processes.
     """
-    thousands, index = divmod(index, 1_009)
-    return (((seed * 1_000_003 + step) * 1_009 + index) * 4_099 + thousands) % 2**63
+    high, low = divmod(index, 1_009)
+    return (((seed * 1_000_003 + step) * 1_009 + low) * 4_099 + high) % 2**63
 
 
 def _count_padding(metrics: Metrics, examples: list[Example]) -> None:

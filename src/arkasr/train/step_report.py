@@ -1,4 +1,4 @@
-"""What every process reports to the others after a step."""
+"""The report that every process sends to the others after a step."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -17,8 +17,8 @@ class StepReport:
     Attributes:
         metrics: of the step.
         unreadable: utterances that could not be read.
-        new_rollouts: as of `Stage.take_new_rollouts`.
-        nonfinite_utterances: ids of the utterances, if the step was not finite.
+        new_rollouts: from `Stage.take_new_rollouts`.
+        nonfinite_utterances: ids of the step's utterances if the step was not finite; else empty.
         signal: number of the stop signal that the process received; None = none.
     """
 

@@ -1,6 +1,6 @@
 """The endless stream of a stage's micro-batches, and the position in it from which a run resumes.
 
-Every optimizer step takes the next micro-batches of one global order and deals them out to the processes in turn. The
+Every optimizer step takes the next micro-batches of one global order. The processes get them in turn. The
 data of a step does not depend on the number of processes or on resumes.
 """
 
@@ -37,7 +37,7 @@ _Read = Example | UnreadableUtterance | InputError
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """A micro-batch as it was read; `next_position` is None unless it is the last of its step."""
+    """A micro-batch as it was read; `next_position` is None unless the micro-batch is the last of its step."""
 
     examples: list[Example]
     unreadable: list[UnreadableUtterance]
@@ -62,7 +62,7 @@ class _ErrorsAsValues(Dataset[_Read]):
 
 
 class _RankBatches(Sampler[list[Any]]):
-    """One process's batches, step after step; empty where a step has fewer batches than processes."""
+    """One process's batches, step after step. A batch is empty if the step has none left for this process."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class BatchStream:
         self._unreadable = list(unreadable)
 
     def __iter__(self) -> Iterator[list[Example]]:
-        """This process's micro-batches without end. Every process gets equally many per step; some may be empty.
+        """This process's micro-batches without end. Every process gets the same number per step; some may be empty.
 
         Raises:
             InputError: a line of the manifest can no longer be read.
@@ -133,7 +133,7 @@ class BatchStream:
     def read_ahead(
         self, steps: int, on_step_read: Callable[[int, list[list[Example]]], None]
     ) -> Iterator[list[Example]]:
-        """As `iter`, but reads each step's micro-batches some steps before it yields them.
+        """Like `iter`, but reads each step's micro-batches some steps before it yields them.
 
         Args:
             steps: how many steps to hold in memory besides the current one.
@@ -174,7 +174,7 @@ class BatchStream:
             batch_sampler=sampler,
             num_workers=self._workers,
             collate_fn=_uncollated,
-            # A generator of its own: DataLoader would otherwise draw its seed from the one that dropout uses.
+            # A separate generator: DataLoader would otherwise take its seed from the global one, which dropout uses.
             generator=torch.Generator(),
         )
         for number, read in enumerate(loader, start=1):
@@ -189,7 +189,7 @@ class BatchStream:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the training set; equal on all processes that read the same one."""
+        """A checksum of the training set; equal on all processes that read the same set."""
         return self.sampler.fingerprint
 
     def state(self) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class BatchStream:
         """Go to the position after the first `steps` steps.
 
         Raises:
-            InputError: the dataset is streamed, so skipping would mean reading all of it.
+            InputError: the dataset is streamed. Skipping would read all examples before the position.
         """
         if not isinstance(self.sampler, DurationBatchSampler):
             raise InputError(

@@ -11,16 +11,17 @@ class TrainingState:
 
     Attributes:
         step: completed optimizer steps of the stage.
-        data_order: seed of the order of the data; None in a checkpoint of a version that drew another order.
+        data_seed: seed of the order of the data; None in a checkpoint of an older version, which ordered the data
+            differently.
         data: position in the data.
-        skipped_in_a_row: the last steps that were skipped because they were not finite.
+        skipped_in_a_row: how many of the newest steps in a row were skipped because they were not finite.
         unevaluated_metrics: metrics of `step`, if a stop was requested before its evaluation; else None.
         scaler: state of the gradient scaler; None without one.
         pending_rollouts: prefetched rollouts of all processes, by micro-batch seed; None without prefetching.
     """
 
     step: int = 0
-    data_order: int | None = None
+    data_seed: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
     skipped_in_a_row: int = 0
     unevaluated_metrics: dict[str, float] | None = None
@@ -38,16 +39,16 @@ class TrainingState:
             "step": self.step,
             "skipped_in_a_row": self.skipped_in_a_row,
             **{key: value for key, value in optional.items() if value is not None},
-            "order": self.data_order,
+            "order": self.data_seed,
             "data": self.data,
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "TrainingState":
-        """The state that `to_json` described."""
+        """The inverse of `to_json`."""
         return cls(
             step=document["step"],
-            data_order=document.get("order"),
+            data_seed=document.get("order"),
             data=document["data"],
             skipped_in_a_row=document["skipped_in_a_row"],
             unevaluated_metrics=document.get("not_evaluated"),

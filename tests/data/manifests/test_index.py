@@ -99,8 +99,8 @@ def test_repeated_ids_are_found_wherever_they_stand(folder, small_chunks):
     with pytest.raises(ManifestError) as found:
         build_index(path)
     assert [(problem.line, problem.message.split(";")[0]) for problem in found.value.problems] == [
-        (32, "id '2' stands in line 3 too"),
-        (39, "id '2' stands in line 3 too"),
+        (32, "id '2' is also in line 3"),
+        (39, "id '2' is also in line 3"),
     ]
 
 

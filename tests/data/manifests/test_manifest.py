@@ -89,7 +89,7 @@ def test_every_bad_line_is_found_not_only_the_first(folder):
 
 def test_a_repeated_id_names_the_earlier_line(folder):
     path = write(folder, {"audio": "clips/a.wav", "id": "x"}, {"audio": "clips/b.flac", "id": "x"})
-    with pytest.raises(ManifestError, match="2: id 'x' stands in line 1 too"):
+    with pytest.raises(ManifestError, match="2: id 'x' is also in line 1"):
         read_manifest(path)
 
 

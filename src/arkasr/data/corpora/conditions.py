@@ -1,4 +1,4 @@
-"""Recording conditions as data: which degradations are applied, with parameters sampled from which ranges.
+"""Recording conditions as data: the degradations, and the ranges from which their parameters are sampled.
 
 Training and test sets share the kinds of degradation, but not the conditions: rooms, levels, bands and codecs differ.
 `degrade.py` computes the degradations.

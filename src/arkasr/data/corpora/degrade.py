@@ -1,7 +1,7 @@
 """Degradations of clean speech: noise, rooms, babble, telephones, lossy codecs, music.
 
 Every function takes and returns float32 `[samples]` at 16 kHz and keeps the length. All random choices come from the
-generator that is passed in, so an utterance depends only on its own seed. Does not know sets or speakers.
+generator that is passed in, so an utterance depends only on its own seed. Sets and speakers are left to others.
 """
 
 import io
@@ -13,14 +13,14 @@ import soxr
 
 from arkasr.data.audio import SAMPLE_RATE
 
-TELEPHONE_RATE = 8_000  # samples a second
+TELEPHONE_RATE = 8_000  # samples per second
 _MU = 255  # ITU-T G.711
 _DECAY_60_DB = float(np.log(1000))  # the exponent at which an exponential has fallen by 60 dB
 _EARLY_REFLECTIONS = 6
 _EARLY_SECONDS = (0.002, 0.03)
 _EARLY_OVER_TAIL = 4  # amplitude of an early reflection over that of the tail at the same time
 _TAIL_STARTS = SAMPLE_RATE // 200
-_LOWEST_NOISE_HERTZ = 50  # the power of coloured noise is constant below
+_LOWEST_NOISE_HERTZ = 50  # below it, the power of coloured noise is constant
 
 
 def mix(speech: np.ndarray, disturbance: np.ndarray, snr_db: float) -> np.ndarray:
@@ -72,7 +72,7 @@ def reverberate(
 
 
 def telephone(speech: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Speech through a telephone: from `low` to `high` hertz, at 8 kHz, in eight bits of mu-law a sample."""
+    """Speech through a telephone: from `low` to `high` hertz, at 8 kHz, in eight bits of mu-law per sample."""
     narrow = soxr.resample(band_limit(speech, low, high), SAMPLE_RATE, TELEPHONE_RATE)
     peak = max(float(np.abs(narrow).max()), 1e-9)
     compressed = np.sign(narrow) * np.log1p(_MU * np.abs(narrow) / peak) / np.log1p(_MU)

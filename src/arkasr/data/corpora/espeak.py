@@ -1,7 +1,7 @@
 """Text to speech with espeak-ng, called through ctypes from the library in the wheel `espeakng-loader`.
 
-The same text and voice always give the same samples: every call loads a fresh library. Does not know corpora or
-speakers, and does not resample.
+The same text and voice always give the same samples: every call loads a fresh library. Corpora,
+speakers and resampling are left to others.
 """
 
 import _ctypes
@@ -17,7 +17,7 @@ import numpy as np
 from arkasr.errors import InputError
 
 NOT_INSTALLED = "the built-in speech needs espeakng-loader; pip install 'arkasr[quickstart]'"
-ESPEAK_SAMPLE_RATE = 22_050  # samples a second; espeak-ng has no other rate
+ESPEAK_SAMPLE_RATE = 22_050  # samples per second; espeak-ng has no other rate
 
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _POSITION_CHARACTER = 1
@@ -37,7 +37,7 @@ class Voice:
     Attributes:
         language: espeak-ng's language file, such as `gmw/en-US` or `sit/cmn`.
         variant: espeak-ng's voice variant, such as `m3` or `f2`: the vocal tract.
-        rate: words a minute, 80 to 450.
+        rate: words per minute, 80 to 450.
         pitch: base pitch, 0 to 99; 50 is the variant's default.
         pitch_range: how far the pitch moves, 0 (monotone) to 99; 50 is the variant's default.
     """

@@ -1,7 +1,7 @@
 """A small context-free grammar: rules go in, random sentences and the grammar's size come out.
 
 A rule is a list of alternatives. An alternative is a string of symbols separated by spaces. A symbol in CAPITALS
-refers to a rule; every other symbol is a terminal. Independent of the language.
+refers to a rule; every other symbol is a terminal. The module is independent of the language.
 """
 
 import random

@@ -47,7 +47,7 @@ class PreparedCorpus:
 
 
 def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
-    """Write `train.jsonl`, `dev.jsonl` and `test.jsonl` into `output`, as far as the corpus has them.
+    """Write `train.jsonl`, `dev.jsonl` and `test.jsonl` into `output`, for the splits that the corpus has.
 
     Args:
         name: `an4`, `dspspeech20` or `spoken-digits`.

@@ -1,7 +1,7 @@
 """Speakers of the built-in corpus: espeak-ng accents and voice variants, split into train, dev and test.
 
 Train, dev and test share no voice variant, in either language. A test speaker therefore has a new vocal tract, not only
-a new pitch. Every accent is in train. Does not know sentences or recordings.
+a new pitch. Every accent is in train. Sentences and recordings are left to others.
 """
 
 import random

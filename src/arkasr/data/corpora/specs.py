@@ -1,7 +1,7 @@
 """Every utterance of the built-in corpus before synthesis: its text, speaker, voice and recording condition.
 
 A configuration goes in, the specifications of all sets come out, the same on every machine. Train shares no sentence
-and no speaker with dev or the test sets. Does not handle audio or files.
+and no speaker with dev or the test sets. Audio and files are left to others.
 """
 
 import random
@@ -66,7 +66,7 @@ class UtteranceSpec:
         text: as in the manifest.
         speaker: the speaker.
         voice: the speaker's voice, with the rate and pitch of this utterance.
-        condition: how it is recorded.
+        condition: the recording condition.
         seed: of everything random in the recording.
     """
 
@@ -138,7 +138,7 @@ def _mixed_utterance(
     speakers_by_language: dict[str, list[Speaker]],
     held_out: dict[str, set[str]],
 ) -> UtteranceSpec:
-    """Utterance `number` of train or dev: languages take turns, and each speaker speaks once a round."""
+    """Utterance `number` of train or dev: languages take turns, and each speaker speaks once per round."""
     code, language = list(LANGUAGES.items())[number % 2]
     utterance_id = f"{name}-{code}-{number:06d}"
     rng = random.Random(stable_seed(config.seed, utterance_id))

@@ -1,7 +1,7 @@
 """Synthesises utterances: a specification goes in, a FLAC file and its duration come out.
 
 The audio depends only on the specification and its set's babble, not on the process or on earlier utterances.
-Does not choose sentences or write manifests.
+Sentences and manifests are left to others.
 """
 
 from collections.abc import Sequence

@@ -75,7 +75,7 @@ def prepare_synthetic_corpus(
 
 
 def _identity(config: SyntheticCorpusConfig) -> dict[str, Any]:
-    """What decides the content of a corpus: configuration, generator version and espeak-ng version."""
+    """What determines the content of a corpus: configuration, generator version and espeak-ng version."""
     try:
         espeak = version("espeakng-loader")
     except PackageNotFoundError:

@@ -1,8 +1,8 @@
 """Records of one size in a file with checksums, read piece by piece.
 
 The file holds the records, a checksum of each block of records, and a footer with a checksum of the checksums. A block
-is verified when it is first read, so that a file opens fast however many records it holds. What the records mean is
-left to others.
+is verified when it is first read, so that a file opens fast however many records it holds. The meaning of the
+records is left to others.
 """
 
 import os

@@ -17,8 +17,8 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.data.slices import containing_file
 
-BLOCKS = 1_024  # checksums per aspect, at most; each covers equally many consecutive utterances
-FULL_CHECK_LIMIT = 131_072  # utterances; of larger sets only a sample of the audio files is checked
+BLOCKS = 1_024  # largest number of checksums per aspect; each covers a block of consecutive utterances
+FULL_CHECK_LIMIT = 131_072  # utterances; in larger sets, only a sample of the audio files is checked
 DIGITS = 8  # hexadecimal digits of a checksum
 
 # Aspects of an utterance after the recipe's filters, in the order of comparison.
@@ -83,7 +83,7 @@ def difference(was: Identity, now: Identity, utterances: Utterances) -> Differen
     Args:
         was: the recorded identity.
         now: the identity of `utterances`.
-        utterances: give the names in the message.
+        utterances: the set now; the message names its ids.
     """
     if was["utterances"] != now["utterances"]:
         return Difference(f"it has {now['utterances']} utterances and had {was['utterances']}")
@@ -116,7 +116,7 @@ def sample(count: int) -> Sequence[int]:
 
 
 def size_and_time(path: Path) -> tuple[int, int] | None:
-    """Bytes and modification time of a file, in seconds as copies keep it; None if the file is missing."""
+    """Bytes of a file, and its modification time in whole seconds, as copies keep it; None if the file is missing."""
     with suppress(OSError):
         stat = path.stat()
         return stat.st_size, int(stat.st_mtime)

@@ -1,6 +1,6 @@
-"""The index of a manifest that does not fit into memory: where each line is, and what batches are formed from.
+"""The index of a manifest that does not fit into memory: place, duration and language of each line.
 
-A folder, `NAME.jsonl.index/` beside the manifest or one in the cache, which `indexing.py` builds. `index.json`
+`indexing.py` builds it: a folder `NAME.jsonl.index/` beside the manifest, or a folder in the cache. `index.json`
 identifies the manifest, `lines` holds a record for each line, `ids` finds a line by its id. Records stay on the disk,
 and their checksums are verified when they are read.
 """
@@ -29,36 +29,36 @@ RECORD = np.dtype(
         ("size", "<u4"),  # of the line, bytes
         ("crc32", "<u4"),  # of the line
         ("seconds", "<f8"),  # as `seconds_of` returns them; NaN if the audio cannot be measured
-        ("language", "u1"),  # place in the index's list of languages
+        ("language", "u1"),  # position in the index's list of languages
         ("labelled", "?"),  # whether there is a `text`
     ]
 )
-# `ids` is sorted. The low `line_bits` of a key are the number of a line, the others begin the digest of its id.
+# `ids` is sorted. The low `line_bits` of a key hold the number of a line, the others the high bits of its id's digest.
 ID_KEY = np.dtype("<u8")
 _BYTES = np.dtype((np.void, RECORD.itemsize))  # NumPy copies records ten times faster without their fields
 
 CHUNK = 65_536  # records that are read or written at once
-# Records are read as one range if at least one in so many of the range is wanted.
-SPARSEST = 64
+# Records are read as one range if it has at most this many records per wanted record.
+MAX_RANGE_PER_RECORD = 64
 
 
 class ManifestIndex:
     """The lines of an indexed manifest, by their number among those that are not blank, counted from 0.
 
-    May be used in forked processes. Opens its files again when it is unpickled.
+    May be used in forked processes. Unpickling opens the files again.
 
     Args:
         manifest: the indexed file.
         folder: of the index.
 
     Attributes:
-        languages: of the manifest; records refer to them by place.
+        languages: of the manifest; records refer to them by position.
         unmeasured: number of lines whose audio could not be measured.
         labelled: whether all lines have a text.
 
     Raises:
         OSError: there is no such index.
-        ValueError: it is damaged, or the manifest has changed since it was built.
+        ValueError: the index is damaged, or the manifest has changed since it was built.
     """
 
     def __init__(self, manifest: Path, folder: Path) -> None:
@@ -88,7 +88,7 @@ class ManifestIndex:
         """`RECORD` `[last - first]` of the lines from `first` to before `last`.
 
         Raises:
-            InputError: they are damaged.
+            InputError: the records are damaged.
         """
         return self._read(self._lines, first, last)
 
@@ -96,7 +96,7 @@ class ManifestIndex:
         """`RECORD` `[n]` of lines in any order, int `[n]`.
 
         Raises:
-            InputError: they are damaged.
+            InputError: the records are damaged.
         """
         order = np.argsort(lines)
         ascending = lines[order].astype(np.int64)
@@ -106,7 +106,7 @@ class ManifestIndex:
             start = int(ascending[first])
             last = int(np.searchsorted(ascending, start + CHUNK))
             wanted = ascending[first:last]
-            if len(wanted) * SPARSEST < int(wanted[-1]) + 1 - start:
+            if len(wanted) * MAX_RANGE_PER_RECORD < int(wanted[-1]) + 1 - start:
                 records = np.concatenate([self.records(line, line + 1) for line in wanted.tolist()]).view(_BYTES)
             else:
                 records = self.records(start, int(wanted[-1]) + 1).view(_BYTES)[wanted - start]
@@ -154,7 +154,7 @@ class ManifestIndex:
             raise self._invalidated(str(error)) from error
 
     def _invalidated(self, reason: str) -> InputError:
-        """An error with the reason. Removes the description, so that the next start builds the index again."""
+        """An error with the reason. The description is removed, so that the next start builds the index again."""
         with suppress(OSError):
             (self._folder / DESCRIPTION).unlink()
         return InputError(
@@ -183,15 +183,15 @@ def fingerprint_of(manifest: Path) -> dict[str, int]:
 
 
 def checksum_of(description: dict[str, Any]) -> int:
-    """Of the description of an index."""
+    """A checksum of the description of an index."""
     return crc32(json.dumps(description, sort_keys=True).encode())
 
 
 def digest_of(name: str) -> int:
-    """64 bits of an id."""
+    """A digest of an id, 64 bits."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def line_bits(lines: int) -> int:
-    """How many bits of an id key the number of a line takes."""
+    """Number of bits of an id key that hold the number of a line."""
     return lines.bit_length()

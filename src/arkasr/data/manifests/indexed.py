@@ -18,7 +18,7 @@ SCANNED = 2**18  # records that a scan reads at once
 
 
 class IndexedUtterances(Utterances):
-    """Utterances on the disk. Memory holds at most the numbers of their lines, 4 bytes each.
+    """Utterances on the disk. Memory holds only the numbers of their lines, 4 bytes each.
 
     Args:
         index: of the manifest.
@@ -104,7 +104,7 @@ class IndexedUtterances(Utterances):
         return self._index.records_of(self._lines[first:last])
 
     def checksums(self, parts: Iterable[range]) -> Iterator[bytes]:
-        """Of the lines in each part of the set, in the order of the manifest; 4 bytes a line."""
+        """Checksums of the lines in each part of the set, in the order of the manifest; 4 bytes per line."""
         lines = self._lines
         if lines is not None and self.order():
             lines = np.sort(lines)
@@ -179,7 +179,7 @@ class TextsOfLines(Mapping[str, str]):
     """Text by id, found by the index and read from its line at each access.
 
     Args:
-        utterances: that have these texts.
+        utterances: the utterances with these texts.
         index: of their manifest.
         lines: numbers of their lines; None = all lines of the manifest.
     """

@@ -1,7 +1,7 @@
 """Reads and writes manifests: JSON Lines, one utterance per line.
 
-Finds every bad line, not only the first. Does not open audio files. Manifests that do not fit into memory are left to
-`index.py`.
+Every bad line is found, not only the first. Audio files are not opened. Manifests that do not fit into memory are left
+to `index.py`.
 """
 
 import json
@@ -48,7 +48,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a line; lines count from 1."""
+    """An error in a line; lines count from 1."""
 
     line: int
     message: str
@@ -74,7 +74,7 @@ def read_manifest(path: str | Path, *, check_files: bool = True, folder: Path | 
         folder: base of relative audio paths; None = the manifest's folder.
 
     Raises:
-        ManifestError: some lines are bad; names the first and counts the others.
+        ManifestError: some lines are bad; the message names the first and counts the others.
         InputError: the manifest does not exist or is empty.
     """
     utterances, problems = parse_manifest(path, check_files=check_files, folder=folder)
@@ -139,7 +139,7 @@ def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
     """The utterance of one manifest line; audio paths are relative to `folder`.
 
     Raises:
-        InputError: the line is bad; the message does not hold file and line number.
+        InputError: the line is bad; the message has no file name and no line number.
     """
     fields = _json_of(raw)
     if not isinstance(fields, dict):
@@ -208,7 +208,7 @@ def _default_id(name: str, begin: float | None, end: float | None) -> str:
 def same_id(utterance: Utterance, line: int) -> str:
     """The error message for an utterance with the id of an earlier line."""
     if utterance.fields.get("id") is not None:
-        return f"id {utterance.id!r} stands in line {line} too; make it unique"
+        return f"id {utterance.id!r} is also in line {line}; make it unique"
     return f"the same audio as line {line}; remove one of the two, or give each an `id`"
 
 

@@ -12,11 +12,11 @@ LARGE_BYTES = 64 * 2**20  # about 200,000 lines; larger manifests are not read i
 
 
 def open_manifest(path: str | Path) -> Utterances:
-    """The utterances of a manifest: in memory if it is small, else by its index, which is built if none is valid.
+    """The utterances of a manifest: in memory if it is small, else by its index. A missing or invalid index is built.
 
     Raises:
-        ManifestError: some lines are bad; names the first and counts the others.
-        InputError: there is no such file, or it holds no utterance.
+        ManifestError: some lines are bad; the message names the first and counts the others.
+        InputError: the file does not exist, or it holds no utterance.
     """
     path = Path(path)
     if needs_index(path):

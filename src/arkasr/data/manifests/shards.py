@@ -1,6 +1,6 @@
 """Manifest rows for tar shards in the WebDataset convention: `KEY.flac` beside `KEY.json` or `KEY.txt` in one tar.
 
-Reads each tar once. The audio stays in the tar; a row gives its byte range (`slices.py`).
+Each tar is read once. The audio stays in the tar; a row gives its byte range (`slices.py`).
 """
 
 import json
@@ -36,7 +36,7 @@ class _Sample:
 
 
 def find_shards(sources: Sequence[Path]) -> list[Path]:
-    """The tars among `sources`, and those in its folders, sorted by name within a folder.
+    """The tars in `sources` and in the folders in `sources`, sorted by name within a folder.
 
     Raises:
         InputError: a source does not exist or holds no tar, or a tar is compressed.
@@ -46,7 +46,7 @@ def find_shards(sources: Sequence[Path]) -> list[Path]:
         files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
         compressed = next((path for path in files if path.name.endswith(_COMPRESSED)), None)
         if compressed is not None:
-            raise InputError(f"{compressed}: is compressed, so its members cannot be read singly; decompress it first")
+            raise InputError(f"{compressed}: is compressed, so single members cannot be read; decompress it first")
         if not source.exists():
             raise InputError(f"{source}: no such tar or folder; correct the path")
         tars = [path for path in files if path.suffix == ".tar"]
@@ -72,8 +72,8 @@ def rows_of_shards(
             quarantines it.
 
     Raises:
-        InputError: a tar is unreadable or truncated, a sample is incomplete, or no audio can be measured; names tar
-            and key.
+        InputError: a tar is unreadable or truncated, a sample is incomplete, or no audio can be measured; the
+            message names tar and key.
     """
     labelled: str | None = None
     unlabelled: str | None = None

@@ -39,7 +39,7 @@ class Utterances(Sequence[Utterance]):
 
     @abstractmethod
     def up_to(self, seconds: float) -> "Utterances":
-        """Utterances of at most `seconds`. Those that cannot be measured stay: reading them reports the error."""
+        """Utterances of at most `seconds`. Utterances that cannot be measured stay: reading them reports the error."""
 
     @abstractmethod
     def shuffled(self, seed: int) -> "Utterances":
@@ -71,7 +71,7 @@ class Utterances(Sequence[Utterance]):
 
     @abstractmethod
     def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> Sequence[Value]:
-        """The values that `of` returns for all utterances; it may be called with parts of them."""
+        """The values that `of` returns for all utterances; `of` may be called with parts of the set."""
 
 
 class ListedUtterances(Utterances):

@@ -1,4 +1,4 @@
-"""Temporary tars with the audio of streamed pools: it stays out of memory and is read like any other slice."""
+"""Temporary tars with the audio of streamed pools. The audio stays out of memory and is read like any other slice."""
 
 import itertools
 import tarfile
@@ -12,7 +12,7 @@ from arkasr.scratch import scratch_folder
 
 
 class PoolFiles:
-    """The tars of the pools of a lane; each is removed once all its batches have been read.
+    """The tars of one lane's pools (`streamed.py`). A tar is removed once all its batches have been read.
 
     One thread may write a tar while another yields batches.
 
@@ -46,7 +46,7 @@ def add_audio(tar: tarfile.TarFile, path: Path, content: bytes) -> Path:
     """Append the bytes of an audio file to a tar that is open at `path`; returns their slice.
 
     Raises:
-        OSError: the disk is full; names the tar.
+        OSError: the disk is full; the message names the tar.
     """
     member = tarfile.TarInfo("audio")
     member.size = len(content)

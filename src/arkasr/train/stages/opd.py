@@ -1,7 +1,8 @@
 """On-policy distillation: the student generates a transcript, and the teacher scores each of its tokens.
 
 One micro-batch of algorithm 1 (arXiv 2605.28139, section 3): rollout, teacher forcing, union support, divergence. In:
-utterances. Out: the loss and its metrics. The mathematics is in `arkasr.distill`, the optimizer step in the loop.
+utterances. Out: the loss and its metrics. The mathematics is in `arkasr.distill`, the optimizer step in
+`train/step.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ from torch import Tensor
 from arkasr.data.examples import Example
 from arkasr.distill.alignment import Alignment, align
 from arkasr.distill.fused import StudentStates, divergence_from_states
+from arkasr.distill.kept_rollouts import Rollout, prepare_rollouts
 from arkasr.distill.options import Objective
-from arkasr.distill.rollout import Rollout, keep_rollouts
 from arkasr.distill.vocabularies import Vocabularies, map_ids
 from arkasr.errors import InputError
 from arkasr.recognizers.device import to_device
@@ -26,7 +27,7 @@ from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.teacher import ScoringRequest, Teacher
-from arkasr.teacher.vocabulary import map_vocabularies
+from arkasr.teacher.vocabulary_mapping import map_vocabularies
 from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import unsharded_weights
 from arkasr.train.loop_watch import LoopWatch
@@ -39,16 +40,18 @@ from arkasr.train.stage import Stage, StageLoss
 
 
 class DistillationStage(Stage):
-    """Union top-k divergence from the teacher on the student's own transcripts, per valid position.
+    """The divergence from the teacher, summed over the valid positions of the student's own transcripts.
 
-    The encoder runs once, in training mode, for the rollout and for the gradient. Ark-ASR's encoder has no dropout.
+    The encoder runs once, in training mode, for the rollout and for the gradient. Training mode does not change the
+    rollout, because Ark-ASR's encoder has no dropout.
 
     Args:
         student: the recogniser that is trained.
-        teacher: scores the rollouts. A recogniser does so in this process, with fixed weights. Closed with the stage.
+        teacher: scores the rollouts. A `Recognizer` is run in this process, with fixed weights. The stage closes its
+            teacher.
         settings: the objective and the rollouts.
-        drafts: by utterance id, a text that the student is likely to generate, such as the teacher's label. Drafts save
-            time and change nothing else.
+        drafts: by utterance id, a text that the student is likely to generate, such as the teacher's label. In
+            float32, drafts save time and change nothing else.
         engine: generates the rollouts; None = the student itself, with the drafts.
         augmentation: of the features that both models read; None = none.
 
@@ -74,7 +77,7 @@ class DistillationStage(Stage):
         if self.objective.needs_teacher_states and not self.teacher.full_vocabulary:
             raise InputError(
                 "objective: `support: full`, `tail: bucket` and `upstream_scores` need scores that a served teacher "
-                "does not give; remove them, or load the teacher in the training process"
+                "does not give; remove these keys, or load the teacher in the training process"
             )
         if augmentation is not None and not self.teacher.full_vocabulary:
             raise InputError("augmentation: a served teacher receives the original recording; remove augmentation")
@@ -98,34 +101,34 @@ class DistillationStage(Stage):
         features = [example.features[self.student.frontend] for example in examples]
         languages = [example.utterance.language for example in examples]
         prompts = self.student.prompts(features, languages).to(self.student.device)
-        # The weights do not change before the loss, so one encoder pass serves the rollout and the gradient.
+        # The weights do not change before the loss, so one encoder pass is enough for the rollout and the gradient.
         with self.clock("encode"):
             prompts = self.student.embed_audio(prompts)
         with self.clock("rollout"), unsharded_weights(self.model):
             drafts = self.rollouts.drafts_of(examples)
             transcripts = self.rollouts.write(prompts.detach(), examples, drafts, seed)
             references = [example.utterance.text for example in examples]
-            rollouts = keep_rollouts(self.student, transcripts, references)
-            top = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
+            rollouts = prepare_rollouts(self.student, transcripts, references)
+            top_and_states = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
         metrics = Metrics()
         add_rollouts(metrics, rollouts, drafts, self.settings.max_new_tokens)
         add_length_ratio(metrics, rollouts, self.rollouts.draft_text_lengths(examples))
-        if top is None:
+        if top_and_states is None:
             # Every process must run the same forward and backward passes.
             stop = torch.tensor([self.student.stop_token_id])
             return _no_loss(forced_logits(self.student, prompts, [stop] * len(examples)).sum(), metrics)
-        return self._loss_of_rollouts(examples, prompts, rollouts.kept, top, metrics)
+        return self._loss_of_rollouts(examples, prompts, rollouts.kept, top_and_states, metrics)
 
     def _loss_of_rollouts(
         self,
         examples: Sequence[Example],
         prompts: Prompts,
         kept: Sequence[Rollout],
-        top: tuple[TopTokens, Tensor | None],
+        top_and_states: tuple[TopTokens, Tensor | None],
         metrics: Metrics,
     ) -> StageLoss:
         device, top_k = self.student.device, self.objective.top_k
-        student_top, top_states = top
+        student_top, top_states = top_and_states
         with self.clock("teacher"):
             alignments = [self._align(rollout.tokens) for rollout in kept]
             add_alignments(metrics, kept, alignments, self.vocabulary.student_to_teacher)
@@ -183,10 +186,10 @@ class DistillationStage(Stage):
         self.rollouts.on_step_end()
 
     def check_metrics(self, metrics: Metrics) -> str | None:
-        """Check the share of tokens that the teacher can score, and whether more and more rollouts loop.
+        """Check how many tokens the teacher can score, and whether more and more rollouts loop or reach the cap.
 
         Raises:
-            InputError: the share is below `min_mapped_share`.
+            InputError: the share of scored tokens is below `min_mapped_share`.
         """
         paired, tokens = metrics.sum_and_weight("teacher/paired_share")
         self.pairing_watch.step(int(paired), int(tokens))
@@ -233,7 +236,7 @@ class DistillationStage(Stage):
         student_top: TopTokens,
     ) -> list[ScoringRequest]:
         """One request for each rollout. A served teacher is asked for the scores of K^S_t and y_t by id."""
-        # A teacher that gives every score needs no names, and the top-k need not be copied from the device.
+        # A teacher that gives every score needs no list of ids, and the top-k need not be copied from the device.
         no_ids = torch.empty((len(student_top.ids), 0), dtype=torch.long)
         top_ids = no_ids if self.teacher.full_vocabulary else student_top.ids.cpu()
         split = top_ids.split([len(rollout.tokens) for rollout in kept])
@@ -269,11 +272,13 @@ class DistillationStage(Stage):
 
     @torch.no_grad()
     def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> tuple[TopTokens, Tensor | None]:
-        """The student's top-k when it generated each token. For tokens it did not generate, or without states, now.
+        """K^S_t, found from the states of the rollout.
+
+        A rollout without states (a reference text, or one by vLLM) is read once more with the current weights.
 
         Returns:
-            The top-k, and the states that they were found from. None = the states of teacher forcing are the same to
-            rounding of float32.
+            The top-k, and the states that they were found from. None = not needed in float32: the states of teacher
+            forcing differ only by rounding.
         """
         states_of = [rollout.states for rollout in kept]
         missing = [number for number, states in enumerate(states_of) if states is None]
@@ -292,5 +297,5 @@ class DistillationStage(Stage):
 
 
 def _no_loss(value: Tensor, metrics: Metrics, *, interrupted: bool = False) -> StageLoss:
-    """A loss of 0 over no positions whose backward pass goes through the graph of `value`."""
+    """A loss of 0 that counts no positions. Its backward pass still runs through the graph of `value`."""
     return StageLoss(value * 0.0, torch.zeros((), dtype=torch.long, device=value.device), metrics, interrupted)

@@ -1,6 +1,6 @@
 """Supervised fine-tuning (SFT): cross-entropy of the reference transcript, including the stop token.
 
-Trains Ark-Base and the control on labels, TD on the teacher's labels, and teachers.
+This stage trains teachers, Ark-Base and the control (on the manifest's labels), and TD (on the teacher's labels).
 """
 
 from collections.abc import Sequence

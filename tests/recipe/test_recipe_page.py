@@ -12,7 +12,7 @@ from arkasr.evaluate.normalize import PROFILES
 from arkasr.progress import Progress
 from arkasr.recipe.load import load_settings, parse
 from arkasr.recipe.presets import PRESETS, merged
-from arkasr.recipe.reference import MARKED, fill, settings_classes, table
+from arkasr.recipe.recipe_page import MARKED, fill, settings_classes, table
 from arkasr.recipe.settings import Recipe
 from arkasr.recipe.smoke import shrink
 from arkasr.run.run import run_recipe
@@ -52,7 +52,7 @@ def keys_set_in(part):
 
 
 def test_the_tables_match_the_settings_classes():
-    assert fill(PAGE) == PAGE, "run: python -m arkasr.recipe.reference docs/recipe.md"
+    assert fill(PAGE) == PAGE, "run: python -m arkasr.recipe.recipe_page docs/recipe.md"
 
 
 def test_a_settings_class_without_a_table_is_an_error():

@@ -1,4 +1,4 @@
-"""Fill the tables of docs/recipe.md from the settings classes: `python -m arkasr.recipe.reference docs/recipe.md`.
+"""Fill the tables of docs/recipe.md from the settings classes: `python -m arkasr.recipe.recipe_page docs/recipe.md`.
 
 Comes in: a page with a marker for every settings class. Goes out: the same page with a table of keys at every marker.
 The prose and the examples of the page are written by hand.

@@ -1,4 +1,4 @@
-"""The rollouts of a batch, with references in place of empty ones.
+"""The rollouts of a batch that are trained on: loops marked, empty rollouts replaced or left out.
 
 Source: arXiv 2605.28139, section 3.2; docs/objective.md, "When the rollout is empty". In: the student's transcripts.
 Out: the transcripts on which both models are compared. The teacher is left to others.
@@ -26,24 +26,24 @@ class Rollout:
         states: the decoder's states from which the tokens were generated, `[n, H]` on the model's device; None for a
             reference and for engines that do not return them.
         stopped: whether it ends in the stop token.
-        loop_start: index of the token at which the looping words start for the second time; None = no loop, or a
-            reference.
+        loop_start_token: index of the token at which the repeated words start for the second time; None = no loop, or
+            the rollout is a reference.
     """
 
     index: int
     tokens: Tensor
     states: Tensor | None
     stopped: bool = True
-    loop_start: int | None = None
+    loop_start_token: int | None = None
 
     def outside_loop(self) -> Tensor:
-        """Bool `[n]`: the positions up to and including `loop_start`, and the stop token.
+        """Bool `[n]`: the positions up to and including `loop_start_token`, and the stop token.
 
-        At `loop_start` the teacher has not read a repetition yet, and can score what should come instead.
+        At `loop_start_token` the teacher has not read a repetition yet, and can score what should come instead.
         """
         outside = torch.ones(len(self.tokens), dtype=torch.bool)
-        if self.loop_start is not None:
-            outside[self.loop_start + 1 : len(self.tokens) - int(self.stopped)] = False
+        if self.loop_start_token is not None:
+            outside[self.loop_start_token + 1 : len(self.tokens) - int(self.stopped)] = False
         return outside
 
 
@@ -54,7 +54,7 @@ class Rollouts:
     Attributes:
         kept: one rollout for each utterance that is not skipped.
         transcripts: the student's tokens for every utterance, empty transcripts included.
-        loop_starts: as in `Rollout`, for every utterance.
+        loop_start_tokens: `Rollout.loop_start_token` of every utterance.
         stopped: bool `[B]`, whether the stop token was generated before the cap.
         fallbacks: number of empty rollouts replaced by the reference.
         skipped: number of empty rollouts without a reference.
@@ -63,41 +63,45 @@ class Rollouts:
 
     kept: list[Rollout]
     transcripts: list[Tensor]
-    loop_starts: list[int | None]
+    loop_start_tokens: list[int | None]
     stopped: Tensor
     fallbacks: int
     skipped: int
     passes: int
 
 
-def keep_rollouts(student: Recognizer, transcripts: Transcripts, references: Sequence[str | None]) -> Rollouts:
+def prepare_rollouts(student: Recognizer, transcripts: Transcripts, references: Sequence[str | None]) -> Rollouts:
     """Find loops, and replace or skip empty transcripts.
 
     Args:
         student: the recogniser that generated the transcripts.
         transcripts: of B utterances.
-        references: B texts that replace empty transcripts, None = there is none.
+        references: B texts that replace empty transcripts, None = no text.
     """
     states: Sequence[Tensor | None] = [None] * len(transcripts.tokens)
     if transcripts.states is not None:
         states = transcripts.states.split([len(tokens) for tokens in transcripts.tokens])
     stopped = transcripts.stopped.tolist()
     texts = [student.transcript_text(tokens) for tokens in transcripts.tokens]
-    loop_starts = [_loop_start(student, *one) for one in zip(transcripts.tokens, texts, stopped, strict=True)]
+    loop_start_tokens = [
+        _loop_start_token(student, *transcript) for transcript in zip(transcripts.tokens, texts, stopped, strict=True)
+    ]
     kept, fallbacks, skipped = [], 0, 0
     for index, (tokens, text, reference) in enumerate(zip(transcripts.tokens, texts, references, strict=True)):
         if clean_transcript(text):
-            kept.append(Rollout(index, tokens, states[index], stopped[index], loop_starts[index]))
+            kept.append(Rollout(index, tokens, states[index], stopped[index], loop_start_tokens[index]))
         elif reference:
             kept.append(Rollout(index, student.transcript_ids(reference), None))
             fallbacks += 1
         else:
             skipped += 1
-    return Rollouts(kept, transcripts.tokens, loop_starts, transcripts.stopped, fallbacks, skipped, transcripts.passes)
+    return Rollouts(
+        kept, transcripts.tokens, loop_start_tokens, transcripts.stopped, fallbacks, skipped, transcripts.passes
+    )
 
 
-def _loop_start(student: Recognizer, tokens: Tensor, text: str, stopped: bool) -> int | None:
-    """`Rollout.loop_start` of a transcript; `text` is its decoded text."""
+def _loop_start_token(student: Recognizer, tokens: Tensor, text: str, stopped: bool) -> int | None:
+    """`Rollout.loop_start_token` of a transcript; `text` is its decoded text."""
     first_character = loop_start(text, cut_off=not stopped)
     if first_character is None:
         return None

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from arkasr.evaluate.student import central_probability, critical_value
+from arkasr.evaluate.t_distribution import central_probability, critical_value
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 2.0, 12.7, 400.0])

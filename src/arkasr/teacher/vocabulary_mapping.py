@@ -1,7 +1,7 @@
 """The map between the student's and the teacher's vocabularies.
 
 In: two tokenizers and the widths of the models' logits. Out: the partial map m between their ids (docs/objective.md).
-Models and transcripts are not known here.
+Models and transcripts are left to others.
 """
 
 from dataclasses import dataclass

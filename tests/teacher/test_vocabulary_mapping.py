@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerFast
 
 from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
-from arkasr.teacher.vocabulary import map_vocabularies
+from arkasr.teacher.vocabulary_mapping import map_vocabularies
 
 
 def tokenizer(words, special=(), added=()):
