@@ -43,11 +43,11 @@ def test_encoder_decoder_and_head_take_the_operations_that_torch_counts(which, r
     prompts, transcripts = equal_utterances(recognizer)
     with torch.no_grad():
         operations, encoded = counted(lambda: recognizer.embed_audio(prompts))
-        assert work.encode(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)
+        assert work.encoder_pass(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)
         operations, states = counted(lambda: forced_states(recognizer, encoded, transcripts))
-        assert work.decode(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)
+        assert work.decoder_pass(size, batch, mixed=False).operations == pytest.approx(operations, rel=TOLERANCE)
         operations, _ = counted(lambda: top_tokens(states.double(), recognizer.head.double(), None, 8, torch.float64))
-        assert work.top_tokens(size, batch, mixed=False).operations == operations
+        assert work.top_token_search(size, batch, mixed=False).operations == operations
 
 
 def test_the_backward_pass_of_sft_takes_the_operations_that_torch_counts(student, batch):
@@ -64,14 +64,14 @@ def test_the_backward_pass_of_sft_takes_the_operations_that_torch_counts(student
 def test_activation_checkpointing_repeats_the_forward_pass(student, batch):
     size = size_of(student)
     without, repeated = (work.sft_phases(size, batch, mixed=False, checkpointing=value) for value in (False, True))
-    forward = work.encode(size, batch, mixed=False) + work.decode(size, batch, mixed=False)
+    forward = work.encoder_pass(size, batch, mixed=False) + work.decoder_pass(size, batch, mixed=False)
     assert repeated["backward"].operations == without["backward"].operations + forward.operations
 
 
 def test_a_rollout_of_one_pass_takes_at_least_the_work_of_scoring(student, batch):
     size = size_of(student)
     rollout = work.rollout(size, batch, Decoding(1.0, drafted=True), mixed=False)
-    scoring = work.decode(size, batch, mixed=False) + work.top_tokens(size, batch, mixed=False)
+    scoring = work.decoder_pass(size, batch, mixed=False) + work.top_token_search(size, batch, mixed=False)
     assert rollout.operations >= scoring.operations
     assert rollout.layers == size.decoder.layers
 

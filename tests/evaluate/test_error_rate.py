@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from arkasr.evaluate.error_rate import align, count_errors
+from arkasr.evaluate.error_rate import align_tokens, count_errors
 from arkasr.evaluate.normalize import get_profile
 from arkasr.evaluate.scoring import Prediction, results_row, score
 
@@ -35,7 +35,7 @@ def test_an_alignment_contains_both_texts():
     for _ in range(100):
         reference = " ".join(chance.choices("abcd", k=chance.randrange(8)))
         hypothesis = " ".join(chance.choices("abcd", k=chance.randrange(8)))
-        columns = align(reference, hypothesis, "word")
+        columns = align_tokens(reference, hypothesis, "word")
         assert [c.reference for c in columns if c.reference is not None] == reference.split()
         assert [c.hypothesis for c in columns if c.hypothesis is not None] == hypothesis.split()
         for column in columns:

@@ -12,7 +12,7 @@ from arkasr.evaluate.normalize import PROFILES
 from arkasr.progress import Progress
 from arkasr.recipe.load import load_settings, parse
 from arkasr.recipe.presets import PRESETS, merged
-from arkasr.recipe.recipe_page import MARKED, fill, settings_classes, table
+from arkasr.recipe.recipe_page import MARKED, fill_tables, settings_classes, table
 from arkasr.recipe.settings import Recipe
 from arkasr.recipe.smoke import shrink
 from arkasr.run.run import run_recipe
@@ -52,12 +52,12 @@ def keys_set_in(part):
 
 
 def test_the_tables_match_the_settings_classes():
-    assert fill(PAGE) == PAGE, "run: python -m arkasr.recipe.recipe_page docs/recipe.md"
+    assert fill_tables(PAGE) == PAGE, "run: python -m arkasr.recipe.recipe_page docs/recipe.md"
 
 
 def test_a_settings_class_without_a_table_is_an_error():
     with pytest.raises(ValueError, match=r"markers differ from the settings classes: .*'EngineSettings'"):
-        fill(PAGE.replace("keys of EngineSettings", "keys"))
+        fill_tables(PAGE.replace("keys of EngineSettings", "keys"))
 
 
 def test_every_key_has_a_row_with_its_meaning():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from arkasr.train.calibrate import calibrate, verdict
+from arkasr.train.calibrate import calibrate, reasons_against_opd
 from arkasr.train.distribution import autocast_for
 from arkasr.train.loop import train
 from arkasr.train.metrics import read_metrics
@@ -44,11 +44,11 @@ def test_a_close_student_gets_no_warning():
         "rollout/skipped_rate": 0.04,
         "rollout/truncated": 0.01,
     }
-    assert verdict(close) == []
-    assert "bring the student closer" in verdict(close | {"support/overlap_mass_teacher": 0.3})[0]
-    assert "vocabulary" in verdict(close | {"teacher/mapped_share": 0.5})[0]
-    assert "empty" in verdict(close | {"rollout/skipped_rate": 0.4})[0]
-    assert "cap" in verdict(close | {"rollout/truncated": 0.4})[0]
+    assert reasons_against_opd(close) == []
+    assert "bring the student closer" in reasons_against_opd(close | {"support/overlap_mass_teacher": 0.3})[0]
+    assert "vocabulary" in reasons_against_opd(close | {"teacher/mapped_share": 0.5})[0]
+    assert "empty" in reasons_against_opd(close | {"rollout/skipped_rate": 0.4})[0]
+    assert "cap" in reasons_against_opd(close | {"rollout/truncated": 0.4})[0]
 
 
 def test_calibration_remembers_no_rollouts(student, teacher, noise_examples):

@@ -131,7 +131,7 @@ def calibrate(
     for warning in calibration.warnings:
         console.print(f"OPD may not work: {warning}", highlight=False, soft_wrap=True)
     if not calibration.warnings:
-        console.print("verdict: nothing seen speaks against OPD", highlight=False)
+        console.print("no reason against OPD was found", highlight=False)
 
 
 def choose_stage(stages: dict[str, Any], kind: str, name: str | None, source: Path) -> str:

@@ -87,7 +87,7 @@ class Work:
         return Work(*(factor * value for value in (self.operations, self.weights, self.traffic, self.layers)))
 
 
-def encode(size: Size, batch: Batch, *, mixed: bool) -> Work:
+def encoder_pass(size: Size, batch: Batch, *, mixed: bool) -> Work:
     """One pass of the encoder, with its convolutions and projector."""
     frames = batch.audio * size.frames_per_second
     attended = min(batch.seconds, size.window_seconds or batch.seconds) * size.frames_per_second
@@ -99,7 +99,7 @@ def encode(size: Size, batch: Batch, *, mixed: bool) -> Work:
     )
 
 
-def decode(size: Size, batch: Batch, *, mixed: bool) -> Work:
+def decoder_pass(size: Size, batch: Batch, *, mixed: bool) -> Work:
     """One pass of the decoder over audio, prompt and transcript, without the output head."""
     length = decoder_positions(size, batch)
     positions = batch.utterances * length
@@ -111,7 +111,7 @@ def decode(size: Size, batch: Batch, *, mixed: bool) -> Work:
     )
 
 
-def top_tokens(size: Size, batch: Batch, *, mixed: bool) -> Work:
+def top_token_search(size: Size, batch: Batch, *, mixed: bool) -> Work:
     """The top-k tokens at every transcript position."""
     return _head(size, batch.transcript_tokens, TOP_TRAFFIC, mixed=mixed)
 
@@ -128,7 +128,7 @@ def rollout(size: Size, batch: Batch, decoding: Decoding, *, mixed: bool) -> Wor
     many tokens are read again as the draft has.
     """
     length = decoder_positions(size, batch)
-    first = decode(size, batch if decoding.drafted else replace(batch, tokens=0.0), mixed=mixed)
+    first = decoder_pass(size, batch if decoding.drafted else replace(batch, tokens=0.0), mixed=mixed)
     reread = batch.tokens if decoding.drafted and decoding.passes > 1 else 0.0
     later_positions = batch.utterances * (reread or batch.tokens)
     logits = batch.utterances * (batch.tokens + reread) * size.vocabulary
@@ -145,7 +145,7 @@ def rollout(size: Size, batch: Batch, decoding: Decoding, *, mixed: bool) -> Wor
 
 def sft_phases(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool) -> dict[str, Work]:
     """The phases of a micro-batch of SFT."""
-    encoder, decoder = encode(student, batch, mixed=mixed), decode(student, batch, mixed=mixed)
+    encoder, decoder = encoder_pass(student, batch, mixed=mixed), decoder_pass(student, batch, mixed=mixed)
     head = cross_entropy(student, batch, mixed=mixed)
     logits = batch.transcript_tokens * student.vocabulary
     head_backward = Work(2 * head.operations, head.weights, CROSS_ENTROPY_GRADIENT_TRAFFIC * logits)
@@ -161,22 +161,22 @@ def opd_phases(
     A teacher on other devices is None and has no phase. The logits on the union support are not counted: they take 1
     or 2% of the operations of the output head.
     """
-    encoder, decoder = encode(student, batch, mixed=mixed), decode(student, batch, mixed=mixed)
+    encoder, decoder = encoder_pass(student, batch, mixed=mixed), decoder_pass(student, batch, mixed=mixed)
     phases = {
         "encode": encoder,
         "rollout": rollout(student, batch, decoding, mixed=mixed),
-        "student": decoder + top_tokens(student, batch, mixed=mixed),
+        "student": decoder + top_token_search(student, batch, mixed=mixed),
         "backward": backward(student, encoder + decoder, checkpointing=checkpointing),
     }
     if teacher is not None:
-        forced = encode(teacher, batch, mixed=mixed) + decode(teacher, batch, mixed=mixed)
-        phases["teacher"] = forced + top_tokens(teacher, batch, mixed=mixed) + cast_weights(teacher, mixed=mixed)
+        forced = encoder_pass(teacher, batch, mixed=mixed) + decoder_pass(teacher, batch, mixed=mixed)
+        phases["teacher"] = forced + top_token_search(teacher, batch, mixed=mixed) + cast_weights(teacher, mixed=mixed)
     return phases
 
 
 def ctc_phases(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool) -> dict[str, Work]:
     """The phases of a micro-batch of CTC."""
-    encoder = encode(student, batch, mixed=mixed)
+    encoder = encoder_pass(student, batch, mixed=mixed)
     head = cross_entropy(student, ctc_batch(student, batch), mixed=mixed)
     return {
         "encode": encoder,
@@ -193,7 +193,7 @@ def ctc_batch(student: Size, batch: Batch) -> Batch:
 def label_phases(teacher: Size, batch: Batch, passes: float) -> dict[str, Work]:
     """The phases of a batch that a teacher labels in float32 and without drafts."""
     return {
-        "encode": encode(teacher, batch, mixed=False),
+        "encode": encoder_pass(teacher, batch, mixed=False),
         "rollout": rollout(teacher, batch, Decoding(passes, drafted=False), mixed=False),
     }
 

@@ -44,12 +44,12 @@ def tokens_of(text: str, unit: Unit) -> list[str]:
 
 def count_errors(reference: str, hypothesis: str, unit: Unit) -> ErrorCount:
     """Count edits; with an empty reference every token of the hypothesis is an insertion."""
-    kinds = [token.kind for token in align(reference, hypothesis, unit)]
+    kinds = [token.kind for token in align_tokens(reference, hypothesis, unit)]
     inserted = kinds.count("insert")
     return ErrorCount(kinds.count("substitute"), kinds.count("delete"), inserted, len(kinds) - inserted)
 
 
-def align(reference: str, hypothesis: str, unit: Unit) -> list[AlignedToken]:
+def align_tokens(reference: str, hypothesis: str, unit: Unit) -> list[AlignedToken]:
     """An alignment with the fewest edits, column by column."""
     expected, actual = tokens_of(reference, unit), tokens_of(hypothesis, unit)
     if not expected or not actual:

@@ -26,7 +26,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 Schema = Mapping[str, Any]
 
 
-def fill(page: str) -> str:
+def fill_tables(page: str) -> str:
     """The page with the table of every settings class at its marker.
 
     Raises:
@@ -149,7 +149,7 @@ def _link_to_heading_above(page: str, position: int) -> str:
 def main() -> None:
     """Rewrite the page that the command line names."""
     page = Path(sys.argv[1])
-    page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
+    page.write_text(fill_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

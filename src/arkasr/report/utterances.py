@@ -13,7 +13,7 @@ from typing import Any
 
 from arkasr.data.languages import LANGUAGE_CODES, canonical_language
 from arkasr.errors import InputError
-from arkasr.evaluate.error_rate import AlignedToken, align
+from arkasr.evaluate.error_rate import AlignedToken, align_tokens
 from arkasr.evaluate.normalize import Profile, Unit, get_profile
 from arkasr.report.clips import Clip, embedded_clip
 from arkasr.report.run_folder import Run
@@ -176,7 +176,7 @@ def _transcript(variant: str, row: Row, reference: str | None, profile: Profile,
     hypothesis = profile(row["pred_text"])
     if reference is None:
         return AlignedTranscript(variant, [AlignmentChunk("equal", hypothesis, hypothesis)])
-    tokens = align(reference, hypothesis, unit)
+    tokens = align_tokens(reference, hypothesis, unit)
     chunks = [_chunk(kind, list(same), unit) for kind, same in groupby(tokens, key=attrgetter("kind"))]
     errors = sum(token.kind != "equal" for token in tokens)
     return AlignedTranscript(variant, chunks, errors, sum(token.kind != "insert" for token in tokens))

@@ -17,10 +17,11 @@ from arkasr.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
 from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.report.results import POOLED
 from arkasr.run.context import RunContext
 from arkasr.run.development import profile_name
 from arkasr.run.inputs import Inputs
-from arkasr.run.result_rows import POOLED, comparison_rows, resampling_units, seed_means
+from arkasr.run.result_rows import comparison_rows, resampling_units, seed_means
 from arkasr.run.resumable_work import ResumableWork, Row
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from arkasr.evaluate.scoring import Prediction, Score, comparison_row, metric_name, number_of_speakers
 from arkasr.evaluate.significance import Comparison, mean_over_seeds, paired_comparison, with_one_run
 from arkasr.recipe.settings import EvaluationSettings
+from arkasr.report.results import POOLED
 
-POOLED = "pooled"
 Scores = Mapping[tuple[str, int, str], Score]  # by variant, seed and test set
 RanOnce = Mapping[str, Sequence[str]]  # by variant: the stages it depends on that ran once for all seeds
 

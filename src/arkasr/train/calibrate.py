@@ -13,7 +13,7 @@ from arkasr.distill.diagnostics import POSITION_METRICS
 from arkasr.train.metrics import Metrics
 from arkasr.train.stage import Stage
 
-# Beyond these limits, `verdict` warns that OPD may not work.
+# Beyond these limits, `reasons_against_opd` warns that OPD may not work.
 LOWEST_OVERLAP_MASS = 0.6
 LOWEST_MAPPED_SHARE = 0.9
 HIGHEST_EMPTY_SHARE = 0.1
@@ -65,10 +65,10 @@ def calibrate(stage: Stage, batches: Iterator[list[Example]], count: int) -> Cal
         metrics.merge(loss.metrics)
     stage.clock.reset()
     values = metrics.values()
-    return Calibration(values, vuss, verdict(values))
+    return Calibration(values, vuss, reasons_against_opd(values))
 
 
-def verdict(metrics: dict[str, float]) -> list[str]:
+def reasons_against_opd(metrics: dict[str, float]) -> list[str]:
     """Reasons why OPD may not work, one sentence each."""
     if "support/vuss_mean" not in metrics:
         return ["no position of any rollout can be compared: train the student with SFT first"]
