@@ -11,10 +11,11 @@ from pathlib import Path
 def atomic_path(path: Path, *, writer: str = "") -> Iterator[Path]:
     """A temporary path for a file or folder, which takes the name `path` when the block ends without an error.
 
-    The block creates it. It is removed after an error; what a killed process leaves there, the next writer removes.
+    The block creates the file or folder at this path. It is removed after an error. If the process is killed, the next
+    call with the same `path` and `writer` removes it.
 
     Args:
-        path: the final name. A file is replaced; a folder must not exist, or be empty. Parents are created.
+        path: the final name. An existing file is replaced. An existing folder must be empty. Parents are created.
         writer: a part of the temporary name, where several machines may write the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
         ("stages.td.once=true", "stages.more-td.continues: 'td' and 'more-td' must have the same `once`"),
         (
             "stages.opd.data_order=base",
-            "stages.opd.data_order: 'base' is the name of a stage and so of that stage's own order",
+            "stages.opd.data_order: 'base' is the name of a stage, and so the default order of that stage",
         ),
         ("stages.more-td.data_order=other", "stages.more-td.data_order: the order of 'td' continues; remove the key"),
         (
@@ -120,8 +120,14 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
         ("stages.base.train=P", "stages.base.train: sft learns from labels, and the set 'P' withholds them"),
         ("sets.L.dataset={path: x}", "sets.L: give either `manifest` or `dataset`"),
         ("sets.L={dataset: {path: x}, first: 3}", "sets.L: first: does not work with a streamed `dataset`"),
-        ("sets.dev={dataset: {path: x}}", "stages.base.dev: the set 'dev' is streamed, and only `train` can be"),
-        ("sets.P={dataset: {path: x}}", "stages.labels.audio: the set 'P' is streamed, and only `train` can be"),
+        (
+            "sets.dev={dataset: {path: x}}",
+            "stages.base.dev: the set 'dev' is streamed; only `train` of a stage may",
+        ),
+        (
+            "sets.P={dataset: {path: x}}",
+            "stages.labels.audio: the set 'P' is streamed; only `train` of a stage may",
+        ),
         ("sets.zh-net={dataset: {path: x}}", "evaluation.sets: the set 'zh-net' is streamed"),
         ("sets.L={dataset: {path: x}}", "tokenizer.texts: the set 'L' is streamed"),
         ("models.base={pretrained: x}", "stages.base: a model has the same name; rename one"),

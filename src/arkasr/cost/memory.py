@@ -14,7 +14,7 @@ TrainingStage = CtcStageSettings | SftStageSettings | OpdStageSettings
 MOMENTS = 2  # of AdamW; Muon keeps only one for its matrices, but two are counted
 # On accelerators, logits of the output head are computed in tiles, with their exponentials and top-k.
 TILE_BYTES = 3 * FLOAT_BYTES * 2**26
-# For each logit in cross-entropy: logits, their logarithms, and gradients of both, one of them padded.
+# Cross-entropy holds four floats for each logit: the logit, its log-probability, and a gradient of each.
 CROSS_ENTROPY_BYTES = 4 * FLOAT_BYTES
 # Without gradients, a layer holds at most about half of the activations that it would keep for a backward pass.
 TEMPORARY_SHARE = 0.5
@@ -46,7 +46,7 @@ def training_memory(
 def _opd_memory(
     stage: OpdStageSettings, student: Size, teacher: Size | None, batch: Batch, *, shards: int, tiled: bool
 ) -> dict[str, float]:
-    """The largest of three moments: backward pass, rollout of a sharded student, scoring by an offloaded teacher."""
+    """The largest of three peaks: backward pass, rollout of a sharded student, scoring by an offloaded teacher."""
     settings = stage.optimization
     mixed, checkpointing = settings.mixed_precision != "no", settings.activation_checkpointing
     before_backward = student_memory(student, shards=shards, mixed=mixed) | {
@@ -61,13 +61,13 @@ def _opd_memory(
         before_backward["temporary"] += temporary_activations(teacher, batch, mixed=mixed)
     encoder_only = kept_for_backward(student, batch, mixed=mixed, checkpointing=checkpointing, decoder=False)
     before_decoder = before_backward | {"activations": encoder_only}
-    moments = [before_backward]
+    peaks = [before_backward]
     if shards > 1:
         gathered_student = student_memory(student, shards=shards, mixed=mixed, all_gathered=True)
-        moments.append(before_decoder | gathered_student | {"temporary": 0.0})
+        peaks.append(before_decoder | gathered_student | {"temporary": 0.0})
     if teacher is not None and stage.offload_teacher:
-        moments.append(before_decoder | {"teacher": float(FLOAT_BYTES) * teacher.parameters})
-    return max(moments, key=lambda items: sum(items.values()))
+        peaks.append(before_decoder | {"teacher": float(FLOAT_BYTES) * teacher.parameters})
+    return max(peaks, key=lambda items: sum(items.values()))
 
 
 def label_memory(teacher: Size, batch: Batch) -> dict[str, float]:
@@ -143,7 +143,8 @@ def cross_entropy_bytes(size: Size, batch: Batch) -> float:
 def peak(items: Mapping[str, float], *, gradients_stay: bool) -> float:
     """Bytes at the peak of a step.
 
-    Gradients that do not stay from one micro-batch to the next grow while activations are freed.
+    On one device with one micro-batch a step, gradients do not exist before the backward pass. They grow while it frees
+    activations, so only the larger of the two counts.
     """
     total = sum(items.values())
     if gradients_stay:

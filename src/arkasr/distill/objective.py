@@ -32,7 +32,9 @@ def union_topk_kl(
     beta: float = 0.5,
     upstream_scores: bool = False,
 ) -> UnionTopkKL:
-    """τ² KL(p_t ‖ q_t) over the union of the teacher's and the student's top-k.
+    """τ² KL(teacher p_t ‖ student q_t) over U_t: the top-k tokens of both models and the generated token, if given.
+
+    This is the default. `divergence` and `support` select others.
 
     Computed in float32, or in float64 when either input is float64. The gradient flows into `student_logits` only. It
     is exactly zero in rows that are not valid, whatever values they hold. A logit of −inf is a token that is not
@@ -48,8 +50,8 @@ def union_topk_kl(
         teacher_allowed: A_T, BoolTensor [V_T]; None = all.
         student_support: LongTensor [N, k], the student's top-k at rollout time, −1 = empty slot; None = top-k of S
             over A_S.
-        generated: y, LongTensor [N]. A position is valid only if y_t has a counterpart; −1 never has one. None = no
-            condition on y_t.
+        generated: y, LongTensor [N]. A position is valid only if y_t has a counterpart; −1 never has one. y_t joins U_t
+            with `support` "union" or "student". None = no condition on y_t.
         divergence: "forward_kl" KL(p ‖ q), "reverse_kl" KL(q ‖ p), or "jsd".
         support: "union", "teacher", "student", "intersection" or "full"; see `merge_supports`.
         tail: "none", or "bucket": all tokens outside U_t form one more class. p_t and q_t are then the full
@@ -97,8 +99,8 @@ def divergence_from_logits(
     # Steps 2 and 3: K^T_t, K^S_t and U_t.
     scores = teacher_log_probs, student_scores.detach()
     u = build_support(*scores, objective, vocabularies, student_support, generated)
-    in_u_of_teacher = vocabulary_mask(u.teacher_ids, u.mask, teacher_vocab)
-    in_u_of_student = vocabulary_mask(u.student_ids, u.mask, student_vocab)
+    teacher_vocab_in_u = vocabulary_mask(u.teacher_ids, u.mask, teacher_vocab)
+    student_vocab_in_u = vocabulary_mask(u.student_ids, u.mask, student_vocab)
 
     # Step 4: the valid positions.
     valid = u.valid(generated, vocabularies)
@@ -111,8 +113,8 @@ def divergence_from_logits(
     p_scores = p_scores.masked_fill(~u.mask, NO_PROBABILITY) / temperature
     q_scores = q_scores.masked_fill(~u.mask, NO_PROBABILITY) / temperature
     if objective.tail == "bucket":
-        p_rest = _log_mass_outside(in_u_of_teacher, teacher_log_probs / temperature, valid)
-        q_rest = _log_mass_outside(in_u_of_student, student_scores / temperature, valid)
+        p_rest = _log_mass_outside(teacher_vocab_in_u, teacher_log_probs / temperature, valid)
+        q_rest = _log_mass_outside(student_vocab_in_u, student_scores / temperature, valid)
         p_rest, q_rest = _drop_infinite(p_rest, q_rest, objective.divergence)
         p_scores = torch.cat([p_scores, p_rest[:, None]], dim=1)
         q_scores = torch.cat([q_scores, q_rest[:, None]], dim=1)
@@ -121,8 +123,8 @@ def divergence_from_logits(
     per_position = temperature**2 * divergence_of(p_scores, q_scores, valid, objective.divergence, objective.beta)
     with torch.no_grad():
         student_log_probs = log_probabilities(student_scores)
-        teacher_tail_mass = _log_mass_outside(in_u_of_teacher, teacher_log_probs, valid).exp()
-        student_tail_mass = _log_mass_outside(in_u_of_student, student_log_probs, valid).exp()
+        teacher_tail_mass = _log_mass_outside(teacher_vocab_in_u, teacher_log_probs, valid).exp()
+        student_tail_mass = _log_mass_outside(student_vocab_in_u, student_log_probs, valid).exp()
     return UnionTopkKL(
         per_position=per_position,
         valid=valid,

@@ -1,4 +1,4 @@
-"""Normaliser profiles: functions that give texts the same form if the texts count as equal.
+"""Normaliser profiles: functions that remove the differences between texts that must not count as errors.
 
 A score means nothing without its profile, so a profile has a name and a version and is printed beside every score.
 A profile never changes; a better one gets a new version.

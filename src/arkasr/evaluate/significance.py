@@ -39,7 +39,7 @@ class Comparison:
     df: float | None = None
 
     def speaks_of(self, a: str, b: str, ran_once: Sequence[str] = ()) -> str:
-        """What `p` and `ci95` are valid for: the two models, or the recipes that the seeds are a sample of.
+        """What `p` and `ci95` are valid for: two models, two recipes with several seeds, or a recipe and a model.
 
         Args:
             a: name of the first system.
@@ -50,10 +50,10 @@ class Comparison:
             return "these two models, not the recipes that made them (one training seed)"
         if 1 in self.seeds:
             recipe, model = (a, b) if self.seeds[1] == 1 else (b, a)
-            condition = with_one_run(ran_once)
+            condition = shared_stages_phrase(ran_once)
             return f"the recipe of {recipe}{condition} ({max(self.seeds)} training seeds) and the one model {model}"
         numbers = " and ".join(str(seeds) for seeds in dict.fromkeys(self.seeds))
-        return f"the two recipes{with_one_run(ran_once)} ({numbers} training seeds)"
+        return f"the two recipes{shared_stages_phrase(ran_once)} ({numbers} training seeds)"
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class SeedMean:
     ci95: tuple[float, float] | None
 
 
-def with_one_run(stages: Sequence[str]) -> str:
-    """The condition of a statement about a recipe whose seeds share these stages; empty if they share none."""
+def shared_stages_phrase(stages: Sequence[str]) -> str:
+    """A phrase that names the stages that ran once for all seeds; empty if there are none."""
     return f" with this one run of {' and '.join(stages)}" if stages else ""
 
 
@@ -99,7 +99,7 @@ def bootstrap_interval(
         seed: of the random generator.
 
     Returns:
-        None if there is no reference token or fewer than two groups.
+        None if there is no reference token, or if no stratum has two groups.
     """
     counts = np.stack([np.asarray(errors, float), np.asarray(reference_tokens, float)])
     if not counts[1].any():
@@ -144,12 +144,14 @@ def paired_comparison(
 
     Two single models get a paired permutation test. Under the null hypothesis the two outputs of an utterance (or of a
     speaker) are exchangeable, so the differences get random signs, and p is `(k + 1) / (samples + 1)` if k samples
-    are at least as extreme. Several seeds get the t test of `over_seeds.py`. With fewer than two groups there is
-    neither p-value nor interval.
+    are at least as extreme. Several seeds get the t test of `over_seeds.py`. There is neither
+    p-value nor interval if no stratum has two groups, or, with several seeds, if the variance is 0 and the difference
+    is not.
 
     Args:
         errors_a: `[U]`, or `[seeds, U]`.
-        errors_b: the same for the other system. If both have the same number of seeds, rows are paired.
+        errors_b: the same for the other system. With equal numbers of seeds, rows are paired. A single row is paired
+            with every row of the other system.
         reference_tokens: `[U]`, not all 0.
         groups: as in `bootstrap_interval`.
         strata: as in `bootstrap_interval`.
@@ -190,7 +192,7 @@ def _permutation_p(differences: NDArray[Any], samples: int, seed: int) -> float:
 
 
 def _percentile_interval(strata_sums: list[NDArray[Any]], samples: int, seed: int) -> tuple[float, float]:
-    """Interval of the ratio of the first column to the second; `strata_sums` is `[G, 2]` for each stratum."""
+    """Interval of the ratio of the first column to the second; `strata_sums` is `[groups, 2]` for each stratum."""
     totals = _resample(strata_sums, samples, seed)
     totals = totals[totals[:, 1] > 0]
     tail = (1 - CONFIDENCE) / 2
@@ -199,7 +201,7 @@ def _percentile_interval(strata_sums: list[NDArray[Any]], samples: int, seed: in
 
 
 def _resample(strata_sums: list[NDArray[Any]], samples: int, seed: int) -> NDArray[Any]:
-    """Totals `[samples, K]` of groups drawn with replacement within each stratum."""
+    """Totals `[samples, columns]` of groups drawn with replacement within each stratum."""
     generator = np.random.default_rng(seed)
     chunks = []
     for count in _chunks(samples):

@@ -34,7 +34,7 @@ def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i+1) of the first half of every head; the second half passes through.
 
     Args:
-        states: `[B, heads, T, D]`.
+        states: `[B, heads, T, D]`, D the width of a head.
         cos: `[T, D / 4]`, in the dtype of `states`.
         sin: `[T, D / 4]`, in the dtype of `states`.
     """

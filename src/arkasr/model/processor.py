@@ -133,7 +133,8 @@ class ArkAsrProcessor(ProcessorMixin):
             **kwargs: as for every Transformers processor.
 
         Raises:
-            ValueError: an argument has another value, or a conversation does not have exactly one audio part.
+            ValueError: an argument has a value that its description does not allow, or a conversation does not have
+                exactly one audio part.
             InputError: audio cannot be read or is longer than 30 s.
         """
         if not tokenize:
@@ -167,10 +168,10 @@ class ArkAsrProcessor(ProcessorMixin):
 
         Args:
             waveform: float32 `[samples]`, 16 kHz mono, at most 30 s. A clip shorter than an STFT window is padded with
-                silence to one.
+                silence to the length of a window.
 
         Returns:
-            float32 `[mels, T]` with T = samples // 160.
+            float32 `[mels, T]` with T = samples // 160, after this padding.
 
         Raises:
             InputError: the clip is longer than 30 s.

@@ -44,7 +44,7 @@ def forced_logits(
 ) -> Tensor:
     """The logits of `forced_states`, `[sum n_b, V]`, with the same arguments."""
     states, valid = _padded_states(recognizer, prompts, transcripts, inputs)
-    # The padding is multiplied too, because the committed results were computed with this order of sums.
+    # Padded positions get logits, too. Without them the sums round differently, and the golden losses change.
     return F.linear(states, recognizer.head).flatten(0, 1).index_select(0, valid)
 
 

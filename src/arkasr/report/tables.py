@@ -21,7 +21,7 @@ class RateCell:
         ci95: interval of the recipe if there are several seeds, else of the one model; None if there is none.
         deviation: sample standard deviation over seeds; None if there is one seed.
         failed: utterances that could not be transcribed, summed over seeds; they are not counted in any rate.
-        best: whether this is the lowest mean of all students on this set.
+        best: whether this is the lowest mean of several students on this set; False if there is only one student.
     """
 
     mean: float | None

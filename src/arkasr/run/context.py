@@ -20,13 +20,13 @@ from arkasr.run.sets import corpus_folder, load_set, open_with_progress
 
 
 class RunContext:
-    """Looks up sets and models by their names in the recipe; sets and features are read once."""
+    """Looks up sets and models by their names in the recipe; sets are opened once, features are kept up to a limit."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
         self.recipe = recipe
         self.folder = folder
         self.device = device
-        self.memory = FeatureMemory()
+        self.feature_cache = FeatureMemory()
         # The recorded commit of each model with a hub name. It is loaded even if the branch has moved.
         self.commits: dict[str, str] = {}
         self._sets: dict[str, Utterances] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from arkasr.evaluate.scoring import Prediction, Score, comparison_row, metric_name, number_of_speakers
-from arkasr.evaluate.significance import Comparison, mean_over_seeds, paired_comparison, with_one_run
+from arkasr.evaluate.significance import Comparison, mean_over_seeds, paired_comparison, shared_stages_phrase
 from arkasr.recipe.settings import EvaluationSettings
 from arkasr.report.results import POOLED
 
@@ -45,7 +45,7 @@ def seed_means(settings: EvaluationSettings, scores: Scores, ran_once: RanOnce) 
                 parts = [scores[variant, seeds[0], part] for part in sets]
                 mean = _seed_mean(settings, parts, errors, tokens)
                 mean["ci95_of"] = (
-                    f"the recipe{with_one_run(ran_once[variant])}, "
+                    f"the recipe{shared_stages_phrase(ran_once[variant])}, "
                     f"over {len(seeds)} training seeds and {settings.resample}s"
                 )
                 rows.append({"variant": variant, "set": name} | mean)

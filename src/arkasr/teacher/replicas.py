@@ -1,7 +1,7 @@
 """HTTP requests to several equivalent servers: load balancing, health and retries.
 
-In: requests. Out: parsed responses. Servers may fail and come back meanwhile, as long as one responds within
-`patience`. All I/O runs in one background thread. The content of the requests is left to the caller.
+In: requests. Out: parsed responses. While requests are open, servers may fail and come back, as long as one of them
+responds within `patience`. All I/O runs in one background thread. The caller makes the content of the requests.
 """
 
 import asyncio
@@ -118,7 +118,9 @@ class Replicas:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def set_probe(self, probe: Probe) -> None:
-        """Retry rejections and invalid responses from now on, since all servers have passed the self-test.
+        """Set the probe that a failed server must pass. Call it once all servers have passed the self-test.
+
+        From then on, rejections and invalid responses are retried.
 
         Args:
             probe: sends a self-test request to a failed server, and raises unless the server passes.
@@ -173,7 +175,7 @@ class Replicas:
         """Send a request to one server, once.
 
         Raises:
-            RequestFailedError: there is no response, or `parse` raised it.
+            RequestFailedError: there is no response, its status is an error, it is not JSON, or `parse` raised it.
         """
         response = await self._response(replica, path, body)
         status = response.status_code
@@ -240,7 +242,7 @@ class Replicas:
         self._last_response = time.monotonic()
 
     def _mark_unhealthy(self, replica: Replica, reason: str) -> None:
-        self._last_failure = f"{replica.url} last: {reason}"
+        self._last_failure = f"last failure: {replica.url}: {reason}"
         if not replica.healthy:  # another request to it failed first
             return
         if replica.backoff == MIN_BACKOFF_SECONDS:
@@ -266,7 +268,7 @@ class Replicas:
                 self._last_failure = str(error)
                 if logged != str(error):
                     logged = str(error)
-                    logger.warning("%s; it gets no requests until then", logged)
+                    logger.warning("%s; it gets no requests until its scores agree", logged)
                 continue
             replica.healthy = True
             self._notify()

@@ -1,7 +1,7 @@
 """Augmentation of features and of decoder inputs, as a function of a seed.
 
-All frontends of an utterance get the same change. Joining, changes of features and token noise have separate random
-generators, so that they are independent of each other.
+All frontends of an utterance use the same random numbers; their frequency masks may cover different bands. Joining,
+changes of features and token noise have separate random generators, so that they are independent of each other.
 """
 
 import hashlib
@@ -70,7 +70,10 @@ def join_texts(utterances: Sequence[Utterance], texts: Sequence[str]) -> str:
 
 
 def stretch_time(clip: Tensor, factor: float) -> Tensor:
-    """Stretch a clip `[mels, T]` to `factor` times its length at the same pitch, to at most 30 s or its own length."""
+    """Stretch a clip `[mels, T]` to `factor` times its length at the same pitch.
+
+    The result is at most 30 s long, or as long as the clip if the clip is longer.
+    """
     frames = clip.shape[1]
     stretched = min(max(round(frames * factor), 1), max(frames, MAX_FRAMES))
     return F.interpolate(clip[None], size=stretched, mode="linear", align_corners=False)[0]

@@ -1,11 +1,12 @@
 """The student's rollouts: decoded in this process with drafts, or by an engine, which may run steps ahead.
 
-In: prompts and utterances. Out: transcripts, which are a function of weights and seed. The teacher and
-losses are left to others.
+In: prompts and utterances. Out: transcripts. In float32 they depend on prompts, weights and seed only, not
+on the drafts. The teacher and losses are left to others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache as call_once
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -63,7 +64,7 @@ class StudentRollouts:
         features = [example.features[self.student.frontend] for example in all_examples]
         prompts = self.student.prompts(features, [example.utterance.language for example in all_examples])
         samplings = [self._sampling(len(examples), seed) for examples, seed in new]
-        wait = cache(self._submit(self.engine, prompts, samplings))
+        wait = call_once(self._submit(self.engine, prompts, samplings))
         bounds = accumulate((len(examples) for examples, _ in new), initial=0)
         for (examples, seed), (first, last) in zip(new, pairwise(bounds), strict=True):
             self._pending[seed] = _ids_of(examples), partial(_slice_of, wait, first, last)

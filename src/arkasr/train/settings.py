@@ -140,8 +140,8 @@ class EngineSettings(Settings):
     """What decodes transcripts."""
 
     engine: Literal["own", "vllm"] = "own"
-    """`own`: the model itself decodes, in the training process. `vllm`: a vLLM process beside each training process
-    decodes, with updated weights. `vllm` is faster for large models and batches. It needs `arkasr[vllm]`."""
+    """`own`: the model itself decodes, in the training process. `vllm`: a vLLM process beside each process decodes. In
+    training, it gets the updated weights. `vllm` is faster for large models and batches. It needs `arkasr[vllm]`."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type in which vLLM computes. `null`: the type of the training process; in a label stage float32. Needs `engine:
@@ -155,9 +155,9 @@ class RolloutSettings(EngineSettings):
     """What decodes the student's rollouts."""
 
     staleness: int = Field(default=0, ge=0)
-    """vLLM writes the rollouts this many steps before they are used. Their weights may be that many updates old. 0: the
-    training process waits for every rollout. 1: vLLM decodes the next step's rollouts during this step. Needs `engine:
-    vllm`."""
+    """vLLM writes the rollouts this many steps before they are used, so the weights that write them may be that many
+    updates old. 0: the training process waits for every rollout. 1: vLLM decodes the next step's rollouts during this
+    step. Needs `engine: vllm`."""
 
     @model_validator(mode="after")
     def _own_rollouts_are_never_stale(self) -> "RolloutSettings":
@@ -205,8 +205,9 @@ class ObjectiveSettings(Settings):
     """0: greedy rollouts, as in the paper. Above 0: tokens are sampled at this temperature."""
 
     min_mapped_share: float = Field(default=0.5, ge=0, le=1)
-    """Limit of the metric `teacher/paired_share`: the share of rollout tokens that are paired with a teacher position.
-    The run stops if this share of all tokens so far is lower."""
+    """Lower limit of the metric `teacher/paired_share`, not of `teacher/mapped_share`: the share of rollout tokens that
+    are paired with a teacher position. After the first 200 rollout tokens, the run stops if the share of all tokens
+    so far is lower."""
 
     looping: Literal["mask", "keep"] = "mask"
     """What happens if a rollout repeats a phrase again and again. `mask`: the repetition does not count in the loss.

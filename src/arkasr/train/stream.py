@@ -76,12 +76,12 @@ class _RankBatches(Sampler[list[Any]]):
         self._batches_per_step = batches_per_step
         self._rank = rank
         self._world_size = world_size
-        self.positions: deque[Any] = deque()
+        self.positions_after_steps: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[list[Any]]:
         while True:
             step = list(islice(self._global_order, self._batches_per_step))
-            self.positions.append(step[-1][1])
+            self.positions_after_steps.append(step[-1][1])
             for first in range(0, self._batches_per_step, self._world_size):
                 index = first + self._rank
                 yield step[index][0] if index < self._batches_per_step else []
@@ -145,7 +145,7 @@ class BatchStream:
         return self._yielded(self._read_ahead(steps, on_step_read))
 
     @property
-    def _rounds(self) -> int:
+    def _micro_batches_per_step(self) -> int:
         return -(-self._batches_per_step // self._world_size)
 
     def _read_ahead(
@@ -154,7 +154,7 @@ class BatchStream:
         read = self._read()
         coming: deque[list[_MicroBatch]] = deque()
         for number in count():
-            step = list(islice(read, self._rounds))
+            step = list(islice(read, self._micro_batches_per_step))
             on_step_read(number, [batch.examples for batch in step])
             coming.append(step)
             if number >= steps:
@@ -184,7 +184,7 @@ class BatchStream:
             yield _MicroBatch(
                 [item for item in read if isinstance(item, Example)],
                 [item for item in read if isinstance(item, UnreadableUtterance)],
-                sampler.positions.popleft() if number % self._rounds == 0 else None,
+                sampler.positions_after_steps.popleft() if number % self._micro_batches_per_step == 0 else None,
             )
 
     @property

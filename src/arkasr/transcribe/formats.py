@@ -28,8 +28,9 @@ class Cue(NamedTuple):
 def transcript_row(fields: Mapping[str, Any], transcript: Transcript) -> dict[str, Any]:
     """A row of the output manifest: the input's fields, `pred_text` and `pred_text_raw`.
 
-    It also has `pred_segments` if the recording was cut or words have times, `pred_flags` if a segment has flags, and
-    `error` if the recording or a piece of it could not be transcribed. `pred_text` is null if no piece could.
+    It also has `pred_segments` if there are several segments, a segment starts after 0, or words have times;
+    `pred_flags` if a segment has flags; and `error` if the recording or a piece of it could not be transcribed.
+    `pred_text` is null if no piece could be transcribed.
     """
     has_no_text = transcript.error is not None and not transcript.segments
     row = drop_fields(fields, SCORED_FIELDS) | {

@@ -36,7 +36,7 @@ def manifest(tmp_path):
 
 @pytest.fixture
 def both(manifest, monkeypatch):
-    monkeypatch.setattr(indexed_module, "SCANNED", 64)
+    monkeypatch.setattr(indexed_module, "RECORDS_PER_SCAN", 64)
     monkeypatch.setattr(index_module, "CHUNK", 50)
     monkeypatch.setattr(index_module, "MAX_RANGE_PER_RECORD", 2)
     return ListedUtterances(read_manifest(manifest)), IndexedUtterances(build_index(manifest))

@@ -19,7 +19,7 @@ from arkasr.data.corpora.speakers import Speaker
 from arkasr.data.corpora.specs import UtteranceSpec
 
 _PAUSE_SECONDS = (0.06, 0.25)  # before and after the speech
-_PEAK_DB = (-15.0, -2.0)  # of the finished recording, under full scale
+_PEAK_DB = (-15.0, -2.0)  # of the finished recording, relative to full scale
 _NOISE_FLOOR_SNR_DB = (40.0, 55.0)  # every microphone adds some noise
 _FULL_SCALE = 32768
 _MAX_CACHED_BABBLERS = 256

@@ -70,7 +70,7 @@ def identity_of(utterances: Utterances, *, by_lines: bool, times: bool) -> Ident
     """
     identity: Identity = {"utterances": len(utterances)}
     if by_lines and isinstance(utterances, IndexedUtterances) and len(utterances) > FULL_CHECK_LIMIT:
-        identity["order"] = utterances.order()
+        identity["order"] = utterances.order_checksum()
         identity["lines"] = _hex(map(crc32, utterances.checksums(blocks(len(utterances)))))
     else:
         identity |= _content_checksums(utterances)

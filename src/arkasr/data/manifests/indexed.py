@@ -14,11 +14,11 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Measured, Utterances, Value, withhold_label
 from arkasr.errors import InputError
 
-SCANNED = 2**18  # records that a scan reads at once
+RECORDS_PER_SCAN = 2**18  # records that a scan reads at once
 
 
 class IndexedUtterances(Utterances):
-    """Utterances on the disk. Memory holds only the numbers of their lines, 4 bytes each.
+    """Utterances on the disk. Memory holds the numbers of their lines, 4 bytes each; nothing for a whole manifest.
 
     Args:
         index: of the manifest.
@@ -94,8 +94,8 @@ class IndexedUtterances(Utterances):
     def texts(self) -> Mapping[str, str]:
         return {} if self._labels_withheld else TextsOfLines(self, self._index, self._lines)
 
-    def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> "ValuesOfLines[Value]":
-        return ValuesOfLines(self, of)
+    def values(self, compute: Callable[[Sequence[Utterance]], list[Value]]) -> "ValuesOfLines[Value]":
+        return ValuesOfLines(self, compute)
 
     def records(self, first: int, last: int) -> np.ndarray:
         """`RECORD` `[last - first]` of the utterances from `first` to before `last`."""
@@ -104,9 +104,13 @@ class IndexedUtterances(Utterances):
         return self._index.records_of(self._lines[first:last])
 
     def checksums(self, parts: Iterable[range]) -> Iterator[bytes]:
-        """Checksums of the lines in each part of the set, in the order of the manifest; 4 bytes per line."""
+        """Checksums of the set's lines, sorted by their place in the manifest; 4 bytes per line.
+
+        Args:
+            parts: ranges of places in this sorted order; one result each.
+        """
         lines = self._lines
-        if lines is not None and self.order():
+        if lines is not None and self.order_checksum():
             lines = np.sort(lines)
         for part in parts:
             if lines is None:
@@ -115,17 +119,20 @@ class IndexedUtterances(Utterances):
                 records = self._index.records_of(lines[part.start : part.stop])
             yield records["crc32"].tobytes()
 
-    def order(self) -> int:
+    def order_checksum(self) -> int:
         """A checksum of the order of the lines; 0 if it is the order of the manifest."""
         lines = self._lines
         if lines is None:
             return 0
-        pieces = (lines[first : first + SCANNED + 1].astype(np.int64) for first in range(0, len(lines), SCANNED))
+        pieces = (
+            lines[first : first + RECORDS_PER_SCAN + 1].astype(np.int64)
+            for first in range(0, len(lines), RECORDS_PER_SCAN)
+        )
         return 0 if all((np.diff(piece) > 0).all() for piece in pieces) else crc32(lines.tobytes())
 
     def _chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        for first in range(0, len(self), SCANNED):
-            yield first, self.records(first, min(first + SCANNED, len(self)))
+        for first in range(0, len(self), RECORDS_PER_SCAN):
+            yield first, self.records(first, min(first + RECORDS_PER_SCAN, len(self)))
 
     def _numbers(self, first: int, last: int) -> np.ndarray:
         if self._lines is None:
@@ -162,17 +169,17 @@ class SecondsOfLines(Sequence[float]):
 class ValuesOfLines(Sequence[Value]):
     """A value of every utterance, computed from its line at each access."""
 
-    def __init__(self, utterances: IndexedUtterances, of: Callable[[Sequence[Utterance]], list[Value]]) -> None:
+    def __init__(self, utterances: IndexedUtterances, compute: Callable[[Sequence[Utterance]], list[Value]]) -> None:
         self._utterances = utterances
-        self._of = of
+        self._compute = compute
 
     def __len__(self) -> int:
         return len(self._utterances)
 
     def __getitem__(self, place: int | slice) -> Any:
         if isinstance(place, slice):
-            return self._of(self._utterances[place])
-        return self._of([self._utterances[place]])[0]
+            return self._compute(self._utterances[place])
+        return self._compute([self._utterances[place]])[0]
 
 
 class TextsOfLines(Mapping[str, str]):
@@ -215,7 +222,7 @@ def _why_unmeasured(utterance: Utterance) -> str:
     except InputError as error:
         return str(error)
     return (
-        f"{utterance.audio}: could not be read when the manifest was indexed, and can now; "
+        f"{utterance.audio}: could not be read when the manifest was indexed, but can be read now; "
         "run `arkasr data index` on the manifest"
     )
 

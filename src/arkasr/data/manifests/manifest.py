@@ -1,7 +1,7 @@
 """Reads and writes manifests: JSON Lines, one utterance per line.
 
-Every bad line is found, not only the first. Audio files are not opened. Manifests that do not fit into memory are left
-to `index.py`.
+Every bad line is found, not only the first. Audio files are not opened. Manifests of 64 MiB or more, and
+manifests that have an index, are read through `index.py`.
 """
 
 import json
@@ -31,7 +31,7 @@ class Utterance:
         language: canonical English name.
         id: unique in its manifest.
         speaker: any label.
-        duration: seconds of the piece; None = not in the manifest.
+        duration: seconds of the piece; None = the manifest has neither `duration` nor `end_time`.
         fields: the manifest line with all its fields; outputs pass them through.
     """
 
@@ -224,5 +224,5 @@ def _seconds(fields: Mapping[str, Any], key: str) -> float | None:
     if value is None or value == -1:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_SECONDS:
-        raise InputError(f"`{key}` is {value!r}; it must be seconds, 0 or more (or -1 for the whole file)")
+        raise InputError(f"`{key}` is {value!r}; it must be seconds from 0 to below 1e9, or -1 or absent if not given")
     return float(value)

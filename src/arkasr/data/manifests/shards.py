@@ -164,7 +164,7 @@ def _samples(shard: Path) -> Iterator[_Sample]:
 
 
 def _members(shard: Path) -> Iterator[tuple[tarfile.TarFile, str, tarfile.TarInfo]]:
-    """Tar, name and content of every member that is not a folder; hard links give the content of their target."""
+    """Tar, name and `TarInfo` of every member that is not a folder; a hard link gives its target's `TarInfo`."""
     truncated = f"{shard}: is truncated; replace it"
     end = 0
     files: dict[str, tarfile.TarInfo] = {}

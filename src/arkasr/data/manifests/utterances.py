@@ -70,7 +70,7 @@ class Utterances(Sequence[Utterance]):
         """Non-empty texts by utterance id."""
 
     @abstractmethod
-    def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> Sequence[Value]:
+    def values(self, compute: Callable[[Sequence[Utterance]], list[Value]]) -> Sequence[Value]:
         """The values that `of` returns for all utterances; `of` may be called with parts of the set."""
 
 
@@ -129,8 +129,8 @@ class ListedUtterances(Utterances):
     def texts(self) -> dict[str, str]:
         return {item.id: item.text for item in self if item.text}
 
-    def values(self, of: Callable[[Sequence[Utterance]], list[Value]]) -> list[Value]:
-        return of(self)
+    def values(self, compute: Callable[[Sequence[Utterance]], list[Value]]) -> list[Value]:
+        return compute(self)
 
 
 def withhold_label(utterance: Utterance) -> Utterance:

@@ -41,7 +41,8 @@ class ServedSettings(Settings):
     `pretrained` has only config and processor; every other server is compared with the first server."""
 
     tolerance: float = Field(default=1e-3, gt=0)
-    """Maximum difference of a log-probability in this check, in nats. The default suits servers in float32; bfloat16
+    """Maximum difference of a log-probability in the check of `weights`, in nats. The default suits servers in float32;
+    bfloat16
     needs a larger value."""
 
     in_flight: int = Field(default=8, ge=1)

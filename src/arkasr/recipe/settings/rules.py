@@ -35,7 +35,7 @@ class Reference(NamedTuple):
 
 
 def check_rules(recipe: UncheckedRecipe) -> None:
-    """Check every rule. Rules that follow references come after the one that checks them."""
+    """Check every rule. References are checked first, because later rules look up what they name."""
     for rule in RULES:
         rule(recipe)
 
@@ -47,7 +47,7 @@ def seeds_differ(recipe: UncheckedRecipe) -> None:
 
 
 def stages_and_models_have_different_names(recipe: UncheckedRecipe) -> None:
-    """`start`, `teacher` and variants name a model or a stage by the same key."""
+    """`start`, `teacher` and variants may name a model or a stage, so no name may belong to both."""
     for name in recipe.stages:
         if name in recipe.models:
             raise ValueError(f"stages.{name}: a model has the same name; rename one")
@@ -101,7 +101,7 @@ def presets_have_a_tokenizer(recipe: UncheckedRecipe) -> None:
 
 
 def streamed_sets_are_only_trained_on(recipe: UncheckedRecipe) -> None:
-    """A streamed dataset is read once in its own order, which only training can do."""
+    """A streamed dataset can only be read in its own order. Only training reads data in this way."""
     uses = [
         (f"stages.{name}.{reference.key}", reference.name)
         for name, stage in recipe.stages.items()
@@ -113,7 +113,10 @@ def streamed_sets_are_only_trained_on(recipe: UncheckedRecipe) -> None:
         uses.append(("tokenizer.texts", recipe.tokenizer.texts))
     for key, name in uses:
         if name in recipe.sets and recipe.sets[name].dataset is not None:
-            raise ValueError(f"{key}: the set {name!r} is streamed, and only `train` can be; use a set with `manifest`")
+            raise ValueError(
+                f"{key}: the set {name!r} is streamed; only `train` of a stage may name such a set; "
+                "use a set with `manifest`"
+            )
 
 
 def continuations_share_a_schedule(recipe: UncheckedRecipe) -> None:
@@ -130,8 +133,8 @@ def data_orders_are_not_named_like_stages(recipe: UncheckedRecipe) -> None:
             continue
         if stage.data_order in recipe.stages:
             raise ValueError(
-                f"stages.{name}.data_order: {stage.data_order!r} is the name of a stage and so of that stage's own "
-                "order; choose a name that no stage has"
+                f"stages.{name}.data_order: {stage.data_order!r} is the name of a stage, and so the default order of "
+                "that stage; choose a name that no stage has"
             )
 
 
