@@ -16,7 +16,7 @@ def atomic_path(path: Path, *, writer: str = "") -> Iterator[Path]:
 
     Args:
         path: the final name. An existing file is replaced. An existing folder must be empty. Parents are created.
-        writer: a part of the temporary name, where several machines may write the same file at once.
+        writer: a part of the temporary name; needed if several machines may write the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f".{path.name}.{writer}.writing" if writer else f".{path.name}.writing")

@@ -31,7 +31,8 @@ def decode_audio(
 ) -> np.ndarray:
     """Decode a file, or a piece of it, as float32 `[samples]`, 16 kHz mono; channels are averaged.
 
-    A piece equals the same piece of the whole decoded file.
+    A piece equals the same piece of the whole decoded file, up to small differences from resampling and from seeking in
+    compressed files.
 
     Args:
         path: of any format that libsndfile reads (wav, flac, mp3, ogg, …), any rate and number of channels.

@@ -81,7 +81,7 @@ class ArkAsrEncoderAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Attend over `hidden` `[B, T, d]`; `key_mask` comes from `padding_mask`."""
+        """Attend over `hidden` `[B, T, d]`, d the width of the encoder; `key_mask` comes from `padding_mask`."""
         batch, frames, width = hidden.shape
         shape = (batch, frames, self.heads, width // self.heads)
         query = rotate_interleaved(self.q_proj(hidden).view(shape).transpose(1, 2), cos, sin)
@@ -105,7 +105,7 @@ class ArkAsrEncoderLayer(GradientCheckpointingLayer):
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Map `[B, T, d]` to `[B, T, d]`."""
+        """Map `[B, T, d]` to `[B, T, d]`, d the width of the encoder."""
         hidden = hidden + self.self_attn(self.self_attn_layer_norm(hidden), cos, sin, key_mask)
         hidden = hidden + self.fc2(F.gelu(self.fc1(self.final_layer_norm(hidden))))
         if hidden.dtype == torch.float16:
@@ -129,7 +129,8 @@ class ArkAsrWhisperEncoder(nn.Module):
         """Encode `mel` `[B, mels, T]`; valid frames are True in `mel_mask` `[B, T]`.
 
         Returns:
-            Frames `[B, (T + 1) // 2, d]`, zero at padding, and their bool mask `[B, (T + 1) // 2]`.
+            Frames `[B, (T + 1) // 2, d]`, d the width of the encoder, zero at padding, and their bool mask
+            `[B, (T + 1) // 2]`.
         """
         frame_mask = mel_mask[:, ::2]
         hidden = F.gelu(self.conv1(mel * mel_mask[:, None])) * mel_mask[:, None]

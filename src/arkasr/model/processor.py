@@ -18,7 +18,7 @@ from arkasr.model.frames import audio_tokens, clip_of
 AUDIO_TOKEN = "<|audio|>"
 STOP_TOKEN = "<|im_end|>"
 INSTRUCTION = "Please transcribe this audio."
-# All tokens of the prompt and the stop token, in the order of their published ids.
+# Ark-ASR's special tokens, in the order of their published ids.
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",

@@ -90,7 +90,7 @@ class ArkAsr(Recognizer):
         return self.model.get_audio_features(**audio)
 
     def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
-        """Does not select the valid embeddings, because counting them would make the host wait."""
+        """The embeddings with their padding. Dropping it would need their number, for which the host would wait."""
         features = audio["audios"].to(self.model.dtype)
         embeddings, _ = self.model.audio_encoder(features, audio["audios_mask"].bool())
         longest = max(lengths)

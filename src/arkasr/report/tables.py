@@ -33,7 +33,12 @@ class RateCell:
 
 @dataclass(frozen=True)
 class Column:
-    """A test set of table 1; `metric` is `wer`, `cer`, or both if pooled; `speakers` is None if unknown."""
+    """A test set of table 1, or all sets pooled.
+
+    Attributes:
+        metric: `wer` or `cer`; `wer + cer` if sets with both are pooled.
+        speakers: None if unknown.
+    """
 
     set: str
     metric: str
@@ -61,7 +66,7 @@ class RateTable:
     """Table 1, and the facts of its caption.
 
     Attributes:
-        columns: the test sets in order; the last one is pooled.
+        columns: the test sets in order, then the pooled column if there are several sets.
         rows: the variants, in the recipe's order.
         normalizers: labels such as `basic@1`.
         seeds: number of seeds of the run.

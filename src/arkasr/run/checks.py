@@ -1,4 +1,4 @@
-"""Checks of a recipe's sets before anything is computed: durations, labels, languages, speakers."""
+"""Checks of sets: test sets at the start of a run, a training set before its stage, a streamed set as it is read."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,7 @@ def check_test_sets(context: RunContext) -> None:
 
     Raises:
         InputError: a set is missing, its languages need different scoring, no utterance has a reference, or intervals
-            resample speakers and an utterance has none.
+            resample speakers and an utterance has no speaker.
     """
     settings = context.recipe.evaluation
     for name in settings.sets:

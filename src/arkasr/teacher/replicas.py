@@ -118,7 +118,7 @@ class Replicas:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def set_probe(self, probe: Probe) -> None:
-        """Set the probe that a failed server must pass. Call it once all servers have passed the self-test.
+        """Set the probe that a failed server must pass. Call it after all servers have passed the self-test.
 
         From then on, rejections and invalid responses are retried.
 
@@ -209,7 +209,7 @@ class Replicas:
             pending.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _acquire(self, candidates: Sequence[Replica], submitted: float) -> Replica:
-        """Reserve one of the `in_flight` requests of the least busy healthy server; wait until one is free."""
+        """Reserve a place for a request at the least busy healthy server. Wait until one has fewer than `in_flight`."""
         while True:
             free = [replica for replica in candidates if replica.healthy and replica.active_requests < self.in_flight]
             if free:

@@ -114,7 +114,7 @@ class AugmentationSettings(Settings):
     """Maximum change of the mel axis, as a share of the axis. 0: no change."""
 
     time_masks: int = Field(default=2, ge=0)
-    """Number of masked time spans per ten seconds of audio, rounded up."""
+    """Number of masked time spans per ten seconds of audio. The resulting number for a clip is rounded up."""
 
     time_width: int = Field(default=20, ge=1)
     """Maximum length of a masked time span, in mel frames of 10 ms. Never more than a quarter of the clip."""
@@ -140,8 +140,9 @@ class EngineSettings(Settings):
     """What decodes transcripts."""
 
     engine: Literal["own", "vllm"] = "own"
-    """`own`: the model itself decodes, in the training process. `vllm`: a vLLM process beside each process decodes. In
-    training, it gets the updated weights. `vllm` is faster for large models and batches. It needs `arkasr[vllm]`."""
+    """`own`: the model itself decodes, in the training process. `vllm`: vLLM decodes. Each process of the run starts a
+    vLLM process for this, which gets the updated weights in training. `vllm` is faster for large models and batches. It
+    needs `arkasr[vllm]`."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type in which vLLM computes. `null`: the type of the training process; in a label stage float32. Needs `engine:
@@ -205,8 +206,8 @@ class ObjectiveSettings(Settings):
     """0: greedy rollouts, as in the paper. Above 0: tokens are sampled at this temperature."""
 
     min_mapped_share: float = Field(default=0.5, ge=0, le=1)
-    """Lower limit of the metric `teacher/paired_share`, not of `teacher/mapped_share`: the share of rollout tokens that
-    are paired with a teacher position. After the first 200 rollout tokens, the run stops if the share of all tokens
+    """Lower limit of `teacher/paired_share`, the share of rollout tokens that are paired with a teacher position. It is
+    not a limit of `teacher/mapped_share`. After the first 200 rollout tokens, the run stops if the share of all tokens
     so far is lower."""
 
     looping: Literal["mask", "keep"] = "mask"

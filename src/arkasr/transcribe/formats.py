@@ -149,7 +149,10 @@ def _lines(cue: str) -> str:
 
 
 def _wrapped(cue: str) -> list[str]:
-    """Lines of at most `LINE_WIDTH`, divided at spaces, and at any character of a script without spaces."""
+    """Lines of at most `LINE_WIDTH`, except for a longer word.
+
+    They are divided at spaces, and at any character of a script without spaces.
+    """
     lines = [""]
     for word in SPACES_AND_WORD.findall(cue):
         for part in _unbreakable_parts(word):

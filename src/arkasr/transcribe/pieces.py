@@ -10,7 +10,9 @@ import numpy as np
 from arkasr.transcribe.speech import FRAME_SAMPLES, SampleRange
 
 MAX_PAUSE_SAMPLES = 32_000  # two seconds; longer pauses are in no piece
-SMOOTHING_FRAMES = 7  # 224 ms: without a pause, the cut is where the mean probability of speech over them is lowest
+SMOOTHING_FRAMES = (
+    7  # 224 ms; without a pause, the cut is where the mean probability of speech over so many frames is lowest
+)
 
 
 def pieces_of(speech: Sequence[SampleRange], probabilities: np.ndarray, max_samples: int) -> list[SampleRange]:

@@ -224,5 +224,7 @@ def _seconds(fields: Mapping[str, Any], key: str) -> float | None:
     if value is None or value == -1:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_SECONDS:
-        raise InputError(f"`{key}` is {value!r}; it must be seconds from 0 to below 1e9, or -1 or absent if not given")
+        raise InputError(
+            f"`{key}` is {value!r}; it must be seconds, at least 0 and below 1e9; for no value, write -1 or omit it"
+        )
     return float(value)

@@ -38,7 +38,7 @@ class ServedSettings(Settings):
 
     weights: bool = True
     """`true`: the weights of `pretrained` are loaded once, to check the servers' scores before the first step. `false`:
-    `pretrained` has only config and processor; every other server is compared with the first server."""
+    `pretrained` has only config and processor; all servers are compared with the first one."""
 
     tolerance: float = Field(default=1e-3, gt=0)
     """Maximum difference of a log-probability in the check of `weights`, in nats. The default suits servers in float32;

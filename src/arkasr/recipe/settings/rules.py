@@ -1,4 +1,4 @@
-"""Rules about several keys of a recipe together, one function a rule. Rules about one part are in its settings class.
+"""Rules about a recipe as a whole, one function per rule. Rules about one part are in its settings class.
 
 Every rule takes a parsed recipe and raises ValueError with a message that names the key and the remedy.
 """
