@@ -82,9 +82,9 @@ def label_memory(teacher: Size, batch: Batch) -> dict[str, float]:
 def student_memory(size: Size, *, shards: int, mixed: bool, all_gathered: bool = False) -> dict[str, float]:
     """Weights, gradients and moments on one of `shards` devices (1 = a full copy).
 
-    "compute" is the memory for weights in the precision of the computation. With mixed precision, a full copy holds
-    all weights in 2 bytes from their first use to the backward pass. FSDP2 gathers the non-layer weights and two layers
-    with their gradients. In a rollout it gathers all weights (`all_gathered`).
+    "compute" is the memory for weights in the precision of the computation. With mixed precision, a device with a
+    full copy also holds each weight in 2 bytes, from its first use to the backward pass. FSDP2 gathers the
+    non-layer weights and two layers with their gradients. In a rollout it gathers all weights (`all_gathered`).
     """
     weights = float(FLOAT_BYTES * size.parameters)
     if shards == 1:

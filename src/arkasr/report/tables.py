@@ -120,7 +120,7 @@ def intervals_in_words(run: Run, table: RateTable) -> str:
     if table.seeds > 1:
         text = (
             f"± standard deviation over seeds; 95% interval of the recipe, over seeds and {run.resampled} "
-            f"(with one seed: of that one model, over {run.resampled})"
+            f"(for a variant with one seed: of that one model, over {run.resampled})"
         )
     fewest = min((column.speakers for column in table.columns if column.speakers is not None), default=None)
     clause = few_speakers(fewest, run.resampled, has_seeds=table.seeds > 1)

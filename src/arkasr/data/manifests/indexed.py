@@ -18,7 +18,9 @@ RECORDS_PER_SCAN = 2**18  # records that a scan reads at once
 
 
 class IndexedUtterances(Utterances):
-    """Utterances on the disk. Memory holds the numbers of their lines, 4 bytes each; nothing for a whole manifest.
+    """Utterances on the disk. Memory holds the numbers of their lines, 4 bytes each.
+
+    It holds nothing if they are all lines of the manifest, in order.
 
     Args:
         index: of the manifest.
