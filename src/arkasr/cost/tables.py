@@ -94,8 +94,9 @@ def basis(device: Device, assumptions: Assumptions) -> Iterator[str]:
     origin = "measured" if device.shares_measured else "assumed, not measured on such a device"
     yield f"ceilings: {device.source}"
     yield (
-        f"shares of the ceilings, {origin}: products {shares.products:.0%}, memory {shares.bandwidth:.0%} for weights "
-        f"and {shares.elementwise:.0%} between products, links {shares.links:.0%}; a layer takes at least "
+        f"shares of the ceilings, {origin}: matrix products {shares.products:.0%}, memory bandwidth "
+        f"{shares.bandwidth:.0%} for weights and {shares.elementwise:.0%} for what is between matrix products, "
+        f"links {shares.links:.0%}; a layer takes at least "
         f"{1000 * device.layer_seconds:.2g} ms"
     )
     yield (

@@ -20,7 +20,7 @@ RECORDS_PER_SCAN = 2**18  # records that a scan reads at once
 class IndexedUtterances(Utterances):
     """Utterances on the disk. Memory holds the numbers of their lines, 4 bytes each.
 
-    It holds nothing if they are all lines of the manifest, in order.
+    If the set is the whole manifest, in its order, no numbers are held.
 
     Args:
         index: of the manifest.
