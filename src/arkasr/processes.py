@@ -1,4 +1,4 @@
-"""Collective operations on short texts between the processes of one run: gather, broadcast, barrier, flags, errors.
+"""Collective operations on small values between the processes of one run: gather, broadcast, barrier, flags, errors.
 
 A run has one process, or as many as `torchrun`, `accelerate launch` or SLURM start. Every rank must call each
 collective function, in the same order. Accelerate exchanges gradients; this module does not.
@@ -72,10 +72,11 @@ def group_of(purpose: str) -> Any:
     return dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
 
 
-def all_gather_text(text: str) -> list[str]:
-    """All-gather: the text of every rank, by rank. No text may be empty."""
+def all_gather(value: Any) -> list[Any]:
+    """All-gather: the JSON-able value of every rank, by rank."""
+    text = json.dumps(value)
     if world_size() == 1:
-        return [text]
+        return [json.loads(text)]
     group = group_of("texts")
     payload = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     lengths = [torch.zeros(1, dtype=torch.long) for _ in range(world_size())]
@@ -83,12 +84,12 @@ def all_gather_text(text: str) -> list[str]:
     width = max(int(length) for length in lengths)
     rows = [torch.zeros(width, dtype=torch.uint8) for _ in range(world_size())]
     dist.all_gather(rows, torch.nn.functional.pad(payload, (0, width - len(payload))), group=group)
-    return [row[: int(length)].numpy().tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
+    return [json.loads(row[: int(length)].numpy().tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
 def barrier() -> None:
     """Wait until every rank has called this."""
-    all_gather_text("-")
+    all_gather(None)
 
 
 def set_flag(name: str) -> None:
@@ -114,16 +115,16 @@ def broadcast_from_first(compute: Callable[[], Any]) -> Any:
         InputError: `compute` raised it on rank 0; every other rank raises `ReportedByFirstRank`.
     """
     if not is_first_rank():
-        received = json.loads(all_gather_text("-")[0])
+        received = all_gather(None)[0]
         if "error" in received:
             raise ReportedByFirstRank(received["error"])
         return received["result"]
     try:
         result = compute()
     except InputError as error:
-        all_gather_text(json.dumps({"error": str(error)}))
+        all_gather({"error": str(error)})
         raise
-    all_gather_text(json.dumps({"result": result}))
+    all_gather({"result": result})
     return result
 
 
@@ -140,8 +141,7 @@ def raise_if_any_fails(work: Callable[[], Result]) -> Result:
         results.append(work())
     except InputError as failure:
         error = str(failure)
-    gathered = [json.loads(text) for text in all_gather_text(json.dumps(error))]
-    if errors := [error for error in gathered if error]:
+    if errors := [error for error in all_gather(error) if error]:
         with raise_on_first_rank():
             raise InputError(errors[0])
     return results[0]

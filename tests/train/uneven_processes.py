@@ -56,11 +56,6 @@ class UnshardedCounter(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def all_gather(value):
-    """A JSON-able value of every process, by rank."""
-    return [json.loads(text) for text in processes.all_gather_text(json.dumps(value))]
-
-
 def step(sharding, *, longest=12, silent=False):
     """Metrics of one optimizer step, by rank; where `silent`, the first process's only rollout is empty."""
     vocabulary = small_vocabulary()
@@ -77,7 +72,7 @@ def step(sharding, *, longest=12, silent=False):
     examples = noise_examples(student, teacher, texts=texts)
     with GatherCounter() as gathers:
         outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
-    return all_gather({"gathers": gathers.count, **outcome.metrics.values()})
+    return processes.all_gather({"gathers": gathers.count, **outcome.metrics.values()})
 
 
 def most_unsharded(kind):
@@ -94,7 +89,7 @@ def most_unsharded(kind):
     with UnshardedCounter(stage) as unsharded:
         examples = noise_examples(*stage.recognizers)
         optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
-    return all_gather(unsharded.most)
+    return processes.all_gather(unsharded.most)
 
 
 def checkpoint_bytes(sharding):
@@ -107,7 +102,7 @@ def checkpoint_bytes(sharding):
     optimizer_step(accelerator, stage, module, optimizers, iter([noise_examples(student)]), settings, 1, 0, 1.0)
     tensors = tensors_to_write(stage, [optimizer.optimizer for optimizer in optimizers])
     local = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in tensors.items()}
-    return all_gather({name: value.nbytes for name, value in local.items()})
+    return processes.all_gather({name: value.nbytes for name, value in local.items()})
 
 
 def half_paired(folder, least):
@@ -133,7 +128,7 @@ def half_paired(folder, least):
         )
     except InputError as caught:
         error = f"{type(caught).__name__}: {caught}"
-    return all_gather([completed, error])
+    return processes.all_gather([completed, error])
 
 
 def prefetched(sharding, folder, *, killed_at=None):

@@ -106,7 +106,7 @@ def build_dataset_stream(
             "max_text_tokens": optimization.batch_tokens,
             "max_utterances": optimization.batch_utterances,
         },
-        all_gather_text=processes.all_gather_text,
+        all_gather=processes.all_gather,
         max_seconds=set_settings.max_seconds,
         labels_withheld=set_settings.labels == "withheld",
         seed=seed,

@@ -1,6 +1,5 @@
 """The error rate on a development set during training. Its unit is words or characters, by language."""
 
-import json
 from collections.abc import Sequence
 
 from arkasr import processes
@@ -37,8 +36,7 @@ def development_error_rate(
         tokens += count.reference_tokens
         perfect += count.errors == 0
         scored += 1
-    totals = json.dumps([errors, insertions, tokens, perfect, scored, failed])
-    gathered = [json.loads(text) for text in processes.all_gather_text(totals)]
+    gathered = processes.all_gather([errors, insertions, tokens, perfect, scored, failed])
     errors, insertions, tokens, perfect, scored, failed = map(sum, zip(*gathered, strict=True))
     return {
         "dev/error_rate": errors / max(tokens, 1),

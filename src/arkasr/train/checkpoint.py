@@ -73,8 +73,7 @@ class Checkpoints:
         """
         self.finish()
         tensors = tensors_to_write(self._stage, self._optimizers)
-        random_states = [json.loads(text) for text in processes.all_gather_text(json.dumps(random_state()))]
-        document = {**state.to_json(), "random": random_states}
+        document = {**state.to_json(), "random": processes.all_gather(random_state())}
         group = processes.group_of("checkpoints") if processes.world_size() > 1 else None
         self._writing = self._thread.submit(self._write, state.step, tensors, document, dict(extra_state), group)
 

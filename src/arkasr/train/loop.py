@@ -29,7 +29,7 @@ from arkasr.train.signals import StopSignals
 from arkasr.train.skipped_steps import count_skipped
 from arkasr.train.stage import Stage
 from arkasr.train.step import StepOutcome, optimizer_step
-from arkasr.train.step_report import StepReport, all_gather_reports, all_gather_signals, first_signal, merged_metrics
+from arkasr.train.step_report import StepReport, all_gather_reports, first_signal, merged_metrics
 from arkasr.train.stream import BatchStream
 from arkasr.train.training_state import TrainingState
 
@@ -121,7 +121,7 @@ class _TrainingLoop:
         torch.manual_seed(self.seed + processes.rank())
         if self.settings.activation_checkpointing:
             self.stage.model.gradient_checkpointing_enable({"use_reentrant": False})
-        if len(set(processes.all_gather_text(self.stream.fingerprint))) > 1:
+        if len(set(processes.all_gather(self.stream.fingerprint))) > 1:
             raise InputError(
                 "the processes do not see the same training set; all must read the same manifest and audio"
             )
@@ -261,7 +261,7 @@ class _TrainingLoop:
                 self.state.unevaluated_metrics = values
                 return signal
             values |= self._evaluated(self.evaluate)
-            signal = first_signal(all_gather_signals(signals.received))
+            signal = first_signal(processes.all_gather(signals.received))
         if self.log:
             self.log.write(self.state.step, values)
         if self.on_step:

@@ -3,7 +3,6 @@
 Pending rollouts are stored by micro-batch seed, so that a run can be resumed on another number of processes.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,8 +40,8 @@ def micro_batches(
 def pending_rollouts_of_all_ranks(stage: Stage) -> dict[str, Any]:
     """The pending rollouts of every process, by micro-batch seed; every process must call this."""
     merged: dict[str, Any] = {}
-    for text in processes.all_gather_text(json.dumps(stage.pending_rollouts())):
-        merged |= json.loads(text)
+    for pending in processes.all_gather(stage.pending_rollouts()):
+        merged |= pending
     return merged
 
 

@@ -1,6 +1,5 @@
 """The report that every process sends to the others after a step."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -38,7 +37,7 @@ def all_gather_reports(report: StepReport) -> list[StepReport]:
         "nonfinite_utterances": report.nonfinite_utterances,
         "signal": report.signal,
     }
-    return [_report_of(json.loads(text)) for text in processes.all_gather_text(json.dumps(document))]
+    return [_report_of(gathered) for gathered in processes.all_gather(document)]
 
 
 def merged_metrics(reports: Sequence[StepReport]) -> Metrics:
@@ -47,11 +46,6 @@ def merged_metrics(reports: Sequence[StepReport]) -> Metrics:
     for report in reports:
         merged.merge(report.metrics)
     return merged
-
-
-def all_gather_signals(signal: int | None) -> list[int | None]:
-    """The stop signals of all processes, by rank; every process must call this."""
-    return [json.loads(text) for text in processes.all_gather_text(json.dumps(signal))]
 
 
 def first_signal(signals: Iterable[int | None]) -> int | None:

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-import soundfile
 
 from arkasr import locks
 from arkasr.data.manifests import checked_records, indexing, opening
@@ -18,14 +17,6 @@ from arkasr.data.manifests.indexing import build_index
 from arkasr.data.manifests.manifest import ManifestError, read_manifest
 from arkasr.errors import InputError
 from tests.data.manifests.test_manifest import BAD_LINES
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "clips").mkdir()
-    soundfile.write(tmp_path / "clips" / "a.wav", [0.1] * 16_000, 16_000)
-    soundfile.write(tmp_path / "clips" / "b.flac", [0.0] * 8_000, 16_000)
-    return tmp_path
 
 
 @pytest.fixture

@@ -1,19 +1,10 @@
 import json
 
 import pytest
-import soundfile
 
 from arkasr.data.manifests.check import check_manifest
 from arkasr.data.manifests.manifest import ManifestError, read_manifest, read_rows, write_manifest
 from arkasr.errors import InputError
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "clips").mkdir()
-    soundfile.write(tmp_path / "clips" / "a.wav", [0.1] * 16_000, 16_000)
-    soundfile.write(tmp_path / "clips" / "b.flac", [0.0] * 8_000, 16_000)
-    return tmp_path
 
 
 def write(folder, *lines):

@@ -71,7 +71,7 @@ def batches_of(folder, rank=0, processes=1, **changes):
         "processes": processes,
         "check_utterance": lambda utterance, seconds: None,
         "batching": {"max_audio_seconds": 2.0},
-        "all_gather_text": lambda text: [text],
+        "all_gather": lambda value: [value],
         "seed": 1,
         "read_ahead": 12,
     }
@@ -188,7 +188,7 @@ original = streamed.StreamedBatches._audio_bytes
 streamed.StreamedBatches._audio_bytes = lambda *its: (time.sleep(2 * (next(read) >= 50)), original(*its))[1]
 batches = streamed.StreamedBatches(
     DatasetSource(path=sys.argv[1], examples=66), batches_per_step=1, rank=0, processes=1,
-    check_utterance=lambda *its: None, batching={"max_audio_seconds": 2.0}, all_gather_text=lambda text: [text],
+    check_utterance=lambda *its: None, batching={"max_audio_seconds": 2.0}, all_gather=lambda value: [value],
 )
 
 def read_batches():
@@ -309,21 +309,21 @@ def state_of_two(folder, state, steps):
         batches = batches_of(folder, rank, 2)
         produced = batches.batches_from(batches.position_from_state(state))
         positions.append([reached for _, reached in itertools.islice(produced, steps * PER_STEP)][-1])
-    texts = [None, None]
+    values = [None, None]
     barrier = threading.Barrier(2)
 
     def exchange(rank):
-        def gather(text):
-            texts[rank] = text
+        def gather(value):
+            values[rank] = value
             barrier.wait(10)
-            return list(texts)
+            return list(values)
 
         return gather
 
     states = [None, None]
 
     def save(rank):
-        states[rank] = batches_of(folder, rank, 2, all_gather_text=exchange(rank)).state_dict(positions[rank])
+        states[rank] = batches_of(folder, rank, 2, all_gather=exchange(rank)).state_dict(positions[rank])
 
     threads = [threading.Thread(target=save, args=(rank,)) for rank in (0, 1)]
     for thread in threads:

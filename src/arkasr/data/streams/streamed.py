@@ -6,7 +6,6 @@ the lanes, and a process reads only the lanes of its own batches. Does not know 
 """
 
 import itertools
-import json
 import random
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +80,7 @@ class StreamedBatches:
         check_utterance: called with every utterance and its seconds; raises InputError if the stage cannot train on it.
         max_seconds: longer utterances are dropped; None = no limit.
         labels_withheld: remove the text of every utterance.
-        all_gather_text: all-gather of a string over the processes.
+        all_gather: the JSON-able value of every process, by rank.
         batching: `max_audio_seconds` and other keywords of `DurationBatchSampler`; `text_tokens` is a function that
             counts the tokens of a list of utterances.
         seed: together with lane and epoch, determines all randomness.
@@ -100,7 +99,7 @@ class StreamedBatches:
         processes: int,
         check_utterance: Callable[[Utterance, float], None],
         batching: Mapping[str, Any],
-        all_gather_text: Callable[[str], list[str]],
+        all_gather: Callable[[Any], list[Any]],
         max_seconds: float | None = None,
         labels_withheld: bool = False,
         seed: int = 0,
@@ -118,7 +117,7 @@ class StreamedBatches:
         self._processes = processes
         self._check_utterance = check_utterance
         self._batching = batching
-        self._all_gather_text = all_gather_text
+        self._all_gather = all_gather
         self._max_seconds = max_seconds
         self._labels_withheld = labels_withheld
         self._seed = seed
@@ -166,8 +165,8 @@ class StreamedBatches:
         """The positions of all processes' lanes as JSON values; every process must call it."""
         own = {str(lane): asdict(lane_position) for lane, lane_position in position.lanes.items()}
         positions: dict[str, Any] = {}
-        for text in self._all_gather_text(json.dumps(own)):
-            positions |= json.loads(text)
+        for lanes in self._all_gather(own):
+            positions |= lanes
         return {"fingerprint": self.fingerprint, "reached": positions}
 
     def _lane_batches(self, lane: int, position: LanePosition) -> Iterator[tuple[list[Utterance], LanePosition]]:
