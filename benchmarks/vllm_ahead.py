@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.timing import median_and_range
 
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, FeatureMemory
+from arkasr.data.examples import ExampleDataset, FeatureCache
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.recognizers.load import load_recognizer
@@ -43,7 +43,7 @@ def main() -> None:
     student, teacher = load_recognizer(options.model), load_recognizer(options.model)
     start = copy.deepcopy(student.model.state_dict())
     utterances = read_manifest(options.manifest)
-    dataset = ExampleDataset(utterances, {student.frontend: student.features}, FeatureMemory())
+    dataset = ExampleDataset(utterances, {student.frontend: student.features}, FeatureCache())
     lengths = [seconds_of(utterance) for utterance in utterances]
     settings = OptimizationSettings(
         steps=options.steps + WARM_UP_STEPS, batch_seconds=options.batch_seconds, learning_rate=1e-6

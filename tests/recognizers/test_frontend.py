@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from arkasr.data.examples import ExampleDataset, FeatureMemory
+from arkasr.data.examples import ExampleDataset, FeatureCache
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.recognizers.load import load_recognizer
 
@@ -48,7 +48,7 @@ def test_a_teacher_with_another_extractor_gets_its_own_features(student, tmp_pat
     dataset = ExampleDataset(
         read_manifest(tmp_path / "set.jsonl"),
         {recognizer.frontend: recognizer.features for recognizer in (student, teacher)},
-        FeatureMemory(),
+        FeatureCache(),
     )
     features = dataset[0].features
     assert not torch.equal(features[student.frontend], features[teacher.frontend])

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, FeatureMemory
+from arkasr.data.examples import ExampleDataset, FeatureCache
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from arkasr.train.quarantine import Quarantine
@@ -48,7 +48,7 @@ def ids(batches):
 @pytest.mark.parametrize("other", ["workers", "memory"])
 def test_workers_and_feature_memory_do_not_change_the_batches(student, utterances, other):
     plain = first(stream(student, utterances), 12)
-    options = {"workers": 2} if other == "workers" else {"memory": FeatureMemory()}
+    options = {"workers": 2} if other == "workers" else {"memory": FeatureCache()}
     again = first(stream(student, utterances, **options), 12)
     assert ids(again) == ids(plain)
     for left, right in zip(plain, again, strict=True):
@@ -151,7 +151,7 @@ def test_a_quarantine_counts_across_resumes_and_ends_the_run_above_its_share(tmp
 
 
 def test_a_full_feature_memory_gives_the_same_features(student, utterances):
-    room_for_one = FeatureMemory(limit_bytes=student.features(np.zeros(6_400)).nbytes)
+    room_for_one = FeatureCache(limit_bytes=student.features(np.zeros(6_400)).nbytes)
     plain, bounded = first(stream(student, utterances), 12), first(stream(student, utterances, memory=room_for_one), 12)
     for left, right in zip(plain, bounded, strict=True):
         for a, b in zip(left, right, strict=True):

@@ -33,7 +33,7 @@ class Example:
     joined_from: tuple[Utterance, ...] = ()
 
 
-class FeatureMemory:
+class FeatureCache:
     """Keeps computed features in memory up to a limit, for sets that fit and are read in many epochs.
 
     Args:
@@ -78,19 +78,19 @@ class ExampleDataset(Dataset[Example]):
 
     Args:
         utterances: looked up by the items of a batch: indices, or utterances with `IdentityLookup`.
-        frontends: feature functions by name; the name identifies features in `memory`.
-        memory: keeps features; None = compute them each time, as worker processes do.
+        frontends: feature functions by name; the name identifies features in `feature_cache`.
+        feature_cache: keeps features; None = compute them each time, as worker processes do.
     """
 
     def __init__(
         self,
         utterances: Sequence[Utterance] | IdentityLookup,
         frontends: Mapping[str, FeatureFunction],
-        memory: FeatureMemory | None = None,
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         self.utterances = utterances
         self.frontends = frontends
-        self.memory = memory
+        self.feature_cache = feature_cache
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -114,9 +114,9 @@ class ExampleDataset(Dataset[Example]):
             except InputError as error:
                 raise InputError(f"{utterance.audio}: {error}") from error
 
-        memory = self.memory
+        cache = self.feature_cache
         features = {
-            frontend: memory.get(frontend, utterance, compute) if memory is not None else compute(frontend)
+            frontend: cache.get(frontend, utterance, compute) if cache is not None else compute(frontend)
             for frontend in self.frontends
         }
         return Example(utterance, features)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from arkasr.data.batches import DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, FeatureMemory
+from arkasr.data.examples import ExampleDataset, FeatureCache
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
@@ -100,7 +100,7 @@ def recognize(
     settings: RecognitionSettings,
     *,
     engine: Engine | None = None,
-    memory: FeatureMemory | None = None,
+    feature_cache: FeatureCache | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Recognition]:
     """Transcribe every utterance of a manifest.
@@ -110,10 +110,10 @@ def recognize(
         utterances: the results have the same order.
         settings: batch size and cap.
         engine: writes the transcripts; None = `decode`, in this process.
-        memory: features already computed.
+        feature_cache: features already computed.
         on_batch: called after each batch with its number of utterances.
     """
-    dataset = ExampleDataset(utterances, {recognizer.frontend: recognizer.features}, memory)
+    dataset = ExampleDataset(utterances, {recognizer.frontend: recognizer.features}, feature_cache)
     results: list[Recognition] = [Recognition()] * len(utterances)
     seconds = {}
     for index, utterance in enumerate(utterances):

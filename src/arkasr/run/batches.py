@@ -59,8 +59,8 @@ def build_stream(
     frontends = {recognizer.frontend: recognizer.features for recognizer in stage.recognizers}
     workers = settings.optimization.data_workers
     # A set larger than one pool would evict its features before they are used again.
-    memory = context.feature_cache if workers == 0 and len(utterances) <= POOL else None
-    dataset = ExampleDataset(utterances, frontends, memory)
+    feature_cache = context.feature_cache if workers == 0 and len(utterances) <= POOL else None
+    dataset = ExampleDataset(utterances, frontends, feature_cache)
     sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, order)
     return BatchStream(
         dataset,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from arkasr.data.examples import FeatureMemory
+from arkasr.data.examples import FeatureCache
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.model.processor import INSTRUCTION
@@ -26,7 +26,7 @@ class RunContext:
         self.recipe = recipe
         self.folder = folder
         self.device = device
-        self.feature_cache = FeatureMemory()
+        self.feature_cache = FeatureCache()
         # The recorded commit of each model with a hub name. It is loaded even if the branch has moved.
         self.commits: dict[str, str] = {}
         self._sets: dict[str, Utterances] = {}

@@ -23,7 +23,7 @@ def development_error_rate(
     settings = context.recipe.evaluation
     local = utterances[processes.rank() :: processes.world_size()]
     recognition = RecognitionSettings(settings.batch_seconds, settings.max_new_tokens)
-    recognitions = recognize(recognizer, local, recognition, memory=context.feature_cache)
+    recognitions = recognize(recognizer, local, recognition, feature_cache=context.feature_cache)
     errors = insertions = tokens = perfect = scored = failed = 0
     for utterance, recognized in zip(local, recognitions, strict=True):
         if recognized.text is None or utterance.text is None:

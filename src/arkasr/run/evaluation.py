@@ -70,7 +70,7 @@ def _transcribe(
     profile, unit = scoring_of(context, set_name)
 
     def transcribe(utterances: Sequence[Utterance]) -> list[Row]:
-        recognitions = recognize(recognizer, utterances, limits, memory=context.feature_cache, on_batch=on_batch)
+        recognitions = recognize(recognizer, utterances, limits, feature_cache=context.feature_cache, on_batch=on_batch)
         return [
             prediction_row(utterance, recognition, profile, unit)
             for utterance, recognition in zip(utterances, recognitions, strict=True)

@@ -55,7 +55,7 @@ def run_label_stage(
                     recognition,
                     engine=engine,
                     drop_failures=settings.drop_failures,
-                    memory=context.feature_cache,
+                    feature_cache=context.feature_cache,
                     on_batch=advance,
                 )
                 return [{"kept": row} for row in labels.rows] + [{"dropped": row} for row in labels.dropped]

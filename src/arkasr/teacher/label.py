@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arkasr.data.examples import FeatureMemory
+from arkasr.data.examples import FeatureCache
 from arkasr.data.manifests.durations import segment_duration
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.output_fields import LABEL_FIELDS, drop_fields
@@ -45,7 +45,7 @@ def label(
     *,
     engine: Engine | None = None,
     drop_failures: bool = True,
-    memory: FeatureMemory | None = None,
+    feature_cache: FeatureCache | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Labels:
     """Transcribe `utterances` with the teacher and drop the obvious failures.
@@ -56,11 +56,13 @@ def label(
         settings: batch size and maximum length.
         engine: decodes for the teacher; None = the teacher itself.
         drop_failures: False keeps every utterance with a transcript.
-        memory: cache of features.
+        feature_cache: features already computed.
         on_batch: called with the number of utterances in each finished batch.
     """
     rows, dropped = [], []
-    recognitions = recognize(teacher, utterances, settings, engine=engine, memory=memory, on_batch=on_batch)
+    recognitions = recognize(
+        teacher, utterances, settings, engine=engine, feature_cache=feature_cache, on_batch=on_batch
+    )
     for utterance, recognition in zip(utterances, recognitions, strict=True):
         row = drop_fields(utterance.fields, LABEL_FIELDS) | {"audio": str(utterance.audio), "id": utterance.id}
         row["text"] = recognition.text
