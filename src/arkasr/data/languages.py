@@ -4,10 +4,25 @@ import difflib
 
 from arkasr.errors import InputError
 
-# The 30 languages of the Qwen3-ASR teacher and the 19 of the Ark-ASR students; ISO 639-1 codes where there are any.
+# The languages of the Qwen3-ASR teacher, the Ark-ASR students and Whisper; ISO 639-1 codes where there are any.
 LANGUAGE_CODES = {
+    "Afrikaans": "af",
+    "Albanian": "sq",
+    "Amharic": "am",
     "Arabic": "ar",
+    "Armenian": "hy",
+    "Assamese": "as",
+    "Azerbaijani": "az",
+    "Bashkir": "ba",
+    "Basque": "eu",
+    "Belarusian": "be",
+    "Bengali": "bn",
+    "Bosnian": "bs",
+    "Breton": "br",
+    "Bulgarian": "bg",
+    "Burmese": "my",
     "Cantonese": "yue",
+    "Catalan": "ca",
     "Chinese": "zh",
     "Croatian": "hr",
     "Czech": "cs",
@@ -15,32 +30,82 @@ LANGUAGE_CODES = {
     "Dutch": "nl",
     "English": "en",
     "Estonian": "et",
+    "Faroese": "fo",
     "Filipino": "fil",
     "Finnish": "fi",
     "French": "fr",
+    "Galician": "gl",
+    "Georgian": "ka",
     "German": "de",
     "Greek": "el",
+    "Gujarati": "gu",
+    "Haitian Creole": "ht",
+    "Hausa": "ha",
+    "Hawaiian": "haw",
+    "Hebrew": "he",
     "Hindi": "hi",
     "Hungarian": "hu",
+    "Icelandic": "is",
     "Indonesian": "id",
     "Italian": "it",
     "Japanese": "ja",
+    "Javanese": "jv",
+    "Kannada": "kn",
+    "Kazakh": "kk",
+    "Khmer": "km",
     "Korean": "ko",
+    "Lao": "lo",
+    "Latin": "la",
+    "Latvian": "lv",
+    "Lingala": "ln",
     "Lithuanian": "lt",
+    "Luxembourgish": "lb",
     "Macedonian": "mk",
+    "Malagasy": "mg",
     "Malay": "ms",
+    "Malayalam": "ml",
+    "Maltese": "mt",
+    "Maori": "mi",
+    "Marathi": "mr",
+    "Mongolian": "mn",
+    "Nepali": "ne",
+    "Norwegian": "no",
+    "Nynorsk": "nn",
+    "Occitan": "oc",
+    "Pashto": "ps",
     "Persian": "fa",
     "Polish": "pl",
     "Portuguese": "pt",
+    "Punjabi": "pa",
     "Romanian": "ro",
     "Russian": "ru",
+    "Sanskrit": "sa",
+    "Serbian": "sr",
+    "Shona": "sn",
+    "Sindhi": "sd",
+    "Sinhala": "si",
     "Slovak": "sk",
     "Slovenian": "sl",
+    "Somali": "so",
     "Spanish": "es",
+    "Sundanese": "su",
+    "Swahili": "sw",
     "Swedish": "sv",
+    "Tajik": "tg",
+    "Tamil": "ta",
+    "Tatar": "tt",
+    "Telugu": "te",
     "Thai": "th",
+    "Tibetan": "bo",
     "Turkish": "tr",
+    "Turkmen": "tk",
+    "Ukrainian": "uk",
+    "Urdu": "ur",
+    "Uzbek": "uz",
     "Vietnamese": "vi",
+    "Welsh": "cy",
+    "Yiddish": "yi",
+    "Yoruba": "yo",
 }
 # By code; the languages of the published checkpoints.
 STUDENT_LANGUAGES = {
@@ -51,12 +116,14 @@ STUDENT_LANGUAGES = {
     )
 }
 # Written without spaces between words, so errors are counted in characters. Korean has spaces.
-UNSPACED_LANGUAGES = frozenset({"Chinese", "Cantonese", "Japanese", "Thai"})
+UNSPACED_LANGUAGES = frozenset({"Chinese", "Cantonese", "Japanese", "Thai", "Lao", "Khmer", "Burmese", "Tibetan"})
 _NAMES = (
     {name.lower(): name for name in LANGUAGE_CODES}
     | {code: name for name, code in LANGUAGE_CODES.items()}
     | {"mandarin": "Chinese", "cmn": "Chinese", "zh-hk": "Cantonese", "zh-yue": "Cantonese"}
     | {"farsi": "Persian", "tagalog": "Filipino", "tl": "Filipino"}
+    | {"myanmar": "Burmese", "haitian": "Haitian Creole", "jw": "Javanese", "iw": "Hebrew"}
+    | {"nb": "Norwegian", "bokmål": "Norwegian", "flemish": "Dutch", "moldovan": "Romanian", "valencian": "Catalan"}
 )
 
 
