@@ -4,7 +4,7 @@ In: a transcript in student ids, and both tokenizers. Out: the ids that the teac
 position of each student position. Scores and the prompt around the transcript are left to others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,14 @@ from transformers import PreTrainedTokenizerBase
 
 from arkasr.distill.vocabularies import map_ids
 from arkasr.errors import InputError
+
+# The text that a model family writes before a text, such as a blank.
+Prefix = Callable[[str], str]
+
+
+def no_prefix(text: str) -> str:
+    """Nothing before a text."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,14 @@ def align(
     *,
     student_stop: int,
     teacher_stop: int,
+    student_prefix: Prefix = no_prefix,
+    teacher_prefix: Prefix = no_prefix,
+    longest_transcript: int | None = None,
 ) -> Alignment:
     """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
+
+    If only one of the models begins transcripts with a blank, the text is always retokenised, with the blank added or
+    removed. The first position is then not paired, because its candidates differ by the blank.
 
     After retokenising, no position is paired after the first byte in which the two texts differ: from there on the
     teacher reads another text. The texts differ where the student left a character unfinished or the teacher's
@@ -52,29 +66,54 @@ def align(
         teacher_tokenizer: byte-level BPE.
         student_stop: id of the student's stop token.
         teacher_stop: id of the teacher's stop token, appended if the student emitted its own.
+        student_prefix: what the student's family writes before a text.
+        teacher_prefix: what the teacher's family writes before a text.
+        longest_transcript: the most tokens that the teacher can read; later positions are not paired. None = no limit.
 
     Raises:
         InputError: a tokenizer is not byte-level.
     """
-    mapped_ids = map_ids(student_to_teacher, ids)
-    if bool((mapped_ids >= 0).all()):
-        return Alignment(mapped_ids, torch.arange(len(ids)), retokenised=False)
     student_ids = ids.tolist()
-    student_text = b"".join(token_bytes(student_tokenizer, student_ids))
-    text = student_text.decode("utf-8", errors="replace")
-    teacher_ids = teacher_tokenizer.encode(text, add_special_tokens=False)
+    student_bytes = b"".join(token_bytes(student_tokenizer, student_ids))
+    text = student_bytes.decode("utf-8", errors="replace")
+    teacher_text = _with_prefix_of_teacher(text, student_prefix, teacher_prefix)
+    mapped_ids = map_ids(student_to_teacher, ids)
+    if teacher_text == text and bool((mapped_ids >= 0).all()):
+        return _read_up_to(longest_transcript, Alignment(mapped_ids, torch.arange(len(ids)), retokenised=False))
+    teacher_ids = teacher_tokenizer.encode(teacher_text, add_special_tokens=False)
     if student_ids and student_ids[-1] == student_stop:
         teacher_ids.append(teacher_stop)
-    teacher_text = b"".join(token_bytes(teacher_tokenizer, teacher_ids))
+    teacher_bytes = b"".join(token_bytes(teacher_tokenizer, teacher_ids))
 
-    student_spans = byte_spans(student_tokenizer, student_ids)
+    added = len(teacher_text) - len(text)
+    student_spans = [(start + added, end + added) for start, end in byte_spans(student_tokenizer, student_ids)]
     positions = align_by_bytes(student_spans, byte_spans(teacher_tokenizer, teacher_ids))
-    byte_pairs = enumerate(zip(student_text, teacher_text, strict=False))
-    first_difference = next((offset for offset, (ours, theirs) in byte_pairs if ours != theirs), len(student_text))
-    ends = torch.tensor([end for _, end in student_spans], dtype=torch.long)
-    positions[ends > first_difference] = -1
+    overlapping = zip(student_bytes[max(-added, 0) :], teacher_bytes[max(added, 0) :], strict=False)
+    first_difference = next((offset for offset, (ours, theirs) in enumerate(overlapping) if ours != theirs), None)
+    if first_difference is not None:
+        ends = torch.tensor([end for _, end in student_spans], dtype=torch.long)
+        positions[ends > first_difference + max(added, 0)] = -1
     forced_ids = torch.tensor(teacher_ids, dtype=torch.long, device=ids.device)
-    return Alignment(forced_ids, positions.to(ids.device), retokenised=True)
+    return _read_up_to(longest_transcript, Alignment(forced_ids, positions.to(ids.device), retokenised=True))
+
+
+def _with_prefix_of_teacher(text: str, student_prefix: Prefix, teacher_prefix: Prefix) -> str:
+    """The student's text as the teacher writes it."""
+    bare = text.removeprefix(" ")
+    if student_prefix(bare) == teacher_prefix(bare):
+        return text
+    return teacher_prefix(bare) + bare
+
+
+def _read_up_to(longest_transcript: int | None, alignment: Alignment) -> Alignment:
+    if longest_transcript is None or len(alignment.teacher_ids) <= longest_transcript:
+        return alignment
+    positions = alignment.teacher_positions
+    return Alignment(
+        alignment.teacher_ids[:longest_transcript],
+        positions.masked_fill(positions >= longest_transcript, -1),
+        alignment.retokenised,
+    )
 
 
 def byte_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[int, int]]:
