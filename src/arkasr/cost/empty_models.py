@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.errors import InputError, first_line_of
@@ -98,11 +98,11 @@ def _from_folder(key: str, folder: str) -> Recognizer:
     if config.model_type not in FAMILIES:
         raise InputError(f"{key}: {folder} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
     processor = _load(AutoProcessor, key, folder)
+    family = FAMILIES[config.model_type]
     with init_empty_weights():
-        model = AutoModelForMultimodalLM.from_config(config)
+        model = family.model_class(config)
     model.tie_weights()
-    recognizer: Recognizer = FAMILIES[config.model_type](model, processor)
-    return recognizer
+    return family(model, processor)
 
 
 def _load(auto_class: Any, key: str, folder: str) -> Any:

@@ -6,7 +6,7 @@ In: the stage, the sizes of its models and a micro-batch. Out: bytes of each ite
 from collections.abc import Mapping
 
 from arkasr.cost.sizes import FLOAT_BYTES, Size, number_bytes
-from arkasr.cost.work import Batch, ctc_batch, decoder_positions
+from arkasr.cost.work import Batch, ctc_batch, decoder_positions, encoder_positions
 from arkasr.recipe.settings import CtcStageSettings, OpdStageSettings, SftStageSettings
 
 TrainingStage = CtcStageSettings | SftStageSettings | OpdStageSettings
@@ -112,7 +112,7 @@ def kept_for_backward(size: Size, batch: Batch, *, mixed: bool, checkpointing: b
 
     Activation checkpointing keeps the inputs of all layers and, in the backward pass, the activations of one layer.
     """
-    frames = batch.audio * size.frames_per_second
+    frames = encoder_positions(size, batch)
     positions = batch.utterances * decoder_positions(size, batch) if decoder else 0.0
     stacks = ((size.encoder, frames), (size.decoder, positions))
     kept = [stack.kept_bytes(count, mixed=mixed) for stack, count in stacks]
@@ -124,7 +124,7 @@ def kept_for_backward(size: Size, batch: Batch, *, mixed: bool, checkpointing: b
 
 def temporary_activations(size: Size, batch: Batch, *, mixed: bool) -> float:
     """Bytes of activations that a forward pass without gradients holds at once."""
-    positions = max(batch.audio * size.frames_per_second, batch.utterances * decoder_positions(size, batch))
+    positions = max(encoder_positions(size, batch), batch.utterances * decoder_positions(size, batch))
     stacks = (size.encoder, size.decoder)
     one_layer = max(stack.kept_bytes(1.0, mixed=mixed) / stack.layers for stack in stacks)
     return TEMPORARY_SHARE * one_layer * positions
@@ -132,7 +132,8 @@ def temporary_activations(size: Size, batch: Batch, *, mixed: bool) -> float:
 
 def kv_cache(size: Size, batch: Batch, *, mixed: bool) -> float:
     """Bytes of the keys and values of a rollout."""
-    return size.cache_bytes(batch.utterances * decoder_positions(size, batch), mixed=mixed)
+    positions = decoder_positions(size, batch) + size.cross_positions
+    return size.cache_bytes(batch.utterances * positions, mixed=mixed)
 
 
 def cross_entropy_bytes(size: Size, batch: Batch) -> float:

@@ -3,15 +3,18 @@
 In: a recogniser, whose weights may be on the meta device. Out: its `Size`. Batches and devices are left to others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from arkasr.cost.empty_models import empty_model
 from arkasr.model.frames import HOP_LENGTH
 from arkasr.recipe.settings import ModelSettings, TokenizerSettings
 from arkasr.recognizers.ark_asr import ArkAsr
+from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer
+from arkasr.recognizers.qwen3_asr import Qwen3Asr
 from arkasr.recognizers.recognizer import Recognizer
 
 MEL_FRAMES_PER_SECOND = 16_000 / HOP_LENGTH
@@ -80,8 +83,10 @@ class Size:
         decoder: layers over audio tokens, prompt and transcript.
         frames_per_second: encoder positions for each second of audio.
         window_seconds: audio that an encoder position attends to; None = the whole utterance.
+        padded_seconds: audio that each utterance is padded to; None = not padded.
         front_operations: operations of convolutions and projector for each second of audio.
         audio_tokens_per_second: decoder positions for each second of audio.
+        cross_positions: encoder positions that a decoder position attends to by cross-attention; 0 = none.
         prompt_tokens: decoder positions of the prompt around the audio.
         vocabulary: rows of the output head, `V`.
         width: columns of the output head, `H`.
@@ -92,8 +97,10 @@ class Size:
     decoder: Stack
     frames_per_second: float
     window_seconds: float | None
+    padded_seconds: float | None
     front_operations: float
     audio_tokens_per_second: float
+    cross_positions: float
     prompt_tokens: int
     vocabulary: int
     width: int
@@ -114,7 +121,7 @@ class Size:
         return self.vocabulary * self.width
 
     def cache_bytes(self, positions: float, *, mixed: bool) -> float:
-        """Bytes of the decoder's keys and values at this many positions."""
+        """Bytes of the decoder's keys and values at this many positions, without cross-attention."""
         return 2 * self.decoder.layers * self.decoder.key_width * number_bytes(mixed) * positions
 
 
@@ -123,8 +130,17 @@ class _Encoder(NamedTuple):
 
     stack: Stack
     frames_per_second: float
-    window_seconds: float | None
     front_operations: float
+    window_seconds: float | None = None
+    padded_seconds: float | None = None
+
+
+class _Prompt(NamedTuple):
+    """What the decoder reads before a transcript, for a clip of `MEASURED_FRAMES`."""
+
+    audio_tokens: int
+    other_tokens: int
+    cross_positions: int
 
 
 def size_of_model(name: str, model: ModelSettings, tokenizer: TokenizerSettings | None) -> Size:
@@ -138,21 +154,51 @@ def size_of_model(name: str, model: ModelSettings, tokenizer: TokenizerSettings 
 
 def size_of(recognizer: Recognizer) -> Size:
     """The size of a recogniser. Its weights may be on the meta device."""
-    seconds = MEASURED_FRAMES / MEL_FRAMES_PER_SECOND
-    audio_tokens = recognizer.audio_token_count(MEASURED_FRAMES)
-    encoder = _ark_encoder(recognizer) if isinstance(recognizer, ArkAsr) else _qwen_encoder(recognizer)
+    encoder, prompt = _encoder(recognizer), _prompt(recognizer)
     return Size(
         parameters=sum(parameter.numel() for parameter in recognizer.model.parameters()),
         encoder=encoder.stack,
         decoder=_decoder(recognizer),
         frames_per_second=encoder.frames_per_second,
         window_seconds=encoder.window_seconds,
+        padded_seconds=encoder.padded_seconds,
         front_operations=encoder.front_operations,
-        audio_tokens_per_second=audio_tokens / seconds,
-        prompt_tokens=len(recognizer.prompt_ids(MEASURED_FRAMES, "English")) - audio_tokens,
+        audio_tokens_per_second=prompt.audio_tokens * MEL_FRAMES_PER_SECOND / MEASURED_FRAMES,
+        cross_positions=prompt.cross_positions,
+        prompt_tokens=prompt.other_tokens,
         vocabulary=recognizer.vocab_size,
         width=recognizer.embedding_size,
     )
+
+
+def _prompt(recognizer: Recognizer) -> _Prompt:
+    if isinstance(recognizer, DecoderOnlyRecognizer):
+        audio_tokens = recognizer.audio_token_count(MEASURED_FRAMES)
+        return _Prompt(audio_tokens, len(recognizer.prompt_ids(MEASURED_FRAMES, "English")) - audio_tokens, 0)
+    prompts = recognizer.prompts([torch.zeros(1, MEASURED_FRAMES)], [None])
+    return _Prompt(0, prompts.lengths[0], prompts.audio_lengths[0])
+
+
+def _encoder(recognizer: Recognizer) -> _Encoder:
+    if isinstance(recognizer, ArkAsr):
+        return _ark_encoder(recognizer)
+    if isinstance(recognizer, Qwen3Asr):
+        return _qwen_encoder(recognizer)
+    return _whisper_encoder(recognizer)
+
+
+def _whisper_encoder(recognizer: Recognizer) -> _Encoder:
+    """The window is always computed whole. The keys and values of the cross-attention count as part of the front."""
+    encoder: Any = recognizer.audio_modules[0]
+    decoder: Any = recognizer.decoder
+    frames = MEL_FRAMES_PER_SECOND / 2
+    cross_projections = [module for layer in decoder.layers for module in _key_and_value(layer.encoder_attn)]
+    front = 2 * (
+        MEL_FRAMES_PER_SECOND * _matrix_entries(encoder.conv1)
+        + frames * (_matrix_entries(encoder.conv2) + sum(map(_matrix_entries, cross_projections)))
+    )
+    window = recognizer.processor.feature_extractor.chunk_length
+    return _Encoder(_encoder_stack(encoder.layers, encoder.config), frames, front, padded_seconds=window)
 
 
 def _ark_encoder(recognizer: Recognizer) -> _Encoder:
@@ -164,10 +210,10 @@ def _ark_encoder(recognizer: Recognizer) -> _Encoder:
         + frames * _matrix_entries(whisper.conv2)
         + frames / recognizer.model.config.merge_factor * _matrix_entries(encoder.adapting)
     )
-    return _Encoder(_encoder_stack(whisper.layers, config), frames, None, front)
+    return _Encoder(_encoder_stack(whisper.layers, config), frames, front)
 
 
-def _qwen_encoder(recognizer: Recognizer) -> _Encoder:
+def _qwen_encoder(recognizer: Qwen3Asr) -> _Encoder:
     tower, projector = recognizer.audio_modules
     encoder: Any = tower
     config = recognizer.model.config.audio_config
@@ -179,7 +225,7 @@ def _qwen_encoder(recognizer: Recognizer) -> _Encoder:
         front += 2 * _matrix_entries(convolution) * bins * steps * MEL_FRAMES_PER_SECOND / chunk
     front += 2 * tokens * (_matrix_entries(encoder.conv_out) + _matrix_entries(projector))
     window_seconds = config.n_window_infer / MEL_FRAMES_PER_SECOND
-    return _Encoder(_encoder_stack(encoder.layers, config), tokens, window_seconds, front)
+    return _Encoder(_encoder_stack(encoder.layers, config), tokens, front, window_seconds)
 
 
 def _encoder_stack(layers: Any, config: Any) -> Stack:
@@ -197,6 +243,11 @@ def _encoder_stack(layers: Any, config: Any) -> Stack:
 def _decoder(recognizer: Recognizer) -> Stack:
     layers: Any = recognizer.decoder.layers
     config: Any = recognizer.decoder.config
+    if not isinstance(recognizer, DecoderOnlyRecognizer):
+        crossing = sum(map(_matrix_entries, _key_and_value(layers[0].encoder_attn)))
+        stack = _encoder_stack(layers, config)
+        entries, inner_width = stack.weights_per_layer - crossing, config.decoder_ffn_dim
+        return replace(stack, weights_per_layer=entries, feed_forward_width=inner_width)
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Stack(
         layers=len(layers),
@@ -207,6 +258,10 @@ def _decoder(recognizer: Recognizer) -> Stack:
         feed_forward_width=config.intermediate_size,
         gated=True,
     )
+
+
+def _key_and_value(attention: Any) -> tuple[nn.Module, nn.Module]:
+    return attention.k_proj, attention.v_proj
 
 
 def _matrix_entries(module: nn.Module) -> int:

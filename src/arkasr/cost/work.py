@@ -89,10 +89,12 @@ class Work:
 
 def encoder_pass(size: Size, batch: Batch, *, mixed: bool) -> Work:
     """One pass of the encoder, with its convolutions and projector."""
-    frames = batch.audio * size.frames_per_second
-    attended = min(batch.seconds, size.window_seconds or batch.seconds) * size.frames_per_second
+    seconds = size.padded_seconds or batch.seconds
+    audio = batch.utterances * seconds
+    frames = encoder_positions(size, batch)
+    attended = min(seconds, size.window_seconds or seconds) * size.frames_per_second
     return Work(
-        operations=batch.audio * size.front_operations + size.encoder.operations(frames, attended),
+        operations=audio * size.front_operations + size.encoder.operations(frames, attended),
         weights=number_bytes(mixed) * size.encoder.weights,
         traffic=FORWARD_TRAFFIC * size.encoder.kept_bytes(frames, mixed=mixed),
         layers=size.encoder.layers,
@@ -104,7 +106,7 @@ def decoder_pass(size: Size, batch: Batch, *, mixed: bool) -> Work:
     length = decoder_positions(size, batch)
     positions = batch.utterances * length
     return Work(
-        operations=size.decoder.operations(positions, length),
+        operations=size.decoder.operations(positions, length + size.cross_positions),
         weights=number_bytes(mixed) * size.decoder.weights,
         traffic=FORWARD_TRAFFIC * size.decoder.kept_bytes(positions, mixed=mixed),
         layers=size.decoder.layers,
@@ -132,11 +134,14 @@ def rollout(size: Size, batch: Batch, decoding: Decoding, *, mixed: bool) -> Wor
     reread = batch.tokens if decoding.drafted and decoding.passes > 1 else 0.0
     later_positions = batch.utterances * (reread or batch.tokens)
     logits = batch.utterances * (batch.tokens + reread) * size.vocabulary
-    cache_traffic = size.cache_bytes(batch.utterances * length, mixed=mixed) * (decoding.passes - 1)
+    cache_positions = batch.utterances * (length + size.cross_positions)
+    cache_traffic = size.cache_bytes(cache_positions, mixed=mixed) * (decoding.passes - 1)
     later_traffic = FORWARD_TRAFFIC * size.decoder.kept_bytes(later_positions, mixed=mixed)
     logits_traffic = 2 * number_bytes(mixed) * logits
     return Work(
-        operations=first.operations + size.decoder.operations(later_positions, length) + 2 * logits * size.width,
+        operations=first.operations
+        + size.decoder.operations(later_positions, length + size.cross_positions)
+        + 2 * logits * size.width,
         weights=number_bytes(mixed) * (size.decoder.weights + size.head_weights) * decoding.passes,
         traffic=first.traffic + later_traffic + cache_traffic + logits_traffic,
         layers=size.decoder.layers * decoding.passes,
@@ -213,6 +218,11 @@ def backward(student: Size, forward: Work, *, checkpointing: bool) -> Work:
 def cast_weights(size: Size, *, mixed: bool) -> Work:
     """The cast of a frozen model from float32: autocast does not keep the 2-byte weights for the next use."""
     return Work(traffic=CAST_TRAFFIC * size.parameters if mixed else 0.0)
+
+
+def encoder_positions(size: Size, batch: Batch) -> float:
+    """Encoder positions of all utterances."""
+    return batch.utterances * (size.padded_seconds or batch.seconds) * size.frames_per_second
 
 
 def decoder_positions(size: Size, batch: Batch) -> float:

@@ -18,7 +18,7 @@ from arkasr.model.frames import audio_tokens
 from arkasr.model.generation import transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import AUDIO_TOKEN, SPECIAL_TOKENS, STOP_TOKEN, ArkAsrProcessor, transcription_prompt
-from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer
 from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
 ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
@@ -58,8 +58,10 @@ ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class ArkAsr(Recognizer):
+class ArkAsr(DecoderOnlyRecognizer):
     """An Ark-ASR model, with prompt and features as in the published checkpoints."""
+
+    model_class = ArkAsrForConditionalGeneration
 
     def __init__(self, model: ArkAsrForConditionalGeneration, processor: ArkAsrProcessor) -> None:
         self.model = model

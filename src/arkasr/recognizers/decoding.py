@@ -18,7 +18,7 @@ from arkasr.recognizers.device import to_device
 from arkasr.recognizers.draft import Draft
 from arkasr.recognizers.head import TokenMask, greedy_tokens, sampled_tokens
 from arkasr.recognizers.recognizer import Prompts, Recognizer
-from arkasr.recognizers.scoring import positions
+from arkasr.recognizers.scoring import check_transcript_length, positions
 
 # Finished rows leave the batch together, once they are this share of it, because removing rows copies the cache.
 FINISHED_SHARE = 0.25
@@ -130,15 +130,19 @@ def decode(
         max_new_tokens: cap on the tokens of a transcript, the stop token included.
         drafts: of B transcripts, as token ids; an empty one where nothing is known.
         sampling: None = greedy.
+
+    Raises:
+        InputError: the model cannot write so many tokens.
     """
-    head, stop, allowed = recognizer.head, recognizer.stop_token_id, recognizer.allowed_tokens
+    check_transcript_length(recognizer, max_new_tokens, "max_new_tokens")
+    stop, allowed = recognizer.stop_token_id, recognizer.allowed_tokens
     clips = len(prompts.input_ids)
     uniforms_by_clip = torch.empty(clips, 0) if sampling is None else sampling.uniforms
     rows = [
         _Row(Draft(_allowed_prefix(draft, allowed), stop), stop, max_new_tokens, uniforms)
         for draft, uniforms in zip(drafts or [()] * clips, uniforms_by_clip, strict=True)
     ]
-    mask = TokenMask.of(allowed, head)
+    predictor = _Predictor(recognizer, None if sampling is None else sampling.temperature)
     decoder = _CachedDecoder(recognizer, prompts)
     states: list[Tensor] = []
     state_count = 0
@@ -146,11 +150,10 @@ def decode(
         batch = [rows[clip] for clip in decoder.clips]
         proposals = [row.propose() for row in batch]
         states.append(decoder.step(proposals))
-        if sampling is None:
-            tokens = greedy_tokens(states[-1], head, mask)
-        else:
-            uniforms = torch.cat([row.next_uniforms(proposal) for row, proposal in zip(batch, proposals, strict=True)])
-            tokens = sampled_tokens(states[-1], head, mask, sampling.temperature, to_device(uniforms, head.device))
+        uniforms = torch.cat([row.next_uniforms(proposal) for row, proposal in zip(batch, proposals, strict=True)])
+        tokens = predictor.predict(states[-1], uniforms)
+        if len(states) == 1:
+            predictor.replace_first(tokens, states[0], proposals, uniforms)
         predictions, accepted = iter(tokens.tolist()), []
         for row, proposal in zip(batch, proposals, strict=True):
             predicted = list(islice(predictions, len(proposal) + 1))
@@ -165,7 +168,7 @@ def decode(
     return Transcripts(
         [torch.tensor(row.tokens) for row in rows],
         torch.tensor([row.stopped for row in rows]),
-        torch.cat(states).index_select(0, to_device(indices, head.device)),
+        torch.cat(states).index_select(0, to_device(indices, states[0].device)),
         passes=len(states),
     )
 
@@ -176,6 +179,54 @@ def _allowed_prefix(draft: Sequence[int], allowed: Tensor) -> Sequence[int]:
     in_vocabulary = tokens < len(allowed)
     writable = in_vocabulary & allowed[tokens.where(in_vocabulary, 0)]
     return draft[: int(writable.int().cumprod(0).sum())]
+
+
+class _Predictor:
+    """The next token after each state: the best allowed one, or a sampled one.
+
+    Args:
+        recognizer: its output head scores the tokens.
+        temperature: of sampling; None = greedy.
+    """
+
+    def __init__(self, recognizer: Recognizer, temperature: float | None) -> None:
+        self._head = recognizer.head
+        self._temperature = temperature
+        self._allowed = TokenMask.of(recognizer.allowed_tokens, self._head)
+        self._restricts_first = not torch.equal(recognizer.allowed_first_tokens, recognizer.allowed_tokens)
+        self._allowed_first = TokenMask.of(recognizer.allowed_first_tokens, self._head)
+
+    def predict(self, states: Tensor, uniforms: Tensor, allowed: TokenMask | None = None) -> Tensor:
+        """Token ids, int64 `[N]`.
+
+        Args:
+            states: `[N, H]`.
+            uniforms: float64 `[N]`, as in `Sampling`; not used for greedy decoding.
+            allowed: the tokens to choose from; None = those of every position but the first.
+        """
+        if self._temperature is None:
+            return greedy_tokens(states, self._head, allowed or self._allowed)
+        uniforms = to_device(uniforms, states.device)
+        return sampled_tokens(states, self._head, allowed or self._allowed, self._temperature, uniforms)
+
+    def replace_first(
+        self, tokens: Tensor, states: Tensor, proposals: Sequence[Sequence[int]], uniforms: Tensor
+    ) -> None:
+        """Predict the first token of every transcript again, in place, from the tokens that may begin one.
+
+        Args:
+            tokens: int64 `[N]`, from the first pass.
+            states: `[N, H]`, of the first pass.
+            proposals: of each row; N is their length and one more each.
+            uniforms: float64 `[N]`.
+        """
+        if not self._restricts_first:
+            return
+        lengths = torch.tensor([len(proposal) + 1 for proposal in proposals])
+        first_on_host = lengths.cumsum(0) - lengths
+        first = to_device(first_on_host, states.device)
+        first_uniforms = uniforms if self._temperature is None else uniforms[first_on_host]
+        tokens[first] = self.predict(states.index_select(0, first), first_uniforms, self._allowed_first)
 
 
 class _CachedDecoder:
@@ -253,6 +304,4 @@ class _CachedDecoder:
         in_cache = mask[:, :-1]
         columns = in_cache.argsort(dim=1, stable=True)[:, -max(self._cached_lengths) :]
         self._attention_mask = torch.cat((in_cache.gather(1, columns), mask[:, -1:]), dim=1)
-        for layer in self._cache.layers:
-            layer.keys = layer.keys[kept[:, None], :, columns].transpose(1, 2)
-            layer.values = layer.values[kept[:, None], :, columns].transpose(1, 2)
+        self._recognizer.select_cached(self._cache, kept, columns)

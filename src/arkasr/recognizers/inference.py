@@ -157,7 +157,7 @@ def _recognize_batch(
         try:
             if isinstance(features, InputError):
                 raise features
-            recognizer.prompt_ids(features.shape[1], languages(number))
+            recognizer.prompt_text(languages(number))
             clips[number] = features
         except InputError as error:
             results[number] = Recognition(error=str(error))

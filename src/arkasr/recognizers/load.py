@@ -7,17 +7,18 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.errors import InputError, first_line_of
-from arkasr.model.checkpoint_integrity import first_broken_file
+from arkasr.model.checkpoint_integrity import first_broken_file, refuse_incomplete
 from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.qwen3_asr import Qwen3Asr
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.whisper import Whisper
 
-FAMILIES: dict[str, Any] = {"arkasr": ArkAsr, "qwen3_asr": Qwen3Asr}
+FAMILIES: dict[str, type[Recognizer]] = {"arkasr": ArkAsr, "qwen3_asr": Qwen3Asr, "whisper": Whisper}
 
 
 def load_recognizer(
@@ -43,11 +44,18 @@ def load_recognizer(
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     with _input_errors(name):
         config, processor = _config_and_processor(name, source)
-        model = AutoModelForMultimodalLM.from_pretrained(
-            name, dtype=dtype, attn_implementation=attention, use_safetensors=True, **source
+        family = FAMILIES[config.model_type]
+        model, loading_info = family.model_class.from_pretrained(
+            name,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **source,
         )
-    recognizer: Recognizer = FAMILIES[config.model_type](model.to(device), processor)
-    return recognizer
+        refuse_incomplete(name, loading_info)
+    return family(model.to(device), processor)
 
 
 def load_without_weights(name: str | Path, *, revision: str | None = None) -> Recognizer:
@@ -58,10 +66,10 @@ def load_without_weights(name: str | Path, *, revision: str | None = None) -> Re
     """
     with _input_errors(name):
         config, processor = _config_and_processor(name, {"revision": revision, "trust_remote_code": False})
+        family = FAMILIES[config.model_type]
         with torch.device("meta"):
-            model = AutoModelForMultimodalLM.from_config(config)
-    recognizer: Recognizer = FAMILIES[config.model_type](model, processor)
-    return recognizer
+            model = family.model_class(config)
+    return family(model, processor)
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:

@@ -26,7 +26,7 @@ from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import clip_of
 from arkasr.model.placeholders import check_total
-from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer
 from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
 PROMPT_WORDS = ("system", "user", "assistant", "language English", "language Chinese")
@@ -102,8 +102,10 @@ CHAT_TEMPLATE = (
 LANGUAGES = frozenset(LANGUAGE_CODE_TO_NAME.values())
 
 
-class Qwen3Asr(Recognizer):
+class Qwen3Asr(DecoderOnlyRecognizer):
     """A Qwen3-ASR model, native in Transformers."""
+
+    model_class = Qwen3ASRForConditionalGeneration
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model

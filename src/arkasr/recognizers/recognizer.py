@@ -5,19 +5,19 @@ Forced scoring (`scoring.py`) and decoding (`decoding.py`) are the same for all 
 """
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arkasr.model.placeholders import fill_padded
 from arkasr.recognizers.device import to_device
 
 # Fields of a feature extractor's file that do not change the features.
@@ -34,7 +34,7 @@ class Prompts:
         audio: the audio part of the model's keyword arguments, batch first. After `Recognizer.embed_audio` also
             `embeddings` `[B, N, H]`, padded on the right.
         lengths: tokens of each prompt. On the host, like `audio_lengths`, so that nothing waits for the device.
-        audio_lengths: audio tokens of each prompt.
+        audio_lengths: audio embeddings of each prompt.
     """
 
     input_ids: Tensor
@@ -73,17 +73,24 @@ class Prompts:
 class Recognizer(ABC):
     """A model, its processor, and the conventions of its family.
 
+    A family's class takes a model and its processor.
+
     Attributes:
+        model_class: the Transformers class of the family's models.
         model: the Transformers model.
         processor: the Transformers processor, with `tokenizer` and `feature_extractor`.
         stop_token_id: ends a transcript.
         allowed_tokens: bool `[V]`, the tokens that a transcript may hold, the stop token included.
     """
 
+    model_class: ClassVar[Any]
     model: Any
     processor: Any
     stop_token_id: int
     allowed_tokens: Tensor
+
+    @abstractmethod
+    def __init__(self, model: Any, processor: Any) -> None: ...
 
     @abstractmethod
     def features(self, waveform: np.ndarray) -> Tensor:
@@ -94,31 +101,48 @@ class Recognizer(ABC):
         """Batch features `[mels, T]` into the audio part of the model's keyword arguments."""
 
     @abstractmethod
-    def audio_token_count(self, frames: int) -> int:
-        """Audio tokens in the prompt of a clip of `frames` mel frames."""
-
-    @abstractmethod
     def prompt_text(self, language: str | None) -> str:
-        """The text before the transcript, with one audio placeholder.
+        """The text before the transcript.
 
         Raises:
             InputError: the family cannot write a prompt for this language.
         """
 
     @abstractmethod
-    def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The valid audio embeddings of all clips in order, `[sum N, H]`, and their number per clip `[B]`."""
+    def prompts(self, features: list[Tensor], languages: Sequence[str | None]) -> Prompts:
+        """Batch clips of log-mel features `[mels, T]` into prompts padded on the left."""
 
     @abstractmethod
-    def padded_audio_embeddings(self, audio: dict[str, Tensor], lengths: Sequence[int]) -> Tensor:
-        """`audio_embeddings` padded on the right with arbitrary values, `[B, N, H]`.
-
-        Args:
-            audio: as for `audio_embeddings`.
-            lengths: audio tokens of each clip, given because reading them from the device would make the host wait.
+    def embed_audio(self, prompts: Prompts) -> Prompts:
+        """The same prompts with their audio embedded, so that several decoder passes share one encoder pass.
 
         Raises:
-            ValueError: the audio does not have as many tokens as `lengths` says (Ark-ASR notices only too few).
+            ValueError: the audio does not fit the prompts.
+        """
+
+    @abstractmethod
+    def decoder_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        audio: dict[str, Tensor],
+        *,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """The last hidden states of the decoder, one for every input token.
+
+        Args:
+            input_ids: int64 `[B, L]`.
+            attention_mask: int64 `[B, L']`, zero where hidden; L' is L plus the length of the cache.
+            position_ids: int64 `[B, L]`.
+            audio: `Prompts.audio` with embeddings; empty once the prompts are in the cache.
+            cache: keys and values of earlier tokens.
+            use_cache: return the cache.
+
+        Returns:
+            States `[B, L, H]`, and the cache or None.
         """
 
     @property
@@ -166,100 +190,59 @@ class Recognizer(ABC):
         """The model's device."""
         return next(iter(self.model.parameters())).device
 
-    def embed_audio(self, prompts: Prompts) -> Prompts:
-        """The same prompts with their audio embedded, so that several decoder passes share one encoder pass.
+    @property
+    def allowed_first_tokens(self) -> Tensor:
+        """The tokens that may begin a transcript when the model writes, bool `[V]`."""
+        return self.allowed_tokens
 
-        Raises:
-            ValueError: as `padded_audio_embeddings`.
-        """
-        if "embeddings" in prompts.audio:
-            return prompts
-        embeddings = self.padded_audio_embeddings(prompts.audio, prompts.audio_lengths)
-        return replace(prompts, audio=prompts.audio | {"embeddings": embeddings})
+    @property
+    def longest_transcript(self) -> int | None:
+        """The most tokens of a transcript, the stop token included; None = no fixed limit."""
+        return None
 
-    def decoder_states(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        audio: dict[str, Tensor],
-        *,
-        cache: Any = None,
-        use_cache: bool = False,
-    ) -> tuple[Tensor, Any]:
-        """The last hidden states of the decoder, one for every input token.
+    def transcript_prefix(self, text: str) -> str:
+        """What the family writes before the first word of `text`, such as a blank."""
+        return ""
+
+    def select_cached(self, cache: Any, rows: Tensor, columns: Tensor) -> None:
+        """Keep some rows of a cache of `decoder_states`, and some columns of each.
 
         Args:
-            input_ids: int64 `[B, L]`.
-            attention_mask: int64 `[B, L']`, zero where hidden; L' is L plus the length of the cache.
-            position_ids: int64 `[B, L]`.
-            audio: `Prompts.audio` with embeddings; empty once the prompts are in the cache.
-            cache: keys and values of earlier tokens.
-            use_cache: return the cache.
-
-        Returns:
-            States `[B, L, H]`, and the cache or None.
+            cache: changed in place.
+            rows: int64 `[R]`.
+            columns: int64 `[R, L]`, of each kept row.
         """
-        embedded = self.model.get_input_embeddings()(input_ids)
-        if audio:
-            placeholders = input_ids == self.processor.audio_token_id
-            embedded = fill_padded(embedded, placeholders, audio["embeddings"])
+        for layer in cache.layers:
+            layer.keys = layer.keys[rows[:, None], :, columns].transpose(1, 2)
+            layer.values = layer.values[rows[:, None], :, columns].transpose(1, 2)
+
+    def cache_argument(self, cache: Any) -> dict[str, Any]:
+        """The decoder's keyword argument for its cache, which Transformers renamed from `past_key_values`."""
+        renamed = "cache" in inspect.signature(type(self.decoder).forward).parameters
+        return {"cache" if renamed else "past_key_values": cache}
+
+    def device_mask(self, attention_mask: Tensor, queries: int) -> Tensor:
+        """The attention mask of `decoder_states` in a form that Transformers does not read back from an accelerator.
+
+        Args:
+            attention_mask: int64 `[B, L']`, zero where hidden.
+            queries: L, the number of last tokens.
+        """
         config = cast(Any, self.decoder).config
         sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-        if input_ids.device.type != "cpu" and config._attn_implementation == "sdpa" and not sliding:
-            # For a mask of two dimensions Transformers reads values from the device, which makes the host wait.
-            attention_mask = causal_mask(attention_mask, input_ids.shape[1])
-        outputs = self.decoder(
-            inputs_embeds=embedded,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=use_cache,
-        )
-        return outputs.last_hidden_state, outputs.past_key_values
-
-    def prompt_parts(self, language: str | None) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt before and after the audio."""
-        if language not in self._prompt_parts:
-            ids = self.tokenizer(self.prompt_text(language), add_special_tokens=False)["input_ids"]
-            index = ids.index(self.processor.audio_token_id)
-            self._prompt_parts[language] = ids[:index], ids[index + 1 :]
-        return self._prompt_parts[language]
-
-    @cached_property
-    def _prompt_parts(self) -> dict[str | None, tuple[list[int], list[int]]]:
-        return {}
-
-    def prompt_ids(self, frames: int, language: str | None) -> list[int]:
-        """Token ids of the prompt for a clip of `frames` mel frames."""
-        before, after = self.prompt_parts(language)
-        return [*before, *[self.processor.audio_token_id] * self.audio_token_count(frames), *after]
-
-    def prompts(self, features: list[Tensor], languages: Sequence[str | None]) -> Prompts:
-        """Batch clips of log-mel features `[mels, T]` into prompts padded on the left."""
-        rows = [self.prompt_ids(clip.shape[1], language) for clip, language in zip(features, languages, strict=True)]
-        width = max(map(len, rows))
-        input_ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
-        attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for index, row in enumerate(rows):
-            input_ids[index, width - len(row) :] = torch.tensor(row)
-            attention_mask[index, width - len(row) :] = 1
-        return Prompts(
-            input_ids,
-            attention_mask,
-            self.pad_features(features),
-            [len(row) for row in rows],
-            [self.audio_token_count(clip.shape[1]) for clip in features],
-        )
+        if attention_mask.device.type == "cpu" or config._attn_implementation != "sdpa" or sliding:
+            return attention_mask
+        return causal_mask(attention_mask, queries)
 
     def transcript_ids(self, text: str) -> Tensor:
         """Token ids of a transcript with the stop token at its end, int64 `[n]`."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(self.transcript_prefix(text) + text, add_special_tokens=False)["input_ids"]
         return torch.tensor([*ids, self.stop_token_id])
 
     def transcript_lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each transcript, the stop token included; one call is much faster than many."""
-        return [len(ids) + 1 for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        written = [self.transcript_prefix(text) + text for text in texts]
+        return [len(ids) + 1 for ids in self.tokenizer(written, add_special_tokens=False)["input_ids"]]
 
     def transcript_text(self, ids: Tensor) -> str:
         """The raw text of generated ids `[n]`, without the stop token."""
@@ -287,3 +270,14 @@ def causal_mask(attention_mask: Tensor, queries: int) -> Tensor:
     keys = attention_mask.shape[1]
     indices = torch.arange(keys, device=attention_mask.device)
     return (indices <= indices[keys - queries :, None]) & attention_mask[:, None, None].bool()
+
+
+def padded_left(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Token ids of prompts padded on the left, int64 `[B, P]`, and their attention mask, int64 `[B, P]`."""
+    width = max(map(len, rows))
+    input_ids = torch.full((len(rows), width), padding)
+    attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        input_ids[index, width - len(row) :] = torch.tensor(row)
+        attention_mask[index, width - len(row) :] = 1
+    return input_ids, attention_mask

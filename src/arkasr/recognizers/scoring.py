@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from arkasr.errors import InputError
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 
@@ -62,6 +63,22 @@ def _padded_states(
     attention_mask = torch.cat((prompts.attention_mask, to_device(valid[:, :-1].long(), device)), dim=1)
     states, _ = recognizer.decoder_states(input_ids, attention_mask, positions(attention_mask), prompts.audio)
     return states[:, -width:], to_device(valid.flatten().nonzero().squeeze(1), device)
+
+
+def check_transcript_length(recognizer: Recognizer, tokens: int, subject: str) -> None:
+    """Check that a model can write so many tokens.
+
+    Args:
+        recognizer: the model.
+        tokens: of a transcript, the stop token included.
+        subject: what has so many tokens, for the message.
+
+    Raises:
+        InputError: it cannot.
+    """
+    longest = recognizer.longest_transcript
+    if longest is not None and tokens > longest:
+        raise InputError(f"{subject} is {tokens}; the model writes at most {longest} tokens")
 
 
 def positions(attention_mask: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.model.frames import HOP_LENGTH, clip_of
+from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer, require_decoder_only
 from arkasr.recognizers.head import TopTokens
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.teacher.replicas import InvalidResponseError, Replicas
@@ -54,13 +55,14 @@ class ServedTeacher(Teacher):
             (docs/teachers.md).
     """
 
+    recognizer: DecoderOnlyRecognizer
     full_vocabulary = False
     frontend = f"waveform-{SAMPLE_RATE}"
 
     def __init__(
         self, recognizer: Recognizer, replicas: Replicas, *, model: str | None = None, best_tokens: int | None = None
     ) -> None:
-        super().__init__(recognizer)
+        super().__init__(require_decoder_only(recognizer, "a served teacher"))
         self.replicas = replicas
         self.model = model
         self.best_tokens = best_tokens

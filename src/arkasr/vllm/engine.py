@@ -24,6 +24,7 @@ from transformers import AutoConfig, Qwen3ASRConfig
 
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES
+from arkasr.recognizers.decoder_only import require_decoder_only
 from arkasr.recognizers.decoding import Sampling, Transcripts
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.scratch import scratch_folder
@@ -62,13 +63,13 @@ class VllmEngine:
             from vllm import LLM
         except ImportError as error:
             raise InputError("engine vllm: vLLM is not installed; pip install 'arkasr[vllm]'") from error
-        self.recognizer = recognizer
+        self.recognizer = require_decoder_only(recognizer, "engine vllm")
         self._updated = False
         self._folder = TemporaryDirectory(dir=scratch_folder())
         _write_model_files(recognizer, Path(self._folder.name))
         _write_weights(recognizer, Path(self._folder.name))
         earlier = active_children()
-        longest_prompt = len(recognizer.prompt_ids(LONGEST_CLIP_FRAMES, "English")) + SPARE_PROMPT_TOKENS
+        longest_prompt = len(self.recognizer.prompt_ids(LONGEST_CLIP_FRAMES, "English")) + SPARE_PROMPT_TOKENS
         try:
             with patch_environment(**engine_environment(Path(self._folder.name))):
                 self._llm: Any = LLM(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arkasr.data.examples import Example
+from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer, require_decoder_only
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.precision import at_least_float32
 from arkasr.recognizers.recognizer import Recognizer
@@ -23,8 +24,10 @@ from arkasr.train.stages.sft import reference_of
 class CtcStage(Stage):
     """CTC loss: negative log-likelihood of the reference, per reference token."""
 
+    student: DecoderOnlyRecognizer
+
     def __init__(self, student: Recognizer, augmentation: AugmentationSettings | None) -> None:
-        super().__init__(student)
+        super().__init__(require_decoder_only(student, "a ctc stage"))
         self.augmentation = augmentation
         self.blank = student.vocab_size
         self.blank_embedding = nn.Parameter(torch.zeros(1, student.embedding_size, device=student.device))

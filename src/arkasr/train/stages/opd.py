@@ -226,6 +226,9 @@ class DistillationStage(Stage):
             self.teacher.tokenizer,
             student_stop=self.student.stop_token_id,
             teacher_stop=self.teacher.stop_token_id,
+            student_prefix=self.student.transcript_prefix,
+            teacher_prefix=self.teacher.recognizer.transcript_prefix,
+            longest_transcript=self.teacher.recognizer.longest_transcript,
         )
 
     def _scoring_requests(

@@ -1,0 +1,197 @@
+"""Whisper as a recogniser: prompt, window of 30 s, suppressed tokens, leading blank.
+
+The model itself is part of Transformers (`WhisperForConditionalGeneration`). Its decoder reads the audio by
+cross-attention, so prompts hold no audio tokens. Sources: arXiv 2212.04356, and the generation config of each
+checkpoint.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration
+
+from arkasr.data.audio import SAMPLE_RATE
+from arkasr.data.languages import LANGUAGE_CODES
+from arkasr.errors import InputError
+from arkasr.model.allowed import allowed_tokens
+from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, clip_of
+from arkasr.recognizers.loops import is_unspaced
+from arkasr.recognizers.recognizer import Prompts, Recognizer, padded_left
+
+STOP_TOKEN = "<|endoftext|>"
+START_TOKEN = "<|startoftranscript|>"
+TASK_TOKENS = ("<|transcribe|>", "<|notimestamps|>")
+# Checkpoints without a generation config tell by their size whether they know languages (openai/whisper).
+SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
+# Codes of Whisper that differ from those of manifests.
+WHISPER_CODES = LANGUAGE_CODES | {"Filipino": "tl", "Javanese": "jw"}
+
+
+class Whisper(Recognizer):
+    """A Whisper model of any size, multilingual or English only, native in Transformers.
+
+    A prompt without a language gets the language that the model detects.
+    """
+
+    model_class = WhisperForConditionalGeneration
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        self.stop_token_id = self._token_id(STOP_TOKEN)
+        self.allowed_tokens = allowed_tokens(processor.tokenizer, self.vocab_size, self.stop_token_id)
+        self.allowed_tokens[_token_list(model.generation_config.suppress_tokens)] = False
+
+    @cached_property
+    def allowed_first_tokens(self) -> Tensor:
+        allowed = self.allowed_tokens.clone()
+        allowed[_token_list(self.model.generation_config.begin_suppress_tokens)] = False
+        return allowed
+
+    @property
+    def longest_transcript(self) -> int:
+        # The last token is written, but never read.
+        return int(self.model.config.max_target_positions) - len(self.prompt_ids(None)) + 1
+
+    @cached_property
+    def is_multilingual(self) -> bool:
+        """Whether the prompt names a language."""
+        known = getattr(self.model.generation_config, "is_multilingual", None)
+        return self.vocab_size >= SMALLEST_MULTILINGUAL_VOCABULARY if known is None else bool(known)
+
+    @cached_property
+    def language_tokens(self) -> dict[str, int]:
+        """The ids of the languages that the model knows, by name; empty for a model that knows only English."""
+        if not self.is_multilingual:
+            return {}
+        vocabulary = self.tokenizer.get_vocab()
+        tokens = {name: vocabulary.get(f"<|{code}|>") for name, code in WHISPER_CODES.items()}
+        return {name: token for name, token in tokens.items() if token is not None and token < self.vocab_size}
+
+    def features(self, waveform: np.ndarray) -> Tensor:
+        """The frames that hold sound, and a last one of silence, which fills the window in `pad_features`."""
+        clip = clip_of(waveform)
+        extractor = self.processor.feature_extractor
+        frames = min(-(-(len(clip) + WINDOW_LENGTH // 2) // HOP_LENGTH) + 1, extractor.nb_max_frames)
+        clip = np.pad(clip, (0, frames * HOP_LENGTH - len(clip)))
+        features = extractor(clip, sampling_rate=SAMPLE_RATE, padding="do_not_pad", return_tensors="pt")
+        return features["input_features"][0]
+
+    def pad_features(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Batch features; the last frame of each clip fills the window."""
+        window = self.processor.feature_extractor.nb_max_frames
+        rows = [clip[:, torch.arange(window).clamp(max=clip.shape[1] - 1)] for clip in features]
+        return {"input_features": torch.stack(rows)}
+
+    def prompt_text(self, language: str | None) -> str:
+        """The tokens that begin a transcript without timestamps; without a language, that of the first known one.
+
+        Raises:
+            InputError: the model does not know the language.
+        """
+        return "".join(self.tokenizer.convert_ids_to_tokens(self.prompt_ids(language)))
+
+    def prompt_ids(self, language: str | None) -> list[int]:
+        """Token ids of the prompt; the start token stands for a language that is not known yet.
+
+        Raises:
+            InputError: the model does not know the language.
+        """
+        start = self._token_id(START_TOKEN)
+        if not self.is_multilingual:
+            if language not in (None, "English"):
+                raise InputError(f"language {language!r}: this Whisper model writes English; use a multilingual one")
+            return [start, self._token_id(TASK_TOKENS[-1])]
+        if language is not None and language not in self.language_tokens:
+            raise InputError(
+                f"language {language!r} is not one of this Whisper model; it knows {', '.join(self.language_tokens)}"
+            )
+        language_id = start if language is None else self.language_tokens[language]
+        return [start, language_id, *map(self._token_id, TASK_TOKENS)]
+
+    def prompts(self, features: list[Tensor], languages: Sequence[str | None]) -> Prompts:
+        rows = [self.prompt_ids(language) for language in languages]
+        audio = self.pad_features(features)
+        if self.is_multilingual and None in languages:
+            audio["language_unknown"] = torch.tensor([language is None for language in languages])
+        input_ids, attention_mask = padded_left(rows, int(self.tokenizer.pad_token_id))
+        positions = [self.model.config.max_source_positions] * len(rows)
+        return Prompts(input_ids, attention_mask, audio, [len(row) for row in rows], positions)
+
+    def embed_audio(self, prompts: Prompts) -> Prompts:
+        """The encoder's states `[B, 1500, H]`. They replace the features, and unknown languages are detected."""
+        if "embeddings" in prompts.audio:
+            return prompts
+        # The encoder does not cast its input.
+        features = prompts.audio["input_features"].to(self.model.dtype)
+        embeddings = self.model.model.encoder(features).last_hidden_state
+        input_ids = prompts.input_ids
+        if "language_unknown" in prompts.audio:
+            detected = self._detected_language_ids(embeddings.detach())
+            languages = torch.where(prompts.audio["language_unknown"], detected, input_ids[:, 1])
+            input_ids = torch.cat((input_ids[:, :1], languages[:, None], input_ids[:, 2:]), dim=1)
+        return replace(prompts, input_ids=input_ids, audio={"embeddings": embeddings})
+
+    def decoder_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        audio: dict[str, Tensor],
+        *,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Any]:
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        embedded = self.model.get_input_embeddings()(input_ids)
+        outputs = self.decoder(
+            inputs_embeds=embedded,
+            attention_mask=self.device_mask(attention_mask, input_ids.shape[1]),
+            position_ids=position_ids,
+            # With keys of the audio in the cache, Transformers asks only whether there are encoder states.
+            encoder_hidden_states=audio.get("embeddings", embedded),
+            use_cache=use_cache,
+            **self.cache_argument(cache),
+        )
+        return outputs.last_hidden_state, cache
+
+    def select_cached(self, cache: Any, rows: Tensor, columns: Tensor) -> None:
+        super().select_cached(cache.self_attention_cache, rows, columns)
+        for layer in cache.cross_attention_cache.layers:
+            layer.keys, layer.values = layer.keys.index_select(0, rows), layer.values.index_select(0, rows)
+
+    @property
+    def decoder(self) -> nn.Module:
+        decoder: nn.Module = self.model.model.decoder
+        return decoder
+
+    @property
+    def audio_modules(self) -> list[nn.Module]:
+        return [self.model.model.encoder]
+
+    def transcript_prefix(self, text: str) -> str:
+        """A blank, except before a script without blanks between words and before an empty text."""
+        first = text.strip()[:1]
+        return " " if first and not text[0].isspace() and not is_unspaced(first) else ""
+
+    @torch.no_grad()
+    def _detected_language_ids(self, embeddings: Tensor) -> Tensor:
+        """The most likely language token after the start token, int64 `[B]`."""
+        start = torch.full((len(embeddings), 1), self._token_id(START_TOKEN), device=embeddings.device)
+        audio = {"embeddings": embeddings}
+        states, _ = self.decoder_states(start, torch.ones_like(start), torch.zeros_like(start), audio)
+        candidates = torch.tensor(sorted(self.language_tokens.values()), device=embeddings.device)
+        return candidates[(states[:, 0] @ self.head[candidates].T).argmax(dim=1)]
+
+    def _token_id(self, token: str) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(token))
+
+
+def _token_list(tokens: Any) -> list[int]:
+    return [] if tokens is None else list(tokens)
