@@ -42,8 +42,7 @@ class ServedSettings(Settings):
 
     tolerance: float = Field(default=1e-3, gt=0)
     """Maximum difference of a log-probability in the check of `weights`, in nats. The default suits servers in float32;
-    bfloat16
-    needs a larger value."""
+    bfloat16 needs a larger value."""
 
     in_flight: int = Field(default=8, ge=1)
     """Maximum number of open requests of one training process at one server."""

@@ -81,7 +81,8 @@ class DistillationStage(Stage):
             )
         if augmentation is not None and not self.teacher.full_vocabulary:
             raise InputError("augmentation: a served teacher receives the original recording; remove augmentation")
-        drafts = {} if drafts is None else drafts  # not `drafts or {}`: the length may require reading all of them
+        # `drafts or {}` would call len(), which may read every draft.
+        drafts = {} if drafts is None else drafts
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
         self.loop_watch = LoopWatch()
         self.pairing_watch = PairingWatch(settings.min_mapped_share)
@@ -277,8 +278,8 @@ class DistillationStage(Stage):
         A rollout without states (a reference text, or one by vLLM) is read once more with the current weights.
 
         Returns:
-            The top-k, and the states that they were found from. None = not needed in float32: the states of teacher
-            forcing differ only by rounding.
+            The top-k, and the states that they were found from. The states are None in float32: there those of the
+            forced pass serve as well, equal up to rounding.
         """
         states_of = [rollout.states for rollout in kept]
         missing = [number for number, states in enumerate(states_of) if states is None]
