@@ -60,7 +60,7 @@ class ManifestIndex:
 
     Raises:
         OSError: there is no such index.
-        ValueError: the index is damaged, or the manifest has changed since it was built.
+        ValueError: the index is damaged or of another format, or the manifest has changed since it was built.
     """
 
     def __init__(self, manifest: Path, folder: Path) -> None:
@@ -68,7 +68,7 @@ class ManifestIndex:
         if not isinstance(description, dict) or description.pop("crc32", None) != checksum_of(description):
             raise DamagedError(f"{folder / DESCRIPTION}: is damaged")
         if description["format"] != FORMAT or description["manifest"] != fingerprint_of(manifest):
-            raise ValueError(f"{folder}: is not of this version of the manifest")
+            raise ValueError(f"{folder}: is of another format, or not of this version of the manifest")
         self._lines = CheckedRecords(folder / LINES, RECORD)
         self._ids = CheckedRecords(folder / IDS, ID_KEY)
         if not len(self._lines) == len(self._ids) == description["lines"]:

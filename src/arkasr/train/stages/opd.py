@@ -190,7 +190,7 @@ class DistillationStage(Stage):
         """Check how many tokens the teacher can score, and whether more and more rollouts loop or reach the cap.
 
         Raises:
-            InputError: the share of scored tokens is below `min_mapped_share`.
+            InputError: the share of paired tokens is below `min_mapped_share`.
         """
         paired, tokens = metrics.sum_and_weight("teacher/paired_share")
         self.pairing_watch.step(int(paired), int(tokens))
@@ -237,7 +237,7 @@ class DistillationStage(Stage):
         student_top: TopTokens,
     ) -> list[ScoringRequest]:
         """One request for each rollout. A served teacher is asked for the scores of K^S_t and y_t by id."""
-        # A teacher that gives every score needs no list of ids, and the top-k need not be copied from the device.
+        # A teacher that gives every score needs no list of ids, so the top-k are not copied from the device.
         no_ids = torch.empty((len(student_top.ids), 0), dtype=torch.long)
         top_ids = no_ids if self.teacher.full_vocabulary else student_top.ids.cpu()
         split = top_ids.split([len(rollout.tokens) for rollout in kept])
