@@ -1,4 +1,4 @@
-"""One exclusive lock, between processes and between threads: that of a file.
+"""An exclusive lock on a file, which excludes other processes and other threads.
 
 The kernel releases it when its holder ends, also by SIGKILL. What the lock protects is left to the caller.
 """
@@ -42,7 +42,7 @@ def locked(path: Path, *, wait: bool = True, create: bool = True) -> Iterator[No
     The block must not open `path`: the kernel releases the lock when this process closes any descriptor of the file.
 
     Args:
-        path: the file. It stays, and holds the process and machine that locked it last.
+        path: the file. It is not removed. Its text names the process and machine that locked it last.
         wait: until the present holder releases the lock.
         create: the file, if it does not exist.
 
@@ -71,7 +71,7 @@ def locked(path: Path, *, wait: bool = True, create: bool = True) -> Iterator[No
 
 @contextmanager
 def _locked_between_threads(path: Path, wait: bool) -> Iterator[None]:
-    """The part of the lock that `lockf` lacks, whose locks belong to the process."""
+    """Excludes other threads of this process, which `lockf` cannot: its locks belong to the whole process."""
     lock = _thread_locks.setdefault(str(path.absolute()), threading.Lock())
     if not lock.acquire(blocking=wait):
         raise LockHeldError(path, _this_process())

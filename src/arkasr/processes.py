@@ -166,7 +166,8 @@ def run_on_first_rank_first(work: Callable[[], Any]) -> Any:
     """Call `work` on rank 0 first, then on the other ranks, which find the files that rank 0 has written.
 
     Raises:
-        InputError: as `broadcast_from_first`.
+        InputError: `work` raised it on rank 0; every other rank then raises `ReportedByFirstRank` and does not call
+            `work`. Or `work` raised it on this rank.
     """
     results: list[Any] = []
     broadcast_from_first(lambda: results.append(work()))

@@ -46,8 +46,8 @@ class StageCost:
         audio: seconds of speech of all devices together.
         tokens: transcript tokens of all devices together.
         steps: optimizer steps in the recipe; None for a label stage.
-        memory: bytes of one device at the peak, by item.
-        peak: bytes of one device at the peak.
+        memory: bytes of one device by item, around the peak. Not all items need exist at the same time.
+        peak: bytes of one device at the peak; at most the sum of `memory`.
         checkpoint: bytes of a checkpoint; 0 for a label stage.
     """
 

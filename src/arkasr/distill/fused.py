@@ -30,7 +30,7 @@ class StudentStates:
     Attributes:
         hidden: [N, H_S], gradient flows into it.
         head: [V_S, H_S], gradient flows into it.
-        generated: y, LongTensor [N]. A position with −1 is not valid. None = no condition on y_t.
+        generated: y, LongTensor [N]. A position with −1 is not valid. None = validity and U_t do not depend on y_t.
         support: LongTensor [N, k], the top-k at rollout time; None = those of `top`.
         top: the top-k with normaliser and entropy; None = found from `hidden` in one pass over the vocabulary.
         top_hidden: [N, H_S], the states that `top` was found from; None = `hidden`. In half precision the two may
@@ -73,8 +73,8 @@ def fused_union_topk_kl(
 ) -> UnionTopkKL:
     """τ² KL(p_t ‖ q_t) of `union_topk_kl`, with logits = hidden · headᵀ in both models.
 
-    A tail mass is 1 − the sum over U_t, so its absolute error is a rounding error of 1. The reference adds up the tail
-    itself and is exact for small tails.
+    A tail mass is 1 − the sum over U_t, so its absolute error is that of rounding a number near 1 (about 1e-7 in
+    float32). `union_topk_kl` adds up the tail itself and is exact for small tails.
 
     Args:
         student_hidden: [N, H_S], gradient flows into it.
@@ -139,9 +139,9 @@ def divergence_from_states(
 ) -> UnionTopkKL:
     """The objective at N positions, from a teacher in process or from the scores that a server returns.
 
-    Scores requested by token id give the exact loss and gradient if every token of U_t has one. p_t is renormalised on
-    U_t, so a server may normalise over all tokens instead of A_T. The teacher's masses then lack its probability
-    outside A_T, and its entropy is NaN.
+    With a server, loss and gradient are exact if every token of U_t has a score. A server normalises over all tokens
+    instead of A_T. This cancels in p_t, which is renormalised on U_t. But the teacher's overlap masses are slightly too
+    small, and its tail mass includes the probability outside A_T. Its entropy is NaN.
 
     Raises:
         ValueError: the objective needs scores that the teacher does not give, or shapes do not match.

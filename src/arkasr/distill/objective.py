@@ -51,7 +51,7 @@ def union_topk_kl(
         student_support: LongTensor [N, k], the student's top-k at rollout time, −1 = empty slot; None = top-k of S
             over A_S.
         generated: y, LongTensor [N]. A position is valid only if y_t has a counterpart; −1 never has one. y_t joins U_t
-            with `support` "union" or "student". None = no condition on y_t.
+            with `support` "union" or "student". None = validity and U_t do not depend on y_t.
         divergence: "forward_kl" KL(p ‖ q), "reverse_kl" KL(q ‖ p), or "jsd".
         support: "union", "teacher", "student", "intersection" or "full"; see `merge_supports`.
         tail: "none", or "bucket": all tokens outside U_t form one more class. p_t and q_t are then the full

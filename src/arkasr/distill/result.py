@@ -11,6 +11,8 @@ from arkasr.distill.support import Support
 class ModelView:
     """One model's distribution at N positions, over all its allowed tokens at temperature 1, without gradient.
 
+    The distribution of a served teacher is over its whole vocabulary, and its entropy is NaN.
+
     Attributes:
         log_probs: [N, K], of the candidates in `UnionTopkKL.support`; undefined in an empty slot.
         entropy: [N], nats.
@@ -29,8 +31,8 @@ class UnionTopkKL:
     Attributes:
         per_position: [N], τ² times the divergence of p_t and q_t; 0 where not valid.
         valid: BoolTensor [N], step 4.
-        teacher_tail_mass: [N], the teacher's probability outside U_t, over A_T at temperature 1. It includes tokens
-            without a counterpart. 0 where not valid.
+        teacher_tail_mass: [N], the teacher's probability outside U_t, over A_T at temperature 1; with a served teacher
+            over its whole vocabulary. It includes tokens without a counterpart. 0 where not valid.
         student_tail_mass: [N], the same for the student, over A_S; without gradient.
         support: the tokens that were compared.
         teacher: the teacher's distribution.

@@ -26,8 +26,8 @@ class Support:
         student_ids: LongTensor [N, K], the candidates as student ids.
         teacher_ids: LongTensor [N, K], the same tokens as teacher ids.
         mask: BoolTensor [N, K], the candidates in U_t.
-        in_teacher: BoolTensor [N, K], the candidates in K^T_t, in U_t or not.
-        in_student: BoolTensor [N, K], the candidates in K^S_t, in U_t or not.
+        in_teacher: BoolTensor [N, K], the candidates in K^T_t, whether or not they are in U_t.
+        in_student: BoolTensor [N, K], the candidates in K^S_t, whether or not they are in U_t.
     """
 
     student_ids: Tensor
@@ -49,7 +49,7 @@ class Support:
     def valid(self, generated: Tensor | None, vocabularies: Vocabularies) -> Tensor:
         """Step 4: BoolTensor [N], the positions where |U_t| ≥ 2 and y_t has a counterpart.
 
-        `generated` is y, LongTensor [N]. −1 = the position is not compared; None = the condition on y_t is not checked.
+        `generated` is y, LongTensor [N]. −1 = the position is not valid; None = validity does not depend on y_t.
         """
         valid = self.size >= 2
         return valid if generated is None else valid & (map_ids(vocabularies.student_to_teacher, generated.long()) >= 0)
@@ -123,7 +123,7 @@ def merge_supports(
         teacher_top: LongTensor [N, k], K^T_t, as student ids, −1 = unmapped.
         student_top: LongTensor [N, k'], K^S_t, −1 = empty slot.
         generated: LongTensor [N], −1 = none; None = none at any position. The generated tokens join U_t in "union"
-            and "student". Greedy decoding puts them into K^S_t anyway.
+            and "student". Those that the student decoded greedily in this process are in K^S_t anyway.
         kind: "union" (K^T ∪ K^S), "teacher" (K^T), "student" (K^S), "intersection" (K^T ∩ K^S), or "full" (every
             possible candidate; K^T and K^S are still marked).
         vocabularies: the map between the ids.

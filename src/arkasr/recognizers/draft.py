@@ -13,11 +13,11 @@ import numpy as np
 PROPOSAL_AFTER_REJECTION = 16
 # The draft is given up after this many proposals in a row without an accepted token.
 PATIENCE = 12
-# If a pass writes more than this many tokens, the place in the draft is taken from them directly. Otherwise each token
-# is aligned by edit distance.
+# After a pass that writes more tokens than this, the edit distances restart from the place after the accepted tokens,
+# and only the last token is aligned. Otherwise every token is aligned.
 MAX_ALIGNED_TOKENS = 4
-# When the next place is chosen, places directly after a draft token equal to the last written token get this many edits
-# as a bonus.
+# When the next place is chosen, a place whose preceding draft token equals the last written token counts as this many
+# edits closer.
 LAST_TOKEN_BONUS = 2.5
 
 
@@ -77,7 +77,7 @@ class Draft:
         return min(np.flatnonzero(cost == cost.min()).tolist(), key=lambda place: abs(place - expected_place))
 
     def _align(self, written: Sequence[int], accepted_to: int) -> None:
-        """Update the edit distance between the transcript so far and the draft up to every place.
+        """For every place: update the edit distance between the transcript so far and the draft up to that place.
 
         Args:
             written: the accepted tokens of a proposal and the token after them.

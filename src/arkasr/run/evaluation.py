@@ -143,8 +143,8 @@ def collect_results(context: RunContext) -> dict[str, Any]:
 def stages_run_once(recipe: Recipe, name: str) -> list[str]:
     """The first stage with `once` on each path from a stage back through `start`, `train` and `teacher`.
 
-    A label stage with `once` is listed only if its `start` stage runs for every seed. If that stage has `once` itself,
-    it is listed instead.
+    A label stage with `once` is listed if its `start` stage runs for every seed. If its `start` stage has `once`, that
+    stage is listed instead. If its `start` is a model, nothing is listed.
     """
     if name not in recipe.stages:
         return []
@@ -200,7 +200,11 @@ def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score])
 
 
 def _support_rows(context: RunContext) -> list[dict[str, Any]]:
-    """The support measured before each OPD stage; `variant` is the variant, or stage, that the stage starts from."""
+    """The support measured before each OPD stage.
+
+    In a row, `variant` names what the OPD stage starts from: the variant of that stage or model if there is one, else
+    the name itself.
+    """
     recipe = context.recipe
     variant_of = {stage: variant for variant, stage in recipe.variants.items()}
     rows = []

@@ -95,7 +95,7 @@ def run_stage(context: RunContext, inputs: Inputs, name: str, seed: int, progres
 
 
 def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progress: Progress) -> Path:
-    """Run a single training stage for the first seed; the stages it starts from must be finished.
+    """Run a single training stage for the first seed; the stages that it uses must be finished.
 
     Returns:
         The folder of the trained model.
@@ -107,7 +107,7 @@ def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progre
 
 
 def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
-    """Measure rollouts and support of an OPD stage without an optimizer step; writes nothing."""
+    """Measure rollouts and support of an OPD stage without an optimizer step; writes nothing into the run's folder."""
     settings = recipe.stages[name]
     assert isinstance(settings, OpdStageSettings)
     context = RunContext(recipe, RunFolder(path, recipe.seeds[0]), default_device())

@@ -70,8 +70,11 @@ def train(
         on_warning: called with a one-line warning when training goes on after a problem.
 
     Raises:
-        InputError: too many steps in a row were not finite, too many utterances cannot be read, or the stage's
-            `check_metrics` failed. Every process raises it, and the first one shows it.
+        InputError: the device does not support the precision. The processes have different training sets. All
+            checkpoints are damaged, or the newest intact one is of an older version or of another training set. The
+            last checkpoint of the continued stage is missing or damaged. Too many steps in a row were not finite. Too
+            many utterances cannot be read. A line of the manifest cannot be read. The stage's `check_metrics` failed.
+        OSError: a checkpoint could not be written.
         Interrupted: a stop signal arrived. A checkpoint holds everything up to the step that the message names. A step
             that waited for its teacher is undone.
     """
@@ -87,12 +90,12 @@ def train(
 
 @dataclass
 class _TrainingLoop:
-    """The steps of a stage.
+    """The steps of a stage. Its fields are the arguments of `train`; its other attributes are listed here.
 
     Attributes:
         state: the progress that a checkpoint saves.
-        saved_step: step of the newest checkpoint that needs no further work; the current state is saved if it equals
-            `state.step`; None = no such checkpoint.
+        saved_step: step of the newest checkpoint without a pending evaluation; None = no such checkpoint. If it equals
+            `state.step`, the current state is already saved.
         steps_before: optimizer steps of the schedule before this stage.
         accelerator: devices and precision.
         module: the stage as `distribute` wrapped it.
@@ -100,8 +103,6 @@ class _TrainingLoop:
         checkpoints: those of this stage.
         quarantine: unreadable utterances; exists after `open_outputs`.
         log: metrics of every step; None on other processes than the first; exists after `open_outputs`.
-
-    The fields are the arguments of `train`.
     """
 
     stage: Stage

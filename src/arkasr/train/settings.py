@@ -48,8 +48,8 @@ class OptimizationSettings(Settings):
     """Learning rate after the warm-up. `constant`: no decay. `linear`, `cosine`: a decay to `final_rate`."""
 
     final_rate: float = Field(default=0.0, ge=0, le=1)
-    """The rate that the decay would reach one step after the last step, as a share of the highest rate. Needs
-    `schedule: linear` or `cosine`."""
+    """The rate at the end of the decay, as a share of the highest rate. The decay ends one step after the last step, so
+    every step of the decay has a higher rate. Needs `schedule: linear` or `cosine`."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     """β1 and β2 of AdamW."""
@@ -206,9 +206,9 @@ class ObjectiveSettings(Settings):
     """0: greedy rollouts, as in the paper. Above 0: tokens are sampled at this temperature."""
 
     min_mapped_share: float = Field(default=0.5, ge=0, le=1)
-    """Lower limit of `teacher/paired_share`, the share of rollout tokens that are paired with a teacher position. It is
-    not a limit of `teacher/mapped_share`. After the first 200 rollout tokens, the run stops if the share of all tokens
-    so far is lower."""
+    """Despite its name, a lower limit of `teacher/paired_share` (share of rollout tokens that are paired with a teacher
+    position), not of `teacher/mapped_share`. Once there are 200 rollout tokens, the run stops if the paired share of
+    all tokens so far is below this limit."""
 
     looping: Literal["mask", "keep"] = "mask"
     """What happens if a rollout repeats a phrase again and again. `mask`: the repetition does not count in the loss.

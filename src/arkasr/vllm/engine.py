@@ -98,7 +98,7 @@ class VllmEngine:
         # vLLM has registered its own config class, with which Transformers' model class does not work.
         AutoConfig.register(Qwen3ASRConfig.model_type, Qwen3ASRConfig, exist_ok=True)
         self._processes = [process for process in active_children() if process not in earlier]
-        # Jobs run in order, so that each uses the weights of its submission.
+        # Jobs run in order, so each decodes with the weights that were current when it was submitted.
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         # A daemon thread: vLLM's client never returns after its engine process is killed.
         self._worker = Thread(target=_run_jobs, args=(self._jobs,), name="vllm", daemon=True)
@@ -194,7 +194,7 @@ class VllmEngine:
         self._jobs.put(None)
         while self._worker.is_alive() and self._is_alive():
             self._worker.join(LIVENESS_CHECK_SECONDS)
-        # While the folder exists, vLLM's processes ignore SIGINT and SIGTERM, also those that vLLM sends.
+        # The folder is removed first: while it exists, vLLM's processes ignore the signals with which vLLM ends them.
         self._folder.cleanup()
         self._llm.llm_engine.engine_core.shutdown()
 

@@ -427,3 +427,18 @@ def test_missing_columns_counts_and_files_are_named(folder, tmp_path):
     batches = batches_of(folder)
     with pytest.raises(InputError, match="have changed since the checkpoint"):
         batches_of(folder, batches_per_step=2).position_from_state(batches.state_dict(StreamPosition()))
+
+
+@pytest.mark.parametrize("max_seconds", [None, 30.0])
+def test_a_lane_whose_files_are_empty_is_named(tmp_path, max_seconds):
+    (tmp_path / "sound.flac").write_bytes(sound(0, 0.5))
+    (tmp_path / "corpus").mkdir()
+    row = {"audio": str(tmp_path / "sound.flac"), "text": "a"}
+    (tmp_path / "corpus" / "train-0.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "corpus" / "train-1.jsonl").touch()
+    source = DatasetSource(path=str(tmp_path / "corpus"), examples=1)
+    batches = batches_of(None, rank=1, processes=2, source=source, batches_per_step=2, max_seconds=max_seconds)
+    produced = batches.batches_from(StreamPosition())
+    next(produced)  # the other process's batch
+    with pytest.raises(InputError, match="part 2 of its files has no examples; leave out empty files"):
+        next(produced)

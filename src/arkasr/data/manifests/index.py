@@ -33,17 +33,19 @@ RECORD = np.dtype(
         ("labelled", "?"),  # whether there is a `text`
     ]
 )
-# `ids` is sorted. The low `line_bits` of a key hold the number of a line, the others the high bits of its id's digest.
+# `ids` is sorted. The low `line_bits` bits of a key are a line number. The remaining bits are the high bits of the
+# digest of that line's id.
 ID_KEY = np.dtype("<u8")
 _BYTES = np.dtype((np.void, RECORD.itemsize))  # NumPy copies records ten times faster without their fields
 
 CHUNK = 65_536  # records that are read or written at once
-# Records are read as one range if it has at most this many records per wanted record.
+# Wanted records are read in one range, with those between them, if the range has at most this many times as many
+# records.
 MAX_RANGE_PER_RECORD = 64
 
 
 class ManifestIndex:
-    """The lines of an indexed manifest, by their number among those that are not blank, counted from 0.
+    """The lines of an indexed manifest, numbered from 0 without the blank ones.
 
     May be used in forked processes. Unpickling opens the files again.
 
@@ -58,7 +60,7 @@ class ManifestIndex:
 
     Raises:
         OSError: there is no such index.
-        ValueError: the index is damaged, or the manifest has changed since it was built.
+        ValueError: the index is damaged or of another format, or the manifest has changed since it was built.
     """
 
     def __init__(self, manifest: Path, folder: Path) -> None:
@@ -66,7 +68,7 @@ class ManifestIndex:
         if not isinstance(description, dict) or description.pop("crc32", None) != checksum_of(description):
             raise DamagedError(f"{folder / DESCRIPTION}: is damaged")
         if description["format"] != FORMAT or description["manifest"] != fingerprint_of(manifest):
-            raise ValueError(f"{folder}: is of another manifest")
+            raise ValueError(f"{folder}: is of another format, or not of this version of the manifest")
         self._lines = CheckedRecords(folder / LINES, RECORD)
         self._ids = CheckedRecords(folder / IDS, ID_KEY)
         if not len(self._lines) == len(self._ids) == description["lines"]:
@@ -85,7 +87,7 @@ class ManifestIndex:
         return len(self._lines)
 
     def records(self, first: int, last: int) -> np.ndarray:
-        """`RECORD` `[last - first]` of the lines from `first` to before `last`.
+        """The records of lines `first` to `last - 1`, `RECORD` `[last - first]`.
 
         Raises:
             InputError: the records are damaged.
@@ -93,7 +95,10 @@ class ManifestIndex:
         return self._read(self._lines, first, last)
 
     def records_of(self, lines: np.ndarray) -> np.ndarray:
-        """`RECORD` `[n]` of lines in any order, int `[n]`.
+        """The records of the given lines, in the given order, `RECORD` `[n]`.
+
+        Args:
+            lines: int `[n]`, in any order.
 
         Raises:
             InputError: the records are damaged.
@@ -127,7 +132,7 @@ class ManifestIndex:
         return parse_line(raw, self.manifest.parent, check_files=False)
 
     def find(self, name: str) -> int | None:
-        """The line that has an id; None if there is none.
+        """The number of the line whose id is `name`; None if no line has it.
 
         Raises:
             InputError: the index is damaged.
@@ -154,11 +159,15 @@ class ManifestIndex:
             raise self._invalidated(str(error)) from error
 
     def _invalidated(self, reason: str) -> InputError:
-        """An error with the reason. The description is removed, so that the next start builds the index again."""
+        """An error with the reason. The description is removed, so that the next start does not use this index.
+
+        It builds a new one, or reads a small manifest into memory.
+        """
         with suppress(OSError):
             (self._folder / DESCRIPTION).unlink()
         return InputError(
-            f"{self.manifest}: {reason}; start again, which makes the index anew (if not, remove {self._folder})"
+            f"{self.manifest}: {reason}; start again (this index is not used any more); if this message comes back, "
+            f"remove {self._folder}"
         )
 
 

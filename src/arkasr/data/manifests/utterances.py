@@ -71,7 +71,7 @@ class Utterances(Sequence[Utterance]):
 
     @abstractmethod
     def values(self, compute: Callable[[Sequence[Utterance]], list[Value]]) -> Sequence[Value]:
-        """The values that `of` returns for all utterances; `of` may be called with parts of the set."""
+        """The values that `compute` returns for all utterances; it may be called with parts of the set."""
 
 
 class ListedUtterances(Utterances):

@@ -84,7 +84,7 @@ class StreamedBatches:
         batching: `max_audio_seconds` and other keywords of `DurationBatchSampler`; `text_tokens` is a function that
             counts the tokens of a list of utterances.
         seed: together with lane and epoch, determines all randomness.
-        read_ahead: batches of this process whose audio the consumer may not have read yet.
+        read_ahead: how many of the batches yielded for this process the consumer may still have to read.
 
     Raises:
         InputError: the library is not installed, or the dataset or a column does not exist.
@@ -121,8 +121,8 @@ class StreamedBatches:
         self._max_seconds = max_seconds
         self._labels_withheld = labels_withheld
         self._seed = seed
-        # All batches of a step are yielded before the first is read, so whole steps are counted.
-        # A lane counts its batches of every process.
+        # The consumer takes a whole step before it reads any audio, so `read_ahead` is rounded up to whole steps, plus
+        # one. A lane counts all its batches, those of other processes too.
         steps = -(-read_ahead // -(-batches_per_step // processes)) + 1
         self._in_flight = steps * batches_per_step // self.lanes
 
@@ -204,10 +204,10 @@ class StreamedBatches:
                     position.epoch, position.pool + 1, 0, position.examples + len(read), dataset.state_dict()
                 )
             if not any_usable:
-                raise InputError(
-                    f"dataset {self._source.path}: part {lane + 1} of its files has no utterance of at most "
-                    "`max_seconds`; raise it"
-                )
+                missing = "examples; leave out empty files"
+                if position.examples + len(read):
+                    missing = "utterance of at most `max_seconds`; raise it"
+                raise InputError(f"dataset {self._source.path}: part {lane + 1} of its files has no {missing}")
             position = LanePosition(position.epoch + 1)
 
     def _read_pool(

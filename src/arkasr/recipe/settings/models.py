@@ -38,18 +38,17 @@ class ServedSettings(Settings):
 
     weights: bool = True
     """`true`: the weights of `pretrained` are loaded once, to check the servers' scores before the first step. `false`:
-    `pretrained` has only config and processor; all servers are compared with the first one."""
+    `pretrained` needs only config and processor; all servers are compared with the first one."""
 
     tolerance: float = Field(default=1e-3, gt=0)
     """Maximum difference of a log-probability in the check of `weights`, in nats. The default suits servers in float32;
-    bfloat16
-    needs a larger value."""
+    bfloat16 needs a larger value."""
 
     in_flight: int = Field(default=8, ge=1)
     """Maximum number of open requests of one training process at one server."""
 
     timeout_seconds: float = Field(default=120.0, gt=0)
-    """A request that has no answer after this many seconds goes to another server."""
+    """A request that has no answer after this many seconds is sent again, to any healthy server."""
 
     patience_seconds: float = Field(default=1800.0, gt=0)
     """The run stops if no server has answered for this many seconds."""

@@ -27,7 +27,7 @@ class TrainingStageSettings(StageSettings):
 
     dev: str | None = None
     """Set that is transcribed during training, for the error rate in `metrics.jsonl`. `evaluate_every` says how often.
-    It does not change the weights. A `ctc` stage ignores it."""
+    The evaluation does not change the weights. A `ctc` stage ignores this key."""
 
     continues: bool = False
     """`true`: the stage continues the stage that `start` names. Both share one warm-up, one decay, the optimizer states
@@ -38,8 +38,8 @@ class TrainingStageSettings(StageSettings):
 
     data_order: str | None = Field(default=None, min_length=1)
     """This name and the run's seed determine the shuffle and the augmentation. Stages with the same `data_order` see a
-    set in the same order with the same augmentation. `null`: the stage's name. The name of another stage is an
-    error."""
+    set in the same order with the same augmentation. `null`: the stage's name. The value must not be the name of
+    another stage, because that is the other stage's default order."""
 
     optimization: OptimizationSettings
     """How the loss is minimised."""
@@ -76,7 +76,8 @@ class OpdStageSettings(TrainingStageSettings):
 
     offload_teacher: bool = False
     """`true`: the teacher's weights are in main memory, and on the device only while the teacher scores. This saves
-    device memory and costs one copy of the weights per micro-batch. Not with a served teacher."""
+    device memory and takes the time of copying the weights to the device and back once per micro-batch. Not with a
+    served teacher."""
 
     objective: ObjectiveSettings = ObjectiveSettings()
     """The loss and the rollouts."""

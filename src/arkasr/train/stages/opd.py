@@ -81,7 +81,8 @@ class DistillationStage(Stage):
             )
         if augmentation is not None and not self.teacher.full_vocabulary:
             raise InputError("augmentation: a served teacher receives the original recording; remove augmentation")
-        drafts = {} if drafts is None else drafts  # not `drafts or {}`: the length may require reading all of them
+        # `drafts or {}` would call len(), which may read every draft.
+        drafts = {} if drafts is None else drafts
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
         self.loop_watch = LoopWatch()
         self.pairing_watch = PairingWatch(settings.min_mapped_share)
@@ -189,7 +190,7 @@ class DistillationStage(Stage):
         """Check how many tokens the teacher can score, and whether more and more rollouts loop or reach the cap.
 
         Raises:
-            InputError: the share of scored tokens is below `min_mapped_share`.
+            InputError: the share of paired tokens is below `min_mapped_share`.
         """
         paired, tokens = metrics.sum_and_weight("teacher/paired_share")
         self.pairing_watch.step(int(paired), int(tokens))
@@ -239,7 +240,7 @@ class DistillationStage(Stage):
         student_top: TopTokens,
     ) -> list[ScoringRequest]:
         """One request for each rollout. A served teacher is asked for the scores of K^S_t and y_t by id."""
-        # A teacher that gives every score needs no list of ids, and the top-k need not be copied from the device.
+        # A teacher that gives every score needs no list of ids, so the top-k are not copied from the device.
         no_ids = torch.empty((len(student_top.ids), 0), dtype=torch.long)
         top_ids = no_ids if self.teacher.full_vocabulary else student_top.ids.cpu()
         split = top_ids.split([len(rollout.tokens) for rollout in kept])
@@ -280,8 +281,8 @@ class DistillationStage(Stage):
         A rollout without states (a reference text, or one by vLLM) is read once more with the current weights.
 
         Returns:
-            The top-k, and the states that they were found from. None = not needed in float32: the states of teacher
-            forcing differ only by rounding.
+            The top-k, and the states that they were found from. The states are None in float32: there those of the
+            forced pass serve as well, equal up to rounding.
         """
         states_of = [rollout.states for rollout in kept]
         missing = [number for number, states in enumerate(states_of) if states is None]
