@@ -19,6 +19,11 @@ def teacher(vocabulary):
 
 
 @pytest.fixture
+def whisper(vocabulary):
+    return models.small_whisper(vocabulary)
+
+
+@pytest.fixture
 def noise_examples():
     """`models.noise_examples`: builds examples of noise for the given recognisers."""
     return models.noise_examples

@@ -11,6 +11,7 @@ from arkasr.model.processor import INSTRUCTION
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
+from arkasr.recognizers.whisper import build_whisper
 
 TEXTS = ["the red book is in london", "two green apples please", "今天去北京", "我要一张票", "mary met john today"]
 SMALL_STUDENT = ARK_ASR_PRESETS["ark-asr-tiny"] | {
@@ -33,6 +34,19 @@ def small_vocabulary():
     return train_base_vocabulary(TEXTS * 3, 330, [INSTRUCTION, *PROMPT_WORDS])
 
 
+SMALL_WHISPER = {
+    "d_model": 48,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 96,
+    "decoder_ffn_dim": 96,
+    "num_mel_bins": 40,
+    "max_target_positions": 64,
+}
+
+
 def small_student(vocabulary):
     torch.manual_seed(0)
     return build_ark_asr(SMALL_STUDENT, vocabulary)
@@ -41,6 +55,11 @@ def small_student(vocabulary):
 def small_teacher(vocabulary):
     torch.manual_seed(1)
     return build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary)
+
+
+def small_whisper(vocabulary):
+    torch.manual_seed(2)
+    return build_whisper(SMALL_WHISPER, vocabulary)
 
 
 def noise_examples(*recognizers, seconds=(0.8, 1.5, 1.1, 0.6, 1.3), texts=TEXTS):

@@ -19,6 +19,7 @@ from arkasr.recognizers.load import FAMILIES
 from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
+from arkasr.recognizers.whisper import WHISPER_PRESETS
 
 PROMPT_TOKENS = BYTE_TOKENS + 150  # a vocabulary large enough to write the prompts in whole words
 # Published models: preset and changed sizes.
@@ -34,6 +35,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
             "vocab_size": 151_936,
         },
     ),
+    **{
+        f"openai/{preset}": (preset, {"vocab_size": 51_866 if "v3" in preset else 51_865}) for preset in WHISPER_PRESETS
+    },
+    **{f"openai/{preset}.en": (preset, {"vocab_size": 51_864}) for preset in list(WHISPER_PRESETS)[:4]},
     "Qwen/Qwen3-ASR-1.7B-hf": ("qwen3-asr-1.7b", {"text_config": {"vocab_size": 151_936}}),
     "Qwen/Qwen3-ASR-0.6B-hf": (
         "qwen3-asr-1.7b",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig, Qwen3ASRConfig
+from transformers import PreTrainedConfig, Qwen3ASRConfig, WhisperConfig
 
 from arkasr.errors import nearest_of
 from arkasr.model.config import ArkAsrConfig
@@ -11,8 +11,9 @@ from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary
+from arkasr.recognizers.whisper import WHISPER_PRESETS, build_whisper
 
-PRESETS: dict[str, dict[str, Any]] = ARK_ASR_PRESETS | QWEN3_ASR_PRESETS
+PRESETS: dict[str, dict[str, Any]] = ARK_ASR_PRESETS | QWEN3_ASR_PRESETS | WHISPER_PRESETS
 Builder = Callable[[Mapping[str, Any], BaseVocabulary], Recognizer]
 
 
@@ -24,17 +25,22 @@ def check_preset(preset: str, sizes: Mapping[str, Any]) -> None:
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: there is no {preset!r}; {nearest_of(preset, PRESETS)}")
-    if preset in ARK_ASR_PRESETS:
-        config: PreTrainedConfig = ArkAsrConfig(**ARK_ASR_PRESETS[preset])
-    else:
-        config = Qwen3ASRConfig(**QWEN3_ASR_PRESETS[preset])
-    _check_fields("sizes", sizes, PRESETS[preset], config)
+    config_class, _ = _family_of(preset)
+    _check_fields("sizes", sizes, PRESETS[preset], config_class(**PRESETS[preset]))
 
 
 def build_preset(preset: str, sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Recognizer:
     """A model with random weights from torch's global generator. `sizes` override the preset's config fields."""
-    build: Builder = build_ark_asr if preset in ARK_ASR_PRESETS else build_qwen3_asr
+    _, build = _family_of(preset)
     return build(merged(PRESETS[preset], sizes), vocabulary)
+
+
+def _family_of(preset: str) -> tuple[type[PreTrainedConfig], Builder]:
+    if preset in ARK_ASR_PRESETS:
+        return ArkAsrConfig, build_ark_asr
+    if preset in QWEN3_ASR_PRESETS:
+        return Qwen3ASRConfig, build_qwen3_asr
+    return WhisperConfig, build_whisper
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,25 @@ cross-attention, so prompts hold no audio tokens. Sources: arXiv 2212.04356, and
 checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import AddedToken
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.languages import LANGUAGE_CODES
@@ -22,10 +32,39 @@ from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, clip_of
 from arkasr.recognizers.loops import is_unspaced
 from arkasr.recognizers.recognizer import Prompts, Recognizer, padded_left
+from arkasr.recognizers.tokenizer import BaseVocabulary
 
+WHISPER_PRESETS: dict[str, dict[str, Any]] = {
+    name: {
+        "d_model": width,
+        "encoder_layers": encoder_layers,
+        "decoder_layers": decoder_layers,
+        "encoder_attention_heads": width // 64,
+        "decoder_attention_heads": width // 64,
+        "encoder_ffn_dim": 4 * width,
+        "decoder_ffn_dim": 4 * width,
+        "num_mel_bins": mel_bins,
+    }
+    for name, width, encoder_layers, decoder_layers, mel_bins in (
+        ("whisper-tiny", 384, 4, 4, 80),
+        ("whisper-base", 512, 6, 6, 80),
+        ("whisper-small", 768, 12, 12, 80),
+        ("whisper-medium", 1024, 24, 24, 80),
+        ("whisper-large-v2", 1280, 32, 32, 80),
+        ("whisper-large-v3", 1280, 32, 32, 128),
+        ("whisper-large-v3-turbo", 1280, 32, 4, 128),
+    )
+}
 STOP_TOKEN = "<|endoftext|>"
 START_TOKEN = "<|startoftranscript|>"
-TASK_TOKENS = ("<|transcribe|>", "<|notimestamps|>")
+NO_TIMESTAMPS_TOKEN = "<|notimestamps|>"
+TASK_TOKENS = ("<|transcribe|>", NO_TIMESTAMPS_TOKEN)
+# After the language, in the order of their ids.
+LAST_SPECIAL_TOKENS = (
+    *("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>"),
+    NO_TIMESTAMPS_TOKEN,
+)
+TIMESTAMPS = 1501  # every 20 ms from 0 to 30 s
 # Checkpoints without a generation config tell by their size whether they know languages (openai/whisper).
 SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
 # Codes of Whisper that differ from those of manifests.
@@ -106,7 +145,7 @@ class Whisper(Recognizer):
         if not self.is_multilingual:
             if language not in (None, "English"):
                 raise InputError(f"language {language!r}: this Whisper model writes English; use a multilingual one")
-            return [start, self._token_id(TASK_TOKENS[-1])]
+            return [start, self._token_id(NO_TIMESTAMPS_TOKEN)]
         if language is not None and language not in self.language_tokens:
             raise InputError(
                 f"language {language!r} is not one of this Whisper model; it knows {', '.join(self.language_tokens)}"
@@ -191,6 +230,41 @@ class Whisper(Recognizer):
 
     def _token_id(self, token: str) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(token))
+
+
+def build_whisper(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Whisper:
+    """Build a multilingual model with random weights (torch's global generator) for a vocabulary.
+
+    Args:
+        sizes: fields of `WhisperConfig`, such as a preset. `vocab_size` makes the head wider than tokenizer and
+            timestamps.
+        vocabulary: the base tokens; the family's own tokens follow them, in the order of the published checkpoints.
+    """
+    languages = [f"<|{code}|>" for code in WHISPER_CODES.values()]
+    tokenizer = WhisperTokenizer(
+        vocab=dict(vocabulary.token_to_id), merges=list(vocabulary.merges), pad_token=STOP_TOKEN
+    )
+    special = (STOP_TOKEN, START_TOKEN, *dict.fromkeys(languages), *LAST_SPECIAL_TOKENS)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    stop, start = tokenizer.convert_tokens_to_ids([STOP_TOKEN, START_TOKEN])
+    ids = {"decoder_start_token_id": start, "eos_token_id": stop, "pad_token_id": stop, "bos_token_id": stop}
+    config = WhisperConfig(
+        **({"vocab_size": len(tokenizer) + TIMESTAMPS} | dict(sizes)), tie_word_embeddings=True, **ids
+    )
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        **ids,
+        max_length=config.max_target_positions,
+        is_multilingual=True,
+        lang_to_id={token: tokenizer.convert_tokens_to_ids(token) for token in languages},
+        task_to_id={task: tokenizer.convert_tokens_to_ids(f"<|{task}|>") for task in ("transcribe", "translate")},
+        no_timestamps_token_id=tokenizer.convert_tokens_to_ids(NO_TIMESTAMPS_TOKEN),
+        # Random weights know nothing of timestamps.
+        suppress_tokens=list(range(start, config.vocab_size)),
+        begin_suppress_tokens=[*tokenizer(" ", add_special_tokens=False)["input_ids"], stop],
+    )
+    extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    return Whisper(model, WhisperProcessor(extractor, tokenizer))
 
 
 def _token_list(tokens: Any) -> list[int]:
