@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -40,15 +41,24 @@ def test_a_close_student_gets_no_warning():
         "support/vuss_mean": 9.0,
         "support/overlap_mass_teacher": 0.95,
         "teacher/mapped_share": 1.0,
+        "teacher/paired_share": 0.96,
         "rollout/fallback_rate": 0.04,
         "rollout/skipped_rate": 0.04,
         "rollout/truncated": 0.01,
     }
-    assert reasons_against_opd(close) == []
-    assert "bring the student closer" in reasons_against_opd(close | {"support/overlap_mass_teacher": 0.3})[0]
-    assert "vocabulary" in reasons_against_opd(close | {"teacher/mapped_share": 0.5})[0]
-    assert "empty" in reasons_against_opd(close | {"rollout/skipped_rate": 0.4})[0]
-    assert "cap" in reasons_against_opd(close | {"rollout/truncated": 0.4})[0]
+
+    def reasons(**figures):
+        changes = {name.replace("__", "/"): value for name, value in figures.items()}
+        return reasons_against_opd(close | changes, Counter({" the": 120, "ly": 3}))
+
+    assert reasons() == []
+    assert "bring the student closer" in reasons(support__overlap_mass_teacher=0.3)[0]
+    assert "vocabulary" in reasons(teacher__mapped_share=0.5)[0]
+    assert "empty" in reasons(rollout__skipped_rate=0.4)[0]
+    assert "cap" in reasons(rollout__truncated=0.4)[0]
+    [reason] = reasons(teacher__paired_share=0.82)
+    assert reason.startswith("only 82% of the rollout tokens have a teacher position")
+    assert reason.endswith("most often without one: ' the' (120), 'ly' (3)")
 
 
 def test_calibration_remembers_no_rollouts(student, teacher, noise_examples):

@@ -3,6 +3,7 @@
 The results also fill the support table (paper, table 2), because neither model changes during the measurement.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ from arkasr.train.stage import Stage
 # Beyond these limits, `reasons_against_opd` warns that OPD may not work.
 LOWEST_OVERLAP_MASS = 0.6
 LOWEST_MAPPED_SHARE = 0.9
+LOWEST_PAIRED_SHARE = 0.9
 HIGHEST_EMPTY_SHARE = 0.1
 HIGHEST_TRUNCATED_SHARE = 0.1
+NAMED_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,16 @@ def calibrate(stage: Stage, batches: Iterator[list[Example]], count: int) -> Cal
         metrics.merge(loss.metrics)
     stage.clock.reset()
     values = metrics.values()
-    return Calibration(values, vuss, reasons_against_opd(values))
+    return Calibration(values, vuss, reasons_against_opd(values, stage.unpaired_tokens()))
 
 
-def reasons_against_opd(metrics: dict[str, float]) -> list[str]:
-    """Reasons why OPD may not work, one sentence each."""
+def reasons_against_opd(metrics: dict[str, float], unpaired_tokens: Counter[str]) -> list[str]:
+    """Reasons why OPD may not work, one sentence each.
+
+    Args:
+        metrics: as in `Calibration`.
+        unpaired_tokens: how often each rollout token had no teacher position, by its text.
+    """
     if "support/vuss_mean" not in metrics:
         return ["no position of any rollout can be compared: train the student with SFT first"]
     warnings = []
@@ -81,6 +89,12 @@ def reasons_against_opd(metrics: dict[str, float]) -> list[str]:
     if (share := metrics["teacher/mapped_share"]) < LOWEST_MAPPED_SHARE:
         warnings.append(
             f"only {share:.0%} of the rollout tokens exist in the teacher's vocabulary (want {LOWEST_MAPPED_SHARE:.0%})"
+        )
+    if (share := metrics["teacher/paired_share"]) < LOWEST_PAIRED_SHARE:
+        commonest = ", ".join(f"{text!r} ({count})" for text, count in unpaired_tokens.most_common(NAMED_TOKENS))
+        warnings.append(
+            f"only {share:.0%} of the rollout tokens have a teacher position (want {LOWEST_PAIRED_SHARE:.0%}); most "
+            f"often without one: {commonest}"
         )
     if (share := metrics["rollout/fallback_rate"] + metrics["rollout/skipped_rate"]) > HIGHEST_EMPTY_SHARE:
         warnings.append(f"{share:.0%} of the rollouts are empty (want at most {HIGHEST_EMPTY_SHARE:.0%})")

@@ -4,6 +4,7 @@ CTC, SFT and OPD implement it. A stage knows nothing of optimizers, files or pro
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.tokenizer_check import check_tokenizer
 from arkasr.teacher.teacher import Teacher
 from arkasr.train.metrics import Metrics, PhaseClock
 
@@ -50,6 +52,7 @@ class Stage(nn.Module, ABC):
 
     def __init__(self, student: Recognizer) -> None:
         super().__init__()
+        check_tokenizer(student.tokenizer, "the student")
         self.student = student
         self.model = student.model
         self.clock = PhaseClock()
@@ -72,6 +75,10 @@ class Stage(nn.Module, ABC):
     def nonempty(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The micro-batch, or one silent utterance if it is empty."""
         return examples or [silence(self.recognizers)]
+
+    def unpaired_tokens(self) -> Counter[str]:
+        """How often each rollout token had no teacher position, by its text, in this process."""
+        return Counter()
 
     @abstractmethod
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:

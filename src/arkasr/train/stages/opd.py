@@ -5,6 +5,7 @@ utterances. Out: the loss and its metrics. The mathematics is in `arkasr.distill
 `train/step.py`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -25,6 +26,7 @@ from arkasr.recognizers.head import TopTokens, top_tokens
 from arkasr.recognizers.precision import product_dtype
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
+from arkasr.recognizers.tokenizer_check import check_tokenizer
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.teacher import ScoringRequest, Teacher
 from arkasr.teacher.vocabulary_mapping import map_vocabularies
@@ -71,6 +73,7 @@ class DistillationStage(Stage):
         super().__init__(student)
         # A Teacher is not a module, so its weights are neither in parameters() nor in checkpoints.
         self.teacher: Teacher = InProcessTeacher(teacher) if isinstance(teacher, Recognizer) else teacher
+        check_tokenizer(self.teacher.tokenizer, "the teacher")
         self.settings = settings
         self.objective = Objective(**{field.name: getattr(settings, field.name) for field in fields(Objective)})
         self.augmentation = augmentation
@@ -94,6 +97,7 @@ class DistillationStage(Stage):
             student_vocab_size=student.vocab_size,
             teacher_vocab_size=self.teacher.vocab_size,
         )
+        self._unpaired: Counter[str] = Counter()
         self._on_device: tuple[torch.device, Vocabularies] | None = None
 
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
@@ -133,6 +137,7 @@ class DistillationStage(Stage):
         with self.clock("teacher"):
             alignments = [self._align(rollout.tokens) for rollout in kept]
             add_alignments(metrics, kept, alignments, self.vocabulary.student_to_teacher)
+            self._count_unpaired(kept, alignments)
             requests = self._scoring_requests(examples, kept, alignments, student_top)
             # A served teacher works while the student reads its rollouts.
             pending_scores = self.teacher.submit(requests, None if self.objective.needs_every_score else top_k, device)
@@ -210,6 +215,9 @@ class DistillationStage(Stage):
         self.loop_watch.restore(extra_state["loops"])
         self.on_weights_changed()
 
+    def unpaired_tokens(self) -> Counter[str]:
+        return self._unpaired
+
     def close(self) -> None:
         self.teacher.close()
         if self.rollouts.engine is not None:
@@ -231,6 +239,11 @@ class DistillationStage(Stage):
             teacher_prefix=self.teacher.recognizer.transcript_prefix,
             longest_transcript=self.teacher.recognizer.longest_transcript,
         )
+
+    def _count_unpaired(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> None:
+        for rollout, alignment in zip(kept, alignments, strict=True):
+            unpaired = rollout.tokens[alignment.teacher_positions.cpu() < 0]
+            self._unpaired.update(self.student.transcript_text(token[None]) for token in unpaired)
 
     def _scoring_requests(
         self,
