@@ -6,7 +6,7 @@ The model itself is in `arkasr.model`.
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -60,6 +60,13 @@ ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
 
 class ArkAsr(Recognizer):
     """An Ark-ASR model, with prompt and features as in the published checkpoints."""
+
+    parts: ClassVar[Mapping[str, Sequence[str]]] = {
+        "encoder": ("audio_encoder.whisper", "audio_encoder.layer_norm"),
+        "adapter": ("audio_encoder.adapting",),
+        "decoder": ("model.layers", "model.norm"),
+        "embeddings": ("model.embed_tokens", "lm_head"),
+    }
 
     def __init__(self, model: ArkAsrForConditionalGeneration, processor: ArkAsrProcessor) -> None:
         self.model = model

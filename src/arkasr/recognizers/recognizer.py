@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -74,12 +74,15 @@ class Recognizer(ABC):
     """A model, its processor, and the conventions of its family.
 
     Attributes:
+        parts: the parts of the model that a recipe can freeze or give a learning rate: the paths of their modules in
+            `model`, by name. Every parameter belongs to exactly one part.
         model: the Transformers model.
         processor: the Transformers processor, with `tokenizer` and `feature_extractor`.
         stop_token_id: ends a transcript.
         allowed_tokens: bool `[V]`, the tokens that a transcript may hold, the stop token included.
     """
 
+    parts: ClassVar[Mapping[str, Sequence[str]]]
     model: Any
     processor: Any
     stop_token_id: int
@@ -130,6 +133,10 @@ class Recognizer(ABC):
     @abstractmethod
     def audio_modules(self) -> list[nn.Module]:
         """Encoder and projector, which a CTC warm start trains."""
+
+    def parameters_of(self, part: str) -> list[nn.Parameter]:
+        """The parameters of one of `parts`; tied ones once."""
+        return list(nn.ModuleList(self.model.get_submodule(path) for path in self.parts[part]).parameters())
 
     @cached_property
     def frontend(self) -> str:
