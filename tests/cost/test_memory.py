@@ -13,6 +13,7 @@ from arkasr.recipe.settings import ModelSettings
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.scoring import forced_states
 from arkasr.train.optimizer import build_optimizers
+from arkasr.train.stages.sft import SupervisedStage
 from tests.models import noise_examples
 from tests.train.runs import SETTINGS
 
@@ -56,7 +57,7 @@ def saved_bytes(run, parameters):
 
 
 def test_weights_gradients_and_moments_take_the_bytes_of_the_real_tensors(student):
-    (optimizer,) = build_optimizers(student.model, SETTINGS)
+    (optimizer,) = build_optimizers(SupervisedStage(student, None), SETTINGS)
     for parameter in student.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

@@ -1,14 +1,14 @@
 """Models with random weights: the presets of all model families, and the config fields that a recipe may change."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig, Qwen3ASRConfig
 
 from arkasr.errors import nearest_of
 from arkasr.model.config import ArkAsrConfig
-from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
-from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, ArkAsr, build_ark_asr
+from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, Qwen3Asr, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary
 
@@ -29,6 +29,11 @@ def check_preset(preset: str, sizes: Mapping[str, Any]) -> None:
     else:
         config = Qwen3ASRConfig(**QWEN3_ASR_PRESETS[preset])
     _check_fields("sizes", sizes, PRESETS[preset], config)
+
+
+def parts_of_preset(preset: str) -> Collection[str]:
+    """Names of the parts of a preset's model, as in `Recognizer.parts`."""
+    return (ArkAsr if preset in ARK_ASR_PRESETS else Qwen3Asr).parts
 
 
 def build_preset(preset: str, sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Recognizer:

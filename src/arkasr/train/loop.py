@@ -70,8 +70,9 @@ def train(
         on_warning: called with a one-line warning when training goes on after a problem.
 
     Raises:
-        InputError: too many steps in a row were not finite, too many utterances cannot be read, or the stage's
-            `check_metrics` failed. Every process raises it, and the first one shows it.
+        InputError: too many steps in a row were not finite, too many utterances cannot be read, the settings name a
+            part that the model does not have, or the stage's `check_metrics` failed. Every process raises it, and the
+            first one shows it.
         Interrupted: a stop signal arrived. A checkpoint holds everything up to the step that the message names. A step
             that waited for its teacher is undone.
     """
@@ -121,6 +122,9 @@ class _TrainingLoop:
         torch.manual_seed(self.seed + processes.rank())
         if self.settings.activation_checkpointing:
             self.stage.model.gradient_checkpointing_enable({"use_reentrant": False})
+            # Transformers makes embeddings and the encoder's first convolution require a gradient. Checkpointing with
+            # `use_reentrant=False` does not need that, and a frozen encoder would run in the backward pass.
+            self.stage.model.disable_input_require_grads()
         if len(set(processes.all_gather(self.stream.fingerprint))) > 1:
             raise InputError(
                 "the processes do not see the same training set; all must read the same manifest and audio"
