@@ -73,6 +73,32 @@ def test_activation_checkpointing_takes_less_memory_and_more_time():
     assert checkpointed.phases["backward"] > cost.phases["backward"]
 
 
+def test_frozen_parts_have_no_gradients_moments_or_updates_and_a_frozen_encoder_no_backward_pass():
+    trained = costs_of(24)["opd"]
+    frozen = costs_of(24, "stages.opd.optimization.freeze=[encoder]")["opd"]
+    for item in ("gradients", "moments"):
+        assert frozen.memory[item] / trained.memory[item] == pytest.approx(0.45, abs=0.01)  # 629 of 1,151 million
+    assert frozen.memory["weights"] == trained.memory["weights"]
+    assert frozen.memory["activations"] < 0.5 * trained.memory["activations"]
+    assert trained.checkpoint - frozen.checkpoint == trained.memory["moments"] - frozen.memory["moments"]
+    for phase in ("backward", "optimizer"):
+        assert frozen.phases[phase] < 0.6 * trained.phases[phase]
+    for phase in ("encode", "rollout", "teacher", "student"):
+        assert frozen.phases[phase] == trained.phases[phase]
+
+
+def test_a_ctc_stage_has_no_moments_of_the_decoder():
+    cost = costs_of(24, "stages.base.kind=ctc")["base"]
+    assert cost.memory["moments"] / (2 * cost.memory["weights"]) == pytest.approx(0.69, abs=0.01)  # all but 358 million
+
+
+def test_an_unknown_part_is_a_one_line_error():
+    with pytest.raises(
+        InputError, match=r"^stages\.opd\.optimization\.freeze: the model has no part 'encodr'; did you"
+    ):
+        costs_of(24, "stages.opd.optimization.freeze=[encodr]")
+
+
 def test_a_sharded_student_in_a_rollout_is_counted_at_its_peak():
     """Only rollouts gather all weights, at a moment when the decoder has saved nothing for the backward pass."""
     sharded = [f"stages.{name}.optimization.sharding=full" for name in ("base", "opd")]

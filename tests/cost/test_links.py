@@ -9,7 +9,7 @@ WEIGHTS = 1_000_000_000
 
 def test_one_device_sends_nothing():
     assert all_reduce_seconds(WEIGHTS, H100, 1) == 0
-    assert sharded_seconds(WEIGHTS, 50, H100, 1, gathers=3, number_bytes=2) == 0
+    assert sharded_seconds(WEIGHTS, WEIGHTS, 50, H100, 1, gathers=3, number_bytes=2) == 0
 
 
 def test_a_ring_all_reduce_sends_almost_two_copies_of_the_gradients():
@@ -20,7 +20,7 @@ def test_a_ring_all_reduce_sends_almost_two_copies_of_the_gradients():
 
 def test_fsdp2_sends_more_in_each_micro_batch_than_ddp_in_a_step():
     ddp = all_reduce_seconds(WEIGHTS, H100, 24)
-    fsdp2 = sharded_seconds(WEIGHTS, 50, H100, 24, gathers=3, number_bytes=2)
+    fsdp2 = sharded_seconds(WEIGHTS, WEIGHTS, 50, H100, 24, gathers=3, number_bytes=2)
     assert fsdp2 / ddp == pytest.approx((3 * 2 + 4) / (2 * 4))
 
 

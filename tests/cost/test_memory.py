@@ -1,5 +1,7 @@
 """Estimated bytes against those of real tensors."""
 
+import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +15,8 @@ from arkasr.recipe.settings import ModelSettings
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.scoring import forced_states
 from arkasr.train.optimizer import build_optimizers
+from arkasr.train.parts import freeze_parts
+from arkasr.train.stages.sft import SupervisedStage
 from tests.models import noise_examples
 from tests.train.runs import SETTINGS
 
@@ -55,28 +59,34 @@ def saved_bytes(run, parameters):
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def test_weights_gradients_and_moments_take_the_bytes_of_the_real_tensors(student):
-    (optimizer,) = build_optimizers(student.model, SETTINGS)
-    for parameter in student.model.parameters():
+@pytest.mark.parametrize("frozen", [[], ["encoder"], ["adapter", "embeddings"]], ids="+".join)
+def test_weights_gradients_and_moments_take_the_bytes_of_the_real_tensors(student, frozen):
+    freeze_parts(student, SETTINGS.model_copy(update={"freeze": frozen}))
+    (optimizer,) = build_optimizers(SupervisedStage(student, None), SETTINGS)
+    trained = [parameter for parameter in student.model.parameters() if parameter.requires_grad]
+    for parameter in trained:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
-    items = memory.student_memory(size_of(student), shards=1, mixed=False)
+    items = memory.student_memory(replace(size_of(student), frozen=frozenset(frozen)), shards=1, mixed=False)
     assert items == {
         "weights": sum(parameter.nbytes for parameter in student.model.parameters()),
-        "gradients": sum(parameter.grad.nbytes for parameter in student.model.parameters()),
+        "gradients": sum(parameter.grad.nbytes for parameter in trained),
         "moments": sum(moment.nbytes for moment in moments),
     }
 
 
+@pytest.mark.parametrize("frozen", [[], ["encoder"]], ids="+".join)
 @pytest.mark.parametrize("mixed", [False, True])
-def test_activations_take_the_bytes_that_a_forward_pass_saves(tiny, mixed):
+def test_activations_take_the_bytes_that_a_forward_pass_saves(tiny, mixed, frozen):
+    tiny = copy.deepcopy(tiny)
+    freeze_parts(tiny, SETTINGS.model_copy(update={"freeze": frozen}))
     prompts, transcripts = equal_utterances(tiny)
     parameters = list(tiny.model.parameters())
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         saved = saved_bytes(lambda: forced_states_of(tiny, prompts, transcripts), parameters)
-    batch = Batch(3, SECONDS, len(transcripts[0]))
-    estimated = memory.kept_for_backward(size_of(tiny), batch, mixed=mixed, checkpointing=False)
+    batch, size = Batch(3, SECONDS, len(transcripts[0])), replace(size_of(tiny), frozen=frozenset(frozen))
+    estimated = memory.kept_for_backward(size, batch, mixed=mixed, checkpointing=False)
     # Convolutions and projector are not counted. They are a large part of a model with five layers.
     assert 0.75 * saved < estimated < saved
 

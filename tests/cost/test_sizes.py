@@ -18,6 +18,7 @@ def test_a_preset_without_memory_for_weights_has_the_size_of_the_built_model(stu
     ):
         empty, built = size_of_model("x", model, tokens), size_of(recognizer)
         assert empty.parameters == sum(parameter.numel() for parameter in recognizer.model.parameters())
+        assert empty.parameters == sum(empty.parts.values())
         # The small tokenizer encodes the prompt in a different number of tokens.
         assert replace(empty, prompt_tokens=built.prompt_tokens) == built
 

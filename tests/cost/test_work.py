@@ -1,5 +1,7 @@
 """Counted operations against those that torch counts on real models."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,7 +12,9 @@ from arkasr.cost.work import Batch, Decoding
 from arkasr.distill.fused import fused_union_topk_kl
 from arkasr.recognizers.head import top_tokens
 from arkasr.recognizers.scoring import forced_logits, forced_states
+from arkasr.train.parts import freeze_parts
 from tests.models import noise_examples
+from tests.train.runs import SETTINGS
 
 SECONDS, TEXT = 4.0, "the red book is in london"
 # The estimate does not round frames, and counts the last token, which the decoder does not read.
@@ -50,15 +54,23 @@ def test_encoder_decoder_and_head_take_the_operations_that_torch_counts(which, r
         assert work.top_token_search(size, batch, mixed=False).operations == operations
 
 
-def test_the_backward_pass_of_sft_takes_the_operations_that_torch_counts(student, batch):
-    phases = work.sft_phases(size_of(student), batch, mixed=False, checkpointing=False)
+@pytest.mark.parametrize("frozen", [[], ["encoder"], ["decoder"], ["embeddings"]], ids="+".join)
+def test_the_backward_pass_of_sft_takes_the_operations_that_torch_counts(student, batch, frozen):
+    freeze_parts(student, SETTINGS.model_copy(update={"freeze": frozen}))
+    size = replace(size_of(student), frozen=frozenset(frozen))
+    phases = work.sft_phases(size, batch, mixed=False, checkpointing=False)
     prompts, transcripts = equal_utterances(student)
     forward, logits = counted(lambda: forced_logits(student, prompts, transcripts))
     assert (phases["encode"] + phases["student"]).operations == pytest.approx(forward, rel=TOLERANCE)
     backward, _ = counted(lambda: logits.sum().backward())
-    # Features need no gradient, so that the first convolution has half the operations in its backward pass.
-    saved = 2 * student.audio_modules[0].whisper.conv1.weight.numel() * batch.audio * MEL_FRAMES_PER_SECOND
-    assert phases["backward"].operations - saved == pytest.approx(backward, rel=TOLERANCE)
+    estimated = phases["backward"].operations
+    encoder, audio_tokens = student.audio_modules[0], batch.audio * size.audio_tokens_per_second
+    # An input that needs no gradient halves the operations: of the first convolution, or of the adapter's first layer.
+    if "encoder" in frozen:
+        estimated += 2 * audio_tokens * (encoder.adapting[0].weight.numel() + 2 * encoder.adapting[2].weight.numel())
+    else:
+        estimated -= 2 * encoder.whisper.conv1.weight.numel() * batch.audio * MEL_FRAMES_PER_SECOND
+    assert estimated == pytest.approx(backward, rel=TOLERANCE)
 
 
 def test_activation_checkpointing_repeats_the_forward_pass(student, batch):

@@ -77,6 +77,29 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
             "stages.base.optimization.learning_rate=-1",
             "stages.base.optimization.learning_rate: Input should be greater",
         ),
+        (
+            "stages.base.optimization.freeze=[encodr]",
+            "stages.base.optimization.freeze: the model has no part 'encodr'; did you mean 'encoder'?",
+        ),
+        (
+            "stages.base.optimization.learning_rates={head: 1}",
+            "stages.base.optimization.learning_rates: the model has no part 'head'; known are adapter, decoder, ",
+        ),
+        ("stages.base.optimization.learning_rates={encoder: 0}", "learning_rates.encoder: Input should be greater"),
+        ("stages.base.optimization.freeze=[encoder, encoder]", "freeze: 'encoder' occurs twice; remove one"),
+        (
+            "stages.base.optimization={steps: 1, batch_seconds: 1, learning_rate: 1, freeze: [encoder], "
+            "learning_rates: {encoder: 1}}",
+            "stages.base.optimization: learning_rates.encoder: `freeze` names this part too; remove one of the two",
+        ),
+        (
+            "stages.base.optimization.freeze=[encoder, adapter, decoder, embeddings]",
+            "stages.base.optimization.freeze: nothing is left to train; remove a part, one of encoder, adapter",
+        ),
+        (
+            "stages.more-td.optimization.freeze=[encoder]",
+            "stages.more-td.optimization.freeze: differs from that of 'td', but both share one schedule",
+        ),
         ("variants.extra=none", "variants.extra: there is no model or training stage 'none'"),
         ("stages.base.continues=true", "stages.base.continues: only a stage of kind sft or opd can continue"),
         ("stages.td.once=true", "stages.more-td.continues: 'td' and 'more-td' must have the same `once`"),

@@ -10,10 +10,13 @@ import time
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from safetensors.torch import load_file
 
+from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.train.loop import train
+from arkasr.train.parts import trainable_parts
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stages.sft import SupervisedStage
 from tests.models import TEXTS, noise_examples, small_student, small_teacher, small_vocabulary
@@ -31,6 +34,7 @@ STEP = {
 }
 SHARDED = {**STEP, "sharding": "full"}
 OPD = {"kind": "opd", "start": "base", "teacher": "teacher", "train": "P", "calibration_batches": 1}
+PARTS = {"freeze": ["encoder"], "learning_rates": {"adapter": 3e-3}}
 OBJECTIVE = {"top_k": 8, "max_new_tokens": 16}
 STAGES = {
     "ctc": {"kind": "ctc", "start": "base", "train": "L", "optimization": STEP},
@@ -51,6 +55,10 @@ STAGES = {
     "labels": {"kind": "label", "start": "base", "audio": "P", "max_new_tokens": 16, "drop_failures": False},
     "opd": {**OPD, "objective": OBJECTIVE, "drafts": "labels", "optimization": STEP},
     "opd-sharded": {**OPD, "objective": OBJECTIVE, "optimization": SHARDED},
+    "ctc-frozen": {"kind": "ctc", "start": "base", "train": "L", "optimization": {**STEP, **PARTS}},
+    "opd-frozen": {**OPD, "objective": OBJECTIVE, "optimization": {**STEP, **PARTS}},
+    "opd-frozen-sharded": {**OPD, "objective": OBJECTIVE, "optimization": {**SHARDED, **PARTS}},
+    "sft-frozen-sharded": {**SFT, "optimization": {**SHARDED, "freeze": ["decoder", "embeddings"]}},
     # Two processes share three micro-batches: the second process has no second one.
     "opd-idle": {**OPD, "objective": OBJECTIVE, "optimization": {**STEP, "steps": 4, "accumulation": 3}},
     "opd-idle-sharded": {**OPD, "objective": OBJECTIVE, "optimization": {**SHARDED, "steps": 4, "accumulation": 1}},
@@ -148,6 +156,17 @@ def test_two_processes_write_the_same_model_as_one(one_process, two_processes, s
         assert (value - two[name]).abs().max() < (2e-2 if "muon" in stage else 2e-4), name
 
 
+@pytest.mark.parametrize("stage", [name for name in TRAINED if "frozen" in name])
+def test_two_processes_train_all_parts_but_the_frozen_ones(recipe, two_processes, stage):
+    model = two_processes / "stages" / stage / "model"
+    before, after = (load_file(folder / "model.safetensors") for folder in (recipe.parent / "base", model))
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    settings = STAGES[stage]
+    trained = set(trainable_parts(settings["kind"], ArkAsr.parts)) - set(settings["optimization"]["freeze"])
+    prefixes = tuple(path for part in trained for path in ArkAsr.parts[part])
+    assert changed == {name for name in before if name.startswith(prefixes)}
+
+
 def test_unreadable_audio_is_quarantined_once_on_whichever_process(one_process, two_processes):
     for run in (one_process, two_processes):
         (line,) = (run / "stages" / "opd" / "quarantine.jsonl").read_text().splitlines()
@@ -160,7 +179,7 @@ def test_a_run_continues_on_another_number_of_processes(recipe, one_process, two
     """The folder is changed as if the run had been killed after step 4 of these stages."""
     output = recipe.parent / f"from-{before}-to-{after}"
     shutil.copytree(two_processes if before == 2 else one_process, output)
-    unfinished = ["ctc-sharded", "sft", "opd", "opd-sharded"]
+    unfinished = ["ctc-sharded", "sft", "opd", "opd-sharded", "opd-frozen", "opd-frozen-sharded"]
     for stage in unfinished:
         shutil.rmtree(output / "stages" / stage / "model")
         shutil.rmtree(output / "stages" / stage / "checkpoints" / "step-8")

@@ -6,7 +6,7 @@ needed. Work, seconds and bytes are computed by `work`, `timing`, `links` and `m
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from arkasr.cost import memory, work
@@ -18,6 +18,8 @@ from arkasr.cost.sizes import FLOAT_BYTES, Size, number_bytes, size_of_model
 from arkasr.cost.timing import feature_wait, optimizer_seconds, work_seconds
 from arkasr.cost.work import Batch, Decoding, Work
 from arkasr.recipe.settings import CtcStageSettings, LabelStageSettings, OpdStageSettings, Recipe
+from arkasr.recipe.settings.rules import check_parts_of_stages
+from arkasr.train.parts import trainable_parts
 
 SECONDS_PER_HOUR = 3600.0
 SECONDS_PER_DAY = 86_400.0
@@ -102,6 +104,7 @@ def stage_costs(recipe: Recipe, cluster: Cluster, assumptions: Assumptions) -> l
         if isinstance(stage, OpdStageSettings) and not is_served(recipe, stage):
             teacher = size_of_origin(recipe.origin(stage.teacher))
         batch, decoding = assumed_batch(recipe, stage, assumptions)
+        check_parts_of_stages(recipe, recipe.origin(name), start.parts)
         costs.append(training_cost(name, stage, start, teacher, cluster, batch, decoding, assumptions))
     return costs
 
@@ -132,6 +135,8 @@ def training_cost(
         InputError: the device has no figure for the stage's precision.
     """
     settings, device = stage.optimization, cluster.device
+    trained = {*trainable_parts(stage.kind, student.parts)} - {*settings.freeze}
+    student = replace(student, frozen=frozenset(student.parts) - trained)
     micro_batches_per_device = math.ceil(settings.accumulation / cluster.devices)
     shards = cluster.devices if settings.sharding == "full" else 1
     micro_batch_work = _training_work(stage, student, teacher, batch, decoding)
@@ -157,7 +162,7 @@ def training_cost(
         steps=settings.steps,
         memory=items,
         peak=memory.peak(items, gradients_stay=cluster.devices > 1 or micro_batches_per_device > 1),
-        checkpoint=float(FLOAT_BYTES) * student.parameters * (1 + memory.MOMENTS),
+        checkpoint=float(FLOAT_BYTES) * (student.parameters + memory.MOMENTS * student.trained_parameters),
     )
 
 
@@ -255,11 +260,13 @@ def _exposed_link_seconds(
     device, devices, settings = cluster.device, cluster.devices, stage.optimization
     if settings.sharding == "none":
         return max(
-            all_reduce_seconds(student.parameters, device, devices) - seconds["backward"] / micro_batches_per_device,
+            all_reduce_seconds(student.trained_parameters, device, devices)
+            - seconds["backward"] / micro_batches_per_device,
             0.0,
         )
     sending = micro_batches_per_device * sharded_seconds(
         student.parameters,
+        student.trained_parameters,
         student.layers,
         device,
         devices,

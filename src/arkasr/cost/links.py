@@ -15,22 +15,25 @@ def ring_bytes_per_second(device: Device, devices: int) -> float:
     return min(device.link_in_node, device.link_between_nodes * device.per_node) * device.shares.links
 
 
-def all_reduce_seconds(parameters: int, device: Device, devices: int) -> float:
-    """DDP sums the float32 gradients once per step."""
+def all_reduce_seconds(trained: int, device: Device, devices: int) -> float:
+    """DDP sums the float32 gradients of the trained parameters once per step."""
     if devices == 1:
         return 0.0
-    sent = 2 * FLOAT_BYTES * parameters * (devices - 1) / devices
-    messages = math.ceil(FLOAT_BYTES * parameters / BUCKET_BYTES)
+    sent = 2 * FLOAT_BYTES * trained * (devices - 1) / devices
+    messages = math.ceil(FLOAT_BYTES * trained / BUCKET_BYTES)
     return sent / ring_bytes_per_second(device, devices) + 2 * messages * _latency(device, devices)
 
 
 def sharded_seconds(
-    parameters: int, layers: int, device: Device, devices: int, *, gathers: int, number_bytes: int
+    parameters: int, trained: int, layers: int, device: Device, devices: int, *, gathers: int, number_bytes: int
 ) -> float:
-    """FSDP2 gathers the weights `gathers` times and scatters the float32 gradients once in each micro-batch."""
+    """In each micro-batch, FSDP2 gathers the weights `gathers` times and scatters the float32 gradients once.
+
+    Only trained parameters have gradients.
+    """
     if devices == 1:
         return 0.0
-    sent = (gathers * number_bytes + FLOAT_BYTES) * parameters * (devices - 1) / devices
+    sent = (gathers * number_bytes * parameters + FLOAT_BYTES * trained) * (devices - 1) / devices
     messages = (gathers + 1) * (layers + 1)
     return sent / ring_bytes_per_second(device, devices) + messages * _latency(device, devices)
 

@@ -80,21 +80,21 @@ def label_memory(teacher: Size, batch: Batch) -> dict[str, float]:
 
 
 def student_memory(size: Size, *, shards: int, mixed: bool, all_gathered: bool = False) -> dict[str, float]:
-    """Weights, gradients and moments on one of `shards` devices (1 = a full copy).
+    """Weights, and gradients and moments of the trained ones, on one of `shards` devices (1 = a full copy).
 
     "compute" is the memory for weights in the precision of the computation. With mixed precision, a device with a
     full copy also holds each weight in 2 bytes, from its first use to the backward pass. FSDP2 gathers the
     non-layer weights and two layers with their gradients. In a rollout it gathers all weights (`all_gathered`).
     """
-    weights = float(FLOAT_BYTES * size.parameters)
+    weights, trained = float(FLOAT_BYTES * size.parameters), float(FLOAT_BYTES * size.trained_parameters)
     if shards == 1:
         copied = size.parameters if mixed else 0
     else:
         copied = size.parameters if all_gathered else 2 * gathered(size)
     items = {
         "weights": weights / shards,
-        "gradients": weights / shards,
-        "moments": MOMENTS * weights / shards,
+        "gradients": trained / shards,
+        "moments": MOMENTS * trained / shards,
         "compute": float(number_bytes(mixed) * copied),
     }
     return {name: amount for name, amount in items.items() if amount}
@@ -108,11 +108,11 @@ def gathered(size: Size) -> int:
 
 
 def kept_for_backward(size: Size, batch: Batch, *, mixed: bool, checkpointing: bool, decoder: bool = True) -> float:
-    """Bytes of the activations of a micro-batch.
+    """Bytes of the activations of a micro-batch. A frozen encoder keeps none.
 
     Activation checkpointing keeps the inputs of all layers and, in the backward pass, the activations of one layer.
     """
-    frames = encoder_positions(size, batch)
+    frames = 0.0 if "encoder" in size.frozen else encoder_positions(size, batch)
     positions = batch.utterances * decoder_positions(size, batch) if decoder else 0.0
     stacks = ((size.encoder, frames), (size.decoder, positions))
     kept = [stack.kept_bytes(count, mixed=mixed) for stack, count in stacks]

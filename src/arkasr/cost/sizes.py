@@ -3,6 +3,7 @@
 In: a recogniser, whose weights may be on the meta device. Out: its `Size`. Batches and devices are left to others.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -90,6 +91,8 @@ class Size:
         prompt_tokens: decoder positions of the prompt around the audio.
         vocabulary: rows of the output head, `V`.
         width: columns of the output head, `H`.
+        parts: entries of the weights of each part of the model, by name.
+        frozen: names of the parts that a stage does not train.
     """
 
     parameters: int
@@ -104,6 +107,19 @@ class Size:
     prompt_tokens: int
     vocabulary: int
     width: int
+    parts: Mapping[str, int]
+    frozen: frozenset[str] = frozenset()
+
+    @property
+    def trained_parameters(self) -> int:
+        """Entries of the weights that are trained."""
+        return self.parameters - sum(self.parts[part] for part in self.frozen)
+
+    @property
+    def trained_layers(self) -> int:
+        """Layers of encoder and decoder that are trained."""
+        stacks = {"encoder": self.encoder, "decoder": self.decoder}
+        return sum(stack.layers for part, stack in stacks.items() if part not in self.frozen)
 
     @property
     def layers(self) -> int:
@@ -168,6 +184,9 @@ def size_of(recognizer: Recognizer) -> Size:
         prompt_tokens=prompt.other_tokens,
         vocabulary=recognizer.vocab_size,
         width=recognizer.embedding_size,
+        parts={
+            part: sum(parameter.numel() for parameter in recognizer.parameters_of(part)) for part in recognizer.parts
+        },
     )
 
 

@@ -27,10 +27,10 @@ def work_seconds(work: Work, device: Device, precision: Precision) -> float:
 
 
 def optimizer_seconds(student: Size, device: Device, *, shards: int) -> float:
-    """Seconds of an optimizer update for one of `shards` shards of the student (1 = a full copy)."""
-    updated = device.optimizer_bytes * student.parameters / shards
+    """Seconds to update the trained weights of one of `shards` shards of the student (1 = a full copy)."""
+    updated = device.optimizer_bytes * student.trained_parameters / shards
     running = updated / (device.bandwidth * device.shares.bandwidth)
-    return _running_and_launching(device, running, device.update_seconds * student.layers)
+    return _running_and_launching(device, running, device.update_seconds * student.trained_layers)
 
 
 def feature_wait(features: float, computing: float, workers: int) -> float:

@@ -153,8 +153,9 @@ def sft_phases(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool)
     encoder, decoder = encoder_pass(student, batch, mixed=mixed), decoder_pass(student, batch, mixed=mixed)
     head = cross_entropy(student, batch, mixed=mixed)
     logits = batch.transcript_tokens * student.vocabulary
-    head_backward = Work(2 * head.operations, head.weights, CROSS_ENTROPY_GRADIENT_TRAFFIC * logits)
-    layers_backward = backward(student, encoder + decoder, checkpointing=checkpointing)
+    head_operations = _gradients(student, "embeddings") * head.operations
+    head_backward = Work(head_operations, head.weights, CROSS_ENTROPY_GRADIENT_TRAFFIC * logits)
+    layers_backward = backward(student, encoder, decoder, checkpointing=checkpointing)
     return {"encode": encoder, "student": decoder + head, "backward": layers_backward + head_backward}
 
 
@@ -171,7 +172,7 @@ def opd_phases(
         "encode": encoder,
         "rollout": rollout(student, batch, decoding, mixed=mixed),
         "student": decoder + top_token_search(student, batch, mixed=mixed),
-        "backward": backward(student, encoder + decoder, checkpointing=checkpointing),
+        "backward": backward(student, encoder, decoder, checkpointing=checkpointing),
     }
     if teacher is not None:
         forced = encoder_pass(teacher, batch, mixed=mixed) + decoder_pass(teacher, batch, mixed=mixed)
@@ -186,7 +187,8 @@ def ctc_phases(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool)
     return {
         "encode": encoder,
         "student": head,
-        "backward": backward(student, encoder, checkpointing=checkpointing) + head * 2,
+        "backward": backward(student, encoder, Work(), checkpointing=checkpointing)
+        + head * _gradients(student, "embeddings"),
     }
 
 
@@ -203,16 +205,28 @@ def label_phases(teacher: Size, batch: Batch, passes: float) -> dict[str, Work]:
     }
 
 
-def backward(student: Size, forward: Work, *, checkpointing: bool) -> Work:
-    """Gradients of inputs and weights. Activation checkpointing repeats the forward pass first."""
-    weight_gradients = 2 * float(FLOAT_BYTES) * student.parameters
+def backward(student: Size, encoder: Work, decoder: Work, *, checkpointing: bool) -> Work:
+    """Gradients of inputs and weights, given the forward passes. Activation checkpointing repeats those first.
+
+    A frozen encoder has no backward pass; that of its adapter is then not counted. A frozen decoder has gradients of
+    its inputs only.
+    """
+    if "encoder" in student.frozen:
+        encoder = Work()
+    forward = encoder + decoder
+    weight_gradients = 2 * float(FLOAT_BYTES) * student.trained_parameters
     gradients = Work(
-        2 * forward.operations,
+        2 * encoder.operations + _gradients(student, "decoder") * decoder.operations,
         2 * forward.weights,
         forward.traffic * BACKWARD_TRAFFIC / FORWARD_TRAFFIC + weight_gradients,
         2 * forward.layers,
     )
     return gradients + forward if checkpointing else gradients
+
+
+def _gradients(student: Size, part: str) -> int:
+    """Gradients that the backward pass of a part computes, each with the operations of the forward pass."""
+    return 1 if part in student.frozen else 2
 
 
 def cast_weights(size: Size, *, mixed: bool) -> Work:

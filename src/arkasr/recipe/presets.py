@@ -1,20 +1,19 @@
 """Models with random weights: the presets of all model families, and the config fields that a recipe may change."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, Qwen3ASRConfig, WhisperConfig
 
 from arkasr.errors import nearest_of
 from arkasr.model.config import ArkAsrConfig
-from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
-from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, ArkAsr, build_ark_asr
+from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, Qwen3Asr, build_qwen3_asr
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary
-from arkasr.recognizers.whisper import WHISPER_PRESETS, build_whisper
+from arkasr.recognizers.whisper import WHISPER_PRESETS, Whisper, build_whisper
 
 PRESETS: dict[str, dict[str, Any]] = ARK_ASR_PRESETS | QWEN3_ASR_PRESETS | WHISPER_PRESETS
-Builder = Callable[[Mapping[str, Any], BaseVocabulary], Recognizer]
 
 
 def check_preset(preset: str, sizes: Mapping[str, Any]) -> None:
@@ -25,22 +24,32 @@ def check_preset(preset: str, sizes: Mapping[str, Any]) -> None:
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: there is no {preset!r}; {nearest_of(preset, PRESETS)}")
-    config_class, _ = _family_of(preset)
+    config_class = _family_of(preset).config
     _check_fields("sizes", sizes, PRESETS[preset], config_class(**PRESETS[preset]))
+
+
+def parts_of_preset(preset: str) -> Collection[str]:
+    """Names of the parts of a preset's model, as in `Recognizer.parts`."""
+    return _family_of(preset).recognizer.parts
 
 
 def build_preset(preset: str, sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Recognizer:
     """A model with random weights from torch's global generator. `sizes` override the preset's config fields."""
-    _, build = _family_of(preset)
-    return build(merged(PRESETS[preset], sizes), vocabulary)
+    return _family_of(preset).build(merged(PRESETS[preset], sizes), vocabulary)
 
 
-def _family_of(preset: str) -> tuple[type[PreTrainedConfig], Builder]:
+class _Family(NamedTuple):
+    config: type[PreTrainedConfig]
+    recognizer: type[Recognizer]
+    build: Callable[[Mapping[str, Any], BaseVocabulary], Recognizer]
+
+
+def _family_of(preset: str) -> _Family:
     if preset in ARK_ASR_PRESETS:
-        return ArkAsrConfig, build_ark_asr
+        return _Family(ArkAsrConfig, ArkAsr, build_ark_asr)
     if preset in QWEN3_ASR_PRESETS:
-        return Qwen3ASRConfig, build_qwen3_asr
-    return WhisperConfig, build_whisper
+        return _Family(Qwen3ASRConfig, Qwen3Asr, build_qwen3_asr)
+    return _Family(WhisperConfig, Whisper, build_whisper)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The model itself is in `arkasr.model`.
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -62,6 +62,12 @@ class ArkAsr(DecoderOnlyRecognizer):
     """An Ark-ASR model, with prompt and features as in the published checkpoints."""
 
     model_class = ArkAsrForConditionalGeneration
+    parts: ClassVar[Mapping[str, Sequence[str]]] = {
+        "encoder": ("audio_encoder.whisper", "audio_encoder.layer_norm"),
+        "adapter": ("audio_encoder.adapting",),
+        "decoder": ("model.layers", "model.norm"),
+        "embeddings": ("model.embed_tokens", "lm_head"),
+    }
 
     def __init__(self, model: ArkAsrForConditionalGeneration, processor: ArkAsrProcessor) -> None:
         self.model = model

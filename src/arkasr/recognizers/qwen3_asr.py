@@ -6,7 +6,7 @@ language, so the transcript begins directly after it.
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -106,6 +106,12 @@ class Qwen3Asr(DecoderOnlyRecognizer):
     """A Qwen3-ASR model, native in Transformers."""
 
     model_class = Qwen3ASRForConditionalGeneration
+    parts: ClassVar[Mapping[str, Sequence[str]]] = {
+        "encoder": ("model.audio_tower",),
+        "adapter": ("model.multi_modal_projector",),
+        "decoder": ("model.language_model.layers", "model.language_model.norm"),
+        "embeddings": ("model.language_model.embed_tokens", "lm_head"),
+    }
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model

@@ -77,6 +77,8 @@ class Recognizer(ABC):
 
     Attributes:
         model_class: the Transformers class of the family's models.
+        parts: the parts of the model that a recipe can freeze or give a learning rate: the paths of their modules in
+            `model`, by name. Every parameter belongs to exactly one part.
         model: the Transformers model.
         processor: the Transformers processor, with `tokenizer` and `feature_extractor`.
         stop_token_id: ends a transcript.
@@ -84,6 +86,7 @@ class Recognizer(ABC):
     """
 
     model_class: ClassVar[Any]
+    parts: ClassVar[Mapping[str, Sequence[str]]]
     model: Any
     processor: Any
     stop_token_id: int
@@ -154,6 +157,10 @@ class Recognizer(ABC):
     @abstractmethod
     def audio_modules(self) -> list[nn.Module]:
         """Encoder and projector, which a CTC warm start trains."""
+
+    def parameters_of(self, part: str) -> list[nn.Parameter]:
+        """The parameters of one of `parts`; tied ones once."""
+        return list(nn.ModuleList(self.model.get_submodule(path) for path in self.parts[part]).parameters())
 
     @cached_property
     def frontend(self) -> str:

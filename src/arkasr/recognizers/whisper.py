@@ -8,7 +8,7 @@ checkpoint.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -78,6 +78,11 @@ class Whisper(Recognizer):
     """
 
     model_class = WhisperForConditionalGeneration
+    parts: ClassVar[Mapping[str, Sequence[str]]] = {
+        "encoder": ("model.encoder",),
+        "decoder": ("model.decoder.layers", "model.decoder.layer_norm", "model.decoder.embed_positions"),
+        "embeddings": ("model.decoder.embed_tokens", "proj_out"),
+    }
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model

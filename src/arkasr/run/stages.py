@@ -8,6 +8,7 @@ from arkasr.errors import InputError
 from arkasr.progress import Progress
 from arkasr.recipe.settings import CtcStageSettings, OpdStageSettings, SftStageSettings, TrainingStageSettings
 from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order, steps_before
+from arkasr.recipe.settings.rules import check_parts_of_stages
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.batches import build_stream
 from arkasr.run.context import RunContext
@@ -45,6 +46,8 @@ def run_training_stage(
     with ExitStack() as stack:
 
         def build() -> tuple[Stage, BatchStream]:
+            # Later stages of the same model are checked too: a wrong name should not end a run after days.
+            check_parts_of_stages(context.recipe, context.recipe.origin(name), student.parts)
             stage = stack.enter_context(closing(build_stage(context, student, settings, seed)))
             return stage, build_stream(
                 context, stage, name, seed, rank=processes.rank(), world_size=processes.world_size()

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from arkasr import processes
 from arkasr.errors import InputError
 from arkasr.train.optimizer import build_optimizers
+from arkasr.train.parts import freeze_parts
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stage import Stage
 
@@ -46,11 +47,17 @@ def autocast_for(stage: Stage, settings: OptimizationSettings) -> AbstractContex
 
 
 def distribute(accelerator: Accelerator, stage: Stage, settings: OptimizationSettings) -> tuple[Any, list[Any]]:
-    """Wrap a stage for DDP or FSDP2, and build its optimizers.
+    """Freeze parts of the student, wrap the stage for DDP or FSDP2, and build its optimizers.
 
     Returns:
         The module to call for the loss, and the optimizers. Every parameter group has its `highest_lr`.
+
+    Raises:
+        InputError: `freeze` or `learning_rates` do not fit the model.
     """
+    with processes.raise_on_first_rank():
+        # Before wrapping: DDP would wait for the gradients of parameters that are frozen later.
+        freeze_parts(stage.student, settings)
     if settings.sharding == "full" and processes.world_size() > 1:
         _shard(stage, settings)
         # `prepare` is not used: on the CPU it would wrap the sharded stage in DDP, whatever the plugin.

@@ -73,7 +73,8 @@ def train(
         InputError: the device does not support the precision. The processes have different training sets. All
             checkpoints are damaged, or the newest intact one is of an older version or of another training set. The
             last checkpoint of the continued stage is missing or damaged. Too many steps in a row were not finite. Too
-            many utterances cannot be read. A line of the manifest cannot be read. The stage's `check_metrics` failed.
+            many utterances cannot be read. The settings name a part that the model does not have. A line of the
+            manifest cannot be read. The stage's `check_metrics` failed.
         OSError: a checkpoint could not be written.
         Interrupted: a stop signal arrived. A checkpoint holds everything up to the step that the message names. A step
             that waited for its teacher is undone.
@@ -122,6 +123,9 @@ class _TrainingLoop:
         torch.manual_seed(self.seed + processes.rank())
         if self.settings.activation_checkpointing:
             self.stage.model.gradient_checkpointing_enable({"use_reentrant": False})
+            # Transformers makes embeddings and the encoder's first convolution require a gradient. Checkpointing with
+            # `use_reentrant=False` does not need that, and a frozen encoder would run in the backward pass.
+            self.stage.model.disable_input_require_grads()
         if len(set(processes.all_gather(self.stream.fingerprint))) > 1:
             raise InputError(
                 "the processes do not see the same training set; all must read the same manifest and audio"

@@ -3,11 +3,11 @@
 docs/recipe.md is generated from the docstrings below the fields.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from arkasr.settings import Settings
+from arkasr.settings import Settings, first_repeated
 
 
 class OptimizationSettings(Settings):
@@ -40,6 +40,16 @@ class OptimizationSettings(Settings):
 
     matrix_learning_rate: float = Field(default=0.01, gt=0)
     """Highest learning rate of Muon. It follows the same schedule. Needs `optimizer: muon`."""
+
+    learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    """Highest learning rate of a part of the model, in place of `learning_rate`. It follows the same schedule. `NAME`
+    is as in `freeze`. With `optimizer: muon`, the rate of the part's matrices changes by the same factor: it is
+    `matrix_learning_rate` times the part's rate divided by `learning_rate`."""
+
+    freeze: list[str] = Field(default=[])
+    """Parts of the model that are not trained: `encoder`, `adapter` (from the encoder to the decoder's width),
+    `decoder`, and `embeddings` (token embeddings and output head). They have no backward pass of their own, no
+    gradients and no optimizer states. A `ctc` stage never trains the decoder."""
 
     warmup_steps: int = Field(default=0, ge=0)
     """Number of steps in which the learning rate rises linearly from 0 to the highest rate."""
@@ -97,6 +107,14 @@ class OptimizationSettings(Settings):
             raise ValueError("optimizer: muon trains beside AdamW, and fp16 scales gradients for one only; use bf16")
         if self.sharding == "full" and self.mixed_precision == "fp16":
             raise ValueError("sharding: fp16 cannot scale the gradients of shards; use bf16")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_parts_have_no_rate(self) -> "OptimizationSettings":
+        if repeated := first_repeated(self.freeze):
+            raise ValueError(f"freeze: {repeated!r} occurs twice; remove one")
+        if frozen := next((part for part in self.freeze if part in self.learning_rates), None):
+            raise ValueError(f"learning_rates.{frozen}: `freeze` names this part too; remove one of the two")
         return self
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from arkasr.data.examples import Example
 from arkasr.recognizers.precision import widest_float
 from arkasr.train.metrics import Metrics
+from arkasr.train.parts import trained_parameters
 from arkasr.train.settings import OptimizationSettings
 from arkasr.train.stage import Stage, StageLoss
 
@@ -98,6 +99,7 @@ def optimizer_step(
     metrics.mean("train/gradient_norm", norm, 1)
     metrics.mean("train/learning_rate", settings.learning_rate * rate_factor, 1)
     metrics.mean("train/skipped", not finite, 1)
+    metrics.mean("train/parameters", trained_parameters(stage), 1)
     for phase, seconds in stage.clock.reset().items():
         metrics.mean(f"time/{phase}", seconds, 1)
     return StepOutcome(metrics, accumulated.utterances, finite, gradient_nonfinite=not math.isfinite(norm))

@@ -3,9 +3,10 @@
 Every rule takes a parsed recipe and raises ValueError with a message that names the key and the remedy.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal, NamedTuple
 
+from arkasr.recipe.presets import parts_of_preset
 from arkasr.recipe.settings.continuation import check_continuation
 from arkasr.recipe.settings.stages import (
     AnyStageSettings,
@@ -17,6 +18,7 @@ from arkasr.recipe.settings.stages import (
 )
 from arkasr.recipe.settings.unchecked import UncheckedRecipe
 from arkasr.settings import first_repeated
+from arkasr.train.parts import check_parts, trainable_parts
 
 Target = Literal["set", "weights", "labels"]
 IN_WORDS: dict[Target, str] = {
@@ -182,6 +184,13 @@ def stages_have_one_precision(recipe: UncheckedRecipe) -> None:
         )
 
 
+def parts_of_presets_exist(recipe: UncheckedRecipe) -> None:
+    """Frozen parts and parts with a learning rate exist. Other models are checked when a stage has loaded one."""
+    for model, settings in recipe.models.items():
+        if settings.preset is not None:
+            check_parts_of_stages(recipe, model, parts_of_preset(settings.preset))
+
+
 RULES: tuple[Callable[[UncheckedRecipe], None], ...] = (
     seeds_differ,
     stages_and_models_have_different_names,
@@ -195,7 +204,25 @@ RULES: tuple[Callable[[UncheckedRecipe], None], ...] = (
     supervised_stages_have_labels,
     served_teachers_can_answer,
     stages_have_one_precision,
+    parts_of_presets_exist,
 )
+
+
+def check_parts_of_stages(recipe: UncheckedRecipe, model: str, parts: Collection[str]) -> None:
+    """Check `freeze` and `learning_rates` of every stage whose weights come from a model.
+
+    Args:
+        recipe: its references are correct.
+        model: its name in the recipe.
+        parts: names of its parts.
+
+    Raises:
+        ValueError: a stage names another part, or has nothing left to train.
+    """
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, TrainingStageSettings) and recipe.origin(name) == model:
+            key, trainable = f"stages.{name}.optimization", trainable_parts(stage.kind, parts)
+            check_parts(stage.optimization, parts, trainable, key)
 
 
 def references_of(stage: AnyStageSettings) -> Iterator[Reference]:

@@ -72,4 +72,8 @@ class CtcStage(Stage):
     def _scores(self, embeddings: Tensor) -> Tensor:
         """Unnormalised scores `[N, B, V + 1]` of all tokens and the blank, for audio embeddings `[N, B, H]`."""
         tokens = self.student.model.get_input_embeddings().weight
+        if not tokens.requires_grad:
+            # One matrix with the blank would get a gradient of the size of the frozen embeddings.
+            parts = ((tokens, self.bias[:-1]), (self.blank_embedding, self.bias[-1:]))
+            return torch.cat([F.linear(embeddings, weight, bias) for weight, bias in parts], dim=-1)
         return F.linear(embeddings, torch.cat((tokens, self.blank_embedding)), self.bias)
