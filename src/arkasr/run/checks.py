@@ -8,6 +8,8 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.recipe.settings import TrainingStageSettings
+from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.scoring import check_transcript_length
 from arkasr.run.context import RunContext
 from arkasr.run.evaluation import scoring_of
 from arkasr.train.stage import Stage
@@ -54,8 +56,8 @@ def check_training_set(
         settings: settings of the stage.
 
     Raises:
-        InputError: an utterance is too long, lacks a label that the stage needs, or is in a language for which student
-            or teacher has no prompt.
+        InputError: an utterance or its label is too long, or lacks a label that the stage needs, or is in a language
+            for which student or teacher has no prompt.
     """
     limit = longest_trainable_seconds(settings)
     too_long = indices_longer_than(limit, durations)
@@ -65,8 +67,13 @@ def check_training_set(
             f"{source}: {count} of {len(utterances)} utterances are longer than {limit:g} s, the most that the model "
             f"or a batch holds; the first is {utterances[first_index].id}; leave them out with the set's `max_seconds`"
         )
-    if not isinstance(stage, DistillationStage) and (unlabelled := utterances.unlabelled()) is not None:
+    student, learns_from_labels = stage.student, not isinstance(stage, DistillationStage)
+    if learns_from_labels and (unlabelled := utterances.unlabelled()) is not None:
         raise InputError(f"{source}: {utterances[unlabelled].id} has no `text`, and this stage learns from labels")
+    if learns_from_labels and student.longest_transcript is not None:
+        lengths = utterances.values(lambda items: student.transcript_lengths([item.text or "" for item in items]))
+        for index, tokens in enumerate(lengths):
+            check_reference_length(source, utterances[index].id, tokens, student)
     for language in utterances.languages():
         check_language(source, language, stage)
 
@@ -75,6 +82,7 @@ def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) 
     """The checks of `check_training_set` for one utterance at a time, for streamed sets."""
     limit = longest_trainable_seconds(settings)
     checked: set[str | None] = set()
+    student, learns_from_labels = stage.student, not isinstance(stage, DistillationStage)
 
     def check(utterance: Utterance, seconds: float) -> None:
         if seconds > limit:
@@ -82,13 +90,28 @@ def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) 
                 f"{source}: {utterance.id} is {seconds:.1f} s long, but the model or a batch holds {limit:g} s; "
                 "leave out such utterances with the set's `max_seconds`"
             )
-        if utterance.text is None and not isinstance(stage, DistillationStage):
+        if utterance.text is None and learns_from_labels:
             raise InputError(f"{source}: {utterance.id} has no `text`, and this stage learns from labels")
+        if learns_from_labels and student.longest_transcript is not None:
+            [tokens] = student.transcript_lengths([utterance.text or ""])
+            check_reference_length(source, utterance.id, tokens, student)
         if utterance.language not in checked:
             check_language(source, utterance.language, stage)
             checked.add(utterance.language)
 
     return check
+
+
+def check_reference_length(source: str, utterance_id: str, tokens: int, student: Recognizer) -> None:
+    """Check that the student can write a reference of so many tokens.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        check_transcript_length(student, tokens, "its `text` in tokens")
+    except InputError as error:
+        raise InputError(f"{source}: {utterance_id}: {error}; cut the recording, or leave it out") from error
 
 
 def check_language(source: str, language: str | None, stage: Stage) -> None:

@@ -1,0 +1,41 @@
+"""Checks of a training set that depend on the model."""
+
+from pathlib import Path
+
+import pytest
+
+from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.manifests.utterances import ListedUtterances
+from arkasr.errors import InputError
+from arkasr.recipe.settings.stages import SftStageSettings
+from arkasr.run.checks import check_training_set, utterance_check
+from arkasr.train.stages.sft import SupervisedStage
+
+SETTINGS = SftStageSettings.model_validate(
+    {"kind": "sft", "start": "m", "train": "s", "optimization": {"steps": 1, "batch_seconds": 9, "learning_rate": 1e-3}}
+)
+
+
+def utterance(name, text):
+    return Utterance(Path("a.wav"), text, None, None, "English", name, None, 1.0, {})
+
+
+def test_a_label_longer_than_whisper_can_write_is_refused_before_training(whisper):
+    stage = SupervisedStage(whisper, None)
+    short, long = utterance("short", "the red apples"), utterance("long", "the red apples " * 30)
+    message = r"set s: long: its `text` in tokens is \d+; the model writes at most 61 tokens; cut the recording"
+    with pytest.raises(InputError, match=message):
+        check_training_set("set s", ListedUtterances([short, long]), [1.0, 1.0], stage, SETTINGS)
+    check_training_set("set s", ListedUtterances([short]), [1.0], stage, SETTINGS)
+    check = utterance_check("set s", stage, SETTINGS)
+    check(short, 1.0)
+    with pytest.raises(InputError, match=message):
+        check(long, 1.0)
+
+
+def test_a_language_that_whisper_does_not_know_is_refused_before_training(whisper):
+    whisper.model.generation_config.is_multilingual = False
+    stage = SupervisedStage(whisper, None)
+    german = ListedUtterances([Utterance(Path("a.wav"), "x", None, None, "German", "a", None, 1.0, {})])
+    with pytest.raises(InputError, match="set s: language 'German': this Whisper model writes English"):
+        check_training_set("set s", german, [1.0], stage, SETTINGS)
