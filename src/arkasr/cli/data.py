@@ -26,7 +26,7 @@ def data_check(
 
 @data_app.command("prepare")
 def data_prepare(
-    corpus: Annotated[str, typer.Argument(help="an4, dspspeech20 or spoken-digits.")],
+    corpus: Annotated[str, typer.Argument(help="an4, dspspeech20, librispeech or spoken-digits.")],
     source: Annotated[Path | None, typer.Option("--from", help="Folder of the corpus or of its manifests.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the manifests.")] = Path("data"),
 ) -> None:

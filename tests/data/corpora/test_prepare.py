@@ -59,13 +59,36 @@ def test_spoken_digits_as_distributed(tmp_path):
     assert [u.id for u in read_manifest(tmp_path / "out" / "train.jsonl")] == ["spoken-digits-7_jackson_5"]
 
 
+def test_librispeech_as_distributed(tmp_path):
+    for part, name, text in (
+        ("train-clean-5", "1088-134315-0000", "AS YOU KNOW"),
+        ("dev-clean", "84-121123-0001", "GO DO YOU HEAR"),
+        ("other-part", "1-2-0000", "NOT A SPLIT"),
+    ):
+        speaker, chapter, _ = name.split("-")
+        folder = tmp_path / "LibriSpeech" / part / speaker / chapter
+        folder.mkdir(parents=True)
+        soundfile.write(folder / f"{name}.flac", SAMPLES, 16_000)
+        (folder / f"{speaker}-{chapter}.trans.txt").write_text(f"{name} {text}\n")
+    prepare_corpus("librispeech", tmp_path / "LibriSpeech", tmp_path / "out")
+    [train] = read_manifest(tmp_path / "out" / "train.jsonl")
+    assert (train.text, train.speaker, train.id) == ("as you know", "1088", "librispeech-1088-134315-0000")
+    assert [utterance.text for utterance in read_manifest(tmp_path / "out" / "dev.jsonl")] == ["go do you hear"]
+    assert not (tmp_path / "out" / "test.jsonl").exists()
+
+    train.audio.unlink()
+    with pytest.raises(InputError, match=r"1088-134315\.trans\.txt:1: there is no 1088-134315-0000\.flac"):
+        prepare_corpus("librispeech", tmp_path / "LibriSpeech", tmp_path / "again")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("an4", "expected AN4 with etc/an4_train.transcription, or a folder with train.jsonl"),
         ("spoken-digits", "expected spoken-digits with recordings/0_NAME_0.wav, or a folder with train.jsonl"),
         ("dspspeech20", "expected train.jsonl and dev.jsonl of dspspeech20"),
-        ("librispeech", "corpus 'librispeech' is not known; choose one of an4"),
+        ("librispeech", "expected librispeech with a folder such as train-clean-5"),
+        ("tedlium", "corpus 'tedlium' is not known; choose one of an4"),
     ],
 )
 def test_the_error_for_a_wrong_folder_says_what_was_expected(tmp_path, name, message):

@@ -50,7 +50,7 @@ def prepare_corpus(name: str, source: Path, output: Path) -> PreparedCorpus:
     """Write `train.jsonl`, `dev.jsonl` and `test.jsonl` into `output`, for the splits that the corpus has.
 
     Args:
-        name: `an4`, `dspspeech20` or `spoken-digits`.
+        name: `an4`, `dspspeech20`, `librispeech` or `spoken-digits`.
         source: folder of the corpus as it is distributed, or of its manifests.
         output: folder of the new manifests; not the source.
 

@@ -67,6 +67,32 @@ def read_an4(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
     return rows
 
 
+def read_librispeech(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
+    """LibriSpeech, or some of its parts: `PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt` and FLAC files beside it.
+
+    The parts `train-*`, `dev-*` and `test-*` become the splits.
+
+    Raises:
+        InputError: the folder has no part, or a recording of a transcript is missing.
+    """
+    rows: dict[str, list[CorpusRecording]] = {}
+    for transcription in sorted(source.glob("*-*/*/*/*.trans.txt")):
+        split = transcription.relative_to(source).parts[0].split("-")[0]
+        if split not in ("train", "dev", "test"):
+            continue
+        for number, line in enumerate(transcription.read_text().splitlines(), start=1):
+            name, _, text = line.partition(" ")
+            recording = transcription.with_name(f"{name}.flac")
+            if not recording.is_file():
+                raise InputError(f"{transcription}:{number}: there is no {recording.name} beside it; unpack all of it")
+            rows.setdefault(split, []).append(CorpusRecording(recording, text, name.split("-")[0]))
+    if not rows:
+        raise InputError(
+            f"{source}: expected librispeech with a folder such as train-clean-5, or a folder with train.jsonl"
+        )
+    return rows
+
+
 def read_spoken_digits(source: Path, output: Path) -> dict[str, list[CorpusRecording]]:
     """The Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_TAKE.wav`, split by take as its authors do.
 
@@ -109,5 +135,6 @@ def _readable(recording: Path, output: Path) -> Path:
 CORPORA = {
     "an4": Corpus("English", "BSD-style, Carnegie Mellon University", read_an4),
     "dspspeech20": Corpus("Chinese", "MIT", read_dspspeech20),
+    "librispeech": Corpus("English", "CC BY 4.0, LibriSpeech", read_librispeech),
     "spoken-digits": Corpus("English", "CC BY-SA 4.0", read_spoken_digits),
 }
