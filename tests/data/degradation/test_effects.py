@@ -99,5 +99,22 @@ def test_levels_jump_by_no_more_than_the_depth(speech: np.ndarray) -> None:
     assert gain_db.max() - gain_db.min() > 3
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.9, 0.934567, 1.0, 1.1, 2.0])
+def test_another_speed_changes_length_and_pitch_alike(factor: float) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE).astype(np.float32)
+    played = effects.change_speed(tone, factor)
+    assert played.dtype == np.float32
+    assert len(played) == round(len(tone) / factor)
+    spectrum = np.abs(np.fft.rfft(played * np.hanning(len(played))))
+    assert np.argmax(spectrum) * SAMPLE_RATE / len(played) == pytest.approx(440 * factor, abs=1)
+
+
+def test_a_gain_changes_the_level_and_clips_at_full_scale(speech: np.ndarray) -> None:
+    softer, louder = effects.amplify(speech, -20), effects.amplify(speech, 20)
+    np.testing.assert_allclose(softer, speech / 10, rtol=1e-5)
+    np.testing.assert_allclose(louder, np.clip(speech * 10, -1, 1), rtol=1e-5)
+    assert np.abs(louder).max() == 1
+
+
 def test_normalise_sets_the_peak(speech: np.ndarray) -> None:
     assert np.abs(effects.normalise(speech, -20)).max() == pytest.approx(0.1, rel=1e-4)
