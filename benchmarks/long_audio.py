@@ -19,7 +19,7 @@ import numpy as np
 
 from arkasr import Transcriber, TranscriptionSettings
 from arkasr.data.audio import SAMPLE_RATE, decode_audio
-from arkasr.data.corpora.degrade import coloured_noise
+from arkasr.data.degradation.effects import coloured_noise
 from arkasr.data.manifests.manifest import read_manifest
 from arkasr.transcribe.recording import Recording
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from arkasr.data.audio import SAMPLE_RATE, decode_audio
-from arkasr.data.corpora.degrade import coloured_noise
+from arkasr.data.degradation.effects import coloured_noise
 from arkasr.data.manifests.manifest import Utterance, read_manifest
 from arkasr.transcribe.speech import SampleRange, speech_probabilities, speech_ranges
 

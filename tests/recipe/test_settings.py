@@ -152,6 +152,45 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
             "stages.labels.audio: the set 'P' is streamed; only `train` of a stage may",
         ),
         ("sets.zh-net={dataset: {path: x}}", "evaluation.sets: the set 'zh-net' is streamed"),
+        (
+            "stages.opd.degradation={}",
+            "stages.opd.degradation: names no effect; give one of speed, reverberation, noise",
+        ),
+        ("stages.opd.degradation={nose: {}}", "stages.opd.degradation: unknown key 'nose'; did you mean 'noise'?"),
+        ("stages.opd.degradation.level={}", "stages.opd.degradation.level.probability: Field required"),
+        (
+            "stages.opd.degradation.noise={probability: 0.5, snr_db: [20, 0]}",
+            "stages.opd.degradation.noise.snr_db: [20, 0]: give the lower limit first",
+        ),
+        (
+            "stages.opd.degradation.noise={probability: 1, kinds: [babble, babble]}",
+            "stages.opd.degradation.noise: kinds: 'babble' occurs twice; remove one",
+        ),
+        (
+            "stages.opd.degradation.codec={probability: 1, kinds: [mp3, mp3]}",
+            "stages.opd.degradation.codec: kinds: 'mp3' occurs twice; remove one",
+        ),
+        (
+            "stages.opd.degradation.noise={probability: 1, kinds: [recorded]}",
+            "stages.opd.degradation.noise: recordings: `recorded` noise needs a set of noise recordings; name it",
+        ),
+        (
+            "stages.opd.degradation.noise={probability: 1, recordings: L}",
+            "stages.opd.degradation.noise: recordings: is not used; add `recorded` to `kinds`, or remove the key",
+        ),
+        (
+            "stages.opd.degradation.noise={probability: 1, kinds: [white], voices: L}",
+            "stages.opd.degradation.noise: voices: is not used; add `babble` to `kinds`, or remove the key",
+        ),
+        (
+            "stages.opd.degradation.noise={probability: 1, voices: M}",
+            "stages.opd.degradation.noise.voices: there is no set 'M'; define it above this stage",
+        ),
+        (
+            "stages.opd-after-td.degradation.speed={probability: 0.1}",
+            "stages.opd-after-td.degradation.speed: its lowest `factor` changes the batches, and the batches of 'td' "
+            "continue; give both the same lowest `factor`, or remove `continues`",
+        ),
         ("sets.L={dataset: {path: x}}", "tokenizer.texts: the set 'L' is streamed"),
         ("models.base={pretrained: x}", "stages.base: a model has the same name; rename one"),
         ("tokenizer=null", "tokenizer: missing; a model with a `preset` needs one"),
@@ -199,6 +238,25 @@ def test_a_streamed_set_can_be_continued_only_after_a_stage_on_the_same_set():
     with pytest.raises(InputError, match=r"stages.opd-after-td.train: 'D' is streamed, and 'td' does not train on it"):
         load_settings(Recipe, SMOKE, streamed)
     load_settings(Recipe, SMOKE, [*streamed, "stages.opd-after-td.continues=false"])
+
+
+def test_degradation_works_with_a_served_teacher_and_in_a_continued_stage():
+    served = ["models.away={pretrained: x, served: {urls: ['http://a:1']}}", "stages.opd-after-td.teacher=away"]
+    noise = "stages.opd-after-td.degradation.noise={probability: 0.5}"
+    recipe = load_settings(Recipe, SMOKE, [*served, noise])
+    assert recipe.stages["opd-after-td"].continues
+    speed = [f"stages.{name}.degradation.speed={{probability: 0.1}}" for name in ("td", "opd-after-td", "more-td")]
+    load_settings(Recipe, SMOKE, speed)
+
+
+def test_babble_of_a_streamed_set_needs_voices_of_another_set():
+    streamed = ["sets.D={dataset: {path: x}}", "stages.opd.train=D", "stages.opd.degradation.noise={probability: 1}"]
+    with pytest.raises(InputError, match=r"stages.opd.degradation.noise.voices: `babble` cannot take its voices from"):
+        load_settings(Recipe, SMOKE, streamed)
+    load_settings(Recipe, SMOKE, [*streamed, "stages.opd.degradation.noise.voices=L"])
+    load_settings(Recipe, SMOKE, [*streamed, "stages.opd.degradation.noise.kinds=[pink]"])
+    with pytest.raises(InputError, match=r"stages.opd.degradation.noise.voices: the set 'D' is streamed; only `train`"):
+        load_settings(Recipe, SMOKE, [*streamed, "stages.opd.degradation.noise.voices=D"])
 
 
 def test_a_normaliser_may_be_set_for_a_language_code():

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.data.streams.test_streamed import sound, write_parquet
 from tests.models import TEXTS
-from tests.train.runs import KilledError, assert_weights, kill_at, weights_of
+from tests.train.runs import KilledError, assert_weights, kill_at, killed, weights_of
 
 pytest.importorskip("datasets")
 
@@ -38,12 +39,13 @@ def stream_of(tmp_path):
         ]
         write_parquet(tmp_path / "corpus" / f"train-{file}.parquet", rows)
 
-    def build(student, **dataset):
+    def build(student, degradation="null", **dataset):
         settings = {"path": str(tmp_path / "corpus"), "examples": 12, "language": "English"} | dataset
         overrides = [
             f"sets.D={json.dumps({'dataset': settings})}",
             "stages.base.train=D",
             f"stages.base.optimization={OPTIMIZATION}",
+            f"stages.base.degradation={degradation}",
         ]
         context, recipe = context_and_recipe(tmp_path, overrides)
         stage = SupervisedStage(student, None)
@@ -65,6 +67,24 @@ def test_a_killed_and_resumed_run_on_a_dataset_ends_with_the_bits_of_an_undistur
     with pytest.raises(KilledError):
         train(*stream_of(killed)[:2], settings, tmp_path / "killed", seed=3, on_step=kill_at(4))
     train(*stream_of(resumed)[:2], settings, tmp_path / "killed", seed=3)
+    assert_weights(resumed, weights_of(student))
+
+
+def test_every_epoch_of_a_dataset_is_degraded_anew_and_killed_runs_resume_in_it(student, stream_of, tmp_path):
+    noise = "{noise: {probability: 1, kinds: [white, pink]}, speed: {probability: 1, factor: [0.8, 1.2]}}"
+    resumed, start = copy.deepcopy(student), copy.deepcopy(student)
+    stage, stream, settings = stream_of(student, noise)
+    epochs = {}
+    for example in itertools.chain(*itertools.islice(stream, 24)):
+        epochs.setdefault(example.utterance.id, []).append(example.heard_by_student(student.frontend))
+    assert len(epochs) == 12
+    assert all(len(heard) > 1 and heard[0].shape != heard[1].shape for heard in epochs.values())
+
+    stage, stream, settings = stream_of(student, noise)
+    train(stage, stream, settings, tmp_path / "undisturbed", seed=3)
+    with killed():
+        train(*stream_of(start, noise)[:2], settings, tmp_path / "killed", seed=3, on_step=kill_at(4))
+    train(*stream_of(resumed, noise)[:2], settings, tmp_path / "killed", seed=3)
     assert_weights(resumed, weights_of(student))
 
 

@@ -5,8 +5,8 @@ import pytest
 import soxr
 import torch
 
-from arkasr.data.corpora.degrade import coloured_noise
 from arkasr.data.corpora.espeak import ESPEAK_SAMPLE_RATE, Voice, speak
+from arkasr.data.degradation.effects import coloured_noise
 from arkasr.transcribe import speech
 from arkasr.transcribe.speech import FRAME_SAMPLES, speech_probabilities, speech_ranges
 

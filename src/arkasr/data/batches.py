@@ -30,7 +30,7 @@ class DataPosition:
     """Position of the next batch. All three numbers count from 0.
 
     Attributes:
-        epoch: number of the epoch.
+        epoch: number of the epoch. After the last batch of an epoch it is still that epoch.
         batch: number in the pool.
         pool: number in the epoch; a set of up to `POOL` utterances has one pool.
     """
@@ -49,6 +49,8 @@ class DurationBatchSampler:
     Args:
         durations: seconds of every utterance; read in slices.
         max_audio_seconds: limit of the longest utterance times the batch size.
+        lengthening: largest factor by which an utterance may become longer later. Batches of several utterances then
+            still keep `max_audio_seconds`.
         text_tokens: number of tokens of every transcript, if they are limited; read in slices, one pool at a time.
         max_text_tokens: limit of the longest transcript times the batch size, except for one transcript that is longer
             by itself.
@@ -66,6 +68,7 @@ class DurationBatchSampler:
         durations: Sequence[float],
         *,
         max_audio_seconds: float,
+        lengthening: float = 1.0,
         text_tokens: Sequence[int] | None = None,
         max_text_tokens: int | None = None,
         max_utterances: int | None = None,
@@ -75,6 +78,7 @@ class DurationBatchSampler:
         self.durations = durations
         self.text_tokens = text_tokens if text_tokens is not None and max_text_tokens is not None else None
         self.max_audio_seconds = max_audio_seconds
+        self.lengthening = lengthening
         self.max_text_tokens = max_text_tokens or 0
         self.max_utterances = max_utterances
         self.shuffle = shuffle
@@ -179,7 +183,7 @@ class DurationBatchSampler:
     def _within_budget(self, utterances: int, longest: float, most_tokens: int) -> bool:
         return (
             (self.max_utterances is None or utterances <= self.max_utterances)
-            and longest * utterances <= self.max_audio_seconds
+            and longest * self.lengthening * utterances <= self.max_audio_seconds
             and (self.text_tokens is None or most_tokens * utterances <= self.max_text_tokens)
         )
 

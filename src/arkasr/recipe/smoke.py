@@ -30,7 +30,8 @@ CORPUS = SyntheticCorpusConfig(seed=0, train_utterances=UTTERANCES, dev_utteranc
 
 def shrink(recipe: Recipe) -> Recipe:
     """A copy with small numbers, built-in speech instead of the recipe's sets, and presets instead of its models."""
-    used = {stage.train for stage in recipe.stages.values() if isinstance(stage, TrainingStageSettings)}
+    training = [stage for stage in recipe.stages.values() if isinstance(stage, TrainingStageSettings)]
+    used = {name for stage in training for name in (stage.train, *stage.background_sets.values())}
     used |= {stage.audio for stage in recipe.stages.values() if isinstance(stage, LabelStageSettings)}
     sets = {
         name: SetSettings(manifest="train.jsonl", labels=settings.labels)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from arkasr import processes
 from arkasr.data.batches import POOL, DurationBatchSampler
-from arkasr.data.examples import ExampleDataset, IdentityLookup
+from arkasr.data.degradation.degradation import Degradation
+from arkasr.data.examples import IdentityLookup
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.data.streams.streamed import StreamedBatches
@@ -14,7 +15,7 @@ from arkasr.recipe.settings.continuation import seed_of_order
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.checks import check_training_set, utterance_check
 from arkasr.run.context import RunContext
-from arkasr.train.settings import OptimizationSettings
+from arkasr.run.hearing import degradation_of, examples_of
 from arkasr.train.stage import Stage
 from arkasr.train.stream import BatchStream, UnreadableUtterance
 
@@ -41,7 +42,8 @@ def build_stream(
         accumulation: number of batches in a step, over all ranks; None = the recipe's number.
 
     Raises:
-        InputError: no utterance of the set can be read, or one does not fit the stage.
+        InputError: no utterance of the set can be read, one does not fit the stage, or the recordings for the
+            background cannot be read.
     """
     settings = context.recipe.stages[name]
     assert isinstance(settings, TrainingStageSettings)
@@ -49,21 +51,21 @@ def build_stream(
     order = seed_of_order(context.recipe, name, seed)
     train_set = context.recipe.sets.get(settings.train)
     if train_set is not None and train_set.dataset is not None:
+        degradation = degradation_of(context, settings, order, training=None)
         return build_dataset_stream(
-            f"set {settings.train}", train_set, stage, settings, batches_per_step, order, rank, world_size
+            f"set {settings.train}", train_set, stage, settings, degradation, batches_per_step, order, rank, world_size
         )
     utterances, durations, unmeasured = context.training_utterances(settings.train, seed).measured()
     if not len(utterances):
         raise InputError(f"set {settings.train}: none of its utterances can be read; the first: {unmeasured[0][1]}")
     check_training_set(f"set {settings.train}", utterances, durations, stage, settings)
-    frontends = {recognizer.frontend: recognizer.features for recognizer in stage.recognizers}
+    degradation = degradation_of(context, settings, order, training=(utterances, durations))
     workers = settings.optimization.data_workers
     # A set larger than one pool would evict its features before they are used again.
     feature_cache = context.feature_cache if workers == 0 and len(utterances) <= POOL else None
-    dataset = ExampleDataset(utterances, frontends, feature_cache)
-    sampler = batch_sampler(utterances, durations, stage.student, settings.optimization, order)
+    sampler = batch_sampler(utterances, durations, stage.student, settings, order)
     return BatchStream(
-        dataset,
+        examples_of(stage, utterances, degradation, feature_cache),
         sampler,
         batches_per_step=batches_per_step,
         rank=rank,
@@ -78,6 +80,7 @@ def build_dataset_stream(
     set_settings: SetSettings,
     stage: Stage,
     settings: TrainingStageSettings,
+    degradation: Degradation | None,
     batches_per_step: int,
     seed: int,
     rank: int,
@@ -102,6 +105,7 @@ def build_dataset_stream(
         check_utterance=utterance_check(name, stage, settings),
         batching={
             "max_audio_seconds": optimization.batch_seconds,
+            "lengthening": settings.lengthening,
             "text_tokens": text_tokens if optimization.batch_tokens is not None else None,
             "max_text_tokens": optimization.batch_tokens,
             "max_utterances": optimization.batch_utterances,
@@ -113,9 +117,8 @@ def build_dataset_stream(
         # Each worker holds two batches.
         read_ahead=2 * optimization.data_workers + 1,
     )
-    frontends = {recognizer.frontend: recognizer.features for recognizer in stage.recognizers}
     return BatchStream(
-        ExampleDataset(IdentityLookup(batches.examples), frontends),
+        examples_of(stage, IdentityLookup(batches.examples), degradation),
         batches,
         batches_per_step=batches_per_step,
         rank=rank,
@@ -128,19 +131,20 @@ def batch_sampler(
     utterances: Utterances,
     durations: Sequence[float],
     student: Recognizer,
-    settings: OptimizationSettings,
+    settings: TrainingStageSettings,
     seed: int,
 ) -> DurationBatchSampler:
     """Duration-bucketed batches within the budget of a stage."""
-    text_tokens = None
-    if settings.batch_tokens is not None:
+    optimization, text_tokens = settings.optimization, None
+    if optimization.batch_tokens is not None:
         text_tokens = utterances.values(lambda items: student.transcript_lengths([item.text or "" for item in items]))
     return DurationBatchSampler(
         durations,
-        max_audio_seconds=settings.batch_seconds,
+        max_audio_seconds=optimization.batch_seconds,
+        lengthening=settings.lengthening,
         text_tokens=text_tokens,
-        max_text_tokens=settings.batch_tokens,
-        max_utterances=settings.batch_utterances,
+        max_text_tokens=optimization.batch_tokens,
+        max_utterances=optimization.batch_utterances,
         shuffle=True,
         seed=seed,
     )

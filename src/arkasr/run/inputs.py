@@ -13,7 +13,7 @@ from arkasr import processes
 from arkasr.data.manifests.identity import Difference, Identity, difference, identity_of, size_and_time
 from arkasr.data.manifests.opening import LARGE_BYTES
 from arkasr.errors import InputError
-from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
+from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe, TrainingStageSettings
 from arkasr.recognizers.load import commit_of
 from arkasr.run.context import RunContext
 from arkasr.run.folder import write_json
@@ -51,6 +51,8 @@ class Inputs:
         data_names, models = (
             [used for key in keys if (used := getattr(stage, key, None))] for keys in (SET_KEYS, MODEL_KEYS)
         )
+        if isinstance(stage, TrainingStageSettings):
+            data_names += stage.background_sets.values()
         self._check(data_names, models)
 
     def check_variant(self, name: str) -> None:

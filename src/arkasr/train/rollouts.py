@@ -61,7 +61,7 @@ class StudentRollouts:
         if not new:
             return
         all_examples = [example for examples, _ in new for example in examples]
-        features = [example.features[self.student.frontend] for example in all_examples]
+        features = [example.heard_by_student(self.student.frontend) for example in all_examples]
         prompts = self.student.prompts(features, [example.utterance.language for example in all_examples])
         samplings = [self._sampling(len(examples), seed) for examples, seed in new]
         wait = call_once(self._submit(self.engine, prompts, samplings))

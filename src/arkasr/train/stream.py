@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from arkasr.data.batches import DurationBatchSampler
+from arkasr.data.degradation.sounds import UnreadableSoundError
 from arkasr.data.examples import Example, ExampleDataset
 from arkasr.data.streams.streamed import StreamedBatches
 from arkasr.errors import InputError
@@ -33,6 +34,7 @@ class UnreadableUtterance:
 
 
 _Read = Example | UnreadableUtterance | InputError
+_Drawn = tuple[Any, int]  # an index of the dataset, and the epoch in which it is drawn
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,21 @@ class _ErrorsAsValues(Dataset[_Read]):
     def __init__(self, dataset: ExampleDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: Any) -> _Read:
+    def __getitem__(self, drawn: _Drawn) -> _Read:
+        index, epoch = drawn
         try:
             utterance = self.dataset.utterances[index]
         except InputError as error:  # the manifest line cannot be read, so the utterance has no id
             return InputError(str(error))
         try:
-            return self.dataset[index]
+            return self.dataset.example(index, epoch)
+        except UnreadableSoundError as error:
+            return InputError(str(error))
         except InputError as error:
             return UnreadableUtterance(utterance.id, str(error))
 
 
-class _RankBatches(Sampler[list[Any]]):
+class _RankBatches(Sampler[list[_Drawn]]):
     """One process's batches, step after step. A batch is empty if the step has none left for this process."""
 
     def __init__(
@@ -78,13 +83,13 @@ class _RankBatches(Sampler[list[Any]]):
         self._world_size = world_size
         self.positions_after_steps: deque[Any] = deque()
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[list[_Drawn]]:
         while True:
             step = list(islice(self._global_order, self._batches_per_step))
             self.positions_after_steps.append(step[-1][1])
             for first in range(0, self._batches_per_step, self._world_size):
-                index = first + self._rank
-                yield step[index][0] if index < self._batches_per_step else []
+                own = step[first + self._rank : first + self._rank + 1]
+                yield [(item, reached.epoch) for batch, reached in own for item in batch]
 
 
 class BatchStream:
@@ -126,7 +131,7 @@ class BatchStream:
         """This process's micro-batches without end. Every process gets the same number per step; some may be empty.
 
         Raises:
-            InputError: a line of the manifest can no longer be read.
+            InputError: a line of the manifest or a background recording can no longer be read.
         """
         return self._yielded(self._read())
 
@@ -140,7 +145,7 @@ class BatchStream:
             on_step_read: called with the number of the step, from 0, and its micro-batches.
 
         Raises:
-            InputError: a line of the manifest can no longer be read.
+            InputError: a line of the manifest or a background recording can no longer be read.
         """
         return self._yielded(self._read_ahead(steps, on_step_read))
 

@@ -1,7 +1,7 @@
 """Recording conditions as data: the degradations, and the ranges from which their parameters are sampled.
 
 Training and test sets share the kinds of degradation, but not the conditions: rooms, levels, bands and codecs differ.
-`degrade.py` computes the degradations.
+`data/degradation/effects.py` computes the degradations.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arkasr.data.corpora import degrade
+from arkasr.data.degradation import effects
 
 Range = tuple[float, float]
 
@@ -65,23 +65,23 @@ class Condition:
         samples = len(speech)
         if self.babble_snr:
             voices = [background[index] for index in rng.choice(len(background), size=_BABBLERS, replace=False)]
-            speech = degrade.mix(speech, degrade.babble(voices, samples, rng), rng.uniform(*self.babble_snr))
+            speech = effects.mix(speech, effects.babble(voices, samples, rng), rng.uniform(*self.babble_snr))
         if self.rt60:
             distance = rng.uniform(*self.direct_to_reverberant)
-            speech = degrade.reverberate(speech, rng, rng.uniform(*self.rt60), distance)
+            speech = effects.reverberate(speech, rng, rng.uniform(*self.rt60), distance)
         if self.noise_snr:
-            noise = degrade.coloured_noise(samples, rng, rng.uniform(*self.noise_slope))
-            speech = degrade.mix(speech, noise, rng.uniform(*self.noise_snr))
+            noise = effects.coloured_noise(samples, rng, rng.uniform(*self.noise_slope))
+            speech = effects.mix(speech, noise, rng.uniform(*self.noise_snr))
         if self.music_snr:
-            speech = degrade.mix(speech, degrade.music(samples, rng), rng.uniform(*self.music_snr))
+            speech = effects.mix(speech, effects.music(samples, rng), rng.uniform(*self.music_snr))
         if self.level_jumps:
-            speech = degrade.uneven_level(speech, rng, rng.uniform(*self.level_jumps))
+            speech = effects.uneven_level(speech, rng, rng.uniform(*self.level_jumps))
         if self.telephone_low:
             low, high = rng.uniform(*self.telephone_low), rng.uniform(*self.telephone_high)
-            speech = degrade.telephone(speech, low, high)
+            speech = effects.telephone(speech, low, high)
         if self.codec:
-            speech = degrade.normalise(speech, _PEAK_INTO_CODEC_DB)
-            speech = degrade.lossy_codec(speech, *self.codec, compression=rng.uniform(*self.compression))
+            speech = effects.normalise(speech, _PEAK_INTO_CODEC_DB)
+            speech = effects.lossy_codec(speech, *self.codec, compression=rng.uniform(*self.compression))
         return speech
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from arkasr.data.corpora.espeak import Voice
-from arkasr.data.corpora.seeds import stable_seed
+from arkasr.data.seeds import stable_seed
 
 # Left out: whispers, robots, variants with a formant that no human has, near-duplicates of a chosen variant.
 _TRAIN_VARIANTS = [

@@ -13,8 +13,8 @@ from arkasr.data.corpora.conditions import Condition
 from arkasr.data.corpora.espeak import Voice
 from arkasr.data.corpora.grammar_en import ENGLISH
 from arkasr.data.corpora.grammar_zh import MANDARIN
-from arkasr.data.corpora.seeds import stable_seed
 from arkasr.data.corpora.speakers import DEV_SPEAKERS, HARD_SPEAKERS, TEST_SPEAKERS, TRAIN_SPEAKERS, Speaker
+from arkasr.data.seeds import stable_seed
 from arkasr.errors import InputError
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}

@@ -13,10 +13,10 @@ import soundfile
 import soxr
 
 from arkasr.data.audio import SAMPLE_RATE
-from arkasr.data.corpora import degrade
 from arkasr.data.corpora.espeak import ESPEAK_SAMPLE_RATE, Voice, speak
 from arkasr.data.corpora.speakers import Speaker
 from arkasr.data.corpora.specs import UtteranceSpec
+from arkasr.data.degradation import effects
 
 _PAUSE_SECONDS = (0.06, 0.25)  # before and after the speech
 _PEAK_DB = (-15.0, -2.0)  # of the finished recording, relative to full scale
@@ -42,10 +42,10 @@ def synthesise(utterance: UtteranceSpec, babble: Sequence[tuple[str, Speaker]]) 
     rng = np.random.default_rng(utterance.seed)
     before, after = (int(pause * SAMPLE_RATE) for pause in rng.uniform(*_PAUSE_SECONDS, size=2))
     speech = np.pad(_clean_speech(utterance.text, utterance.voice), (before, after))
-    speech = degrade.mix(speech, degrade.coloured_noise(len(speech), rng, 1.0), rng.uniform(*_NOISE_FLOOR_SNR_DB))
+    speech = effects.mix(speech, effects.coloured_noise(len(speech), rng, 1.0), rng.uniform(*_NOISE_FLOOR_SNR_DB))
     background = _background_speech(utterance, babble) if utterance.condition.babble_snr else []
     speech = utterance.condition.apply(speech, background, rng)
-    normalised = degrade.normalise(speech, rng.uniform(*_PEAK_DB))
+    normalised = effects.normalise(speech, rng.uniform(*_PEAK_DB))
     return np.round(normalised * _FULL_SCALE).astype(np.int16)
 
 

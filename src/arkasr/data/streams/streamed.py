@@ -49,9 +49,15 @@ class LanePosition:
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """Position of the next step, for the lanes that this process reads."""
+    """Position of the next batch, for the lanes that this process reads.
+
+    Attributes:
+        lanes: positions by lane.
+        epoch: of the batch before this position, if this process reads it. It is not saved.
+    """
 
     lanes: Mapping[int, LanePosition] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,8 @@ class StreamedBatches:
             batch: list[Utterance] = []
             if lane in own_lanes:
                 batch, positions[lane] = next(lane_batches[lane])
-            yield batch if number % self._processes == self._rank else [], StreamPosition(dict(positions))
+            reached = StreamPosition(dict(positions), positions[lane].epoch if lane in own_lanes else 0)
+            yield batch if number % self._processes == self._rank else [], reached
 
     def position_from_state(self, state: Mapping[str, Any]) -> StreamPosition:
         """The position saved by `state_dict`; the beginning if `state` is empty.

@@ -67,6 +67,11 @@ def check_continuation(recipe: UncheckedRecipe, name: str) -> None:
                 f"stages.{name}.optimization.{setting}: differs from that of {stage.start!r}, but both share one "
                 "schedule; give both the same value, or remove `continues`"
             )
+    if stage.lengthening != _training(recipe, stage.start).lengthening:
+        raise ValueError(
+            f"stages.{name}.degradation.speed: its lowest `factor` changes the batches, and the batches of "
+            f"{stage.start!r} continue; give both the same lowest `factor`, or remove `continues`"
+        )
     _check_common_end(recipe, name)
 
 

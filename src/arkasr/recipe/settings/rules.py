@@ -121,6 +121,19 @@ def streamed_sets_are_only_trained_on(recipe: UncheckedRecipe) -> None:
             )
 
 
+def background_voices_are_not_streamed(recipe: UncheckedRecipe) -> None:
+    """Babble needs random utterances, and a streamed dataset has only the next ones."""
+    for name, stage in recipe.stages.items():
+        if not isinstance(stage, TrainingStageSettings) or stage.degradation is None:
+            continue
+        train_set = recipe.sets.get(stage.train)
+        if train_set is not None and train_set.dataset is not None and stage.degradation.needs_voices_of_training_set:
+            raise ValueError(
+                f"stages.{name}.degradation.noise.voices: `babble` cannot take its voices from {stage.train!r}, which "
+                "is streamed; name a set with `manifest`, or remove `babble` from `kinds`"
+            )
+
+
 def continuations_share_a_schedule(recipe: UncheckedRecipe) -> None:
     """A stage with `continues` fits the stage that it continues."""
     for name, stage in recipe.stages.items():
@@ -199,6 +212,7 @@ RULES: tuple[Callable[[UncheckedRecipe], None], ...] = (
     evaluation_refers_to_sets_and_variants,
     presets_have_a_tokenizer,
     streamed_sets_are_only_trained_on,
+    background_voices_are_not_streamed,
     continuations_share_a_schedule,
     data_orders_are_not_named_like_stages,
     supervised_stages_have_labels,
@@ -234,6 +248,8 @@ def references_of(stage: AnyStageSettings) -> Iterator[Reference]:
     yield Reference("train", stage.train, ("set", "labels"))
     if stage.dev is not None:
         yield Reference("dev", stage.dev, ("set",))
+    for key, name in stage.background_sets.items():
+        yield Reference(key, name, ("set",))
     if isinstance(stage, OpdStageSettings):
         yield Reference("teacher", stage.teacher, ("weights",))
         if stage.drafts is not None:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from arkasr.data.degradation.settings import DegradationSettings
 from arkasr.settings import Settings
 from arkasr.train.settings import AugmentationSettings, EngineSettings, ObjectiveSettings, OptimizationSettings
 
@@ -37,12 +38,27 @@ class TrainingStageSettings(StageSettings):
     and `max_quarantined_share`. Not with `data_order`."""
 
     data_order: str | None = Field(default=None, min_length=1)
-    """This name and the run's seed determine the shuffle and the augmentation. Stages with the same `data_order` see a
-    set in the same order with the same augmentation. `null`: the stage's name. The value must not be the name of
-    another stage, because that is the other stage's default order."""
+    """This name and the run's seed determine the shuffle, the augmentation and the degradation. Stages with the same
+    `data_order` see a set in the same order with the same augmentation and degradation. `null`: the stage's name. The
+    value must not be the name of another stage, because that is the other stage's default order."""
+
+    degradation: DegradationSettings | None = None
+    """Changes of the recording that the student hears. In OPD, the teacher hears the recording as it is. `null`:
+    none."""
 
     optimization: OptimizationSettings
     """How the loss is minimised."""
+
+    @property
+    def background_sets(self) -> dict[str, str]:
+        """Sets whose audio is mixed into what the student hears, by key."""
+        sets = self.degradation.sets if self.degradation is not None else {}
+        return {f"degradation.{key}": name for key, name in sets.items()}
+
+    @property
+    def lengthening(self) -> float:
+        """Largest factor by which the student hears an utterance longer than it is."""
+        return self.degradation.lengthening if self.degradation is not None else 1.0
 
 
 class CtcStageSettings(TrainingStageSettings):

@@ -83,7 +83,9 @@ class DistillationStage(Stage):
                 "does not give; remove these keys, or load the teacher in the training process"
             )
         if augmentation is not None and not self.teacher.full_vocabulary:
-            raise InputError("augmentation: a served teacher receives the original recording; remove augmentation")
+            raise InputError(
+                "augmentation: a served teacher receives the original recording; remove it, or use `degradation`"
+            )
         # `drafts or {}` would call len(), which may read every draft.
         drafts = {} if drafts is None else drafts
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
@@ -103,7 +105,7 @@ class DistillationStage(Stage):
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
         """Compare student and teacher on the student's rollouts for a micro-batch."""
         examples = self._augmented(examples, seed)
-        features = [example.features[self.student.frontend] for example in examples]
+        features = [example.heard_by_student(self.student.frontend) for example in examples]
         languages = [example.utterance.language for example in examples]
         prompts = self.student.prompts(features, languages).to(self.student.device)
         # The weights do not change before the loss, so one encoder pass is enough for the rollout and the gradient.
@@ -224,7 +226,7 @@ class DistillationStage(Stage):
             self.rollouts.engine.close()
 
     def _augmented(self, examples: Sequence[Example], seed: int) -> list[Example]:
-        """The micro-batch as both models read it."""
+        """The micro-batch with augmented features. Both models get the same changes."""
         return augment_features(join_utterances(examples, self.augmentation, seed), self.augmentation, seed)
 
     def _align(self, transcript: Tensor) -> Alignment:

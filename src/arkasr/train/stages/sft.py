@@ -35,7 +35,8 @@ class SupervisedStage(Stage):
         joined = join_utterances(examples, self.augmentation, seed)
         transcripts = [self.student.transcript_ids(reference_of(example)) for example in joined]
         features = [
-            example.features[self.student.frontend] for example in augment_features(joined, self.augmentation, seed)
+            example.heard_by_student(self.student.frontend)
+            for example in augment_features(joined, self.augmentation, seed)
         ]
         prompts = self.student.prompts(features, [example.utterance.language for example in examples])
         device = self.student.device

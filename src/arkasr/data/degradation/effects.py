@@ -1,7 +1,8 @@
-"""Degradations of clean speech: noise, rooms, babble, telephones, lossy codecs, music.
+"""Degradations of clean speech: noise, rooms, babble, telephones, lossy codecs, music, speed, level.
 
-Every function takes and returns float32 `[samples]` at 16 kHz and keeps the length. All random choices come from the
-generator that is passed in, so an utterance depends only on its own seed. Sets and speakers are left to others.
+Every function takes and returns float32 `[samples]` at 16 kHz. All but `change_speed` keep the length. All random
+choices come from the generator that is passed in, so an utterance depends only on its own seed. Sets and speakers are
+left to others.
 """
 
 import io
@@ -103,6 +104,21 @@ def lossy_codec(speech: np.ndarray, container: str, codec: str, compression: flo
     soundfile.write(file, speech, SAMPLE_RATE, format=container, subtype=codec, compression_level=compression)
     file.seek(0)
     return _fit(soundfile.read(file, dtype="float32")[0], len(speech))
+
+
+def change_speed(speech: np.ndarray, factor: float) -> np.ndarray:
+    """Speech played `factor` times as fast, as from a tape: pitch changes too (Ko and others, 2015).
+
+    Returns:
+        float32 `[round(samples / factor)]`, at least one sample.
+    """
+    samples = max(round(len(speech) / factor), 1)
+    return _fit(soxr.resample(speech, SAMPLE_RATE * factor, SAMPLE_RATE), samples)
+
+
+def amplify(speech: np.ndarray, gain_db: float) -> np.ndarray:
+    """Speech with another gain; what exceeds full scale is clipped, as in a recording that is too loud."""
+    return np.clip(speech * np.float32(10 ** (gain_db / 20)), -1, 1)
 
 
 def uneven_level(speech: np.ndarray, rng: np.random.Generator, depth_db: float) -> np.ndarray:
