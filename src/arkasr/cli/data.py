@@ -1,4 +1,4 @@
-"""The `data` commands: check, prepare, index, shards."""
+"""The `data` commands: check, prepare, degrade, index, shards."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +37,29 @@ def data_prepare(
         raise InputError(f"data prepare {corpus}: give the folder of the corpus with --from DIR")
     prepared = prepare_corpus(corpus, source, output)
     print(prepared.summary())
+
+
+@data_app.command("degrade")
+def data_degrade(
+    manifest: Annotated[Path, typer.Argument(help="Recordings to degrade.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the copies and their manifest.")],
+    effects: Annotated[
+        list[str],
+        typer.Option("--set", help="A key of a recipe's `degradation`: --set 'telephone={probability: 1}'."),
+    ],
+    seed: Annotated[int, typer.Option(help="Seed of the random choices.")] = 0,
+) -> None:
+    """Write degraded copies of recordings, to test how a model copes with noise, rooms or codecs."""
+    from arkasr.data.degradation.copies import write_degraded_copies
+    from arkasr.data.degradation.settings import DegradationSettings
+    from arkasr.data.manifests.manifest import read_manifest
+    from arkasr.progress import Progress
+    from arkasr.recipe.load import apply_overrides, parse
+
+    settings = parse(DegradationSettings, apply_overrides({}, effects), "data degrade")
+    with Progress().count("degrade", len(read_manifest(manifest))) as advance:
+        copy = write_degraded_copies(manifest, output, settings, seed=seed, on_utterance=advance)
+    print(copy)
 
 
 @data_app.command("index")
