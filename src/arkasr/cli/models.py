@@ -63,7 +63,7 @@ def transcribe(
         str | None, typer.Option("--format", help="jsonl, json, txt, srt or vtt; default: by the suffix of -o.")
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Language of recordings that name none; Qwen3-ASR needs one.")
+        str | None, typer.Option(help="Language of recordings that name none. Qwen3-ASR needs one, Whisper detects it.")
     ] = None,
     vad: Annotated[
         bool | None,

@@ -74,7 +74,7 @@ class Transcriber:
         device: such as "cuda"; None = the accelerator, or the CPU if there is none.
         dtype: of the weights; None = float32 on the CPU, else bfloat16 if the device supports it, else float16.
         attention: `sdpa`, `eager` or `flash_attention_2`; None = the fastest that is available.
-        language: of recordings without a language; only Qwen3-ASR needs it.
+        language: of recordings without a language. Qwen3-ASR needs it; Whisper detects it otherwise.
         aligner: folder or hub name of a Qwen3 forced aligner, for word times; None = none.
         settings: how recordings are cut and decoded.
 
