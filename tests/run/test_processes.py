@@ -52,7 +52,12 @@ STAGES = {
     "opd": {**OPD, "objective": OBJECTIVE, "drafts": "labels", "optimization": STEP},
     "opd-sharded": {**OPD, "objective": OBJECTIVE, "optimization": SHARDED},
     # Two processes share three micro-batches: the second process has no second one.
-    "opd-idle": {**OPD, "objective": OBJECTIVE, "optimization": {**STEP, "steps": 4, "accumulation": 3}},
+    "opd-idle": {
+        **OPD,
+        "teacher_cache": "states",
+        "objective": OBJECTIVE,
+        "optimization": {**STEP, "steps": 4, "accumulation": 3},
+    },
     "opd-idle-sharded": {**OPD, "objective": OBJECTIVE, "optimization": {**SHARDED, "steps": 4, "accumulation": 1}},
 }
 TRAINED = [name for name, stage in STAGES.items() if stage["kind"] != "label"]
@@ -146,6 +151,12 @@ def test_two_processes_write_the_same_model_as_one(one_process, two_processes, s
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert (value - two[name]).abs().max() < (2e-2 if "muon" in stage else 2e-4), name
+
+
+def test_answers_of_a_cached_teacher_are_used_again_and_removed_at_the_end(one_process, two_processes):
+    for run in (one_process, two_processes):
+        assert sum(line["teacher/cached_share"] for line in metrics(run, "opd-idle")) > 0
+        assert not (run / "teacher-cache").exists()
 
 
 def test_unreadable_audio_is_quarantined_once_on_whichever_process(one_process, two_processes):
