@@ -153,7 +153,12 @@ def rollouts_of(student: Recognizer, examples: list[Example], options: argparse.
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options of the command line; `[]` gives the defaults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return options_parser(__doc__).parse_args(arguments)
+
+
+def options_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of `build_models`, of the examples and of the steps."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", choices=list(ARK_ASR_PRESETS), default="ark-asr-tiny")
     parser.add_argument("--teacher", choices=list(QWEN3_ASR_PRESETS), default="qwen3-asr-tiny")
     parser.add_argument("--vocabulary", type=int, help="rows of the output heads; default: those of a small tokenizer")
@@ -169,7 +174,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing in both stages")
     parser.add_argument("--compile", action="store_true", help="torch.compile encoder and decoder in both stages")
     parser.set_defaults(sizes=None)  # other benchmarks replace the preset's config fields
-    return parser.parse_args(arguments)
+    return parser
 
 
 def print_steps(found: Measurement, options: argparse.Namespace) -> None:

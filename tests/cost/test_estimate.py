@@ -208,6 +208,14 @@ def test_the_command_prints_the_cost_only_with_gpus(arkasr):
     assert "…" not in printed
 
 
+def test_the_command_names_what_the_cache_of_a_teacher_takes_on_disk(arkasr):
+    arguments = ("--set", "stages.opd.teacher_cache=states", "--set", "stages.opd.teacher_cache_gib=40")
+    _, printed, _ = arkasr(*arguments, "--gpus", "1")
+    assert "opd: up to 40 GiB of the run's folder hold embeddings and states of teacher until" in printed
+    assert "opd: the teacher is counted as if it had no cache" in printed
+    assert "cache" not in arkasr()[1]
+
+
 def test_a_stage_that_does_not_fit_is_reported_with_its_figures(arkasr, tmp_path):
     path = tmp_path / "device.json"
     path.write_text(json.dumps(H100_KEYS | {"memory": 70e9}))

@@ -224,6 +224,7 @@ def test_a_mistake_gives_one_line_that_names_the_key(override, message):
         ("objective.tail", "bucket"),
         ("objective.upstream_scores", "true"),
         ("offload_teacher", "true"),
+        ("teacher_cache", "audio"),
         ("augmentation", "{time_stretch: 0.1}"),
     ],
 )
@@ -232,6 +233,15 @@ def test_settings_that_a_served_teacher_does_not_support_are_refused(key, value)
     load_settings(Recipe, SMOKE, served)
     with pytest.raises(InputError, match=rf"stages.opd-after-td.{key}: does not work .*remove `served` from models"):
         load_settings(Recipe, SMOKE, [*served, f"stages.opd-after-td.{key}={value}"])
+
+
+def test_a_cache_is_refused_if_augmentation_changes_every_recording():
+    cached = ["stages.opd.teacher_cache=audio", "stages.opd.data_order=null"]
+    message = r"stages.opd.teacher_cache: augmentation.time_masks changes .* or set time_masks, frequency_masks to 0"
+    with pytest.raises(InputError, match=message):
+        load_settings(Recipe, SMOKE, [*cached, "stages.opd.augmentation={}"])
+    joined = "{join_share: 0.5, time_masks: 0, frequency_masks: 0}"  # the other half of the recordings stays as it is
+    load_settings(Recipe, SMOKE, [*cached, f"stages.opd.augmentation={joined}"])
 
 
 def test_a_streamed_set_can_be_continued_only_after_a_stage_on_the_same_set():

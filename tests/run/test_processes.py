@@ -60,7 +60,12 @@ STAGES = {
     "opd-frozen-sharded": {**OPD, "objective": OBJECTIVE, "optimization": {**SHARDED, **PARTS}},
     "sft-frozen-sharded": {**SFT, "optimization": {**SHARDED, "freeze": ["decoder", "embeddings"]}},
     # Two processes share three micro-batches: the second process has no second one.
-    "opd-idle": {**OPD, "objective": OBJECTIVE, "optimization": {**STEP, "steps": 4, "accumulation": 3}},
+    "opd-idle": {
+        **OPD,
+        "teacher_cache": "states",
+        "objective": OBJECTIVE,
+        "optimization": {**STEP, "steps": 4, "accumulation": 3},
+    },
     "opd-idle-sharded": {**OPD, "objective": OBJECTIVE, "optimization": {**SHARDED, "steps": 4, "accumulation": 1}},
 }
 TRAINED = [name for name, stage in STAGES.items() if stage["kind"] != "label"]
@@ -165,6 +170,12 @@ def test_two_processes_train_all_parts_but_the_frozen_ones(recipe, two_processes
     trained = set(trainable_parts(settings["kind"], ArkAsr.parts)) - set(settings["optimization"]["freeze"])
     prefixes = tuple(path for part in trained for path in ArkAsr.parts[part])
     assert changed == {name for name in before if name.startswith(prefixes)}
+
+
+def test_answers_of_a_cached_teacher_are_used_again_and_removed_at_the_end(one_process, two_processes):
+    for run in (one_process, two_processes):
+        assert sum(line["teacher/cached_share"] for line in metrics(run, "opd-idle")) > 0
+        assert not (run / "teacher-cache").exists()
 
 
 def test_unreadable_audio_is_quarantined_once_on_whichever_process(one_process, two_processes):

@@ -16,7 +16,7 @@ from arkasr.run.folder import RunFolder
 from arkasr.run.teachers import teacher_of
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.served import ServedTeacher
-from tests.teacher.requests import requests_of, scores_of
+from tests.teacher.requests import forced_on, requests_of, scores_of
 from tests.teacher.scores_server import serving
 
 
@@ -79,6 +79,17 @@ def test_a_teacher_without_servers_is_in_process_and_may_be_offloaded(context):
     teacher = teacher_of(*context({"offload_teacher": True}, in_process=True), seed=0)
     assert isinstance(teacher, InProcessTeacher)
     assert teacher.offload
+
+
+def test_a_cached_teacher_keeps_its_answers_in_the_folder_of_the_run(context, noise_examples, tmp_path):
+    run, stage = context({"teacher_cache": "states", "teacher_cache_gib": 1e-3}, in_process=True)
+    cached = []
+    for _ in range(2):
+        teacher = teacher_of(run, stage, seed=0)
+        requests = forced_on(teacher.recognizer, noise_examples(teacher))
+        cached.append(teacher.submit(requests, 8, torch.device("cpu"))(lambda: False).cached)
+    assert cached == [0, 5]
+    assert len(list((tmp_path / "run" / "teacher-cache").rglob("*.safetensors"))) == 10
 
 
 @pytest.mark.parametrize("served", [{}, {"weights": False}, {"scores": "best", "best_tokens": 64}])

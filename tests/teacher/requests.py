@@ -1,11 +1,13 @@
-"""Requests to a served teacher, shared by tests."""
+"""Requests to a teacher, shared by tests."""
 
 import itertools
 
 import torch
 
 from arkasr.teacher.self_test import check_servers, self_test_request
+from arkasr.teacher.teacher import ScoringRequest
 from arkasr.train.settings import ObjectiveSettings
+from tests.models import TEXTS
 
 OBJECTIVE = ObjectiveSettings(top_k=8, max_new_tokens=6)
 
@@ -29,6 +31,20 @@ def requests_of(recognizer, examples, served):
             requested=9,
         )
         for example in itertools.islice(examples, 3)
+    ]
+
+
+def forced_on(recognizer, examples, texts=TEXTS):
+    """Requests to score every token of the texts on the examples, to a teacher in this process."""
+    return [
+        ScoringRequest(
+            example.features[recognizer.frontend],
+            example.utterance.language,
+            (transcript := recognizer.transcript_ids(text)),
+            torch.arange(len(transcript)),
+            torch.empty(len(transcript), 0, dtype=torch.long),
+        )
+        for example, text in zip(examples, texts, strict=False)
     ]
 
 

@@ -54,7 +54,7 @@ def plan(
 ) -> None:
     """Check a recipe and print its stages; with --gpus also their cost. Needs no data and no models."""
     from arkasr.recipe.load import load_settings
-    from arkasr.recipe.plan import plan_table, variants_table
+    from arkasr.recipe.plan import disk_notes, plan_table, variants_table
     from arkasr.recipe.settings import Recipe
     from arkasr.recipe.smoke import shrink
 
@@ -64,6 +64,8 @@ def plan(
     console = Console()
     console.print(plan_table(settings))
     console.print(variants_table(settings))
+    for line in disk_notes(settings):
+        console.print(line, highlight=False, soft_wrap=True)
     if gpus is None:
         return
     from arkasr.cost import tables

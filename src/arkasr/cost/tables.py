@@ -84,6 +84,8 @@ def not_counted(recipe: Recipe) -> Iterator[str]:
             yield f"{name}: the teacher's servers are not counted; they are assumed to keep up"
         if stage.offload_teacher:
             yield f"{name}: the copies of the offloaded teacher to and from the device are not counted"
+        if stage.teacher_cache is not None:
+            yield f"{name}: the teacher is counted as if it had no cache, which saves work from the second epoch on"
         if stage.objective.rollouts.engine == "vllm":
             yield f"{name}: rollouts are counted as if decoded without vLLM; its memory is not counted"
 

@@ -1,5 +1,7 @@
 """Tables of what a recipe would do: its stages and its variants. Nothing is run, and no data or model is read."""
 
+from collections.abc import Iterator
+
 from rich import box
 from rich.table import Table
 
@@ -25,6 +27,17 @@ def variants_table(recipe: Recipe) -> Table:
     for variant, name in recipe.variants.items():
         table.add_row(variant, " > ".join(recipe.chain(name)) or name, str(recipe.updates(name)))
     return table
+
+
+def disk_notes(recipe: Recipe) -> Iterator[str]:
+    """A line for each stage that keeps more on disk than models and checkpoints."""
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, OpdStageSettings) and stage.teacher_cache is not None:
+            kept = "embeddings" if stage.teacher_cache == "audio" else "embeddings and states"
+            yield (
+                f"{name}: up to {stage.teacher_cache_gib:g} GiB of the run's folder hold {kept} of {stage.teacher} "
+                "until the run is finished"
+            )
 
 
 def source_of(recipe: Recipe, stage: TrainingStageSettings) -> str:

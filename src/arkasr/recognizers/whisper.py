@@ -169,12 +169,11 @@ class Whisper(Recognizer):
 
     def embed_audio(self, prompts: Prompts) -> Prompts:
         """The encoder's states `[B, 1500, H]`. They replace the features, and unknown languages are detected."""
-        if "embeddings" in prompts.audio:
-            return prompts
-        # The encoder does not cast its input.
-        features = prompts.audio["input_features"].to(self.model.dtype)
-        embeddings = self.model.model.encoder(features).last_hidden_state
-        input_ids = prompts.input_ids
+        embeddings, input_ids = prompts.audio.get("embeddings"), prompts.input_ids
+        if embeddings is None:
+            # The encoder does not cast its input.
+            features = prompts.audio["input_features"].to(self.model.dtype)
+            embeddings = self.model.model.encoder(features).last_hidden_state
         if "language_unknown" in prompts.audio:
             detected = self._detected_language_ids(embeddings.detach())
             languages = torch.where(prompts.audio["language_unknown"], detected, input_ids[:, 1])

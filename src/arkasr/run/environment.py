@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from arkasr import processes
+from arkasr.recognizers.fingerprint import processor_name
 from arkasr.run.folder import write_json
 
 PACKAGES = ("arkasr", "torch", "transformers", "accelerate", "tokenizers", "numpy", "soundfile", "soxr", "jiwer")
@@ -26,7 +27,7 @@ def describe_environment() -> dict[str, Any]:
         **{name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor_name(),
         "processor_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "accelerators": gpus,
@@ -76,12 +77,3 @@ def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or None
-
-
-def _processor() -> str:
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        for line in cpu_info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

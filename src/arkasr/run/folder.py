@@ -62,6 +62,11 @@ class RunFolder:
         """Manifest of a label stage; it exists once the stage is finished."""
         return self.stage(name, seed) / "labels.jsonl"
 
+    @property
+    def teacher_cache(self) -> Path:
+        """Folder of the teachers' answers; the run works without it, and removes it at its end."""
+        return self.path / "teacher-cache"
+
     def predictions(self, variant: str, seed: int, set_name: str) -> Path:
         """Transcripts of a test set by a variant; the file exists once all are written."""
         return self.path / "evaluations" / self._of_seed(variant, seed) / f"{set_name}.jsonl"

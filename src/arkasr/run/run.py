@@ -47,6 +47,7 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
                     evaluate_variant(context, inputs, variant, seed, progress)
                     session.save()
         if processes.is_first_rank():
+            shutil.rmtree(context.folder.teacher_cache, ignore_errors=True)
             if recipe.evaluation.sets:
                 write_json(path / "results.json", collect_results(context))
             session.save()
@@ -113,5 +114,6 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     context = RunContext(recipe, RunFolder(path, recipe.seeds[0]), default_device())
     Inputs(context).check_stage(name)
     seed = recipe.seeds[0]
+    settings = settings.model_copy(update={"teacher_cache": None})  # a run may be using its cache
     with closing(build_stage(context, context.recognizer(settings.start, seed), settings, seed)) as stage:
         return run_calibration(context, stage, name, seed)

@@ -13,12 +13,14 @@ from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings
 from arkasr.recognizers.load import load_recognizer, load_without_weights
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.context import RunContext
 from arkasr.teacher.in_process import InProcessTeacher
 from arkasr.teacher.replicas import Replicas
 from arkasr.teacher.self_test import check_servers, self_test_request
 from arkasr.teacher.served import ServedTeacher
 from arkasr.teacher.teacher import Teacher
+from arkasr.teacher.teacher_cache import TeacherCache
 
 # The servers score the shortest and the longest of these before the first step.
 SELF_TEST_UTTERANCES = 100
@@ -32,8 +34,23 @@ def teacher_of(context: RunContext, settings: OpdStageSettings, seed: int) -> Te
     """
     model = context.model(settings.teacher) if settings.teacher in context.recipe.models else None
     if model is None or model.served is None:
-        return InProcessTeacher(context.recognizer(settings.teacher, seed), offload=settings.offload_teacher)
+        recognizer = context.recognizer(settings.teacher, seed)
+        cache = _cache_of(recognizer, context, settings)
+        return InProcessTeacher(recognizer, offload=settings.offload_teacher, cache=cache)
     return served_teacher(model, model.served, _self_test_set(context, settings, seed), settings.objective.top_k)
+
+
+def _cache_of(recognizer: Recognizer, context: RunContext, settings: OpdStageSettings) -> TeacherCache | None:
+    if settings.teacher_cache is None:
+        return None
+    return TeacherCache(
+        recognizer,
+        context.folder.teacher_cache,
+        int(settings.teacher_cache_gib * 2**30),
+        keeps_states=settings.teacher_cache == "states",
+        process=processes.rank(),
+        processes=processes.world_size(),
+    )
 
 
 def _self_test_set(context: RunContext, settings: OpdStageSettings, seed: int) -> Sequence[Utterance]:

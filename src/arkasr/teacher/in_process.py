@@ -14,6 +14,7 @@ from arkasr.recognizers.head import top_tokens
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_states
 from arkasr.teacher.teacher import PendingScores, ScoringRequest, Teacher, TeacherStates
+from arkasr.teacher.teacher_cache import TeacherCache
 
 
 class InProcessTeacher(Teacher):
@@ -22,13 +23,15 @@ class InProcessTeacher(Teacher):
     Args:
         recognizer: the teacher; its weights are frozen.
         offload: keep the weights in main memory between two calls of `submit`.
+        cache: keeps answers on disk; None = every answer is computed, in one batch per micro-batch.
     """
 
     full_vocabulary = True
 
-    def __init__(self, recognizer: Recognizer, *, offload: bool = False) -> None:
+    def __init__(self, recognizer: Recognizer, *, offload: bool = False, cache: TeacherCache | None = None) -> None:
         super().__init__(recognizer)
         self.offload = offload
+        self.cache = cache
         recognizer.model.eval().requires_grad_(False)
         if offload:
             recognizer.model.to("cpu")
@@ -51,9 +54,7 @@ class InProcessTeacher(Teacher):
 
     @torch.no_grad()
     def _score(self, requests: Sequence[ScoringRequest], top_k: int | None, device: torch.device) -> TeacherStates:
-        features, languages = [request.audio for request in requests], [request.language for request in requests]
-        prompts = self.recognizer.prompts(features, languages).to(device)
-        states = forced_states(self.recognizer, prompts, [request.transcript for request in requests])
+        states, cached = self._states(requests, device)
         rows, offset = [], 0
         for request in requests:
             rows.append(request.positions.clamp(min=0) + offset)
@@ -62,5 +63,14 @@ class InProcessTeacher(Teacher):
         # A detached head stays on the device when the weights are moved back.
         head = self.recognizer.head.detach()
         if top_k is None:
-            return TeacherStates(states, head, None)
-        return TeacherStates(states, head, top_tokens(states, head, self.allowed_tokens, top_k, torch.float32))
+            return TeacherStates(states, head, None, cached)
+        top = top_tokens(states, head, self.allowed_tokens, top_k, torch.float32)
+        return TeacherStates(states, head, top, cached)
+
+    def _states(self, requests: Sequence[ScoringRequest], device: torch.device) -> tuple[Tensor, int | None]:
+        """The states at every transcript token `[sum m, H_T]`, and the number of requests answered from disk."""
+        if self.cache is not None:
+            return self.cache.states(requests, device)
+        features, languages = [request.audio for request in requests], [request.language for request in requests]
+        prompts = self.recognizer.prompts(features, languages).to(device)
+        return forced_states(self.recognizer, prompts, [request.transcript for request in requests]), None

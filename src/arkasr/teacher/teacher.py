@@ -45,11 +45,13 @@ class TeacherStates:
         hidden: `[N, H_T]`.
         head: `[V_T, H_T]`.
         top: the k best tokens; None if the objective uses the full vocabulary.
+        cached: number of requests that were answered from disk; None = the teacher has no cache.
     """
 
     hidden: Tensor
     head: Tensor
     top: TopTokens | None
+    cached: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,11 @@ class AugmentationSettings(Settings):
     change. Without it, a decoder that is trained on little text may ignore the audio. For `sft`; `ctc` and `opd` ignore
     it."""
 
+    def changes_of_every_clip(self) -> list[str]:
+        """The keys above 0 that change every clip at random."""
+        keys = ("time_stretch", "frequency_warp", "time_masks", "frequency_masks")
+        return [key for key in keys if getattr(self, key)]
+
 
 class EngineSettings(Settings):
     """What decodes transcripts."""

@@ -177,6 +177,7 @@ def served_teachers_can_answer(recipe: UncheckedRecipe) -> None:
             "objective.tail": stage.objective.tail == "bucket",
             "objective.upstream_scores": stage.objective.upstream_scores,
             "offload_teacher": stage.offload_teacher,
+            "teacher_cache": stage.teacher_cache is not None,
             "augmentation": stage.augmentation is not None,
         }
         for key in (key for key, is_set in refused.items() if is_set):
@@ -184,6 +185,19 @@ def served_teachers_can_answer(recipe: UncheckedRecipe) -> None:
                 f"stages.{name}.{key}: does not work with a served teacher, which hears the unchanged recording, "
                 "scores only some tokens and has no weights in this process; remove the key, or remove `served` from "
                 f"models.{stage.teacher}"
+            )
+
+
+def cached_teachers_hear_recordings_again(recipe: UncheckedRecipe) -> None:
+    """Augmentation that changes every recording at random leaves nothing to find in a cache."""
+    for name, stage in recipe.stages.items():
+        if not isinstance(stage, OpdStageSettings) or stage.teacher_cache is None or stage.augmentation is None:
+            continue
+        changes = stage.augmentation.changes_of_every_clip()
+        if changes:
+            raise ValueError(
+                f"stages.{name}.teacher_cache: augmentation.{changes[0]} changes every recording in every epoch, so "
+                f"no answer is used twice; remove teacher_cache, or set {', '.join(changes)} to 0"
             )
 
 
@@ -217,6 +231,7 @@ RULES: tuple[Callable[[UncheckedRecipe], None], ...] = (
     data_orders_are_not_named_like_stages,
     supervised_stages_have_labels,
     served_teachers_can_answer,
+    cached_teachers_hear_recordings_again,
     stages_have_one_precision,
     parts_of_presets_exist,
 )

@@ -95,6 +95,16 @@ class OpdStageSettings(TrainingStageSettings):
     device memory and takes the time of copying the weights to the device and back once per micro-batch. Not with a
     served teacher."""
 
+    teacher_cache: Literal["audio", "states"] | None = None
+    """Keep answers of the teacher on disk, in the run's folder, until the run is finished (docs/teachers.md). `audio`:
+    its embeddings of every recording. `states`: also its hidden states for the latest rollout of every utterance, which
+    are used again if the next rollout is the same. `null`: nothing. Not with a served teacher, and not with
+    augmentation that changes every recording."""
+
+    teacher_cache_gib: float = Field(default=8.0, gt=0)
+    """Maximum size of this cache, in GiB, for all processes together. A full cache keeps what it has and takes nothing
+    new. Needs `teacher_cache`."""
+
     objective: ObjectiveSettings = ObjectiveSettings()
     """The loss and the rollouts."""
 

@@ -28,7 +28,7 @@ from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.recognizers.tokenizer_check import check_tokenizer
 from arkasr.teacher.in_process import InProcessTeacher
-from arkasr.teacher.teacher import ScoringRequest, Teacher
+from arkasr.teacher.teacher import ScoringRequest, Teacher, TeacherStates
 from arkasr.teacher.vocabulary_mapping import map_vocabularies
 from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import unsharded_weights
@@ -150,6 +150,8 @@ class DistillationStage(Stage):
             teacher_scores = pending_scores(self.stop_requested)
         if teacher_scores is None:
             return _no_loss(hidden.sum() + self.student.head.sum(), metrics, interrupted=True)
+        if isinstance(teacher_scores, TeacherStates) and teacher_scores.cached is not None:
+            metrics.mean("teacher/cached_share", teacher_scores.cached, len(requests))
         with self.clock("student"):
             student = StudentStates(
                 hidden,
