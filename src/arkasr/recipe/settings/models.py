@@ -66,8 +66,9 @@ class ModelSettings(Settings):
     """A model to start from: a preset with random weights, or a trained model."""
 
     preset: str | None = None
-    """Build a model with random weights: `ark-asr-tiny`, `ark-asr-0.6b`, `qwen3-asr-tiny`, `qwen3-asr-1.7b`, or a size
-    of Whisper such as `whisper-base`. Give either this or `pretrained`. Needs `tokenizer`."""
+    """Build a model with random weights: `ark-asr-tiny`, `ark-asr-0.6b`, `qwen3-asr-tiny`, `qwen3-asr-1.7b`,
+    `whisper-tiny`, `whisper-base`, `whisper-small`, `whisper-medium`, `whisper-large-v2`, `whisper-large-v3` or
+    `whisper-large-v3-turbo`. Give either this or `pretrained`. Needs `tokenizer`."""
 
     sizes: dict[str, Any] = Field(default={})
     """Config fields that replace those of the preset, by name. Fields of sub-configs are nested. Needs `preset`."""
