@@ -22,6 +22,25 @@ def test_a_preset_without_memory_for_weights_has_the_size_of_the_built_model(stu
         assert replace(empty, prompt_tokens=built.prompt_tokens) == built
 
 
+def test_a_model_with_a_trained_encoder_has_the_size_of_the_built_model(
+    student_from_whisper, whisper_folder, vocabulary
+):
+    tokens = TokenizerSettings(texts="x", vocab_size=len(vocabulary.token_to_id))
+    sizes = {key: value for key, value in SMALL_STUDENT.items() if key not in ("rope_theta", "whisper_config")}
+    model = ModelSettings(preset="ark-asr-tiny", sizes=sizes, encoder=str(whisper_folder))
+    empty, built = size_of_model("x", model, tokens), size_of(student_from_whisper)
+    assert replace(empty, prompt_tokens=built.prompt_tokens) == built
+
+
+def test_the_encoder_of_a_published_whisper_needs_no_download():
+    tokens = TokenizerSettings(texts="x", vocab_size=300)
+    plain = size_of_model("x", ModelSettings(preset="ark-asr-tiny"), tokens)
+    size = size_of_model("x", ModelSettings(preset="ark-asr-tiny", encoder="openai/whisper-base"), tokens)
+    assert (size.encoder.layers, size.encoder.width, size.decoder) == (6, 512, plain.decoder)
+    with pytest.raises(InputError, match=r"^models\.x\.encoder: someone/else is neither .*--set models\.x\.encoder=F"):
+        size_of_model("x", ModelSettings(preset="ark-asr-tiny", encoder="someone/else"), tokens)
+
+
 def test_a_folder_has_the_size_of_the_saved_model(student, tmp_path):
     student.save(tmp_path)
     assert size_of_model("x", ModelSettings(pretrained=str(tmp_path)), None) == size_of(student)

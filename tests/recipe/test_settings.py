@@ -117,6 +117,14 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
         ),
         ("models.untrained-teacher.sizes={text_config: {layers: 8}}", "sizes.text_config: unknown key 'layers'"),
         ("models.untrained-student.preset=ark-asr-tini", "there is no 'ark-asr-tini'; did you mean 'ark-asr-tiny'?"),
+        (
+            "models.untrained-teacher.encoder=x",
+            "models.untrained-teacher: encoder: needs `preset`, one of ark-asr-tiny,",
+        ),
+        (
+            "models.untrained-student.encoder_revision=main",
+            "models.untrained-student: encoder_revision: needs `encoder`; add it, or remove the key",
+        ),
         ("stages.base.train=P", "stages.base.train: sft learns from labels, and the set 'P' withholds them"),
         ("sets.L.dataset={path: x}", "sets.L: give either `manifest` or `dataset`"),
         ("sets.L={dataset: {path: x}, first: 3}", "sets.L: first: does not work with a streamed `dataset`"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from arkasr.errors import InputError
+from arkasr.recipe.settings import ModelSettings, TokenizerSettings
 from tests.models import small_student, small_vocabulary
 from tests.run.inputs.corpus import FIRST_COMMIT, SECOND_COMMIT, check_and_record, recipe_of, session
 
@@ -48,6 +49,40 @@ def test_a_changed_model_is_refused_and_the_message_names_the_file(folder, name,
     assert str(refused.value).startswith(
         f"models.{name}: {folder / name}: has changed since this run used it: {message} it, or choose another --output"
     )
+
+
+def test_a_changed_encoder_of_a_new_model_is_refused(folder, whisper_folder):
+    shutil.copytree(whisper_folder, folder / "whisper")
+    recipe = recipe_with_new_student(folder, encoder=str(folder / "whisper"))
+    check_and_record(session(folder, recipe))
+    (folder / "whisper" / "config.json").write_text("{}")
+    with pytest.raises(InputError) as refused:
+        check_and_record(session(folder, recipe))
+    assert str(refused.value).startswith(
+        f"models.base.encoder: {folder / 'whisper'}: has changed since this run used it: config.json has another size"
+    )
+
+
+def test_the_recorded_commit_of_an_encoder_is_loaded(folder, whisper_folder, hub):
+    snapshots = hub.parents[2] / "models--org--whisper" / "snapshots"
+    for commit in (FIRST_COMMIT, SECOND_COMMIT):
+        shutil.copytree(whisper_folder, snapshots / commit)
+    (snapshots.parent / "refs").mkdir()
+    branch = snapshots.parent / "refs" / "main"
+    branch.write_text(FIRST_COMMIT)
+    recipe = recipe_with_new_student(folder, encoder="org/whisper")
+    check_and_record(session(folder, recipe))
+    branch.write_text(SECOND_COMMIT)
+    inputs = session(folder, recipe)
+    check_and_record(inputs)
+    assert inputs._context.model("base").encoder_revision == FIRST_COMMIT
+    assert inputs._context.recognizer("base", 0).model.config.whisper_config.d_model == 48
+
+
+def recipe_with_new_student(folder, **keys):
+    recipe = recipe_of(folder)
+    recipe.models["base"] = ModelSettings(preset="ark-asr-tiny", **keys)
+    return recipe.model_copy(update={"tokenizer": TokenizerSettings(texts="L", vocab_size=300)})
 
 
 def test_the_recorded_commit_of_a_hub_name_is_loaded_after_the_branch_has_moved(folder, hub):

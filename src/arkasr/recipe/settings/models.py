@@ -1,10 +1,11 @@
 """The keys of a recipe that name models, the vocabulary of new ones, and the servers of a teacher."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from arkasr.recipe.presets import check_preset
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS
 from arkasr.settings import Settings
 
 
@@ -62,6 +63,13 @@ class ServedSettings(Settings):
         return urls
 
 
+class Source(NamedTuple):
+    """A trained model that a key names: folder or hub name, and commit, tag or branch on the hub."""
+
+    name: str
+    revision: str | None
+
+
 class ModelSettings(Settings):
     """A model to start from: a preset with random weights, or a trained model."""
 
@@ -72,6 +80,13 @@ class ModelSettings(Settings):
 
     sizes: dict[str, Any] = Field(default={})
     """Config fields that replace those of the preset, by name. Fields of sub-configs are nested. Needs `preset`."""
+
+    encoder: str | None = None
+    """Folder or hub name of a Whisper model. The new model starts from its encoder's weights and has its sizes. Needs
+    an Ark-ASR `preset`. `null`: random weights."""
+
+    encoder_revision: str | None = None
+    """Commit, tag or branch of `encoder` on the hub. `null`: the newest commit."""
 
     pretrained: str | None = None
     """Folder of a trained model, or its name on the Hugging Face hub."""
@@ -93,4 +108,17 @@ class ModelSettings(Settings):
             raise ValueError("sizes: changes a preset only; a pretrained model has its own sizes, so remove the key")
         if self.served is not None and self.pretrained is None:
             raise ValueError("served: needs the model's folder or hub name as `pretrained`, for its processor")
+        if self.encoder is not None and self.preset not in ARK_ASR_PRESETS:
+            raise ValueError(f"encoder: needs `preset`, one of {', '.join(ARK_ASR_PRESETS)}")
+        if self.encoder_revision is not None and self.encoder is None:
+            raise ValueError("encoder_revision: needs `encoder`; add it, or remove the key")
         return self
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The trained models whose weights are loaded, by key."""
+        found = {
+            "pretrained": (self.pretrained, self.revision),
+            "encoder": (self.encoder, self.encoder_revision),
+        }
+        return {key: Source(name, revision) for key, (name, revision) in found.items() if name is not None}
