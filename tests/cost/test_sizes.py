@@ -41,6 +41,16 @@ def test_the_encoder_of_a_published_whisper_needs_no_download():
         size_of_model("x", ModelSettings(preset="ark-asr-tiny", encoder="someone/else"), tokens)
 
 
+def test_a_pruned_vocabulary_counts_with_all_tokens_of_its_model(whisper_folder):
+    model = ModelSettings(preset="ark-asr-tiny")
+    size = size_of_model("x", model, TokenizerSettings(texts="x", pruned_from="openai/whisper-base"))
+    assert 51_865 <= size.vocabulary < 51_900
+    size = size_of_model("x", model, TokenizerSettings(texts="x", pruned_from=str(whisper_folder)))
+    assert size.vocabulary > 330 + 1501
+    with pytest.raises(InputError, match=r"^tokenizer\.pruned_from: someone/else is neither a folder nor"):
+        size_of_model("x", model, TokenizerSettings(texts="x", pruned_from="someone/else"))
+
+
 def test_a_folder_has_the_size_of_the_saved_model(student, tmp_path):
     student.save(tmp_path)
     assert size_of_model("x", ModelSettings(pretrained=str(tmp_path)), None) == size_of(student)

@@ -70,11 +70,19 @@ def empty_model(name: str, model: ModelSettings, tokenizer: TokenizerSettings | 
         if model.encoder is not None:
             part = sizes_of_encoder(model.encoder, _config_of(f"{key}.encoder", model.encoder))
             sizes = with_part(sizes, part, f"{key}.sizes", model.encoder)
-        return _preset(model.preset, sizes, tokenizer.vocab_size)
+        return _preset(model.preset, sizes, _most_tokens(tokenizer))
     assert model.pretrained is not None
     if model.pretrained in PUBLISHED:
         return _published(model.pretrained)
     return _from_folder(f"{key}.pretrained", model.pretrained)
+
+
+def _most_tokens(tokenizer: TokenizerSettings) -> int:
+    """Tokens of the base vocabulary. A pruned one counts with all tokens of its model: its texts are not read."""
+    if tokenizer.pruned_from is None:
+        assert tokenizer.vocab_size is not None
+        return tokenizer.vocab_size
+    return int(_config_of("tokenizer.pruned_from", tokenizer.pruned_from).get_text_config().vocab_size)
 
 
 def _config_of(key: str, name: str) -> PreTrainedConfig:

@@ -48,6 +48,7 @@ def save_published(
             "audio_dtype": "float32",
             "feature_extractor_config": {},
             "tokenizer_config": {"padding_side": "left"},
+            **({"leading_blank": True} if processor.leading_blank else {}),
         },
     )
 

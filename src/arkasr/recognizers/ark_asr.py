@@ -19,6 +19,7 @@ from arkasr.model.generation import transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import AUDIO_TOKEN, SPECIAL_TOKENS, STOP_TOKEN, ArkAsrProcessor, transcription_prompt
 from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer
+from arkasr.recognizers.text import blank_before
 from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
 ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
@@ -88,6 +89,9 @@ class ArkAsr(DecoderOnlyRecognizer):
         """The same prompt for every language."""
         return self._prompt
 
+    def transcript_prefix(self, text: str) -> str:
+        return blank_before(text) if self.processor.leading_blank else ""
+
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self.model.get_audio_features(**audio)
 
@@ -135,5 +139,6 @@ def build_ark_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> ArkAs
         WhisperFeatureExtractor(feature_size=config.whisper_config.num_mel_bins),
         tokenizer,
         merge_factor=config.merge_factor,
+        leading_blank=vocabulary.leading_blank,
     )
     return ArkAsr(ArkAsrForConditionalGeneration(config), processor)

@@ -8,15 +8,13 @@ import torch
 from arkasr.data.examples import FeatureCache
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
-from arkasr.model.processor import INSTRUCTION
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
 from arkasr.recognizers.load import load_recognizer
-from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
+from arkasr.recognizers.tokenizer import BaseVocabulary
 from arkasr.run.folder import RunFolder
 from arkasr.run.sets import corpus_folder, load_set, open_with_progress
-from arkasr.run.starting_points import new_model, pretrained_model
+from arkasr.run.starting_points import base_vocabulary, new_model, pretrained_model
 
 
 class RunContext:
@@ -44,7 +42,8 @@ class RunContext:
         texts = [utterance.text for utterance in self.set(settings.texts) if utterance.text]
         if not texts:
             raise InputError(f"tokenizer.texts: the set {settings.texts!r} has no text")
-        return train_base_vocabulary(texts, settings.vocab_size, [INSTRUCTION, *PROMPT_WORDS])
+        recorded = self.commits.get("tokenizer.pruned_from", settings.revision)
+        return base_vocabulary(settings.model_copy(update={"revision": recorded}), texts)
 
     def set(self, name: str) -> Utterances:
         """A set of the recipe."""

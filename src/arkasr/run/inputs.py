@@ -106,12 +106,20 @@ class Inputs:
 
     def _sources_of(self, models: Sequence[str]) -> dict[str, Source]:
         """The trained models that models of the recipe are loaded from, by key; none for models trained in this run."""
-        return {
+        sources = {
             f"models.{name}" if key == "pretrained" else f"models.{name}.{key}": source
             for name in models
             if name in self._recipe.models
             for key, source in self._recipe.models[name].sources.items()
         }
+        tokenizer = self._recipe.tokenizer
+        if self._are_any_new(models) and tokenizer is not None and tokenizer.source is not None:
+            sources["tokenizer.pruned_from"] = tokenizer.source
+        return sources
+
+    def _are_any_new(self, models: Sequence[str]) -> bool:
+        """Whether one of the models is built from a preset."""
+        return any(self._recipe.models[name].preset is not None for name in models if name in self._recipe.models)
 
     def _sets_used(self, data_names: Sequence[str], models: Sequence[str]) -> list[str]:
         """The recipe's sets that are read.
@@ -122,7 +130,7 @@ class Inputs:
         for name in data_names:
             stage = None if name in self._recipe.sets else self._recipe.stages[name]
             used.append(stage.audio if isinstance(stage, LabelStageSettings) else name)
-        if any(self._recipe.models[name].pretrained is None for name in models if name in self._recipe.models):
+        if self._are_any_new(models):
             used += [self._recipe.tokenizer.texts] if self._recipe.tokenizer is not None else []
         return list(dict.fromkeys(used))
 

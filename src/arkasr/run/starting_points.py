@@ -1,14 +1,36 @@
-"""The models of a recipe as they are before the first stage."""
+"""The models of a recipe as they are before the first stage, and the vocabulary of the new ones."""
+
+from collections.abc import Sequence
 
 import torch
 
+from arkasr.model.processor import INSTRUCTION
 from arkasr.recipe.presets import build_preset, with_part
-from arkasr.recipe.settings import ModelSettings
+from arkasr.recipe.settings import ModelSettings, TokenizerSettings
 from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.recognizers.tokenizer import BaseVocabulary
+from arkasr.recognizers.text import blank_before
+from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
 from arkasr.recognizers.trained_encoder import copy_encoder, load_encoder
+from arkasr.recognizers.trained_vocabulary import load_vocabulary, prune
+
+PROMPTS = (INSTRUCTION, *PROMPT_WORDS)
+
+
+def base_vocabulary(settings: TokenizerSettings, texts: Sequence[str]) -> BaseVocabulary:
+    """The base vocabulary of new models: trained on texts, or that of a trained model, pruned to what texts need.
+
+    Raises:
+        InputError: the trained model has no vocabulary that can be pruned.
+    """
+    if settings.source is None:
+        assert settings.vocab_size is not None
+        return train_base_vocabulary(texts, settings.vocab_size, PROMPTS)
+    whole = load_vocabulary(*settings.source)
+    with_blank = [blank_before(text) + text for text in texts] if whole.leading_blank else []
+    return prune(whole, [*texts, *with_blank, *PROMPTS])
 
 
 def pretrained_model(model: ModelSettings, device: torch.device) -> Recognizer:

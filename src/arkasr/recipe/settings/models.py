@@ -9,14 +9,44 @@ from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS
 from arkasr.settings import Settings
 
 
+class Source(NamedTuple):
+    """A trained model that a key names: folder or hub name, and commit, tag or branch on the hub."""
+
+    name: str
+    revision: str | None
+
+
 class TokenizerSettings(Settings):
     """The base vocabulary of models with a `preset`. Recipes without such models need none."""
 
     texts: str
-    """Set with labels. The vocabulary is trained on these labels."""
+    """Set with labels. The vocabulary is trained on these labels, or pruned to the tokens that they need."""
 
-    vocab_size: int = Field(ge=256)
-    """Number of tokens, including the 256 single bytes."""
+    vocab_size: int | None = Field(default=None, ge=256)
+    """Number of tokens of a trained vocabulary, including the 256 single bytes. Give either this or `pruned_from`."""
+
+    pruned_from: str | None = None
+    """Folder or hub name of a model with a byte-level BPE, such as a Whisper or Qwen model. The vocabulary is a part of
+    that model's: all single bytes, and the tokens that `texts` need. They determine its size. If that model is a
+    Whisper model, Ark-ASR models begin transcripts with a blank, as Whisper does."""
+
+    revision: str | None = None
+    """Commit, tag or branch of `pruned_from` on the hub. `null`: the newest commit."""
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> "TokenizerSettings":
+        if (self.vocab_size is None) == (self.pruned_from is None):
+            raise ValueError(
+                "give either `vocab_size` or `pruned_from`; `texts` determine the size of a pruned vocabulary"
+            )
+        if self.revision is not None and self.pruned_from is None:
+            raise ValueError("revision: needs `pruned_from`; add it, or remove the key")
+        return self
+
+    @property
+    def source(self) -> Source | None:
+        """The trained model that the vocabulary comes from; None = it is trained."""
+        return None if self.pruned_from is None else Source(self.pruned_from, self.revision)
 
 
 class ServedSettings(Settings):
@@ -61,13 +91,6 @@ class ServedSettings(Settings):
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is not the address of a server; give one like http://host:8000")
         return urls
-
-
-class Source(NamedTuple):
-    """A trained model that a key names: folder or hub name, and commit, tag or branch on the hub."""
-
-    name: str
-    revision: str | None
 
 
 class ModelSettings(Settings):
