@@ -2,6 +2,7 @@ import resource
 from dataclasses import replace
 
 import pytest
+from transformers import LlamaConfig
 
 from arkasr.cost.sizes import size_of, size_of_model
 from arkasr.errors import InputError
@@ -49,6 +50,16 @@ def test_a_pruned_vocabulary_counts_with_all_tokens_of_its_model(whisper_folder)
     assert size.vocabulary > 330 + 1501
     with pytest.raises(InputError, match=r"^tokenizer\.pruned_from: someone/else is neither a folder nor"):
         size_of_model("x", model, TokenizerSettings(texts="x", pruned_from="someone/else"))
+
+
+def test_a_model_with_a_trained_decoder_has_the_sizes_of_the_text_model(tmp_path):
+    config = LlamaConfig(hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=48)
+    config.save_pretrained(tmp_path)
+    size = size_of_model("x", ModelSettings(preset="ark-asr-tiny", decoder=str(tmp_path)), None)
+    assert (size.decoder.layers, size.decoder.feed_forward_width, size.width) == (5, 48, 32)
+    assert (size.vocabulary, size.encoder.width) == (config.vocab_size, 96)
+    with pytest.raises(InputError, match="is of type 'whisper'; the decoder of a new Ark-ASR model comes from"):
+        size_of_model("x", ModelSettings(preset="ark-asr-tiny", decoder="openai/whisper-base"), None)
 
 
 def test_a_folder_has_the_size_of_the_saved_model(student, tmp_path):

@@ -125,6 +125,10 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
             "models.untrained-student.encoder_revision=main",
             "models.untrained-student: encoder_revision: needs `encoder`; add it, or remove the key",
         ),
+        (
+            "models.untrained-student.decoder=x",
+            "models.untrained-student.decoder: knows its own tokens only; give `tokenizer` the `pruned_from` x and the",
+        ),
         ("stages.base.train=P", "stages.base.train: sft learns from labels, and the set 'P' withholds them"),
         ("sets.L.dataset={path: x}", "sets.L: give either `manifest` or `dataset`"),
         ("sets.L={dataset: {path: x}, first: 3}", "sets.L: first: does not work with a streamed `dataset`"),

@@ -19,6 +19,7 @@ from arkasr.recognizers.load import FAMILIES
 from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
+from arkasr.recognizers.trained_decoder import sizes_of_decoder
 from arkasr.recognizers.trained_encoder import sizes_of_encoder
 from arkasr.recognizers.whisper import WHISPER_PRESETS
 
@@ -65,16 +66,28 @@ def empty_model(name: str, model: ModelSettings, tokenizer: TokenizerSettings | 
     """
     key = f"models.{name}"
     if model.preset is not None:
-        assert tokenizer is not None
-        sizes = model.sizes
-        if model.encoder is not None:
-            part = sizes_of_encoder(model.encoder, _config_of(f"{key}.encoder", model.encoder))
-            sizes = with_part(sizes, part, f"{key}.sizes", model.encoder)
-        return _preset(model.preset, sizes, _most_tokens(tokenizer))
+        return _new_model(key, model, tokenizer)
     assert model.pretrained is not None
     if model.pretrained in PUBLISHED:
         return _published(model.pretrained)
     return _from_folder(f"{key}.pretrained", model.pretrained)
+
+
+def _new_model(key: str, model: ModelSettings, tokenizer: TokenizerSettings | None) -> Recognizer:
+    """A model from a preset, with the sizes of its trained parts."""
+    assert model.preset is not None
+    sizes, tokens = model.sizes, PROMPT_TOKENS
+    if model.encoder is not None:
+        part = sizes_of_encoder(model.encoder, _config_of(f"{key}.encoder", model.encoder))
+        sizes = with_part(sizes, part, f"{key}.sizes", model.encoder)
+    if model.decoder is not None:
+        config = _config_of(f"{key}.decoder", model.decoder)
+        sizes = with_part(sizes, sizes_of_decoder(model.decoder, config), f"{key}.sizes", model.decoder)
+        sizes = {"vocab_size": config.vocab_size} | sizes
+    else:
+        assert tokenizer is not None
+        tokens = _most_tokens(tokenizer)
+    return _preset(model.preset, sizes, tokens)
 
 
 def _most_tokens(tokenizer: TokenizerSettings) -> int:

@@ -63,10 +63,14 @@ def save_transformers(
 
 def _published_config(config: dict[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in config.items() if name not in ("rope_parameters", "layer_types", "dtype")}
+    rope = dict(config["rope_parameters"])
+    rope_theta = rope.pop("rope_theta")
+    if rope != {"rope_type": "default"}:
+        fields["rope_scaling"] = rope
     return fields | {
         "architectures": [PUBLISHED_ARCHITECTURE],
         "auto_map": {name: REMOTE_CODE[name] for name in ("AutoConfig", "AutoModelForCausalLM")},
-        "rope_theta": config["rope_parameters"]["rope_theta"],
+        "rope_theta": rope_theta,
         "torch_dtype": config["dtype"],
     }
 

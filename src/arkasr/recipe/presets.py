@@ -50,7 +50,7 @@ def with_part(sizes: Mapping[str, Any], part: Mapping[str, Any], key: str, sourc
     for field, value in part.items():
         if field not in sizes:
             continue
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and isinstance(sizes[field], Mapping):
             with_part(sizes[field], value, f"{key}.{field}", source)
         elif sizes[field] != value:
             raise InputError(f"{key}.{field}: is {sizes[field]}, but {source} has {value}; remove the key")

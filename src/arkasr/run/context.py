@@ -72,6 +72,7 @@ class RunContext:
         recorded = {
             "revision": self.commits.get(f"models.{name}", model.revision),
             "encoder_revision": self.commits.get(f"models.{name}.encoder", model.encoder_revision),
+            "decoder_revision": self.commits.get(f"models.{name}.decoder", model.decoder_revision),
         }
         return model.model_copy(update=recorded)
 
@@ -85,7 +86,8 @@ class RunContext:
             model = self.model(name)
             if model.pretrained is not None:
                 return pretrained_model(model, device or self.device)
-            return new_model(name, model, self.vocabulary, seed, device or self.device)
+            vocabulary = None if self.recipe.tokenizer is None else self.vocabulary
+            return new_model(name, model, vocabulary, seed, device or self.device)
         if isinstance(self.recipe.stages[name], LabelStageSettings):
             raise InputError(f"stages.{name} writes labels; it has no weights to start from")
         folder = _existing(name, self.folder.model(name, self.seed_of(name, seed)))

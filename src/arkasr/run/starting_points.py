@@ -13,6 +13,7 @@ from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.text import blank_before
 from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
+from arkasr.recognizers.trained_decoder import copy_decoder, load_decoder
 from arkasr.recognizers.trained_encoder import copy_encoder, load_encoder
 from arkasr.recognizers.trained_vocabulary import load_vocabulary, prune
 
@@ -40,14 +41,14 @@ def pretrained_model(model: ModelSettings, device: torch.device) -> Recognizer:
 
 
 def new_model(
-    name: str, model: ModelSettings, vocabulary: BaseVocabulary, seed: int, device: torch.device
+    name: str, model: ModelSettings, vocabulary: BaseVocabulary | None, seed: int, device: torch.device
 ) -> Recognizer:
     """A model from a preset, with random weights except for its trained parts.
 
     Args:
         name: of the model in the recipe.
         model: its keys.
-        vocabulary: its base tokens.
+        vocabulary: its base tokens; None = all those of its trained decoder.
         seed: of the random weights.
         device: where the model goes.
 
@@ -55,14 +56,22 @@ def new_model(
         InputError: a trained part cannot be loaded, or contradicts `sizes`.
     """
     assert model.preset is not None
-    sizes, encoder = model.sizes, None
+    sizes, encoder, decoder = model.sizes, None, None
     if model.encoder is not None:
         part, encoder = load_encoder(model.encoder, model.encoder_revision)
         sizes = with_part(sizes, part, f"models.{name}.sizes", model.encoder)
+    if model.decoder is not None:
+        decoder = load_decoder(model.decoder, model.decoder_revision)
+        sizes = with_part(sizes, decoder.sizes, f"models.{name}.sizes", model.decoder)
+        vocabulary = vocabulary or load_vocabulary(model.decoder, model.decoder_revision)
+    assert vocabulary is not None
     torch.manual_seed(seed)
     recognizer = build_preset(model.preset, sizes, vocabulary)
     if encoder is not None:
         assert isinstance(recognizer, ArkAsr)
         copy_encoder(encoder, recognizer.model)
+    if decoder is not None:
+        assert isinstance(recognizer, ArkAsr)
+        copy_decoder(decoder, recognizer)
     recognizer.model.to(device)
     return recognizer

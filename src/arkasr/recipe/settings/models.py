@@ -17,7 +17,7 @@ class Source(NamedTuple):
 
 
 class TokenizerSettings(Settings):
-    """The base vocabulary of models with a `preset`. Recipes without such models need none."""
+    """The base vocabulary of models with a `preset`. Models with a `decoder` can keep its whole vocabulary instead."""
 
     texts: str
     """Set with labels. The vocabulary is trained on these labels, or pruned to the tokens that they need."""
@@ -99,7 +99,7 @@ class ModelSettings(Settings):
     preset: str | None = None
     """Build a model with random weights: `ark-asr-tiny`, `ark-asr-0.6b`, `qwen3-asr-tiny`, `qwen3-asr-1.7b`,
     `whisper-tiny`, `whisper-base`, `whisper-small`, `whisper-medium`, `whisper-large-v2`, `whisper-large-v3` or
-    `whisper-large-v3-turbo`. Give either this or `pretrained`. Needs `tokenizer`."""
+    `whisper-large-v3-turbo`. Give either this or `pretrained`. Needs `tokenizer` or `decoder`."""
 
     sizes: dict[str, Any] = Field(default={})
     """Config fields that replace those of the preset, by name. Fields of sub-configs are nested. Needs `preset`."""
@@ -110,6 +110,14 @@ class ModelSettings(Settings):
 
     encoder_revision: str | None = None
     """Commit, tag or branch of `encoder` on the hub. `null`: the newest commit."""
+
+    decoder: str | None = None
+    """Folder or hub name of a Qwen2 or Llama text model with a byte-level BPE. The new model starts from its weights,
+    and has its sizes and its vocabulary. Needs an Ark-ASR `preset`. If the recipe has a `tokenizer`, it must be
+    `pruned_from` the same model and revision. `null`: random weights."""
+
+    decoder_revision: str | None = None
+    """Commit, tag or branch of `decoder` on the hub. `null`: the newest commit."""
 
     pretrained: str | None = None
     """Folder of a trained model, or its name on the Hugging Face hub."""
@@ -131,10 +139,11 @@ class ModelSettings(Settings):
             raise ValueError("sizes: changes a preset only; a pretrained model has its own sizes, so remove the key")
         if self.served is not None and self.pretrained is None:
             raise ValueError("served: needs the model's folder or hub name as `pretrained`, for its processor")
-        if self.encoder is not None and self.preset not in ARK_ASR_PRESETS:
-            raise ValueError(f"encoder: needs `preset`, one of {', '.join(ARK_ASR_PRESETS)}")
-        if self.encoder_revision is not None and self.encoder is None:
-            raise ValueError("encoder_revision: needs `encoder`; add it, or remove the key")
+        for key in ("encoder", "decoder"):
+            if getattr(self, key) is not None and self.preset not in ARK_ASR_PRESETS:
+                raise ValueError(f"{key}: needs `preset`, one of {', '.join(ARK_ASR_PRESETS)}")
+            if getattr(self, f"{key}_revision") is not None and getattr(self, key) is None:
+                raise ValueError(f"{key}_revision: needs `{key}`; add it, or remove the key")
         return self
 
     @property
@@ -143,5 +152,6 @@ class ModelSettings(Settings):
         found = {
             "pretrained": (self.pretrained, self.revision),
             "encoder": (self.encoder, self.encoder_revision),
+            "decoder": (self.decoder, self.decoder_revision),
         }
         return {key: Source(name, revision) for key, (name, revision) in found.items() if name is not None}
