@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from tests import models
 
@@ -21,6 +22,24 @@ def teacher(vocabulary):
 @pytest.fixture
 def whisper(vocabulary):
     return models.small_whisper(vocabulary)
+
+
+@pytest.fixture(scope="session")
+def whisper_folder(vocabulary, tmp_path_factory):
+    """A folder with a Whisper model. Every weight of its encoder has an effect, positions and norms included."""
+    folder = tmp_path_factory.mktemp("whisper")
+    recognizer = models.small_whisper(vocabulary)
+    with torch.no_grad():
+        for parameter in recognizer.model.model.encoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    recognizer.save(folder)
+    return folder
+
+
+@pytest.fixture
+def student_from_whisper(vocabulary, whisper_folder):
+    """An Ark-ASR student with the encoder of the model in `whisper_folder`."""
+    return models.small_student_from_whisper(vocabulary, whisper_folder)
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ import torch
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.model.processor import INSTRUCTION
+from arkasr.recipe.settings import ModelSettings
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.recognizers.whisper import build_whisper
+from arkasr.run.starting_points import new_model
 
 TEXTS = ["the red book is in london", "two green apples please", "今天去北京", "我要一张票", "mary met john today"]
 SMALL_STUDENT = ARK_ASR_PRESETS["ark-asr-tiny"] | {
@@ -60,6 +62,13 @@ def small_teacher(vocabulary):
 def small_whisper(vocabulary):
     torch.manual_seed(2)
     return build_whisper(SMALL_WHISPER, vocabulary)
+
+
+def small_student_from_whisper(vocabulary, folder):
+    """A student whose encoder is that of the Whisper model in a folder."""
+    sizes = {key: value for key, value in SMALL_STUDENT.items() if key not in ("whisper_config", "rope_theta")}
+    settings = ModelSettings(preset="ark-asr-tiny", sizes=sizes, encoder=str(folder))
+    return new_model("student", settings, vocabulary, 0, torch.device("cpu"))
 
 
 def noise_examples(*recognizers, seconds=(0.8, 1.5, 1.1, 0.6, 1.3), texts=TEXTS):

@@ -2,6 +2,7 @@ import resource
 from dataclasses import replace
 
 import pytest
+from transformers import LlamaConfig
 
 from arkasr.cost.sizes import size_of, size_of_model
 from arkasr.errors import InputError
@@ -21,6 +22,45 @@ def test_a_preset_without_memory_for_weights_has_the_size_of_the_built_model(stu
         assert empty.parameters == sum(empty.parts.values())
         # The small tokenizer encodes the prompt in a different number of tokens.
         assert replace(empty, prompt_tokens=built.prompt_tokens) == built
+
+
+def test_a_model_with_a_trained_encoder_has_the_size_of_the_built_model(
+    student_from_whisper, whisper_folder, vocabulary
+):
+    tokens = TokenizerSettings(texts="x", vocab_size=len(vocabulary.token_to_id))
+    sizes = {key: value for key, value in SMALL_STUDENT.items() if key not in ("rope_theta", "whisper_config")}
+    model = ModelSettings(preset="ark-asr-tiny", sizes=sizes, encoder=str(whisper_folder))
+    empty, built = size_of_model("x", model, tokens), size_of(student_from_whisper)
+    assert replace(empty, prompt_tokens=built.prompt_tokens) == built
+
+
+def test_the_encoder_of_a_published_whisper_needs_no_download():
+    tokens = TokenizerSettings(texts="x", vocab_size=300)
+    plain = size_of_model("x", ModelSettings(preset="ark-asr-tiny"), tokens)
+    size = size_of_model("x", ModelSettings(preset="ark-asr-tiny", encoder="openai/whisper-base"), tokens)
+    assert (size.encoder.layers, size.encoder.width, size.decoder) == (6, 512, plain.decoder)
+    with pytest.raises(InputError, match=r"^models\.x\.encoder: someone/else is neither .*--set models\.x\.encoder=F"):
+        size_of_model("x", ModelSettings(preset="ark-asr-tiny", encoder="someone/else"), tokens)
+
+
+def test_a_pruned_vocabulary_counts_with_all_tokens_of_its_model(whisper_folder):
+    model = ModelSettings(preset="ark-asr-tiny")
+    size = size_of_model("x", model, TokenizerSettings(texts="x", pruned_from="openai/whisper-base"))
+    assert 51_865 <= size.vocabulary < 51_900
+    size = size_of_model("x", model, TokenizerSettings(texts="x", pruned_from=str(whisper_folder)))
+    assert size.vocabulary > 330 + 1501
+    with pytest.raises(InputError, match=r"^tokenizer\.pruned_from: someone/else is neither a folder nor"):
+        size_of_model("x", model, TokenizerSettings(texts="x", pruned_from="someone/else"))
+
+
+def test_a_model_with_a_trained_decoder_has_the_sizes_of_the_text_model(tmp_path):
+    config = LlamaConfig(hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=48)
+    config.save_pretrained(tmp_path)
+    size = size_of_model("x", ModelSettings(preset="ark-asr-tiny", decoder=str(tmp_path)), None)
+    assert (size.decoder.layers, size.decoder.feed_forward_width, size.width) == (5, 48, 32)
+    assert (size.vocabulary, size.encoder.width) == (config.vocab_size, 96)
+    with pytest.raises(InputError, match="is of type 'whisper'; the decoder of a new Ark-ASR model comes from"):
+        size_of_model("x", ModelSettings(preset="ark-asr-tiny", decoder="openai/whisper-base"), None)
 
 
 def test_a_folder_has_the_size_of_the_saved_model(student, tmp_path):

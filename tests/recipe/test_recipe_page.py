@@ -22,7 +22,13 @@ PAGE = Path("docs/recipe.md").read_text(encoding="utf-8")
 COMPLETE, *EXAMPLES = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 CLASSES = settings_classes()
 RECIPES = [*Path("recipes").glob("*.yaml"), *Path("benchmarks").glob("*.yaml")]
-UNAVAILABLE = ("vllm", "served", "dataset")  # examples with these words need vLLM, servers or downloads
+UNAVAILABLE = (
+    "vllm",
+    "served",
+    "dataset",
+    "pruned_from",
+    "decoder",
+)  # examples with these words need vLLM, servers or downloads
 
 
 def recipe_with(*examples):

@@ -141,6 +141,18 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
         ),
         ("models.untrained-teacher.sizes={text_config: {layers: 8}}", "sizes.text_config: unknown key 'layers'"),
         ("models.untrained-student.preset=ark-asr-tini", "there is no 'ark-asr-tini'; did you mean 'ark-asr-tiny'?"),
+        (
+            "models.untrained-teacher.encoder=x",
+            "models.untrained-teacher: encoder: needs `preset`, one of ark-asr-tiny,",
+        ),
+        (
+            "models.untrained-student.encoder_revision=main",
+            "models.untrained-student: encoder_revision: needs `encoder`; add it, or remove the key",
+        ),
+        (
+            "models.untrained-student.decoder=x",
+            "models.untrained-student.decoder: knows its own tokens only; give `tokenizer` the `pruned_from` x and the",
+        ),
         ("stages.base.train=P", "stages.base.train: sft learns from labels, and the set 'P' withholds them"),
         ("sets.L.dataset={path: x}", "sets.L: give either `manifest` or `dataset`"),
         ("sets.L={dataset: {path: x}, first: 3}", "sets.L: first: does not work with a streamed `dataset`"),
@@ -195,6 +207,9 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
         ("sets.L={dataset: {path: x}}", "tokenizer.texts: the set 'L' is streamed"),
         ("models.base={pretrained: x}", "stages.base: a model has the same name; rename one"),
         ("tokenizer=null", "tokenizer: missing; a model with a `preset` needs one"),
+        ("tokenizer.pruned_from=x", "tokenizer: give either `vocab_size` or `pruned_from`; `texts` determine the size"),
+        ("tokenizer.vocab_size=null", "tokenizer: give either `vocab_size` or `pruned_from`"),
+        ("tokenizer.revision=main", "tokenizer: revision: needs `pruned_from`; add it, or remove the key"),
         ("tokenizer.texts=M", "tokenizer.texts: there is no set 'M'; define it under `sets`"),
         ("evaluation.sets=[nowhere]", "evaluation.sets: there is no set 'nowhere'; define it under `sets`"),
         ("seeds=[1, 1]", "seeds: 1 occurs twice"),

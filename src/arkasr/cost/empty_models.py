@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.processor import INSTRUCTION
-from arkasr.recipe.presets import build_preset
+from arkasr.recipe.presets import build_preset, with_part
 from arkasr.recipe.settings import ModelSettings, TokenizerSettings
 from arkasr.recognizers.load import FAMILIES
 from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
+from arkasr.recognizers.trained_decoder import sizes_of_decoder
+from arkasr.recognizers.trained_encoder import sizes_of_encoder
 from arkasr.recognizers.whisper import WHISPER_PRESETS
 
 PROMPT_TOKENS = BYTE_TOKENS + 150  # a vocabulary large enough to write the prompts in whole words
@@ -62,18 +64,51 @@ def empty_model(name: str, model: ModelSettings, tokenizer: TokenizerSettings | 
     Raises:
         InputError: it is neither a preset, nor a published model, nor a folder with a model.
     """
+    key = f"models.{name}"
     if model.preset is not None:
-        assert tokenizer is not None
-        return _preset(model.preset, model.sizes, tokenizer.vocab_size)
+        return _new_model(key, model, tokenizer)
     assert model.pretrained is not None
     if model.pretrained in PUBLISHED:
         return _published(model.pretrained)
-    if Path(model.pretrained).is_dir():
-        return _from_folder(f"models.{name}.pretrained", model.pretrained)
-    raise InputError(
-        f"models.{name}.pretrained: {model.pretrained} is neither a folder nor a published model of known size "
-        f"({', '.join(PUBLISHED)}); download it and give its folder with --set models.{name}.pretrained=FOLDER"
-    )
+    return _from_folder(f"{key}.pretrained", model.pretrained)
+
+
+def _new_model(key: str, model: ModelSettings, tokenizer: TokenizerSettings | None) -> Recognizer:
+    """A model from a preset, with the sizes of its trained parts."""
+    assert model.preset is not None
+    sizes, tokens = model.sizes, PROMPT_TOKENS
+    if model.encoder is not None:
+        part = sizes_of_encoder(model.encoder, _config_of(f"{key}.encoder", model.encoder))
+        sizes = with_part(sizes, part, f"{key}.sizes", model.encoder)
+    if model.decoder is not None:
+        config = _config_of(f"{key}.decoder", model.decoder)
+        sizes = with_part(sizes, sizes_of_decoder(model.decoder, config), f"{key}.sizes", model.decoder)
+        sizes = {"vocab_size": config.vocab_size} | sizes
+    else:
+        assert tokenizer is not None
+        tokens = _most_tokens(tokenizer)
+    return _preset(model.preset, sizes, tokens)
+
+
+def _most_tokens(tokenizer: TokenizerSettings) -> int:
+    """Tokens of the base vocabulary. A pruned one counts with all tokens of its model: its texts are not read."""
+    if tokenizer.pruned_from is None:
+        assert tokenizer.vocab_size is not None
+        return tokenizer.vocab_size
+    return int(_config_of("tokenizer.pruned_from", tokenizer.pruned_from).get_text_config().vocab_size)
+
+
+def _config_of(key: str, name: str) -> PreTrainedConfig:
+    """The config of a trained model that a key names."""
+    if name in PUBLISHED:
+        config: PreTrainedConfig = _published(name).model.config
+        return config
+    if not Path(name).is_dir():
+        raise InputError(
+            f"{key}: {name} is neither a folder nor a published model of known size ({', '.join(PUBLISHED)}); "
+            f"download it and give its folder with --set {key}=FOLDER"
+        )
+    return _load(AutoConfig, key, name)
 
 
 @cache
@@ -99,7 +134,7 @@ def _vocabulary(tokens: int) -> BaseVocabulary:
 
 
 def _from_folder(key: str, folder: str) -> Recognizer:
-    config = _load(AutoConfig, key, folder)
+    config = _config_of(key, folder)
     if config.model_type not in FAMILIES:
         raise InputError(f"{key}: {folder} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
     processor = _load(AutoProcessor, key, folder)

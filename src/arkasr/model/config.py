@@ -17,7 +17,8 @@ class ArkAsrConfig(Qwen2Config):
         whisper_config: the audio encoder, in Whisper's terms (`d_model`, `encoder_layers`, `num_mel_bins`, …).
         audio_token_id: the placeholder in `input_ids`, replaced by one merged audio embedding.
         merge_factor: encoder frames concatenated into one audio token.
-        use_rope: rotary embeddings in the encoder instead of learned positions; only True exists.
+        use_rope: True = rotary embeddings in the encoder, as in the published checkpoints. False = Whisper's absolute
+            positions and no rotation, so that Whisper's weights fit.
         adapter_type: the adapter from encoder to decoder; only "mlp" exists.
         mlp_adapter_act: activation between the adapter's two linear layers.
         max_whisper_length: encoder frames of the longest training clip (30 s).
@@ -41,8 +42,6 @@ class ArkAsrConfig(Qwen2Config):
             self.whisper_config = WhisperConfig()
         elif isinstance(self.whisper_config, dict):
             self.whisper_config = WhisperConfig(**self.whisper_config)
-        if not self.use_rope:
-            raise ValueError("use_rope=False is not an Ark-ASR encoder: no checkpoint with learned positions exists")
         if self.adapter_type != "mlp":
             raise ValueError(f"adapter_type {self.adapter_type!r} is unknown; Ark-ASR checkpoints use 'mlp'")
         kwargs.pop("auto_map", None)  # names remote code, which saved folders do not contain

@@ -1,8 +1,9 @@
 """The audio encoder of Ark-ASR: log-mel frames in, one embedding of the decoder's width per 80 ms out.
 
 Two convolutions, pre-norm Transformer layers with a partial, interleaved rotary embedding, a norm, a merge of four
-frames, and a two-layer adapter, as in the published checkpoints. Padding is masked at every step, so a
-clip's embeddings do not depend on the other clips of its batch. Text is left to `model.py`.
+frames, and a two-layer adapter, as in the published checkpoints. With `use_rope: false`, convolutions, layers and norm
+are Whisper's encoder: absolute positions and no rotation. Padding is masked at every step, so a clip's embeddings do
+not depend on the other clips of its batch. Text is left to `model.py`.
 """
 
 import torch
@@ -11,12 +12,15 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.whisper.modeling_whisper import eager_attention_forward
+from transformers.models.whisper.modeling_whisper import eager_attention_forward, sinusoids
 
 from arkasr.model.config import ArkAsrConfig
 
 ROTARY_BASE = 10_000.0
 FLOAT16_CEILING = 65_504.0 - 1_000.0
+
+# Cosine and sine of `interleaved_rotary_table`; None = no rotation.
+Rotation = tuple[Tensor, Tensor] | None
 
 
 def interleaved_rotary_table(frames: int, rotary_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -80,13 +84,15 @@ class ArkAsrEncoderAttention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, rotation: Rotation, key_mask: Tensor | None) -> Tensor:
         """Attend over `hidden` `[B, T, d]`, d the width of the encoder; `key_mask` comes from `padding_mask`."""
         batch, frames, width = hidden.shape
         shape = (batch, frames, self.heads, width // self.heads)
-        query = rotate_interleaved(self.q_proj(hidden).view(shape).transpose(1, 2), cos, sin)
-        key = rotate_interleaved(self.k_proj(hidden).view(shape).transpose(1, 2), cos, sin)
+        query = self.q_proj(hidden).view(shape).transpose(1, 2)
+        key = self.k_proj(hidden).view(shape).transpose(1, 2)
         value = self.v_proj(hidden).view(shape).transpose(1, 2)
+        if rotation is not None:
+            query, key = rotate_interleaved(query, *rotation), rotate_interleaved(key, *rotation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attend(self, query, key, value, key_mask, dropout=0.0, scaling=self.scaling)
         return self.out_proj(attended.reshape(batch, frames, width))
@@ -104,13 +110,35 @@ class ArkAsrEncoderLayer(GradientCheckpointingLayer):
         self.fc2 = nn.Linear(inner_width, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, rotation: Rotation, key_mask: Tensor | None) -> Tensor:
         """Map `[B, T, d]` to `[B, T, d]`, d the width of the encoder."""
-        hidden = hidden + self.self_attn(self.self_attn_layer_norm(hidden), cos, sin, key_mask)
+        hidden = hidden + self.self_attn(self.self_attn_layer_norm(hidden), rotation, key_mask)
         hidden = hidden + self.fc2(F.gelu(self.fc1(self.final_layer_norm(hidden))))
         if hidden.dtype == torch.float16:
             hidden = hidden.clamp(-FLOAT16_CEILING, FLOAT16_CEILING)
         return hidden
+
+
+class WhisperPositions(nn.Module):
+    """Whisper's absolute positions of encoder frames: a table `[T, d]` that is saved and not trained."""
+
+    weight: Tensor
+
+    def __init__(self, frames: int, width: int) -> None:
+        super().__init__()
+        # A buffer and not a parameter: a stage may make all parameters of the encoder trainable.
+        self.register_buffer("weight", sinusoids(frames, width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Add positions to `hidden` `[B, T, d]`.
+
+        Raises:
+            ValueError: there are more frames than positions.
+        """
+        frames = hidden.shape[1]
+        if frames > len(self.weight):
+            raise ValueError(f"the audio has {frames} encoder frames, the encoder has {len(self.weight)} positions")
+        return hidden + self.weight[:frames].to(hidden.dtype)
 
 
 class ArkAsrWhisperEncoder(nn.Module):
@@ -120,7 +148,7 @@ class ArkAsrWhisperEncoder(nn.Module):
         super().__init__()
         sizes = config.whisper_config
         self.config = config
-        self.rotary_size = sizes.d_model // sizes.encoder_attention_heads // 2
+        self.embed_positions = None if config.use_rope else WhisperPositions(sizes.max_source_positions, sizes.d_model)
         self.conv1 = nn.Conv1d(sizes.num_mel_bins, sizes.d_model, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(sizes.d_model, sizes.d_model, kernel_size=3, stride=2, padding=1)
         self.layers = nn.ModuleList(ArkAsrEncoderLayer(config) for _ in range(sizes.encoder_layers))
@@ -135,12 +163,21 @@ class ArkAsrWhisperEncoder(nn.Module):
         frame_mask = mel_mask[:, ::2]
         hidden = F.gelu(self.conv1(mel * mel_mask[:, None])) * mel_mask[:, None]
         hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)
-        cos, sin = interleaved_rotary_table(hidden.shape[1], self.rotary_size, hidden.device)
-        cos, sin = cos.to(hidden.dtype), sin.to(hidden.dtype)
+        rotation = None
+        if self.embed_positions is None:
+            rotation = self._rotation(hidden)
+        else:
+            hidden = self.embed_positions(hidden)
         key_mask = padding_mask(frame_mask, self.config._attn_implementation, hidden.dtype)
         for layer in self.layers:
-            hidden = layer(hidden, cos, sin, key_mask)
+            hidden = layer(hidden, rotation, key_mask)
         return hidden * frame_mask[..., None], frame_mask
+
+    def _rotation(self, hidden: Tensor) -> Rotation:
+        sizes = self.config.whisper_config
+        rotary_size = sizes.d_model // sizes.encoder_attention_heads // 2
+        cos, sin = interleaved_rotary_table(hidden.shape[1], rotary_size, hidden.device)
+        return cos.to(hidden.dtype), sin.to(hidden.dtype)
 
 
 class ArkAsrAudioEncoder(nn.Module):

@@ -1,8 +1,8 @@
 """Writing of the two checkpoint layouts: that of Transformers and that of the published checkpoints.
 
 Both use the same weight names. The published layout adds a flat config with `rope_theta`, the class names of the remote
-code, and two tensors that are never read: Whisper's positions and a copy of the tied head (specification
-ark-asr-checkpoint, sections 1 and 2).
+code, Whisper's positions even if the encoder does not use them, and a copy of the tied head, which is never read
+(specification ark-asr-checkpoint, sections 1 and 2).
 """
 
 import json
@@ -29,7 +29,7 @@ def save_published(
     whisper = model.config.whisper_config
     weights = dict(model.state_dict())
     positions = sinusoids(whisper.max_source_positions, whisper.d_model).to(model.dtype)
-    weights["audio_encoder.whisper.embed_positions.weight"] = positions
+    weights.setdefault("audio_encoder.whisper.embed_positions.weight", positions)
     # A clone, because `save_pretrained` leaves out tensors that share memory.
     weights["lm_head.weight"] = model.lm_head.weight.detach().clone()
     model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
@@ -48,6 +48,7 @@ def save_published(
             "audio_dtype": "float32",
             "feature_extractor_config": {},
             "tokenizer_config": {"padding_side": "left"},
+            **({"leading_blank": True} if processor.leading_blank else {}),
         },
     )
 
@@ -62,10 +63,14 @@ def save_transformers(
 
 def _published_config(config: dict[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in config.items() if name not in ("rope_parameters", "layer_types", "dtype")}
+    rope = dict(config["rope_parameters"])
+    rope_theta = rope.pop("rope_theta")
+    if rope != {"rope_type": "default"}:
+        fields["rope_scaling"] = rope
     return fields | {
         "architectures": [PUBLISHED_ARCHITECTURE],
         "auto_map": {name: REMOTE_CODE[name] for name in ("AutoConfig", "AutoModelForCausalLM")},
-        "rope_theta": config["rope_parameters"]["rope_theta"],
+        "rope_theta": rope_theta,
         "torch_dtype": config["dtype"],
     }
 

@@ -35,7 +35,7 @@ class ArkAsrForConditionalGeneration(Qwen2PreTrainedModel, GenerationMixin):
     input_modalities = ("audio", "text")
     _no_split_modules: ClassVar[list[str]] = ["ArkAsrEncoderLayer", "Qwen2DecoderLayer"]
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
-    # The published files carry Whisper's learned positions, which the rotary encoder does not use.
+    # The published files carry Whisper's positions, which the rotary encoder does not use.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
         r"audio_encoder\.whisper\.embed_positions\.weight",
         r"audio_encoder\.whisper\.layer_norm\..*",

@@ -69,6 +69,7 @@ class ArkAsrProcessor(ProcessorMixin):
         merge_factor: encoder frames in an audio token.
         audio_token: the placeholder; there is only one.
         audio_dtype: dtype name of `audios`, float32 as published; the model casts to its own.
+        leading_blank: whether the model begins a transcript with a blank, as Whisper does. Published models do not.
 
     Raises:
         ValueError: another placeholder or dtype was given.
@@ -85,12 +86,14 @@ class ArkAsrProcessor(ProcessorMixin):
         merge_factor: int = 4,
         audio_token: str = AUDIO_TOKEN,
         audio_dtype: str = "float32",
+        leading_blank: bool = False,
     ) -> None:
         if (audio_token, audio_dtype) != (AUDIO_TOKEN, "float32"):
             raise ValueError(f"audio_token {audio_token!r} and audio_dtype {audio_dtype!r} are not those of Ark-ASR")
         self.audio_token = audio_token
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         self.merge_factor = merge_factor
+        self.leading_blank = leading_blank
         super().__init__(feature_extractor, tokenizer, chat_template=CHAT_TEMPLATE)
 
     @classmethod
@@ -103,6 +106,13 @@ class ArkAsrProcessor(ProcessorMixin):
                 if hasattr(part, name):
                     setattr(part, name, value)
         return super().from_args_and_dict(args, fields, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `processor_config.json`; without `leading_blank` if it is false, as published."""
+        fields: dict[str, Any] = super().to_dict()
+        if not self.leading_blank:
+            del fields["leading_blank"]
+        return fields
 
     def apply_chat_template(
         self,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, Qwen3ASRConfig, WhisperConfig
 
-from arkasr.errors import nearest_of
+from arkasr.errors import InputError, nearest_of
 from arkasr.model.config import ArkAsrConfig
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, ArkAsr, build_ark_asr
 from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, Qwen3Asr, build_qwen3_asr
@@ -36,6 +36,28 @@ def parts_of_preset(preset: str) -> Collection[str]:
 def build_preset(preset: str, sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Recognizer:
     """A model with random weights from torch's global generator. `sizes` override the preset's config fields."""
     return _family_of(preset).build(merged(PRESETS[preset], sizes), vocabulary)
+
+
+def with_part(sizes: Mapping[str, Any], part: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
+    """`sizes` with the config fields of a trained part of the model.
+
+    Args:
+        sizes: as for `build_preset`.
+        part: config fields of the trained part.
+        key: of the model in the recipe, for the message.
+        source: name of the trained part, for the message.
+
+    Raises:
+        InputError: `sizes` has another value than the trained part.
+    """
+    for field, value in part.items():
+        if field not in sizes:
+            continue
+        if isinstance(value, Mapping) and isinstance(sizes[field], Mapping):
+            with_part(sizes[field], value, f"{key}.{field}", source)
+        elif sizes[field] != value:
+            raise InputError(f"{key}.{field}: is {sizes[field]}, but {source} has {value}; remove the key")
+    return merged(sizes, part)
 
 
 class _Family(NamedTuple):

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
+from arkasr.errors import InputError
 from arkasr.model.config import ArkAsrConfig
 from arkasr.model.frames import audio_tokens
-from arkasr.model.generation import transcription_config
+from arkasr.model.generation import FIRST_CODEC_TOKEN_ID, transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import AUDIO_TOKEN, SPECIAL_TOKENS, STOP_TOKEN, ArkAsrProcessor, transcription_prompt
 from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer
+from arkasr.recognizers.text import blank_before
 from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
 ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
@@ -94,6 +96,9 @@ class ArkAsr(DecoderOnlyRecognizer):
         """The same prompt for every language."""
         return self._prompt
 
+    def transcript_prefix(self, text: str) -> str:
+        return blank_before(text) if self.processor.leading_blank else ""
+
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self.model.get_audio_features(**audio)
 
@@ -122,24 +127,32 @@ def build_ark_asr(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> ArkAs
         sizes: fields of `ArkAsrConfig`, such as a preset. `vocab_size` makes the head wider than the tokenizer, as in
             the published checkpoints.
         vocabulary: the base tokens; the family's own tokens follow them.
+
+    Raises:
+        InputError: the vocabulary is so large that some tokens would count as the codec tokens of published models.
     """
+    if len(vocabulary.token_to_id) > FIRST_CODEC_TOKEN_ID:
+        raise InputError(
+            f"the vocabulary has {len(vocabulary.token_to_id):,} tokens; Ark-ASR writes only the first "
+            f"{FIRST_CODEC_TOKEN_ID:,}; prune it with tokenizer.pruned_from"
+        )
     tokenizer = build_tokenizer(vocabulary, SPECIAL_TOKENS)
     fields = copy.deepcopy(dict(sizes))
-    rope_theta = fields.pop("rope_theta")
-    vocab_size = fields.pop("vocab_size", len(tokenizer))
+    fields.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": fields["rope_theta"]})
+    del fields["rope_theta"]
+    fields.setdefault("vocab_size", len(tokenizer))
+    fields.setdefault("tie_word_embeddings", True)
     config = ArkAsrConfig(
         **fields,
-        vocab_size=vocab_size,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
         bos_token_id=tokenizer.convert_tokens_to_ids(PAD_TOKEN),
         pad_token_id=tokenizer.convert_tokens_to_ids(PAD_TOKEN),
         eos_token_id=tokenizer.convert_tokens_to_ids(STOP_TOKEN),
-        tie_word_embeddings=True,
     )
     processor = ArkAsrProcessor(
         WhisperFeatureExtractor(feature_size=config.whisper_config.num_mel_bins),
         tokenizer,
         merge_factor=config.merge_factor,
+        leading_blank=vocabulary.leading_blank,
     )
     return ArkAsr(ArkAsrForConditionalGeneration(config), processor)

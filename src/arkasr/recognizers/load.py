@@ -42,7 +42,7 @@ def load_recognizer(
         InputError: the name has no complete model of a known family.
     """
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    with _input_errors(name):
+    with input_errors(name):
         config, processor = _config_and_processor(name, source)
         family = FAMILIES[config.model_type]
         model, loading_info = family.model_class.from_pretrained(
@@ -64,7 +64,7 @@ def load_without_weights(name: str | Path, *, revision: str | None = None) -> Re
     Raises:
         InputError: the name has no config and processor of a known family.
     """
-    with _input_errors(name):
+    with input_errors(name):
         config, processor = _config_and_processor(name, {"revision": revision, "trust_remote_code": False})
         family = FAMILIES[config.model_type]
         with torch.device("meta"):
@@ -78,7 +78,7 @@ def commit_of(name: str, revision: str | None = None) -> str | None:
     Raises:
         InputError: the name has no model.
     """
-    with _input_errors(name):
+    with input_errors(name):
         return extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
 
 
@@ -90,7 +90,8 @@ def _config_and_processor(name: str | Path, source: dict[str, Any]) -> tuple[Any
 
 
 @contextmanager
-def _input_errors(name: str | Path) -> Iterator[None]:
+def input_errors(name: str | Path) -> Iterator[None]:
+    """Turn the errors of libraries that load a model into InputError."""
     try:
         yield
     except InputError:

@@ -1,9 +1,12 @@
-"""Cleaning of raw transcripts: control tokens, surplus blanks and leading punctuation are removed.
+"""The blank that some models write before a transcript, and the cleaning of raw transcripts.
 
-The rules are those of the published evaluation code (AutoArk/open-audio-opd), to make scores comparable.
+Cleaning removes control tokens, surplus blanks and leading punctuation. Its rules are those of the published evaluation
+code (AutoArk/open-audio-opd), to make scores comparable.
 """
 
 import re
+
+from arkasr.recognizers.loops import is_unspaced
 
 TURN_ENDS = ("<|user|>", "<|assistant|>", "<|im_end|>")
 TEXT_MARK = "<|text|>"
@@ -20,3 +23,13 @@ def clean_transcript(raw: str) -> str:
     text = raw.rsplit(TEXT_MARK, 1)[-1]
     text = " ".join(CODEC_TOKENS.sub("", text).split())
     return LEADING_PUNCTUATION.sub("", text)
+
+
+def blank_before(text: str) -> str:
+    """Whisper's blank before a transcript.
+
+    Empty before a script without blanks between words, before a text that begins with a blank, and before an empty
+    text.
+    """
+    first = text.strip()[:1]
+    return " " if first and not text[0].isspace() and not is_unspaced(first) else ""

@@ -30,9 +30,9 @@ from arkasr.data.languages import LANGUAGE_CODES
 from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, clip_of
-from arkasr.recognizers.loops import is_unspaced
 from arkasr.recognizers.recognizer import Prompts, Recognizer, padded_left
-from arkasr.recognizers.tokenizer import BaseVocabulary
+from arkasr.recognizers.text import blank_before
+from arkasr.recognizers.tokenizer import BaseVocabulary, follows_rules
 
 WHISPER_PRESETS: dict[str, dict[str, Any]] = {
     name: {
@@ -219,9 +219,7 @@ class Whisper(Recognizer):
         return [self.model.model.encoder]
 
     def transcript_prefix(self, text: str) -> str:
-        """A blank, except before a script without blanks between words and before an empty text."""
-        first = text.strip()[:1]
-        return " " if first and not text[0].isspace() and not is_unspaced(first) else ""
+        return blank_before(text)
 
     @torch.no_grad()
     def _detected_language_ids(self, embeddings: Tensor) -> Tensor:
@@ -243,11 +241,19 @@ def build_whisper(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Whisp
         sizes: fields of `WhisperConfig`, such as a preset. `vocab_size` makes the head wider than tokenizer and
             timestamps.
         vocabulary: the base tokens; the family's own tokens follow them, in the order of the published checkpoints.
+
+    Raises:
+        InputError: the vocabulary has rules that Whisper's tokenizer does not follow.
     """
     languages = [f"<|{code}|>" for code in WHISPER_CODES.values()]
     tokenizer = WhisperTokenizer(
         vocab=dict(vocabulary.token_to_id), merges=list(vocabulary.merges), pad_token=STOP_TOKEN
     )
+    if vocabulary.rules is not None and not follows_rules(tokenizer, vocabulary):
+        raise InputError(
+            "tokenizer.pruned_from: a Whisper model splits texts into words by rules of its own; "
+            "prune the vocabulary of a Whisper model"
+        )
     special = (STOP_TOKEN, START_TOKEN, *dict.fromkeys(languages), *LAST_SPECIAL_TOKENS)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     stop, start = tokenizer.convert_tokens_to_ids([STOP_TOKEN, START_TOKEN])

@@ -8,15 +8,13 @@ import torch
 from arkasr.data.examples import FeatureCache
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
-from arkasr.model.processor import INSTRUCTION
-from arkasr.recipe.presets import build_preset
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
 from arkasr.recognizers.load import load_recognizer
-from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.recognizers.tokenizer import BaseVocabulary, train_base_vocabulary
+from arkasr.recognizers.tokenizer import BaseVocabulary
 from arkasr.run.folder import RunFolder
 from arkasr.run.sets import corpus_folder, load_set, open_with_progress
+from arkasr.run.starting_points import base_vocabulary, new_model, pretrained_model
 
 
 class RunContext:
@@ -27,7 +25,7 @@ class RunContext:
         self.folder = folder
         self.device = device
         self.feature_cache = FeatureCache()
-        # The recorded commit of each model with a hub name. It is loaded even if the branch has moved.
+        # The recorded commit of each hub name, by the key that names it. It is loaded even if the branch has moved.
         self.commits: dict[str, str] = {}
         self._sets: dict[str, Utterances] = {}
 
@@ -44,7 +42,8 @@ class RunContext:
         texts = [utterance.text for utterance in self.set(settings.texts) if utterance.text]
         if not texts:
             raise InputError(f"tokenizer.texts: the set {settings.texts!r} has no text")
-        return train_base_vocabulary(texts, settings.vocab_size, [INSTRUCTION, *PROMPT_WORDS])
+        recorded = self.commits.get("tokenizer.pruned_from", settings.revision)
+        return base_vocabulary(settings.model_copy(update={"revision": recorded}), texts)
 
     def set(self, name: str) -> Utterances:
         """A set of the recipe."""
@@ -68,9 +67,14 @@ class RunContext:
         return self.recipe.seeds[0] if once else seed
 
     def model(self, name: str) -> ModelSettings:
-        """A model of the recipe; its `revision` is the recorded commit if it has a hub name."""
+        """A model of the recipe; the revisions of its hub names are the recorded commits."""
         model = self.recipe.models[name]
-        return model.model_copy(update={"revision": self.commits.get(name, model.revision)})
+        recorded = {
+            "revision": self.commits.get(f"models.{name}", model.revision),
+            "encoder_revision": self.commits.get(f"models.{name}.encoder", model.encoder_revision),
+            "decoder_revision": self.commits.get(f"models.{name}.decoder", model.decoder_revision),
+        }
+        return model.model_copy(update=recorded)
 
     def recognizer(self, name: str, seed: int, device: torch.device | None = None) -> Recognizer:
         """The model called `name`: trained by a stage, or one of the recipe's `models`. `device` defaults to the run's.
@@ -79,20 +83,15 @@ class RunContext:
             InputError: the stage has not been run in this folder.
         """
         if name in self.recipe.models:
-            return self._starting_point(self.model(name), seed, device or self.device)
+            model = self.model(name)
+            if model.pretrained is not None:
+                return pretrained_model(model, device or self.device)
+            vocabulary = None if self.recipe.tokenizer is None else self.vocabulary
+            return new_model(name, model, vocabulary, seed, device or self.device)
         if isinstance(self.recipe.stages[name], LabelStageSettings):
             raise InputError(f"stages.{name} writes labels; it has no weights to start from")
         folder = _existing(name, self.folder.model(name, self.seed_of(name, seed)))
         return load_recognizer(folder, device=str(device or self.device))
-
-    def _starting_point(self, model: ModelSettings, seed: int, device: torch.device) -> Recognizer:
-        if model.pretrained is not None:
-            return load_recognizer(model.pretrained, revision=model.revision, device=str(device))
-        torch.manual_seed(seed)
-        assert model.preset is not None
-        recognizer = build_preset(model.preset, model.sizes, self.vocabulary)
-        recognizer.model.to(device)
-        return recognizer
 
 
 def _existing(stage: str, path: Path) -> Path:

@@ -13,7 +13,7 @@ from arkasr import processes
 from arkasr.data.manifests.identity import Difference, Identity, difference, identity_of, size_and_time
 from arkasr.data.manifests.opening import LARGE_BYTES
 from arkasr.errors import InputError
-from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe, TrainingStageSettings
+from arkasr.recipe.settings import LabelStageSettings, Recipe, Source, TrainingStageSettings
 from arkasr.recognizers.load import commit_of
 from arkasr.run.context import RunContext
 from arkasr.run.folder import write_json
@@ -93,20 +93,35 @@ class Inputs:
         self._context.commits |= processes.broadcast_from_first(lambda: self._check_on_first_rank(data_names, models))
 
     def _check_on_first_rank(self, data_names: Sequence[str], models: Sequence[str]) -> dict[str, str]:
-        """Compare on rank 0; returns the commit of each hub name."""
+        """Compare on rank 0; returns the commit of each hub name, by the key that names it."""
         self._new = {"sets": {}, "models": {}}  # drop entries of an earlier check that `record` did not write
         commits = {}
         with _input_errors(self.path):
             for name in self._sets_used(data_names, models):
                 if (manifest := self._recipe.sets[name].manifest) is not None:  # a streamed set has a revision instead
                     self._check_set(name, manifest)
-            for name in models:
-                model = self._recipe.models.get(name)  # None: trained in this run
-                if model is not None and model.pretrained is not None:
-                    entry = self._check_model(name, model, model.pretrained)
-                    if entry.get("commit"):
-                        commits[name] = entry["commit"]
+            for key, source in self._sources_of(models).items():
+                entry = self._check_model(key, source)
+                if entry.get("commit"):
+                    commits[key] = entry["commit"]
         return commits
+
+    def _sources_of(self, models: Sequence[str]) -> dict[str, Source]:
+        """The trained models that models of the recipe are loaded from, by key; none for models trained in this run."""
+        sources = {
+            f"models.{name}" if key == "pretrained" else f"models.{name}.{key}": source
+            for name in models
+            if name in self._recipe.models
+            for key, source in self._recipe.models[name].sources.items()
+        }
+        tokenizer = self._recipe.tokenizer
+        if self._are_any_new(models) and tokenizer is not None and tokenizer.source is not None:
+            sources["tokenizer.pruned_from"] = tokenizer.source
+        return sources
+
+    def _are_any_new(self, models: Sequence[str]) -> bool:
+        """Whether one of the models is built from a preset."""
+        return any(self._recipe.models[name].preset is not None for name in models if name in self._recipe.models)
 
     def _sets_used(self, data_names: Sequence[str], models: Sequence[str]) -> list[str]:
         """The recipe's sets that are read.
@@ -117,7 +132,7 @@ class Inputs:
         for name in data_names:
             stage = None if name in self._recipe.sets else self._recipe.stages[name]
             used.append(stage.audio if isinstance(stage, LabelStageSettings) else name)
-        if any(self._recipe.models[name].pretrained is None for name in models if name in self._recipe.models):
+        if self._are_any_new(models):
             used += [self._recipe.tokenizer.texts] if self._recipe.tokenizer is not None else []
         return list(dict.fromkeys(used))
 
@@ -135,15 +150,16 @@ class Inputs:
         elif change := difference(recorded, current, utterances):
             raise self._changed(f"sets.{name}: {path}", change)
 
-    def _check_model(self, name: str, model: ModelSettings, pretrained: str) -> dict[str, Any]:
+    def _check_model(self, key: str, source: Source) -> dict[str, Any]:
+        name = key.removeprefix("models.")
         recorded = self._record["models"].get(name, UNKNOWN)
-        if recorded != UNKNOWN and "commit" in recorded and not Path(pretrained).is_dir():
+        if recorded != UNKNOWN and "commit" in recorded and not Path(source.name).is_dir():
             return recorded  # the recorded commit is loaded, even if the branch has moved
-        current = _identity_of_model(pretrained, model.revision)
+        current = _identity_of_model(source)
         if recorded == UNKNOWN:
             self._new["models"][name] = current
         elif change := _difference_of_models(recorded, current):
-            raise self._changed(f"models.{name}: {pretrained}", change)
+            raise self._changed(f"{key}: {source.name}", change)
         return current
 
     def _changed(self, name: str, change: Difference) -> InputError:
@@ -163,11 +179,11 @@ def _input_errors(default: Path) -> Iterator[None]:
         raise InputError(f"{error.filename or default}: {error.strerror}; check path, permissions and space") from error
 
 
-def _identity_of_model(pretrained: str, revision: str | None) -> dict[str, Any]:
+def _identity_of_model(source: Source) -> dict[str, Any]:
     """Size and modification time of a folder's files, or the commit of a hub name."""
-    folder = Path(pretrained)
+    folder = Path(source.name)
     if not folder.is_dir():
-        return {"commit": commit_of(pretrained, revision)}
+        return {"commit": commit_of(source.name, source.revision)}
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return {"files": {path.name: list(size_and_time(path) or ()) for path in files}}
 

@@ -24,12 +24,11 @@ from transformers import AutoConfig, Qwen3ASRConfig
 
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES
-from arkasr.recognizers.decoder_only import require_decoder_only
 from arkasr.recognizers.decoding import Sampling, Transcripts
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.scratch import scratch_folder
 from arkasr.vllm.engine_process import engine_environment
-from arkasr.vllm.requests import family_of, requests_for
+from arkasr.vllm.requests import family_of, requests_for, require_supported
 
 LONGEST_CLIP_FRAMES = MAX_SAMPLES // HOP_LENGTH
 SEED_RANGE = 2**31
@@ -54,7 +53,7 @@ class VllmEngine:
         cache_gib: memory for the key-value cache, GiB.
 
     Raises:
-        InputError: vLLM is not installed, or cannot start with these settings.
+        InputError: vLLM is not installed, cannot run this model, or cannot start with these settings.
     """
 
     def __init__(self, recognizer: Recognizer, *, max_new_tokens: int, dtype: str, cache_gib: float) -> None:
@@ -63,7 +62,7 @@ class VllmEngine:
             from vllm import LLM
         except ImportError as error:
             raise InputError("engine vllm: vLLM is not installed; pip install 'arkasr[vllm]'") from error
-        self.recognizer = require_decoder_only(recognizer, "engine vllm")
+        self.recognizer = require_supported(recognizer)
         self._updated = False
         self._folder = TemporaryDirectory(dir=scratch_folder())
         _write_model_files(recognizer, Path(self._folder.name))

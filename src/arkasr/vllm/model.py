@@ -36,6 +36,7 @@ from arkasr.model.generation import transcription_config
 from arkasr.model.processor import transcription_prompt
 from arkasr.recognizers.text import clean_transcript
 from arkasr.vllm.inputs import ArkAsrDummyInputs, ArkAsrInputs, ArkAsrProcessingInfo, prompt_token_ids
+from arkasr.vllm.requests import ABSOLUTE_POSITIONS
 
 
 @MULTIMODAL_REGISTRY.register_processor(ArkAsrInputs, info=ArkAsrProcessingInfo, dummy_inputs=ArkAsrDummyInputs)
@@ -49,7 +50,7 @@ class VllmArkAsr(nn.Module, SupportsMultiModal, SupportsTranscription):
     }
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
-            # The published files hold Whisper's learned positions, which the rotary encoder does not use.
+            # The published files hold Whisper's positions, which the rotary encoder does not use.
             "audio_encoder.whisper.embed_positions.": None,
             "audio_encoder.whisper.layer_norm.": None,
             "model.": "language_model.model.",
@@ -60,6 +61,8 @@ class VllmArkAsr(nn.Module, SupportsMultiModal, SupportsTranscription):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config = vllm_config.model_config.hf_config
+        if not config.use_rope:
+            raise ValueError(ABSOLUTE_POSITIONS)
         config._attn_implementation = "sdpa"
         with self._mark_tower_model(vllm_config, "audio"):  # type: ignore[operator]
             self.audio_encoder = ArkAsrAudioEncoder(config)

@@ -1,4 +1,4 @@
-"""Turn prompts into vLLM requests with features that are already computed.
+"""Which models vLLM can run, and requests with features that are already computed.
 
 vLLM expands the audio placeholders itself, so a request has one placeholder per clip. Weights and
 results are left to the engine.
@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arkasr.errors import InputError
+from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer, require_decoder_only
 from arkasr.recognizers.recognizer import Prompts, Recognizer
+
+ABSOLUTE_POSITIONS = (
+    "arkasr's model in vLLM has no encoder with Whisper's positions (use_rope: false); decode without vLLM "
+    "(engine: own)"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,18 @@ FAMILIES = {
     "arkasr": Family("audios", lambda clip: [clip], masks_tokens=True),
     "qwen3_asr": Family("input_features", _qwen3_asr_audio, masks_tokens=False),
 }
+
+
+def require_supported(recognizer: Recognizer) -> DecoderOnlyRecognizer:
+    """The recogniser, if vLLM can run its model.
+
+    Raises:
+        InputError: it cannot.
+    """
+    supported = require_decoder_only(recognizer, "engine vllm")
+    if not getattr(recognizer.model.config, "use_rope", True):
+        raise InputError(f"engine vllm: {ABSOLUTE_POSITIONS}")
+    return supported
 
 
 def family_of(recognizer: Recognizer) -> Family:

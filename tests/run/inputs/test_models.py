@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from arkasr.errors import InputError
-from tests.models import small_student, small_vocabulary
+from arkasr.recipe.load import parse
+from arkasr.recipe.presets import merged
+from arkasr.recipe.settings import Recipe
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.tokenizer import train_base_vocabulary
+from arkasr.recognizers.whisper import build_whisper
+from tests.models import SMALL_WHISPER, small_student, small_vocabulary
 from tests.run.inputs.corpus import FIRST_COMMIT, SECOND_COMMIT, check_and_record, recipe_of, session
 
 
@@ -48,6 +54,65 @@ def test_a_changed_model_is_refused_and_the_message_names_the_file(folder, name,
     assert str(refused.value).startswith(
         f"models.{name}: {folder / name}: has changed since this run used it: {message} it, or choose another --output"
     )
+
+
+PARTS = {
+    "models.base.encoder": lambda name: {"models": {"base": {"preset": "ark-asr-tiny", "encoder": name}}},
+    "models.base.decoder": lambda name: {
+        "models": {"base": {"preset": "ark-asr-tiny", "decoder": name}},
+        "tokenizer": None,
+    },
+    "tokenizer.pruned_from": lambda name: {"tokenizer": {"texts": "L", "vocab_size": None, "pruned_from": name}},
+}
+
+
+def recipe_with_new_student(folder, changes):
+    document = recipe_of(folder).model_dump(mode="json")
+    document["models"]["base"] = {"preset": "ark-asr-tiny"}
+    document["tokenizer"] = {"texts": "L", "vocab_size": 300}
+    return parse(Recipe, merged(document, changes), "test")
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_a_changed_part_of_a_new_model_is_refused(folder, whisper_folder, key):
+    shutil.copytree(whisper_folder, folder / "whisper")
+    recipe = recipe_with_new_student(folder, PARTS[key](str(folder / "whisper")))
+    check_and_record(session(folder, recipe))
+    (folder / "whisper" / "config.json").write_text("{}")
+    with pytest.raises(InputError) as refused:
+        check_and_record(session(folder, recipe))
+    assert str(refused.value).startswith(
+        f"{key}: {folder / 'whisper'}: has changed since this run used it: config.json has another size"
+    )
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_the_recorded_commit_of_a_part_is_loaded(folder, whisper_folder, hub, key):
+    """The branch moves to a commit with another Whisper model, whose encoder and vocabulary are smaller."""
+    repository = hub.parents[2] / "models--org--whisper"
+    shutil.copytree(whisper_folder, repository / "snapshots" / FIRST_COMMIT)
+    other = build_whisper(SMALL_WHISPER | {"d_model": 32}, train_base_vocabulary(["the"] * 9, 258))
+    other.save(repository / "snapshots" / SECOND_COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(FIRST_COMMIT)
+    recipe = recipe_with_new_student(folder, PARTS[key]("org/whisper"))
+    check_and_record(session(folder, recipe))
+    (repository / "refs" / "main").write_text(SECOND_COMMIT)
+    inputs = session(folder, recipe)
+    check_and_record(inputs)
+    if key == "models.base.decoder":  # a Whisper model has no decoder to load
+        assert inputs._context.model("base").decoder_revision == FIRST_COMMIT
+        return
+    loaded = inputs._context.recognizer("base", 0)
+    if key == "tokenizer.pruned_from":
+        recorded = load_recognizer(whisper_folder)
+        tokens = [
+            recognizer.tokenizer.convert_ids_to_tokens(recognizer.transcript_ids("the red book")[:-1].tolist())
+            for recognizer in (loaded, recorded, other)
+        ]
+        assert tokens[0] == tokens[1] != tokens[2]
+    else:
+        assert loaded.model.config.whisper_config.d_model == 48
 
 
 def test_the_recorded_commit_of_a_hub_name_is_loaded_after_the_branch_has_moved(folder, hub):

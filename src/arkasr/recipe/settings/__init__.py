@@ -4,7 +4,7 @@
 """
 
 from arkasr.recipe.settings.evaluation import EvaluationSettings
-from arkasr.recipe.settings.models import ModelSettings, ServedSettings, TokenizerSettings
+from arkasr.recipe.settings.models import ModelSettings, ServedSettings, Source, TokenizerSettings
 from arkasr.recipe.settings.recipe import Recipe
 from arkasr.recipe.settings.sets import CorpusSettings, SetSettings
 from arkasr.recipe.settings.stages import (
@@ -29,6 +29,7 @@ __all__ = [
     "ServedSettings",
     "SetSettings",
     "SftStageSettings",
+    "Source",
     "StageSettings",
     "TokenizerSettings",
     "TrainingStageSettings",

@@ -1,21 +1,52 @@
 """The keys of a recipe that name models, the vocabulary of new ones, and the servers of a teacher."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from arkasr.recipe.presets import check_preset
+from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS
 from arkasr.settings import Settings
 
 
+class Source(NamedTuple):
+    """A trained model that a key names: folder or hub name, and commit, tag or branch on the hub."""
+
+    name: str
+    revision: str | None
+
+
 class TokenizerSettings(Settings):
-    """The base vocabulary of models with a `preset`. Recipes without such models need none."""
+    """The base vocabulary of models with a `preset`. Models with a `decoder` can keep its whole vocabulary instead."""
 
     texts: str
-    """Set with labels. The vocabulary is trained on these labels."""
+    """Set with labels. The vocabulary is trained on these labels, or pruned to the tokens that they need."""
 
-    vocab_size: int = Field(ge=256)
-    """Number of tokens, including the 256 single bytes."""
+    vocab_size: int | None = Field(default=None, ge=256)
+    """Number of tokens of a trained vocabulary, including the 256 single bytes. Give either this or `pruned_from`."""
+
+    pruned_from: str | None = None
+    """Folder or hub name of a model with a byte-level BPE, such as a Whisper or Qwen model. The vocabulary is a part of
+    that model's: all single bytes, and the tokens that `texts` need. They determine its size. If that model is a
+    Whisper model, Ark-ASR models begin transcripts with a blank, as Whisper does."""
+
+    revision: str | None = None
+    """Commit, tag or branch of `pruned_from` on the hub. `null`: the newest commit."""
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> "TokenizerSettings":
+        if (self.vocab_size is None) == (self.pruned_from is None):
+            raise ValueError(
+                "give either `vocab_size` or `pruned_from`; `texts` determine the size of a pruned vocabulary"
+            )
+        if self.revision is not None and self.pruned_from is None:
+            raise ValueError("revision: needs `pruned_from`; add it, or remove the key")
+        return self
+
+    @property
+    def source(self) -> Source | None:
+        """The trained model that the vocabulary comes from; None = it is trained."""
+        return None if self.pruned_from is None else Source(self.pruned_from, self.revision)
 
 
 class ServedSettings(Settings):
@@ -68,10 +99,25 @@ class ModelSettings(Settings):
     preset: str | None = None
     """Build a model with random weights: `ark-asr-tiny`, `ark-asr-0.6b`, `qwen3-asr-tiny`, `qwen3-asr-1.7b`,
     `whisper-tiny`, `whisper-base`, `whisper-small`, `whisper-medium`, `whisper-large-v2`, `whisper-large-v3` or
-    `whisper-large-v3-turbo`. Give either this or `pretrained`. Needs `tokenizer`."""
+    `whisper-large-v3-turbo`. Give either this or `pretrained`. Needs `tokenizer` or `decoder`."""
 
     sizes: dict[str, Any] = Field(default={})
     """Config fields that replace those of the preset, by name. Fields of sub-configs are nested. Needs `preset`."""
+
+    encoder: str | None = None
+    """Folder or hub name of a Whisper model. The new model starts from its encoder's weights and has its sizes. Needs
+    an Ark-ASR `preset`. `null`: random weights."""
+
+    encoder_revision: str | None = None
+    """Commit, tag or branch of `encoder` on the hub. `null`: the newest commit."""
+
+    decoder: str | None = None
+    """Folder or hub name of a Qwen2 or Llama text model with a byte-level BPE. The new model starts from its weights,
+    and has its sizes and its vocabulary. Needs an Ark-ASR `preset`. If the recipe has a `tokenizer`, it must be
+    `pruned_from` the same model and revision. `null`: random weights."""
+
+    decoder_revision: str | None = None
+    """Commit, tag or branch of `decoder` on the hub. `null`: the newest commit."""
 
     pretrained: str | None = None
     """Folder of a trained model, or its name on the Hugging Face hub."""
@@ -93,4 +139,19 @@ class ModelSettings(Settings):
             raise ValueError("sizes: changes a preset only; a pretrained model has its own sizes, so remove the key")
         if self.served is not None and self.pretrained is None:
             raise ValueError("served: needs the model's folder or hub name as `pretrained`, for its processor")
+        for key in ("encoder", "decoder"):
+            if getattr(self, key) is not None and self.preset not in ARK_ASR_PRESETS:
+                raise ValueError(f"{key}: needs `preset`, one of {', '.join(ARK_ASR_PRESETS)}")
+            if getattr(self, f"{key}_revision") is not None and getattr(self, key) is None:
+                raise ValueError(f"{key}_revision: needs `{key}`; add it, or remove the key")
         return self
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The trained models whose weights are loaded, by key."""
+        found = {
+            "pretrained": (self.pretrained, self.revision),
+            "encoder": (self.encoder, self.encoder_revision),
+            "decoder": (self.decoder, self.decoder_revision),
+        }
+        return {key: Source(name, revision) for key, (name, revision) in found.items() if name is not None}

@@ -91,15 +91,27 @@ def evaluation_refers_to_sets_and_variants(recipe: UncheckedRecipe) -> None:
 
 
 def presets_have_a_tokenizer(recipe: UncheckedRecipe) -> None:
-    """A model with random weights needs a vocabulary, and the vocabulary needs texts."""
+    """A model with a random decoder needs a vocabulary, and the vocabulary needs texts."""
     if recipe.tokenizer is None:
-        if any(model.preset for model in recipe.models.values()):
+        if any(model.preset and model.decoder is None for model in recipe.models.values()):
             raise ValueError("tokenizer: missing; a model with a `preset` needs one")
         return
     if recipe.tokenizer.texts not in recipe.sets:
         raise ValueError(
             f"tokenizer.texts: there is no set {recipe.tokenizer.texts!r}; define it under `sets`, or correct the name"
         )
+
+
+def trained_decoders_keep_their_tokens(recipe: UncheckedRecipe) -> None:
+    """A trained decoder knows only its own tokens."""
+    if recipe.tokenizer is None:
+        return
+    for name, model in recipe.models.items():
+        if model.decoder is not None and recipe.tokenizer.source != model.sources["decoder"]:
+            raise ValueError(
+                f"models.{name}.decoder: knows its own tokens only; give `tokenizer` the `pruned_from` {model.decoder} "
+                "and the same revision, or remove `tokenizer` to keep all tokens"
+            )
 
 
 def streamed_sets_are_only_trained_on(recipe: UncheckedRecipe) -> None:
@@ -225,6 +237,7 @@ RULES: tuple[Callable[[UncheckedRecipe], None], ...] = (
     variants_are_models,
     evaluation_refers_to_sets_and_variants,
     presets_have_a_tokenizer,
+    trained_decoders_keep_their_tokens,
     streamed_sets_are_only_trained_on,
     background_voices_are_not_streamed,
     continuations_share_a_schedule,

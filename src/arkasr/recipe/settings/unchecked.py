@@ -29,7 +29,7 @@ class UncheckedRecipe(Settings):
     """Sets of utterances, by name."""
 
     tokenizer: TokenizerSettings | None = None
-    """Base vocabulary. Needed if a model has a `preset`."""
+    """Base vocabulary. Needed if a model has a `preset` and no `decoder`."""
 
     models: dict[str, ModelSettings]
     """Models to start from, by name."""
