@@ -71,5 +71,5 @@ def test_float16_states_are_clamped(student):
     with torch.no_grad():
         layer.fc2.bias.fill_(30_000.0)
         cos = torch.ones(4, 4, dtype=torch.float16)
-        found = layer(hidden, cos, torch.zeros_like(cos), None)
+        found = layer(hidden, (cos, torch.zeros_like(cos)), None)
     assert found.max() == torch.tensor(64_504.0).half()
