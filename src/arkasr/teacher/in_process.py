@@ -54,13 +54,16 @@ class InProcessTeacher(Teacher):
         features, languages = [request.audio for request in requests], [request.language for request in requests]
         prompts = self.recognizer.prompts(features, languages).to(device)
         states = forced_states(self.recognizer, prompts, [request.transcript for request in requests])
-        rows, offset = [], 0
+        rows, forced_rows, offset = [], [], 0
         for request in requests:
             rows.append(request.positions.clamp(min=0) + offset)
+            forced_rows.append(request.forced_positions + offset)
             offset += len(request.transcript)
+        forced_hidden = states.index_select(0, to_device(torch.cat(forced_rows), device))
         states = states.index_select(0, to_device(torch.cat(rows), device))
         # A detached head stays on the device when the weights are moved back.
         head = self.recognizer.head.detach()
-        if top_k is None:
-            return TeacherStates(states, head, None)
-        return TeacherStates(states, head, top_tokens(states, head, self.allowed_tokens, top_k, torch.float32))
+        top = None
+        if top_k is not None:
+            top = top_tokens(states, head, self.allowed_tokens, top_k, torch.float32)
+        return TeacherStates(states, head, top, forced_hidden)
