@@ -4,8 +4,8 @@
     python -m benchmarks.pairing --student tokenizer.json --stop '<|im_end|>' --teacher FOLDER --texts TRANSCRIPTS.jsonl
 
 Prints the size of the common vocabulary, the share of tokens with a counterpart (mapped), the share of positions with a
-teacher position (paired), and the commonest tokens without one. `--leading-blank` writes the blank that the teacher
-writes before the first word.
+teacher position (paired), the same with the positions that `unpaired: segments` compares (compared), and the commonest
+tokens without a teacher position. `--leading-blank` writes the blank that the teacher writes before the first word.
 """
 
 import argparse
@@ -67,12 +67,16 @@ def main() -> None:
         counts["mapped"] += int((vocabulary.student_to_teacher[ids] >= 0).sum())
         counts["paired"] += len(ids) - len(without)
         counts["first"] += 0 in without
+        counts["segments"] += len(alignment.segments)
+        counts["in segments"] += sum(len(segment.student) for segment in alignment.segments)
         unpaired.update(
             tokenizer.convert_tokens_to_string([tokenizer.convert_ids_to_tokens(int(ids[i]))]) for i in without
         )
     tokens = counts["tokens"]
     print(f"common tokens: {int((vocabulary.student_to_teacher >= 0).sum())} of {size}")
     print(f"{tokens} positions: {counts['mapped'] / tokens:.1%} mapped, {counts['paired'] / tokens:.1%} paired")
+    compared = counts["paired"] + counts["in segments"]
+    print(f"with segments: {compared / tokens:.1%} compared, {counts['segments']} segments")
     print(f"first positions without a teacher position: {counts['first']}, of {sum(unpaired.values())} in all")
     print("commonest tokens without one:", ", ".join(f"{text!r} {count}" for text, count in unpaired.most_common(12)))
 

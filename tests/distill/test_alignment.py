@@ -1,9 +1,11 @@
+import random
+
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from arkasr.distill.alignment import align, align_by_bytes, byte_spans, token_bytes
+from arkasr.distill.alignment import Segment, align, align_by_bytes, byte_spans, token_bytes
 from arkasr.errors import InputError
 from arkasr.teacher.vocabulary_mapping import map_vocabularies
 
@@ -38,11 +40,16 @@ def transcript(tokenizer, text):
     return torch.tensor([*tokenizer.encode(text), tokenizer.eos_token_id])
 
 
-def pair(student, teacher, ids):
+def pair(student, teacher, ids, **options):
     """Align by bytes, as if no id had a counterpart."""
     unmapped = torch.full((len(student),), -1)
     stops = {"student_stop": student.eos_token_id, "teacher_stop": teacher.eos_token_id}
-    return align(ids, unmapped, student, teacher, **stops)
+    return align(ids, unmapped, student, teacher, **stops, **options)
+
+
+def blank(text):
+    """The prefix of a family that begins with a blank."""
+    return " " if text else ""
 
 
 def test_token_bytes_add_up_to_the_text_even_for_parts_of_characters():
@@ -163,3 +170,77 @@ def test_ids_are_mapped_if_all_have_a_counterpart_and_retokenised_if_not():
     swapped = {"student_stop": teacher.eos_token_id, "teacher_stop": student.eos_token_id}
     ids = transcript(teacher, "the dog")
     assert align(ids, vocabulary.teacher_to_student, teacher, student, **swapped).retokenised
+
+
+def random_text(generator, length):
+    return "".join(generator.choice("aab cé你") for _ in range(length))
+
+
+def random_tokenizer(generator):
+    """A byte-level BPE of random words."""
+    return byte_level(*(random_text(generator, generator.randint(2, 4)) for _ in range(12)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("writes_blank", ["neither", "teacher", "student"])
+def test_segments_tile_the_unpaired_bytes_and_end_wherever_both_models_end_a_token(seed, writes_blank):
+    generator = random.Random(seed)
+    student, teacher = random_tokenizer(generator), random_tokenizer(generator)
+    text = random_text(generator, 40).strip()
+    options = {} if writes_blank == "neither" else {f"{writes_blank}_prefix": blank}
+    ids = transcript(student, blank(text) + text if writes_blank == "student" else text)
+    alignment = pair(student, teacher, ids, **options)
+    ours, theirs = (token_bytes(*pair) for pair in ((student, ids.tolist()), (teacher, alignment.teacher_ids.tolist())))
+    paired = {i: j for i, j in enumerate(alignment.teacher_positions.tolist()) if j >= 0}
+    in_segments = [i for segment in alignment.segments for i in segment.student]
+    in_teacher_segments = [j for segment in alignment.segments for j in segment.teacher]
+    assert alignment.segments
+    # A blank that is a token of its own in one model, before a paired token, is the only token outside.
+    outside = set(range(len(ids))) - paired.keys() - set(in_segments)
+    outside_teacher = set(range(len(theirs))) - set(paired.values()) - set(in_teacher_segments)
+    assert outside == ({0} if writes_blank == "student" and ours[0] == b" " and 1 in paired else set())
+    assert outside_teacher == ({0} if writes_blank == "teacher" and theirs[0] == b" " and 0 in paired else set())
+    assert sorted([*paired, *in_segments, *outside]) == list(range(len(ids)))
+    for segment in alignment.segments:
+        mine, its = [ours[i] for i in segment.student], [theirs[j] for j in segment.teacher]
+        differ_by_blank = writes_blank != "neither" and segment.student.start == 0
+        assert b"".join(mine).strip() == b"".join(its).strip() if differ_by_blank else b"".join(mine) == b"".join(its)
+        from_end = [{len(b"".join(part[k:])) for k in range(1, len(part))} for part in (mine, its)]
+        assert not from_end[0] & from_end[1]
+
+
+def test_the_segments_of_different_merges():
+    student, teacher = byte_level("the", " c", "at"), byte_level("th", " cat")
+    alignment = pair(student, teacher, transcript(student, "the cat"))
+    assert alignment.segments == (Segment(range(1), range(2)), Segment(range(1, 3), range(2, 3)))
+    assert pair(student, student, transcript(student, "the cat")).segments == ()
+
+
+def test_the_first_token_forms_a_segment_with_the_blank_of_the_other_model():
+    student, teacher = byte_level("The", " cat"), byte_level(" The", " cat")
+    alignment = pair(student, teacher, transcript(student, "The cat"), teacher_prefix=blank)
+    assert token_bytes(teacher, alignment.teacher_ids.tolist()) == [b" The", b" cat", b""]
+    assert alignment.teacher_positions.tolist() == [-1, 1, 2]
+    assert alignment.segments == (Segment(range(1), range(1)),)
+    reverse = pair(teacher, student, transcript(teacher, " The cat"), student_prefix=blank)
+    assert reverse.teacher_positions.tolist() == [-1, 1, 2]
+    assert reverse.segments == (Segment(range(1), range(1)),)
+
+
+def test_no_segment_ends_after_the_first_byte_that_differs():
+    student, teacher = byte_level("ab", "cd"), byte_level()
+    complete = transcript(student, "ab你cd")
+    assert pair(student, teacher, complete).segments == (
+        Segment(range(1), range(2)),
+        Segment(range(4, 5), range(5, 7)),
+    )
+    broken = torch.cat([complete[:2], complete[3:]])
+    assert pair(student, teacher, broken).segments == (Segment(range(1), range(2)),)
+
+
+def test_no_segment_reaches_beyond_the_teachers_longest_transcript():
+    student, teacher = byte_level("ab", "cd"), byte_level()
+    ids = transcript(student, "abcd")
+    first, second = Segment(range(1), range(2)), Segment(range(1, 2), range(2, 4))
+    assert pair(student, teacher, ids, longest_transcript=4).segments == (first, second)
+    assert pair(student, teacher, ids, longest_transcript=3).segments == (first,)

@@ -73,6 +73,10 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
         ("stages.opd.teacher=nobody", "stages.opd.teacher: there is no model or earlier training stage 'nobody'"),
         ("stages.opd.drafts=later", "stages.opd.drafts: there is no set or earlier label stage 'later'; define"),
         ("stages.opd.objective.support=all", "stages.opd.objective.support: Input should be 'union'"),
+        (
+            "stages.opd.objective={unpaired: segments, temperature: 2}",
+            "stages.opd.objective: unpaired: `segments` compares probabilities at `temperature: 1`; set 1, or use",
+        ),
         ("stages.opd.objective.rollouts.staleness=1", "stages.opd.objective.rollouts: staleness: `engine: own`"),
         (
             "stages.base.optimization.learning_rate=-1",

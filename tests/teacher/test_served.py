@@ -7,8 +7,10 @@ from arkasr.recognizers.scoring import forced_logits
 from arkasr.teacher.self_test import check_servers
 from arkasr.teacher.served import uniform_remainder
 from arkasr.train.stages.opd import DistillationStage
+from tests.models import TEXTS
 from tests.teacher.requests import OBJECTIVE, requests_of, scores_of, step
 from tests.teacher.scores_server import ScoresServer
+from tests.train.opd import set_rollouts
 
 
 def assert_same_step(student, teacher, served, settings, examples):
@@ -55,6 +57,36 @@ def test_sampled_and_retokenised_transcripts_get_equal_scores(student, teacher, 
         server.stop()
     assert expected.metrics.values()["teacher/retokenised_rate"] > 0
     assert found.count == expected.count > 0
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scores", ["named", "best"])
+def test_segments_get_the_loss_and_gradient_of_a_teacher_in_process(student, noise_examples, serve, scores):
+    from arkasr.recognizers.qwen3_asr import PROMPT_WORDS, QWEN3_ASR_PRESETS, build_qwen3_asr
+    from arkasr.recognizers.tokenizer import train_base_vocabulary
+
+    torch.manual_seed(2)
+    words = train_base_vocabulary(["red green books", "london apples", "北京今天", "票"], 300, list(PROMPT_WORDS))
+    other = build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], words)
+    # A server normalises over all tokens.
+    other.allowed_tokens = torch.ones(other.vocab_size, dtype=torch.bool)
+    other.model.eval()
+    server = ScoresServer(other).start()
+    try:
+        served = serve(server, best_tokens=None if scores == "named" else other.vocab_size)
+        served.recognizer = other
+        settings = OBJECTIVE.model_copy(update={"unpaired": "segments"})
+        stages = [DistillationStage(student, scorer, settings) for scorer in (other, served)]
+        for stage in stages:
+            set_rollouts(stage, TEXTS)
+        (expected, gradient), (found, found_gradient) = (
+            step(stage, noise_examples(student, other, served)) for stage in stages
+        )
+    finally:
+        server.stop()
+    assert expected.metrics.values()["support/segments"] > 1
+    assert found.count == expected.count
     torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-5)
 

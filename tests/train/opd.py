@@ -27,9 +27,9 @@ class SilentStudent(ArkAsr):
         pass
 
 
-def overfit(recognizer, examples, folder):
+def overfit(recognizer, examples, folder, steps=60):
     """Train the recogniser on a few examples until its rollouts have words and a stop token."""
-    settings = SETTINGS.model_copy(update={"steps": 60, "schedule": "constant"})
+    settings = SETTINGS.model_copy(update={"steps": steps, "schedule": "constant"})
     train(SupervisedStage(recognizer, None), Stream([examples]), settings, folder, seed=0)
 
 

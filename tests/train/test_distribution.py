@@ -78,6 +78,20 @@ def test_a_process_with_only_empty_rollouts_takes_part_without_adding_to_loss_or
         assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_segments_in_only_one_process_give_the_gradient_of_one_process_with_all_texts(measured, sharding):
+    stage, _ = uneven_processes.segments_stage(uneven_processes.SEGMENT_TEXTS)
+    # In each process, the noise is that of a first utterance.
+    examples = [uneven_processes.segments_stage([text])[1][0] for text in uneven_processes.SEGMENT_TEXTS]
+    loss = stage(examples, 0)
+    (loss.total / loss.count).backward()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in stage.parameters()])
+    with_segments, without = measured[f"segments-{sharding}"]
+    assert with_segments["support/segments"] > 0 == without["support/segments"]
+    for process in (with_segments, without):
+        assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
 def test_a_sharded_student_is_unsharded_only_during_rollouts_and_the_plan_counts_that(measured, vocabulary):
     student = build_ark_asr(uneven_processes.DEEP_STUDENT, vocabulary)
     layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arkasr import processes
 from arkasr.data.batches import DurationBatchSampler
 from arkasr.errors import InputError
+from arkasr.model.processor import INSTRUCTION
 from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.checkpoint import tensors_to_write
@@ -23,6 +24,7 @@ from arkasr.train.step import optimizer_step
 from arkasr.train.stream import BatchStream
 from tests.models import SMALL_STUDENT, TEXTS, noise_examples, small_student, small_teacher, small_vocabulary
 from tests.train.copy_engine import CopyEngine
+from tests.train.opd import set_rollouts
 from tests.train.runs import kill_at, killed, losses
 from tests.train.stream import ExampleList, Stream
 
@@ -73,6 +75,30 @@ def step(sharding, *, longest=12, silent=False):
     with GatherCounter() as gathers:
         outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
     return processes.all_gather({"gathers": gathers.count, **outcome.metrics.values()})
+
+
+SEGMENT_TEXTS = [TEXTS[0], TEXTS[2]]
+
+
+def segments_stage(texts):
+    """A stage whose rollouts are the texts, and their examples. Only the first of SEGMENT_TEXTS has segments."""
+    student = small_student(small_vocabulary())
+    teacher = small_student(train_base_vocabulary(TEXTS * 3, 290, [INSTRUCTION]))
+    stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=24, unpaired="segments"))
+    set_rollouts(stage, texts)
+    return stage, noise_examples(student, seconds=[1.0] * len(texts), texts=texts)
+
+
+def segments_in_one_process(sharding):
+    """Metrics of one optimizer step, by rank, where only the first process has segments."""
+    stage, examples = segments_stage([SEGMENT_TEXTS[processes.rank()]])
+    settings = OptimizationSettings(
+        steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, max_grad_norm=1e9, sharding=sharding
+    )
+    accelerator = accelerator_for(stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
+    outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
+    return processes.all_gather(outcome.metrics.values())
 
 
 def most_unsharded(kind):
@@ -177,6 +203,8 @@ def main():
         "long": step("full", longest=24),
         "silent-full": step("full", silent=True),
         "silent-none": step("none", silent=True),
+        "segments-none": segments_in_one_process("none"),
+        "segments-full": segments_in_one_process("full"),
         "unsharded-sft": most_unsharded("sft"),
         "unsharded-opd": most_unsharded("opd"),
         "checkpoint-none": checkpoint_bytes("none"),

@@ -1,9 +1,11 @@
 """Pairs student positions with teacher positions (docs/objective.md, "When some ids have no counterpart").
 
-In: a transcript in student ids, and both tokenizers. Out: the ids that the teacher is forced on, and the teacher
-position of each student position. Scores and the prompt around the transcript are left to others.
+In: a transcript in student ids, and both tokenizers. Out: the ids that the teacher is forced on, the teacher position
+of each student position, and the segments between paired positions. Scores and the prompt around the transcript are
+left to others.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,19 @@ def no_prefix(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """Unpaired tokens of both models that cover the same bytes. No byte boundary inside it is one of both models.
+
+    Attributes:
+        student: the student positions, at least one.
+        teacher: the teacher positions, at least one.
+    """
+
+    student: range
+    teacher: range
+
+
+@dataclass(frozen=True, slots=True)
 class Alignment:
     """A transcript in teacher tokens.
 
@@ -31,11 +46,13 @@ class Alignment:
         teacher_ids: LongTensor [m], the teacher's tokens.
         teacher_positions: LongTensor [n], the teacher position of each student position, −1 = none.
         retokenised: whether the teacher's tokenizer tokenised the text, because some id has no counterpart.
+        segments: what the teacher can compare besides the paired positions, in the order of the text.
     """
 
     teacher_ids: Tensor
     teacher_positions: Tensor
     retokenised: bool
+    segments: tuple[Segment, ...] = ()
 
 
 def align(
@@ -53,11 +70,12 @@ def align(
     """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
 
     If only one of the models begins transcripts with a blank, the text is always retokenised, with the blank added or
-    removed. The first position is then not paired, because its candidates differ by the blank.
+    removed. The first position is then not paired, because its candidates differ by the blank. Its segment includes
+    the blank.
 
-    After retokenising, no position is paired after the first byte in which the two texts differ: from there on the
-    teacher reads another text. The texts differ where the student left a character unfinished or the teacher's
-    tokenizer normalises.
+    After retokenising, no position is paired and no segment ends after the first byte in which the two texts differ:
+    from there on the teacher reads another text. The texts differ where the student left a character unfinished or the
+    teacher's tokenizer normalises.
 
     Args:
         ids: LongTensor [n], student ids, with the final stop token if the student emitted it.
@@ -68,7 +86,8 @@ def align(
         teacher_stop: id of the teacher's stop token, appended if the student emitted its own.
         student_prefix: what the student's family writes before a text.
         teacher_prefix: what the teacher's family writes before a text.
-        longest_transcript: the most tokens that the teacher can read; later positions are not paired. None = no limit.
+        longest_transcript: the most tokens that the teacher can read; later positions are neither paired nor in a
+            segment. None = no limit.
 
     Raises:
         InputError: a tokenizer is not byte-level.
@@ -85,16 +104,17 @@ def align(
         teacher_ids.append(teacher_stop)
     teacher_bytes = b"".join(token_bytes(teacher_tokenizer, teacher_ids))
 
+    # Bytes are counted in the teacher's text.
     added = len(teacher_text) - len(text)
     student_spans = [(start + added, end + added) for start, end in byte_spans(student_tokenizer, student_ids)]
-    positions = align_by_bytes(student_spans, byte_spans(teacher_tokenizer, teacher_ids))
-    overlapping = zip(student_bytes[max(-added, 0) :], teacher_bytes[max(added, 0) :], strict=False)
-    first_difference = next((offset for offset, (ours, theirs) in enumerate(overlapping) if ours != theirs), None)
-    if first_difference is not None:
-        ends = torch.tensor([end for _, end in student_spans], dtype=torch.long)
-        positions[ends > first_difference + max(added, 0)] = -1
+    teacher_spans = byte_spans(teacher_tokenizer, teacher_ids)
+    same_until = max(added, 0) + _common_length(student_bytes[max(-added, 0) :], teacher_bytes[max(added, 0) :])
+    positions = align_by_bytes(student_spans, teacher_spans)
+    positions[torch.tensor([end for _, end in student_spans], dtype=torch.long) > same_until] = -1
+    segments = find_segments(positions.tolist(), student_spans, teacher_spans, same_until)
     forced_ids = torch.tensor(teacher_ids, dtype=torch.long, device=ids.device)
-    return _read_up_to(longest_transcript, Alignment(forced_ids, positions.to(ids.device), retokenised=True))
+    alignment = Alignment(forced_ids, positions.to(ids.device), retokenised=True, segments=segments)
+    return _read_up_to(longest_transcript, alignment)
 
 
 def _with_prefix_of_teacher(text: str, student_prefix: Prefix, teacher_prefix: Prefix) -> str:
@@ -113,7 +133,14 @@ def _read_up_to(longest_transcript: int | None, alignment: Alignment) -> Alignme
         alignment.teacher_ids[:longest_transcript],
         positions.masked_fill(positions >= longest_transcript, -1),
         alignment.retokenised,
+        tuple(segment for segment in alignment.segments if segment.teacher.stop <= longest_transcript),
     )
+
+
+def _common_length(ours: bytes, theirs: bytes) -> float:
+    """Number of bytes before the first that differs; infinite if none does."""
+    differing = (offset for offset, (our, their) in enumerate(zip(ours, theirs, strict=False)) if our != their)
+    return next(differing, math.inf)
 
 
 def byte_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -137,6 +164,40 @@ def align_by_bytes(student_spans: Sequence[tuple[int, int]], teacher_spans: Sequ
     """
     position_of = {span: position for position, span in enumerate(teacher_spans)}
     return torch.tensor([position_of.get(span, -1) for span in student_spans], dtype=torch.long)
+
+
+def find_segments(
+    positions: Sequence[int],
+    student_spans: Sequence[tuple[int, int]],
+    teacher_spans: Sequence[tuple[int, int]],
+    same_until: float,
+) -> tuple[Segment, ...]:
+    """The shortest stretches of unpaired positions that both models end at the same byte.
+
+    Each stretch starts where a pair or another stretch ends, or with the text. A blank that only one model writes
+    before the text therefore belongs to the first stretch, unless it is a token of its own before a paired one.
+
+    Args:
+        positions: the teacher position of each of n student positions, −1 = none.
+        student_spans: the bytes of n student tokens, counted in the teacher's text.
+        teacher_spans: the bytes of the teacher's tokens.
+        same_until: number of bytes in which both texts are the same.
+    """
+    position_ending_at = {end: position for position, (start, end) in enumerate(teacher_spans) if start < end}
+    segments = []
+    student_start = teacher_start = 0
+    for student_position, (start, end) in enumerate(student_spans):
+        if end > same_until:
+            break
+        paired = positions[student_position]
+        teacher_position = paired if paired >= 0 else position_ending_at.get(end, -1)
+        if teacher_position < teacher_start or start == end:
+            continue
+        if paired < 0:
+            student, teacher = range(student_start, student_position + 1), range(teacher_start, teacher_position + 1)
+            segments.append(Segment(student, teacher))
+        student_start, teacher_start = student_position + 1, teacher_position + 1
+    return tuple(segments)
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[bytes]:

@@ -45,6 +45,8 @@ def vocabulary_scores(hidden: Tensor, head: Tensor) -> Tensor:
 
 def _rounded_forward_only(tensor: Tensor) -> Tensor:
     """The tensor rounded as in a product under autocast; its gradient is not rounded."""
+    if product_dtype(tensor) == tensor.dtype:
+        return tensor  # without copies of a large head
     return tensor + (in_product_dtype(tensor).to(tensor.dtype) - tensor).detach()
 
 

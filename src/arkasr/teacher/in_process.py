@@ -55,17 +55,19 @@ class InProcessTeacher(Teacher):
     @torch.no_grad()
     def _score(self, requests: Sequence[ScoringRequest], top_k: int | None, device: torch.device) -> TeacherStates:
         states, cached = self._states(requests, device)
-        rows, offset = [], 0
+        rows, forced_rows, offset = [], [], 0
         for request in requests:
             rows.append(request.positions.clamp(min=0) + offset)
+            forced_rows.append(request.forced_positions + offset)
             offset += len(request.transcript)
+        forced_hidden = states.index_select(0, to_device(torch.cat(forced_rows), device))
         states = states.index_select(0, to_device(torch.cat(rows), device))
         # A detached head stays on the device when the weights are moved back.
         head = self.recognizer.head.detach()
-        if top_k is None:
-            return TeacherStates(states, head, None, cached)
-        top = top_tokens(states, head, self.allowed_tokens, top_k, torch.float32)
-        return TeacherStates(states, head, top, cached)
+        top = None
+        if top_k is not None:
+            top = top_tokens(states, head, self.allowed_tokens, top_k, torch.float32)
+        return TeacherStates(states, head, top, forced_hidden, cached)
 
     def _states(self, requests: Sequence[ScoringRequest], device: torch.device) -> tuple[Tensor, int | None]:
         """The states at every transcript token `[sum m, H_T]`, and the number of requests answered from disk."""

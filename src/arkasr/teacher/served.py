@@ -184,7 +184,8 @@ class ServedTeacher(Teacher):
         # As many columns as the top k of a teacher in process.
         top = torch.tensor(_padded(tops, -1, min(top_k, self.vocab_size)))[rows]
         unknown = torch.full((len(rows),), math.nan)
-        return SparseScores(ids, log_probs, other_log_prob, TopTokens(top, top[:, 0], torch.zeros(len(rows)), unknown))
+        top_tokens = TopTokens(top, top[:, 0], torch.zeros(len(rows)), unknown)
+        return SparseScores(ids, log_probs, other_log_prob, top_tokens, _forced_log_probs(best, request))
 
     def _best_tokens(self, response: Any, request: ScoringRequest, best_tokens: int) -> list[list[tuple[int, float]]]:
         """Ids and log-probabilities at every position of the transcript, best first.
@@ -204,6 +205,12 @@ class ServedTeacher(Teacher):
                 raise ValueError(f"has a token outside the vocabulary of {self.vocab_size}, or a score that is NaN")
             best.append(sorted(scores.items(), key=lambda pair: -pair[1]))
         return best
+
+
+def _forced_log_probs(best: Sequence[Sequence[tuple[int, float]]], request: ScoringRequest) -> Tensor:
+    """The log-probabilities `[f]` of the tokens at `forced_positions`; every row of `best` holds its forced token."""
+    tokens = request.transcript.tolist()
+    return torch.tensor([dict(best[position])[tokens[position]] for position in request.forced_positions.tolist()])
 
 
 def uniform_remainder(log_probs: Tensor, best_tokens: int, vocab_size: int) -> Tensor:
@@ -272,4 +279,5 @@ def _concatenated(parts: Sequence[SparseScores]) -> SparseScores:
             torch.cat([top.log_normaliser for top in tops]),
             torch.cat([top.entropy for top in tops]),
         ),
+        torch.cat([part.forced_log_probs for part in parts if part.forced_log_probs is not None]),
     )

@@ -6,7 +6,7 @@ scores of some tokens from a served teacher. The student is left to others.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class ScoringRequest:
         positions: LongTensor `[n]`, positions in `transcript` to score. −1 = none: that row of the scores is undefined.
         requested_ids: LongTensor `[n, K]`, teacher ids to score at these positions besides the teacher's k best;
             −1 = empty slot.
+        forced_positions: LongTensor `[f]`, positions in `transcript` whose own token is scored, whatever its rank.
     """
 
     audio: Tensor
@@ -35,6 +36,7 @@ class ScoringRequest:
     transcript: Tensor
     positions: Tensor
     requested_ids: Tensor
+    forced_positions: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,14 @@ class TeacherStates:
         hidden: `[N, H_T]`.
         head: `[V_T, H_T]`.
         top: the k best tokens; None if the objective uses the full vocabulary.
+        forced_hidden: `[F, H_T]`, the states at all `forced_positions`; None = not needed.
         cached: number of requests that were answered from disk; None = the teacher has no cache.
     """
 
     hidden: Tensor
     head: Tensor
     top: TopTokens | None
+    forced_hidden: Tensor | None = None
     cached: int | None = None
 
 
@@ -63,12 +67,15 @@ class SparseScores:
         log_probs: float32 `[N, M]`, normalised over the server's full vocabulary.
         other_log_prob: float32 `[N]`, estimated log-probability of any other token; NaN = unknown.
         top: the k best tokens; its entropy is NaN because it is unknown.
+        forced_log_probs: float32 `[F]`, of the tokens at all `forced_positions`, normalised likewise; None = not
+            needed.
     """
 
     ids: Tensor
     log_probs: Tensor
     other_log_prob: Tensor
     top: TopTokens
+    forced_log_probs: Tensor | None = None
 
     def log_probs_of(self, ids: Tensor) -> Tensor:
         """Log-probabilities `[N, K]` of ids `[N, K]`."""
@@ -78,8 +85,9 @@ class SparseScores:
 
     def to(self, device: torch.device) -> "SparseScores":
         """The same scores on another device."""
-        top = TopTokens(*(getattr(self.top, field.name).to(device) for field in fields(TopTokens)))
-        return SparseScores(self.ids.to(device), self.log_probs.to(device), self.other_log_prob.to(device), top)
+        top = TopTokens(*(getattr(self.top, part.name).to(device) for part in fields(TopTokens)))
+        forced = None if self.forced_log_probs is None else self.forced_log_probs.to(device)
+        return SparseScores(self.ids.to(device), self.log_probs.to(device), self.other_log_prob.to(device), top, forced)
 
 
 TeacherScores = TeacherStates | SparseScores
@@ -149,7 +157,8 @@ class Teacher(ABC):
             device: where the scores are needed.
 
         Returns:
-            A function that waits for the scores: one row for every entry of `positions`, request after request.
+            A function that waits for the scores: one row for every entry of `positions` and of `forced_positions`,
+            request after request.
         """
 
     def close(self) -> None:  # noqa: B027 (a teacher in process has nothing to release)

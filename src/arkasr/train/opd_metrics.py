@@ -72,3 +72,19 @@ def add_positions(metrics: Metrics, result: UnionTopkKL, top_k: int) -> None:
         # The entropy of a served teacher is NaN.
         defined = (overlapping if name == "overlap_advantage" else valid) & ~values.isnan()
         metrics.mean(f"support/{name}", torch.where(defined, values, 0.0).sum(), defined.sum())
+
+
+def add_segments(metrics: Metrics, alignments: Sequence[Alignment], divergences: Tensor) -> None:
+    """Add the metrics of segments.
+
+    Args:
+        metrics: changed in place.
+        alignments: of all rollouts.
+        divergences: of the segments that count in the loss, `[G]`.
+    """
+    for alignment in alignments:
+        paired = alignment.teacher_positions >= 0
+        in_segments = sum(len(segment.student) for segment in alignment.segments)
+        metrics.mean("teacher/compared_share", paired.sum() + in_segments, len(paired))
+    metrics.mean("support/segments", len(divergences), len(alignments))
+    metrics.mean("support/segment_loss", divergences.sum(), len(divergences))

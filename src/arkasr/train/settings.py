@@ -233,6 +233,17 @@ class ObjectiveSettings(Settings):
     position), not of `teacher/mapped_share`. Once there are 200 rollout tokens, the run stops if the paired share of
     all tokens so far is below this limit."""
 
+    unpaired: Literal["skip", "segments"] = "skip"
+    """What happens to rollout tokens without a teacher position, because the teacher splits the text differently.
+    `skip`: they do not count in the loss. `segments`: stretches of them are compared by the probability of their text.
+    Needs `temperature: 1`."""
+
     looping: Literal["mask", "keep"] = "mask"
     """What happens if a rollout repeats a phrase again and again. `mask`: the repetition does not count in the loss.
     `keep`: it counts, as in the paper."""
+
+    @model_validator(mode="after")
+    def _segments_have_no_temperature(self) -> "ObjectiveSettings":
+        if self.unpaired == "segments" and self.temperature != 1:
+            raise ValueError("unpaired: `segments` compares probabilities at `temperature: 1`; set 1, or use `skip`")
+        return self

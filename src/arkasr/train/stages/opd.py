@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from arkasr.data.examples import Example
-from arkasr.distill.alignment import Alignment, align
+from arkasr.distill.alignment import Alignment, Segment, align
 from arkasr.distill.fused import StudentStates, divergence_from_states
 from arkasr.distill.kept_rollouts import Rollout, prepare_rollouts
 from arkasr.distill.options import Objective
+from arkasr.distill.segments import comparable_segments, divergence_of_segments, tokens_of_segments
 from arkasr.distill.vocabularies import Vocabularies, map_ids
 from arkasr.errors import InputError
 from arkasr.recognizers.device import to_device
@@ -34,7 +35,7 @@ from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import unsharded_weights
 from arkasr.train.loop_watch import LoopWatch
 from arkasr.train.metrics import Metrics
-from arkasr.train.opd_metrics import add_alignments, add_length_ratio, add_positions, add_rollouts
+from arkasr.train.opd_metrics import add_alignments, add_length_ratio, add_positions, add_rollouts, add_segments
 from arkasr.train.pairing_watch import PairingWatch
 from arkasr.train.rollouts import MicroBatch, StudentRollouts
 from arkasr.train.settings import AugmentationSettings, ObjectiveSettings
@@ -140,7 +141,8 @@ class DistillationStage(Stage):
             alignments = [self._align(rollout.tokens) for rollout in kept]
             add_alignments(metrics, kept, alignments, self.vocabulary.student_to_teacher)
             self._count_unpaired(kept, alignments)
-            requests = self._scoring_requests(examples, kept, alignments, student_top)
+            segments = self._segments(kept, alignments)
+            requests = self._scoring_requests(examples, kept, alignments, segments, student_top)
             # A served teacher works while the student reads its rollouts.
             pending_scores = self.teacher.submit(requests, None if self.objective.needs_every_score else top_k, device)
         with self.clock("student"):
@@ -163,7 +165,15 @@ class DistillationStage(Stage):
             )
             result = divergence_from_states(student, teacher_scores, self.objective, self._vocabularies_on(device))
             add_positions(metrics, result, top_k)
-        return StageLoss(result.per_position.sum(), result.valid.sum(), metrics)
+            total, count = result.per_position.sum(), result.valid.sum()
+            if self.settings.unpaired == "segments":
+                tokens = tokens_of_segments([rollout.tokens for rollout in kept], alignments, segments)
+                divergences = divergence_of_segments(
+                    (hidden, self.student.head), teacher_scores, tokens, self.objective, self._vocabularies_on(device)
+                )
+                add_segments(metrics, alignments, divergences)
+                total, count = total + divergences.sum(), count + len(divergences)
+        return StageLoss(total, count, metrics)
 
     @property
     def recognizers(self) -> list[Recognizer | Teacher]:
@@ -254,6 +264,7 @@ class DistillationStage(Stage):
         examples: Sequence[Example],
         kept: Sequence[Rollout],
         alignments: Sequence[Alignment],
+        segments: Sequence[Sequence[Segment]],
         student_top: TopTokens,
     ) -> list[ScoringRequest]:
         """One request for each rollout. A served teacher is asked for the scores of K^S_t and y_t by id."""
@@ -268,16 +279,30 @@ class DistillationStage(Stage):
                 alignment.teacher_ids,
                 alignment.teacher_positions,
                 map_ids(self.vocabulary.student_to_teacher, torch.cat((ids, rollout.tokens.cpu()[:, None]), dim=1)),
+                torch.tensor([position for segment in found for position in segment.teacher], dtype=torch.long),
             )
-            for rollout, alignment, ids in zip(kept, alignments, split, strict=True)
+            for rollout, alignment, found, ids in zip(kept, alignments, segments, split, strict=True)
+        ]
+
+    def _segments(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> list[list[Segment]]:
+        """The segments of each rollout that count in the loss."""
+        if self.settings.unpaired == "skip":
+            return [[] for _ in kept]
+        allowed = self.student.allowed_tokens, self.teacher.allowed_tokens
+        return [
+            comparable_segments(alignment, rollout.tokens.cpu(), self._included(rollout), *allowed)
+            for rollout, alignment in zip(kept, alignments, strict=True)
         ]
 
     def _compared_tokens(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> Tensor:
         """The rollout tokens, LongTensor [N]; −1 where no teacher position is paired or a loop is masked."""
         compared = torch.cat([alignment.teacher_positions for alignment in alignments]) >= 0
-        if self.settings.looping == "mask":
-            compared = compared & torch.cat([rollout.outside_loop() for rollout in kept])
+        compared = compared & torch.cat([self._included(rollout) for rollout in kept])
         return torch.cat([rollout.tokens for rollout in kept]).masked_fill(~compared, -1)
+
+    def _included(self, rollout: Rollout) -> Tensor:
+        """The positions of a rollout that are in no masked loop, bool `[n]`."""
+        return rollout.outside_loop() if self.settings.looping == "mask" else torch.ones(len(rollout.tokens)).bool()
 
     def _vocabularies_on(self, device: torch.device) -> Vocabularies:
         """The vocabularies on the device, copied once."""
