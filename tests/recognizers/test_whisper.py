@@ -8,6 +8,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from arkasr.errors import InputError
 from arkasr.recognizers.decoding import Sampling, decode
 from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.scoring import forced_logits
 from arkasr.recognizers.whisper import Whisper
 
 
@@ -92,7 +93,19 @@ def test_suppressed_tokens_and_timestamps_are_not_allowed(whisper):
 
 
 @pytest.mark.parametrize(
-    ("text", "prefix"), [("hello", " "), ("¿qué?", " "), ("今天", ""), ("ひと", ""), ("", ""), (" hello", "")]
+    ("text", "prefix"),
+    [
+        ("hello", " "),
+        ("¿qué?", " "),
+        ("今天", ""),
+        ("ひと", ""),
+        ("", ""),
+        (" hello", ""),
+        ("3月5日", ""),
+        ("「今日は」", ""),
+        ("3 apples", " "),
+        ("བོད", ""),
+    ],
 )
 def test_transcripts_begin_with_a_blank_where_words_do(whisper, text, prefix):
     ids = whisper.transcript_ids(text)
@@ -120,6 +133,27 @@ def test_a_saved_model_is_a_plain_whisper_folder(whisper, clips, tmp_path):
     written = decode(whisper, whisper.prompts([whisper.features(clips[2])], ["English"]), max_new_tokens=6).tokens[0]
     assert generated[: len(written)].tolist() == written.tolist()
     assert model.generation_config.begin_suppress_tokens == whisper.model.generation_config.begin_suppress_tokens
+
+
+def test_the_sinusoids_of_a_loaded_model_are_not_trained(whisper, tmp_path):
+    whisper.save(tmp_path)
+    loaded = load_recognizer(tmp_path)
+    frozen = {name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"model.encoder.embed_positions.weight"}
+
+
+def test_ids_without_a_logit_in_the_generation_config_are_left_out(whisper):
+    config = whisper.model.generation_config
+    config.suppress_tokens, config.begin_suppress_tokens = [5, 999_999, -1], [6, 999_999]
+    fresh = Whisper(whisper.model, whisper.processor)
+    assert not fresh.allowed_tokens[5]
+    assert not fresh.allowed_first_tokens[6]
+
+
+def test_a_transcript_longer_than_the_decoder_is_refused_before_it_is_read(whisper, clips):
+    prompts = whisper.prompts([whisper.features(clips[0])], ["English"])
+    with pytest.raises(InputError, match=r"the length of a transcript .* is 62; the model writes at most 61 tokens"):
+        forced_logits(whisper, prompts, [torch.zeros(62, dtype=torch.long)])
 
 
 def test_a_checkpoint_without_a_weight_is_refused(whisper, tmp_path):

@@ -33,6 +33,16 @@ def test_a_label_longer_than_whisper_can_write_is_refused_before_training(whispe
         check(long, 1.0)
 
 
+def test_a_sharded_whisper_needs_languages(whisper):
+    stage = SupervisedStage(whisper, None)
+    nameless = ListedUtterances([Utterance(Path("a.wav"), "x", None, None, None, "a", None, 1.0, {})])
+    check_training_set("set s", nameless, [1.0], stage, SETTINGS)
+    optimization = SETTINGS.optimization.model_copy(update={"sharding": "full"})
+    sharded = SETTINGS.model_copy(update={"optimization": optimization})
+    with pytest.raises(InputError, match="set s: with `sharding: full`, Whisper cannot detect languages"):
+        check_training_set("set s", nameless, [1.0], stage, sharded)
+
+
 def test_a_language_that_whisper_does_not_know_is_refused_before_training(whisper):
     whisper.model.generation_config.is_multilingual = False
     stage = SupervisedStage(whisper, None)

@@ -57,7 +57,7 @@ class Rollouts:
         loop_start_tokens: `Rollout.loop_start_token` of every utterance.
         stopped: bool `[B]`, whether the stop token was generated before the cap.
         fallbacks: number of empty rollouts replaced by the reference.
-        skipped: number of empty rollouts without a reference.
+        skipped: number of empty rollouts without a reference that the student can write.
         passes: number of decoder passes.
     """
 
@@ -90,14 +90,18 @@ def prepare_rollouts(student: Recognizer, transcripts: Transcripts, references: 
     for index, (tokens, text, reference) in enumerate(zip(transcripts.tokens, texts, references, strict=True)):
         if clean_transcript(text):
             kept.append(Rollout(index, tokens, states[index], stopped[index], loop_start_tokens[index]))
-        elif reference:
-            kept.append(Rollout(index, student.transcript_ids(reference), None))
+        elif reference and _fits(student, reference_tokens := student.transcript_ids(reference)):
+            kept.append(Rollout(index, reference_tokens, None))
             fallbacks += 1
         else:
             skipped += 1
     return Rollouts(
         kept, transcripts.tokens, loop_start_tokens, transcripts.stopped, fallbacks, skipped, transcripts.passes
     )
+
+
+def _fits(student: Recognizer, tokens: Tensor) -> bool:
+    return student.longest_transcript is None or len(tokens) <= student.longest_transcript
 
 
 def _loop_start_token(student: Recognizer, tokens: Tensor, text: str, stopped: bool) -> int | None:

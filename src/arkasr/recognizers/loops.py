@@ -8,7 +8,7 @@ LOOP_REPEATS = 4  # the same words this many times in a row are a loop, not spee
 LONGEST_LOOP_WORDS = 32
 REPEATED_LETTERS = re.compile(r"([^\W\d_]{1,16}?)\1{7,}")  # eight times in a row
 # Scripts without blanks between words.
-UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 def is_looping(text: str) -> bool:
@@ -39,7 +39,7 @@ def loop_start(text: str, *, cut_off: bool = False) -> int | None:
 
 def is_unspaced(character: str) -> bool:
     """Whether a character belongs to a script without blanks between words."""
-    return unicodedata.name(character, "").startswith(UNSPACED_SCRIPTS)
+    return bool(character) and unicodedata.name(character, "").startswith(UNSPACED_SCRIPTS)
 
 
 def _second_repetition(words: Sequence[str], size: int, cut_off: bool) -> int | None:

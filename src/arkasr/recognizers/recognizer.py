@@ -207,6 +207,11 @@ class Recognizer(ABC):
         """The most tokens of a transcript, the stop token included; None = no fixed limit."""
         return None
 
+    @property
+    def detects_language(self) -> bool:
+        """Whether the model finds the language of a prompt without one, in a further decoder pass."""
+        return False
+
     def transcript_prefix(self, text: str) -> str:
         """What the family writes before the first word of `text`, such as a blank."""
         return ""

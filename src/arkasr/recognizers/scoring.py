@@ -32,6 +32,9 @@ def forced_states(
 
     Returns:
         States, transcript after transcript, `[sum n_b, H]`.
+
+    Raises:
+        InputError: a transcript is longer than the model can read.
     """
     states, valid = _padded_states(recognizer, prompts, transcripts, inputs)
     return states.flatten(0, 1).index_select(0, valid)
@@ -56,6 +59,7 @@ def _padded_states(
     device = prompts.input_ids.device
     prompts = recognizer.embed_audio(prompts)
     width = max(map(len, transcripts))
+    check_transcript_length(recognizer, width, "the length of a transcript (with `join_share`, of two)")
     valid = torch.arange(width) < torch.tensor([len(transcript) for transcript in transcripts])[:, None]
     padded = pad_sequence([tokens.cpu() for tokens in inputs or transcripts], True, recognizer.tokenizer.pad_token_id)
     # The last token is no input, because nothing is predicted from it.

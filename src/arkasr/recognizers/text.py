@@ -28,8 +28,10 @@ def clean_transcript(raw: str) -> str:
 def blank_before(text: str) -> str:
     """Whisper's blank before a transcript.
 
-    Empty before a script without blanks between words, before a text that begins with a blank, and before an empty
-    text.
+    Empty before a text whose first letter is of a script without blanks between words, before a text that begins with a
+    blank, and before an empty text.
     """
-    first = text.strip()[:1]
-    return " " if first and not text[0].isspace() and not is_unspaced(first) else ""
+    if not text.strip() or text[0].isspace():
+        return ""
+    first_letter = next((character for character in text if character.isalpha()), "")
+    return "" if is_unspaced(first_letter) else " "

@@ -87,14 +87,20 @@ class Whisper(Recognizer):
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
         self.processor = processor
+        # Sinusoids are not trained. Loading a checkpoint makes every parameter trainable.
+        model.model.encoder.embed_positions.requires_grad_(False)
         self.stop_token_id = self._token_id(STOP_TOKEN)
         self.allowed_tokens = allowed_tokens(processor.tokenizer, self.vocab_size, self.stop_token_id)
-        self.allowed_tokens[_token_list(model.generation_config.suppress_tokens)] = False
+        self.allowed_tokens[_token_list(model.generation_config.suppress_tokens, self.vocab_size)] = False
 
     @cached_property
     def allowed_first_tokens(self) -> Tensor:
         allowed = self.allowed_tokens.clone()
-        allowed[_token_list(self.model.generation_config.begin_suppress_tokens)] = False
+        blank = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
+        published = self.model.generation_config.begin_suppress_tokens
+        allowed[_token_list(published, self.vocab_size) if published is not None else [*blank, self.stop_token_id]] = (
+            False
+        )
         return allowed
 
     @property
@@ -107,6 +113,10 @@ class Whisper(Recognizer):
         """Whether the prompt names a language."""
         known = getattr(self.model.generation_config, "is_multilingual", None)
         return self.vocab_size >= SMALLEST_MULTILINGUAL_VOCABULARY if known is None else bool(known)
+
+    @property
+    def detects_language(self) -> bool:
+        return self.is_multilingual
 
     @cached_property
     def language_tokens(self) -> dict[str, int]:
@@ -277,5 +287,6 @@ def build_whisper(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Whisp
     return Whisper(model, WhisperProcessor(extractor, tokenizer))
 
 
-def _token_list(tokens: Any) -> list[int]:
-    return [] if tokens is None else list(tokens)
+def _token_list(tokens: Any, vocab_size: int) -> list[int]:
+    """Ids of a generation config that have a logit."""
+    return [token for token in tokens or () if 0 <= token < vocab_size]

@@ -75,7 +75,7 @@ def check_training_set(
         for index, tokens in enumerate(lengths):
             check_reference_length(source, utterances[index].id, tokens, student)
     for language in utterances.languages():
-        check_language(source, language, stage)
+        check_language(source, language, stage, settings)
 
 
 def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) -> Callable[[Utterance, float], None]:
@@ -96,7 +96,7 @@ def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) 
             [tokens] = student.transcript_lengths([utterance.text or ""])
             check_reference_length(source, utterance.id, tokens, student)
         if utterance.language not in checked:
-            check_language(source, utterance.language, stage)
+            check_language(source, utterance.language, stage, settings)
             checked.add(utterance.language)
 
     return check
@@ -114,12 +114,18 @@ def check_reference_length(source: str, utterance_id: str, tokens: int, student:
         raise InputError(f"{source}: {utterance_id}: {error}; cut the recording, or leave it out") from error
 
 
-def check_language(source: str, language: str | None, stage: Stage) -> None:
+def check_language(source: str, language: str | None, stage: Stage, settings: TrainingStageSettings) -> None:
     """Check that student and teacher have a prompt for a language.
 
     Raises:
-        InputError: one of them has none.
+        InputError: one of them has none, or a sharded student would have to detect the language: only the processes
+            with such utterances would run that pass, and the others would not take part in gathering its weights.
     """
+    if language is None and stage.student.detects_language and settings.optimization.sharding == "full":
+        raise InputError(
+            f"{source}: with `sharding: full`, Whisper cannot detect languages; give every utterance a `language`, or "
+            "use `sharding: none`"
+        )
     prompts = [stage.student.prompt_text]
     if isinstance(stage, DistillationStage):
         prompts.append(stage.teacher.prompt_text)
