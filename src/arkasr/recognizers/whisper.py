@@ -250,7 +250,7 @@ def build_whisper(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Whisp
     Args:
         sizes: fields of `WhisperConfig`, such as a preset. `vocab_size` makes the head wider than tokenizer and
             timestamps.
-        vocabulary: the base tokens; the family's own tokens follow them, in the order of the published checkpoints.
+        vocabulary: the base tokens; the family's own tokens follow them.
 
     Raises:
         InputError: the vocabulary has rules that Whisper's tokenizer does not follow.

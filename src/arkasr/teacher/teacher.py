@@ -23,7 +23,7 @@ class ScoringRequest:
 
     Attributes:
         audio: output of the teacher's `features`.
-        language: the language in the prompt; None = the prompt names none.
+        language: the language in the prompt; None = the prompt names none, or the model detects it.
         transcript: LongTensor `[m]`, teacher ids, at least one.
         positions: LongTensor `[n]`, positions in `transcript` to score. −1 = none: that row of the scores is undefined.
         requested_ids: LongTensor `[n, K]`, teacher ids to score at these positions besides the teacher's k best;
