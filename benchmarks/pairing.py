@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from arkasr.distill.alignment import align, no_prefix
+from arkasr.distill.alignment import align
 from arkasr.recognizers.load import load_without_weights
+from arkasr.recognizers.text import no_prefix
 from arkasr.teacher.vocabulary_mapping import map_vocabularies
 
 

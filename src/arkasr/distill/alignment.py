@@ -6,7 +6,7 @@ left to others.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arkasr.distill.vocabularies import map_ids
 from arkasr.errors import InputError
-
-# The text that a model family writes before a text, such as a blank.
-Prefix = Callable[[str], str]
-
-
-def no_prefix(text: str) -> str:
-    """Nothing before a text."""
-    return ""
+from arkasr.recognizers.text import Prefix, no_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +85,17 @@ def align(
     Raises:
         InputError: a tokenizer is not byte-level.
     """
+    mapped_ids = map_ids(student_to_teacher, ids)
+    all_mapped = bool((mapped_ids >= 0).all())
+    mapped = _read_up_to(longest_transcript, Alignment(mapped_ids, torch.arange(len(ids)), retokenised=False))
+    if all_mapped and student_prefix is teacher_prefix:
+        return mapped
     student_ids = ids.tolist()
     student_bytes = b"".join(token_bytes(student_tokenizer, student_ids))
     text = student_bytes.decode("utf-8", errors="replace")
     teacher_text = _with_prefix_of_teacher(text, student_prefix, teacher_prefix)
-    mapped_ids = map_ids(student_to_teacher, ids)
-    if teacher_text == text and bool((mapped_ids >= 0).all()):
-        return _read_up_to(longest_transcript, Alignment(mapped_ids, torch.arange(len(ids)), retokenised=False))
+    if all_mapped and teacher_text == text:
+        return mapped
     teacher_ids = teacher_tokenizer.encode(teacher_text, add_special_tokens=False)
     if student_ids and student_ids[-1] == student_stop:
         teacher_ids.append(teacher_stop)

@@ -90,7 +90,7 @@ def prepare_rollouts(student: Recognizer, transcripts: Transcripts, references: 
     for index, (tokens, text, reference) in enumerate(zip(transcripts.tokens, texts, references, strict=True)):
         if clean_transcript(text):
             kept.append(Rollout(index, tokens, states[index], stopped[index], loop_start_tokens[index]))
-        elif reference and _fits(student, reference_tokens := student.transcript_ids(reference)):
+        elif reference and student.can_write(len(reference_tokens := student.transcript_ids(reference))):
             kept.append(Rollout(index, reference_tokens, None))
             fallbacks += 1
         else:
@@ -98,10 +98,6 @@ def prepare_rollouts(student: Recognizer, transcripts: Transcripts, references: 
     return Rollouts(
         kept, transcripts.tokens, loop_start_tokens, transcripts.stopped, fallbacks, skipped, transcripts.passes
     )
-
-
-def _fits(student: Recognizer, tokens: Tensor) -> bool:
-    return student.longest_transcript is None or len(tokens) <= student.longest_transcript
 
 
 def _loop_start_token(student: Recognizer, tokens: Tensor, text: str, stopped: bool) -> int | None:

@@ -20,7 +20,7 @@ from arkasr.model.generation import FIRST_CODEC_TOKEN_ID, transcription_config
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.model.processor import AUDIO_TOKEN, SPECIAL_TOKENS, STOP_TOKEN, ArkAsrProcessor, transcription_prompt
 from arkasr.recognizers.decoder_only import DecoderOnlyRecognizer
-from arkasr.recognizers.text import blank_before
+from arkasr.recognizers.text import Prefix, blank_before, no_prefix
 from arkasr.recognizers.tokenizer import PAD_TOKEN, BaseVocabulary, build_tokenizer
 
 ARK_ASR_PRESETS: dict[str, dict[str, Any]] = {
@@ -96,8 +96,9 @@ class ArkAsr(DecoderOnlyRecognizer):
         """The same prompt for every language."""
         return self._prompt
 
-    def transcript_prefix(self, text: str) -> str:
-        return blank_before(text) if self.processor.leading_blank else ""
+    @property
+    def transcript_prefix(self) -> Prefix:
+        return blank_before if self.processor.leading_blank else no_prefix
 
     def audio_embeddings(self, audio: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self.model.get_audio_features(**audio)

@@ -57,30 +57,15 @@ class DecoderOnlyRecognizer(Recognizer):
         embeddings = self.padded_audio_embeddings(prompts.audio, prompts.audio_lengths)
         return replace(prompts, audio=prompts.audio | {"embeddings": embeddings})
 
-    def decoder_states(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        audio: dict[str, Tensor],
-        *,
-        cache: Any = None,
-        use_cache: bool = False,
-    ) -> tuple[Tensor, Any]:
-        if use_cache and cache is None:
-            cache = DynamicCache(config=cast(Any, self.decoder).config)
+    def decoder_inputs(self, input_ids: Tensor, audio: dict[str, Tensor]) -> dict[str, Tensor]:
         embedded = self.model.get_input_embeddings()(input_ids)
         if audio:
             placeholders = input_ids == self.processor.audio_token_id
             embedded = fill_padded(embedded, placeholders, audio["embeddings"])
-        outputs = self.decoder(
-            inputs_embeds=embedded,
-            attention_mask=self.device_mask(attention_mask, input_ids.shape[1]),
-            position_ids=position_ids,
-            use_cache=use_cache,
-            **self.cache_argument(cache),
-        )
-        return outputs.last_hidden_state, cache
+        return {"inputs_embeds": embedded}
+
+    def new_cache(self) -> DynamicCache:
+        return DynamicCache(config=cast(Any, self.decoder).config)
 
     def prompt_parts(self, language: str | None) -> tuple[list[int], list[int]]:
         """Token ids of the prompt before and after the audio."""

@@ -150,7 +150,9 @@ def decode(
         batch = [rows[clip] for clip in decoder.clips]
         proposals = [row.propose() for row in batch]
         states.append(decoder.step(proposals))
-        uniforms = torch.cat([row.next_uniforms(proposal) for row, proposal in zip(batch, proposals, strict=True)])
+        uniforms = None
+        if sampling is not None:
+            uniforms = torch.cat([row.next_uniforms(proposal) for row, proposal in zip(batch, proposals, strict=True)])
         tokens = predictor.predict(states[-1], uniforms)
         if len(states) == 1:
             predictor.replace_first(tokens, states[0], proposals, uniforms)
@@ -192,25 +194,25 @@ class _Predictor:
     def __init__(self, recognizer: Recognizer, temperature: float | None) -> None:
         self._head = recognizer.head
         self._temperature = temperature
-        self._allowed = TokenMask.of(recognizer.allowed_tokens, self._head)
-        self._restricts_first = not torch.equal(recognizer.allowed_first_tokens, recognizer.allowed_tokens)
-        self._allowed_first = TokenMask.of(recognizer.allowed_first_tokens, self._head)
+        allowed, allowed_first = recognizer.allowed_tokens, recognizer.allowed_first_tokens
+        self._allowed = TokenMask.of(allowed, self._head)
+        self._allowed_first = None if allowed_first is allowed else TokenMask.of(allowed_first, self._head)
 
-    def predict(self, states: Tensor, uniforms: Tensor, allowed: TokenMask | None = None) -> Tensor:
+    def predict(self, states: Tensor, uniforms: Tensor | None, allowed: TokenMask | None = None) -> Tensor:
         """Token ids, int64 `[N]`.
 
         Args:
             states: `[N, H]`.
-            uniforms: float64 `[N]`, as in `Sampling`; not used for greedy decoding.
+            uniforms: float64 `[N]`, as in `Sampling`; None for greedy decoding.
             allowed: the tokens to choose from; None = those of every position but the first.
         """
-        if self._temperature is None:
+        if uniforms is None or self._temperature is None:
             return greedy_tokens(states, self._head, allowed or self._allowed)
         uniforms = to_device(uniforms, states.device)
         return sampled_tokens(states, self._head, allowed or self._allowed, self._temperature, uniforms)
 
     def replace_first(
-        self, tokens: Tensor, states: Tensor, proposals: Sequence[Sequence[int]], uniforms: Tensor
+        self, tokens: Tensor, states: Tensor, proposals: Sequence[Sequence[int]], uniforms: Tensor | None
     ) -> None:
         """Predict the first token of every transcript again, in place, from the tokens that may begin one.
 
@@ -218,14 +220,14 @@ class _Predictor:
             tokens: int64 `[N]`, from the first pass.
             states: `[N, H]`, of the first pass.
             proposals: of each row; N is their length and one more each.
-            uniforms: float64 `[N]`.
+            uniforms: as for `predict`.
         """
-        if not self._restricts_first:
+        if self._allowed_first is None:
             return
         lengths = torch.tensor([len(proposal) + 1 for proposal in proposals])
         first_on_host = lengths.cumsum(0) - lengths
         first = to_device(first_on_host, states.device)
-        first_uniforms = uniforms if self._temperature is None else uniforms[first_on_host]
+        first_uniforms = None if uniforms is None else uniforms[first_on_host]
         tokens[first] = self.predict(states.index_select(0, first), first_uniforms, self._allowed_first)
 
 

@@ -45,17 +45,26 @@ def load_recognizer(
     with input_errors(name):
         config, processor = _config_and_processor(name, source)
         family = FAMILIES[config.model_type]
-        model, loading_info = family.model_class.from_pretrained(
-            name,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **source,
-        )
-        refuse_incomplete(name, loading_info)
+        model = load_complete(family.model_class, name, dtype=dtype, attn_implementation=attention, **source)
     return family(model.to(device), processor)
+
+
+def load_complete(model_class: Any, name: str | Path, **options: Any) -> Any:
+    """A model from safetensors files that have every weight.
+
+    Args:
+        model_class: a class of Transformers.
+        name: a folder, or a repository on the model hub.
+        options: further arguments of `from_pretrained`.
+
+    Raises:
+        InputError: a weight is missing or has another shape than in the config.
+    """
+    model, loading_info = model_class.from_pretrained(
+        name, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **options
+    )
+    refuse_incomplete(name, loading_info)
+    return model
 
 
 def load_without_weights(name: str | Path, *, revision: str | None = None) -> Recognizer:

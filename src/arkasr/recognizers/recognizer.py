@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from arkasr.recognizers.device import to_device
+from arkasr.recognizers.text import Prefix, no_prefix
 
 # Fields of a feature extractor's file that do not change the features.
 SETTINGS_WITHOUT_EFFECT = ("processor_class", "feature_extractor_type", "auto_map")
@@ -124,29 +125,12 @@ class Recognizer(ABC):
         """
 
     @abstractmethod
-    def decoder_states(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        audio: dict[str, Tensor],
-        *,
-        cache: Any = None,
-        use_cache: bool = False,
-    ) -> tuple[Tensor, Any]:
-        """The last hidden states of the decoder, one for every input token.
+    def decoder_inputs(self, input_ids: Tensor, audio: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The decoder's keyword arguments for tokens and audio; the arguments are those of `decoder_states`."""
 
-        Args:
-            input_ids: int64 `[B, L]`.
-            attention_mask: int64 `[B, L']`, zero where hidden; L' is L plus the length of the cache.
-            position_ids: int64 `[B, L]`.
-            audio: `Prompts.audio` with embeddings; empty once the prompts are in the cache.
-            cache: keys and values of earlier tokens.
-            use_cache: return the cache.
-
-        Returns:
-            States `[B, L, H]`, and the cache or None.
-        """
+    @abstractmethod
+    def new_cache(self) -> Any:
+        """An empty cache of the decoder."""
 
     @property
     @abstractmethod
@@ -212,9 +196,14 @@ class Recognizer(ABC):
         """Whether the model finds the language of a prompt without one, in a further decoder pass."""
         return False
 
-    def transcript_prefix(self, text: str) -> str:
-        """What the family writes before the first word of `text`, such as a blank."""
-        return ""
+    def can_write(self, tokens: int) -> bool:
+        """Whether a transcript may have so many tokens, the stop token included."""
+        return self.longest_transcript is None or tokens <= self.longest_transcript
+
+    @property
+    def transcript_prefix(self) -> Prefix:
+        """What the family writes before the first word of a text, such as a blank."""
+        return no_prefix
 
     def select_cached(self, cache: Any, rows: Tensor, columns: Tensor) -> None:
         """Keep some rows of a cache of `decoder_states`, and some columns of each.
@@ -228,18 +217,48 @@ class Recognizer(ABC):
             layer.keys = layer.keys[rows[:, None], :, columns].transpose(1, 2)
             layer.values = layer.values[rows[:, None], :, columns].transpose(1, 2)
 
-    def cache_argument(self, cache: Any) -> dict[str, Any]:
-        """The decoder's keyword argument for its cache, which Transformers renamed from `past_key_values`."""
-        renamed = "cache" in inspect.signature(type(self.decoder).forward).parameters
-        return {"cache" if renamed else "past_key_values": cache}
-
-    def device_mask(self, attention_mask: Tensor, queries: int) -> Tensor:
-        """The attention mask of `decoder_states` in a form that Transformers does not read back from an accelerator.
+    def decoder_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        audio: dict[str, Tensor],
+        *,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """The last hidden states of the decoder, one for every input token.
 
         Args:
-            attention_mask: int64 `[B, L']`, zero where hidden.
-            queries: L, the number of last tokens.
+            input_ids: int64 `[B, L]`.
+            attention_mask: int64 `[B, L']`, zero where hidden; L' is L plus the length of the cache.
+            position_ids: int64 `[B, L]`.
+            audio: `Prompts.audio` with embeddings; empty once the prompts are in the cache.
+            cache: keys and values of earlier tokens.
+            use_cache: return the cache.
+
+        Returns:
+            States `[B, L, H]`, and the cache or None.
         """
+        if use_cache and cache is None:
+            cache = self.new_cache()
+        outputs = self.decoder(
+            **self.decoder_inputs(input_ids, audio),
+            attention_mask=self._device_mask(attention_mask, input_ids.shape[1]),
+            position_ids=position_ids,
+            use_cache=use_cache,
+            **{self._cache_argument: cache},
+        )
+        return outputs.last_hidden_state, cache
+
+    @cached_property
+    def _cache_argument(self) -> str:
+        """The name of the decoder's argument for its cache; Transformers renamed it from `past_key_values`."""
+        renamed = "cache" in inspect.signature(type(self.decoder).forward).parameters
+        return "cache" if renamed else "past_key_values"
+
+    def _device_mask(self, attention_mask: Tensor, queries: int) -> Tensor:
+        """The mask in a form that Transformers does not read back from an accelerator; arguments of `causal_mask`."""
         config = cast(Any, self.decoder).config
         sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
         if attention_mask.device.type == "cpu" or config._attn_implementation != "sdpa" or sliding:

@@ -80,9 +80,8 @@ def check_transcript_length(recognizer: Recognizer, tokens: int, subject: str) -
     Raises:
         InputError: it cannot.
     """
-    longest = recognizer.longest_transcript
-    if longest is not None and tokens > longest:
-        raise InputError(f"{subject} is {tokens}; the model writes at most {longest} tokens")
+    if not recognizer.can_write(tokens):
+        raise InputError(f"{subject} is {tokens}; the model writes at most {recognizer.longest_transcript} tokens")
 
 
 def positions(attention_mask: Tensor) -> Tensor:

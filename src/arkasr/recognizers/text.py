@@ -5,6 +5,7 @@ code (AutoArk/open-audio-opd), to make scores comparable.
 """
 
 import re
+from collections.abc import Callable
 
 from arkasr.recognizers.loops import is_unspaced
 
@@ -16,6 +17,10 @@ CODEC_TOKENS = re.compile(
 LEADING_PUNCTUATION = re.compile(r"^[\s,.;:!?-]+")
 
 
+# What a model family writes before a text, such as a blank.
+Prefix = Callable[[str], str]
+
+
 def clean_transcript(raw: str) -> str:
     """The words of a transcript that was decoded with its special tokens kept."""
     for end in TURN_ENDS:
@@ -23,6 +28,11 @@ def clean_transcript(raw: str) -> str:
     text = raw.rsplit(TEXT_MARK, 1)[-1]
     text = " ".join(CODEC_TOKENS.sub("", text).split())
     return LEADING_PUNCTUATION.sub("", text)
+
+
+def no_prefix(text: str) -> str:
+    """Nothing before a transcript."""
+    return ""
 
 
 def blank_before(text: str) -> str:

@@ -19,9 +19,8 @@ from transformers import (
 
 from arkasr.errors import InputError
 from arkasr.model.allowed import tokens_within
-from arkasr.model.checkpoint_integrity import refuse_incomplete
 from arkasr.recognizers.ark_asr import ArkAsr
-from arkasr.recognizers.load import input_errors
+from arkasr.recognizers.load import input_errors, load_complete
 
 # Ark-ASR's decoder is Qwen2's. Llama's is the same without biases of queries, keys and values.
 DECODERS: dict[str, Any] = {"qwen2": Qwen2ForCausalLM, "llama": LlamaForCausalLM}
@@ -92,15 +91,7 @@ def load_decoder(name: str, revision: str | None = None) -> TrainedDecoder:
         config = AutoConfig.from_pretrained(name, **source)
         sizes = sizes_of_decoder(name, config)
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
-        model, loading_info = DECODERS[config.model_type].from_pretrained(
-            name,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **source,
-        )
-        refuse_incomplete(name, loading_info)
+        model = load_complete(DECODERS[config.model_type], name, dtype=torch.float32, **source)
     return TrainedDecoder(sizes, model, tokenizer)
 
 

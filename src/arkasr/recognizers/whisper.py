@@ -31,7 +31,7 @@ from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, clip_of
 from arkasr.recognizers.recognizer import Prompts, Recognizer, padded_left
-from arkasr.recognizers.text import blank_before
+from arkasr.recognizers.text import Prefix, blank_before
 from arkasr.recognizers.tokenizer import BaseVocabulary, follows_rules
 
 WHISPER_PRESETS: dict[str, dict[str, Any]] = {
@@ -190,29 +190,13 @@ class Whisper(Recognizer):
             input_ids = torch.cat((input_ids[:, :1], languages[:, None], input_ids[:, 2:]), dim=1)
         return replace(prompts, input_ids=input_ids, audio={"embeddings": embeddings})
 
-    def decoder_states(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        audio: dict[str, Tensor],
-        *,
-        cache: Any = None,
-        use_cache: bool = False,
-    ) -> tuple[Tensor, Any]:
-        if use_cache and cache is None:
-            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    def decoder_inputs(self, input_ids: Tensor, audio: dict[str, Tensor]) -> dict[str, Tensor]:
         embedded = self.model.get_input_embeddings()(input_ids)
-        outputs = self.decoder(
-            inputs_embeds=embedded,
-            attention_mask=self.device_mask(attention_mask, input_ids.shape[1]),
-            position_ids=position_ids,
-            # With keys of the audio in the cache, Transformers asks only whether there are encoder states.
-            encoder_hidden_states=audio.get("embeddings", embedded),
-            use_cache=use_cache,
-            **self.cache_argument(cache),
-        )
-        return outputs.last_hidden_state, cache
+        # With keys of the audio in the cache, Transformers asks only whether there are encoder states.
+        return {"inputs_embeds": embedded, "encoder_hidden_states": audio.get("embeddings", embedded)}
+
+    def new_cache(self) -> EncoderDecoderCache:
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def select_cached(self, cache: Any, rows: Tensor, columns: Tensor) -> None:
         super().select_cached(cache.self_attention_cache, rows, columns)
@@ -228,8 +212,9 @@ class Whisper(Recognizer):
     def audio_modules(self) -> list[nn.Module]:
         return [self.model.model.encoder]
 
-    def transcript_prefix(self, text: str) -> str:
-        return blank_before(text)
+    @property
+    def transcript_prefix(self) -> Prefix:
+        return blank_before
 
     @torch.no_grad()
     def _detected_language_ids(self, embeddings: Tensor) -> Tensor:

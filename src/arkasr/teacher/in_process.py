@@ -13,7 +13,7 @@ from arkasr.recognizers.device import to_device
 from arkasr.recognizers.head import top_tokens
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_states
-from arkasr.teacher.teacher import PendingScores, ScoringRequest, Teacher, TeacherStates
+from arkasr.teacher.teacher import PendingScores, ScoringRequest, Teacher, TeacherStates, prompts_of
 from arkasr.teacher.teacher_cache import TeacherCache
 
 
@@ -73,6 +73,5 @@ class InProcessTeacher(Teacher):
         """The states at every transcript token `[sum m, H_T]`, and the number of requests answered from disk."""
         if self.cache is not None:
             return self.cache.states(requests, device)
-        features, languages = [request.audio for request in requests], [request.language for request in requests]
-        prompts = self.recognizer.prompts(features, languages).to(device)
+        prompts = prompts_of(self.recognizer, requests, device)
         return forced_states(self.recognizer, prompts, [request.transcript for request in requests]), None

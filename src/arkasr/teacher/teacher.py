@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from arkasr.recognizers.head import TopTokens
-from arkasr.recognizers.recognizer import Recognizer
+from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,12 @@ class ScoringRequest:
     positions: Tensor
     requested_ids: Tensor
     forced_positions: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+
+
+def prompts_of(recognizer: Recognizer, requests: Sequence[ScoringRequest], device: torch.device) -> Prompts:
+    """The prompts of scoring requests to a teacher in process, on a device."""
+    features, languages = [request.audio for request in requests], [request.language for request in requests]
+    return recognizer.prompts(features, languages).to(device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.fingerprint import arithmetic, digest_of, digest_of_model
-from arkasr.recognizers.recognizer import Prompts, Recognizer
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import forced_states
-from arkasr.teacher.teacher import ScoringRequest
+from arkasr.teacher.teacher import ScoringRequest, prompts_of
 from arkasr.teacher.tensor_store import TensorStore
 
 
@@ -93,7 +93,7 @@ class TeacherCache:
         device: torch.device,
     ) -> Tensor:
         """One decoder pass over all requests. Embeddings that are None are computed and kept."""
-        prompts = self._prompts(requests, device)
+        prompts = prompts_of(self._recognizer, requests, device)
         complete = [
             self._new_embeddings(store, request, device) if found is None else to_device(found, device)
             for request, found in zip(requests, embeddings, strict=True)
@@ -104,14 +104,10 @@ class TeacherCache:
         )
 
     def _new_embeddings(self, store: TensorStore, request: ScoringRequest, device: torch.device) -> Tensor:
-        prompts = self._recognizer.embed_audio(self._prompts([request], device))
+        prompts = self._recognizer.embed_audio(prompts_of(self._recognizer, [request], device))
         embeddings = prompts.audio["embeddings"][0, : prompts.audio_lengths[0]]
         store.put(_key_of_embeddings(request), {"embeddings": embeddings})
         return embeddings
-
-    def _prompts(self, requests: Sequence[ScoringRequest], device: torch.device) -> Prompts:
-        features, languages = [request.audio for request in requests], [request.language for request in requests]
-        return self._recognizer.prompts(features, languages).to(device)
 
     def _key_of_states(self, request: ScoringRequest) -> str:
         return digest_of(["states", request.audio, self._recognizer.prompt_text(request.language)])

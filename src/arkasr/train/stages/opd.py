@@ -100,7 +100,7 @@ class DistillationStage(Stage):
             student_vocab_size=student.vocab_size,
             teacher_vocab_size=self.teacher.vocab_size,
         )
-        self._unpaired: Counter[str] = Counter()
+        self._unpaired: Counter[int] = Counter()
         self._on_device: tuple[torch.device, Vocabularies] | None = None
 
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
@@ -230,7 +230,10 @@ class DistillationStage(Stage):
         self.on_weights_changed()
 
     def unpaired_tokens(self) -> Counter[str]:
-        return self._unpaired
+        texts: Counter[str] = Counter()
+        for token, count in self._unpaired.items():
+            texts[self.student.transcript_text(torch.tensor([token]))] += count
+        return texts
 
     def close(self) -> None:
         self.teacher.close()
@@ -256,8 +259,7 @@ class DistillationStage(Stage):
 
     def _count_unpaired(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> None:
         for rollout, alignment in zip(kept, alignments, strict=True):
-            unpaired = rollout.tokens[alignment.teacher_positions.cpu() < 0]
-            self._unpaired.update(self.student.transcript_text(token[None]) for token in unpaired)
+            self._unpaired.update(rollout.tokens[alignment.teacher_positions.cpu() < 0].tolist())
 
     def _scoring_requests(
         self,
