@@ -12,7 +12,7 @@ import pytest
 from arkasr.cli import main
 from arkasr.cost.assumptions import Assumptions, share_of_passes
 from arkasr.cost.device import DEVICES, device_called
-from arkasr.cost.estimate import Cluster, stage_costs
+from arkasr.cost.estimate import Cluster, batch_of_seconds, stage_costs
 from arkasr.errors import InputError
 from arkasr.recipe.load import load_settings
 from arkasr.recipe.settings import Recipe
@@ -242,3 +242,13 @@ def test_bad_input_is_a_one_line_error_with_status_two(arkasr, arguments):
     assert status == 2
     assert len(errors.strip().splitlines()) == 1
     assert errors.startswith("arkasr: ")
+
+
+def test_a_batch_of_whisper_holds_as_many_utterances_as_windows():
+    recipe = load_settings(Recipe, Path("recipes/whisper-noise.yaml"))
+    assumptions = Assumptions(utterance_seconds=2.0)
+    costs = {cost.stage: cost for cost in stage_costs(recipe, Cluster(H100, 1), assumptions)}
+    assert recipe.stages["td"].optimization.batch_seconds == 180
+    assert costs["td"].audio == pytest.approx(6 * 2.0)
+    assert costs["labels"].audio == pytest.approx(120 / 30 * 2.0)
+    assert batch_of_seconds(20.0, None, None, assumptions, window_seconds=30.0).utterances == 1

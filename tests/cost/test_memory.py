@@ -14,10 +14,11 @@ from arkasr.cost.work import Batch
 from arkasr.recipe.settings import ModelSettings
 from arkasr.recognizers.ark_asr import ARK_ASR_PRESETS, build_ark_asr
 from arkasr.recognizers.scoring import forced_states
+from arkasr.recognizers.whisper import build_whisper
 from arkasr.train.optimizer import build_optimizers
 from arkasr.train.parts import freeze_parts
 from arkasr.train.stages.sft import SupervisedStage
-from tests.models import noise_examples
+from tests.models import SMALL_WHISPER, noise_examples
 from tests.train.runs import SETTINGS
 
 
@@ -105,6 +106,21 @@ def test_each_layer_saves_the_estimated_bytes(vocabulary):
         batch = Batch(3, SECONDS, len(transcripts[0]))
         estimated.append(memory.kept_for_backward(size_of(student), batch, mixed=False, checkpointing=False))
     assert estimated[1] - estimated[0] == pytest.approx(saved[1] - saved[0], rel=0.02)
+
+
+@pytest.mark.parametrize(("mixed", "tolerance"), [(False, 0.02), (True, 0.12)])
+def test_each_layer_of_whisper_saves_the_estimated_bytes(vocabulary, mixed, tolerance):
+    saved, estimated = [], []
+    for layers in (1, 2):
+        sizes = SMALL_WHISPER | {"encoder_layers": layers, "decoder_layers": layers}
+        whisper = build_whisper(sizes, vocabulary)
+        prompts, transcripts = equal_utterances(whisper)
+        run = partial(forced_states_of, whisper, prompts, transcripts)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            saved.append(saved_bytes(run, list(whisper.model.parameters())))
+        batch = Batch(3, SECONDS, len(transcripts[0]))
+        estimated.append(memory.kept_for_backward(size_of(whisper), batch, mixed=mixed, checkpointing=False))
+    assert estimated[1] - estimated[0] == pytest.approx(saved[1] - saved[0], rel=tolerance)
 
 
 def test_activation_checkpointing_saves_less(tiny):

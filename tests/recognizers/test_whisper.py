@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
 
 from arkasr.errors import InputError
 from arkasr.recognizers.decoding import Sampling, decode
-from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.inference import RecognitionSettings, recognize_clips
+from arkasr.recognizers.load import load_recognizer, load_without_weights
 from arkasr.recognizers.scoring import forced_logits
-from arkasr.recognizers.whisper import Whisper
+from arkasr.recognizers.whisper import NO_TIMESTAMPS_TOKEN, Whisper
+from arkasr.train.augment import augment_features, join_utterances
+from arkasr.train.settings import AugmentationSettings
+from tests import models
 
 
 @pytest.fixture
@@ -162,3 +166,97 @@ def test_a_checkpoint_without_a_weight_is_refused(whisper, tmp_path):
     whisper.save(tmp_path, weights)
     with pytest.raises(InputError, match=r"has no weight model\.decoder\.layers\.1\.encoder_attn\.q_proj\.weight"):
         load_recognizer(tmp_path)
+
+
+def test_without_a_generation_config_a_transcript_begins_with_neither_blank_nor_stop_token(whisper, tmp_path):
+    """The config that Transformers makes forbids 220 and 50256, the ids of English models."""
+    expected = whisper.allowed_first_tokens
+    whisper.save(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    for again in (load_recognizer(tmp_path), load_without_weights(tmp_path)):
+        assert not again.allowed_first_tokens[again.stop_token_id]
+        blank = again.tokenizer(" ", add_special_tokens=False)["input_ids"]
+        assert not again.allowed_first_tokens[blank].any()
+        assert again.allowed_first_tokens[: len(expected)][again.tokenizer("a", add_special_tokens=False)["input_ids"]]
+
+
+def test_a_model_without_weights_has_the_generation_config_of_its_folder(whisper, tmp_path):
+    whisper.save(tmp_path)
+    empty = load_without_weights(tmp_path)
+    assert empty.prompt_text("German") == whisper.prompt_text("German")
+    assert torch.equal(empty.allowed_tokens, whisper.allowed_tokens)
+
+
+def test_dropout_and_left_out_layers_of_a_checkpoint_are_not_used(whisper, clips, tmp_path):
+    for name in Whisper.fixed_settings:
+        setattr(whisper.model.config, name, 0.5)
+    whisper.save(tmp_path)
+    loaded = load_recognizer(tmp_path)
+    loaded.model.train()
+    prompts = loaded.prompts([loaded.features(clip) for clip in clips], ["English"] * len(clips))
+    transcripts = [torch.arange(5)] * len(clips)
+    once, again = (forced_logits(loaded, prompts, transcripts) for _ in range(2))
+    assert torch.equal(once, again)
+
+
+def test_a_tokenizer_without_a_token_of_the_prompt_is_refused(whisper, tmp_path):
+    whisper.save(tmp_path)
+    for file in tmp_path.glob("*.json"):
+        file.write_text(file.read_text().replace(NO_TIMESTAMPS_TOKEN, "<|something|>"))
+    with pytest.raises(InputError, match=r"has no <\|notimestamps\|>"):
+        load_recognizer(tmp_path)
+
+
+def test_a_feature_extractor_with_another_window_than_the_encoder_is_refused(whisper, tmp_path):
+    whisper.processor.feature_extractor = WhisperFeatureExtractor(feature_size=40, chunk_length=15)
+    whisper.save(tmp_path)
+    with pytest.raises(InputError, match="has a window of 15 s, its encoder reads 30 s"):
+        load_recognizer(tmp_path)
+
+
+def test_hebrew_has_its_old_code_in_an_old_tokenizer(whisper, tmp_path):
+    whisper.save(tmp_path)
+    for file in tmp_path.glob("*.json"):
+        file.write_text(file.read_text().replace("<|he|>", "<|iw|>"))
+    assert load_recognizer(tmp_path).prompt_text("Hebrew").startswith("<|startoftranscript|><|iw|>")
+
+
+def test_augmentation_leaves_the_silence_that_fills_the_window(whisper, clips):
+    settings = AugmentationSettings(time_masks=30, time_width=30, frequency_width=30, time_stretch=0.2)
+    [example] = models.noise_examples(whisper, seconds=(2.0,))
+    before = example.features[whisper.frontend]
+    for seed in range(20):
+        [changed] = augment_features([example], settings, seed, [whisper])
+        after = changed.features[whisper.frontend]
+        assert torch.equal(after[:, -1], before[:, -1])
+        assert not torch.equal(after[:, : before.shape[1] - 1], before[:, : after.shape[1] - 1])
+        assert torch.equal(
+            whisper.pad_features([after])["input_features"][0, :, after.shape[1] :].unique(), before[0, -1:]
+        )
+
+
+def test_texts_that_are_too_long_together_are_not_joined(whisper):
+    long = "the red book is in london " * 2
+    examples = models.noise_examples(whisper, seconds=(1.0, 1.0, 1.0), texts=[long, long, "the"])
+    fits = [[whisper.can_write(len(whisper.transcript_ids(f"{a} {b}"))) for b in (long, "the")] for a in (long, "the")]
+    assert fits == [[False, True], [True, True]]
+    settings = AugmentationSettings(join_share=1.0)
+    joined = [item for seed in range(20) for item in join_utterances(examples, settings, seed, whisper)]
+    lengths = {len(whisper.transcript_ids(item.utterance.text)) for item in joined if item.joined_from}
+    assert lengths
+    assert max(lengths) <= whisper.longest_transcript
+
+
+def test_batches_count_the_window(whisper):
+    utterances = [example.utterance for example in models.noise_examples(whisper)]
+    batch_sizes = []
+    features = [whisper.features(np.zeros(16_000, dtype=np.float32))] * len(utterances)
+
+    def write(recognizer, prompts, **options):
+        batch_sizes.append(len(prompts.lengths))
+        return decode(recognizer, prompts, **options)
+
+    settings = RecognitionSettings(batch_seconds=60, max_new_tokens=2)
+    seconds = {index: utterance.duration for index, utterance in enumerate(utterances)}
+    list(recognize_clips(whisper, seconds, features.__getitem__, lambda index: "English", settings, write))
+    assert batch_sizes == [2, 2, 1]

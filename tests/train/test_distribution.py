@@ -92,6 +92,17 @@ def test_segments_in_only_one_process_give_the_gradient_of_one_process_with_all_
         assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_give_the_gradient_of_one_with_a_whisper_student(measured, sharding):
+    stage, examples = uneven_processes.whisper_stage()
+    loss = stage(examples, 0)
+    (loss.total / loss.count).backward()
+    trained = [parameter.grad for parameter in stage.parameters() if parameter.requires_grad]
+    norm = torch.nn.utils.get_total_norm(trained)
+    for process in measured[f"whisper-{sharding}"]:
+        assert process["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
 def test_a_sharded_student_is_unsharded_only_during_rollouts_and_the_plan_counts_that(measured, vocabulary):
     student = build_ark_asr(uneven_processes.DEEP_STUDENT, vocabulary)
     layers = [*student.audio_modules[0].whisper.layers, *student.decoder.layers]

@@ -22,7 +22,15 @@ from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from arkasr.train.step import optimizer_step
 from arkasr.train.stream import BatchStream
-from tests.models import SMALL_STUDENT, TEXTS, noise_examples, small_student, small_teacher, small_vocabulary
+from tests.models import (
+    SMALL_STUDENT,
+    TEXTS,
+    noise_examples,
+    small_student,
+    small_teacher,
+    small_vocabulary,
+    small_whisper,
+)
 from tests.train.copy_engine import CopyEngine
 from tests.train.opd import set_rollouts
 from tests.train.runs import kill_at, killed, losses
@@ -98,6 +106,27 @@ def segments_in_one_process(sharding):
     accelerator = accelerator_for(stage, settings)
     module, optimizers = distribute(accelerator, stage, settings)
     outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
+    return processes.all_gather(outcome.metrics.values())
+
+
+def whisper_stage():
+    """OPD of a Whisper student, and examples for two processes."""
+    vocabulary = small_vocabulary()
+    student, teacher = small_whisper(vocabulary), small_teacher(vocabulary)
+    stage = DistillationStage(student, teacher, ObjectiveSettings(top_k=8, max_new_tokens=8))
+    return stage, noise_examples(student, teacher)
+
+
+def whisper_step(sharding):
+    """Metrics of one optimizer step of a Whisper student on different utterances, by rank."""
+    stage, examples = whisper_stage()
+    settings = OptimizationSettings(
+        steps=1, batch_seconds=90, accumulation=2, learning_rate=1e-3, max_grad_norm=1e9, sharding=sharding
+    )
+    accelerator = accelerator_for(stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
+    part = examples[:2] if processes.is_first_rank() else examples[2:]
+    outcome = optimizer_step(accelerator, stage, module, optimizers, iter([part]), settings, 1, 0, 1.0)
     return processes.all_gather(outcome.metrics.values())
 
 
@@ -205,6 +234,8 @@ def main():
         "silent-none": step("none", silent=True),
         "segments-none": segments_in_one_process("none"),
         "segments-full": segments_in_one_process("full"),
+        "whisper-none": whisper_step("none"),
+        "whisper-full": whisper_step("full"),
         "unsharded-sft": most_unsharded("sft"),
         "unsharded-opd": most_unsharded("opd"),
         "checkpoint-none": checkpoint_bytes("none"),

@@ -15,7 +15,7 @@ from arkasr.errors import InputError, first_line_of
 from arkasr.model.processor import INSTRUCTION
 from arkasr.recipe.presets import build_preset, with_part
 from arkasr.recipe.settings import ModelSettings, TokenizerSettings
-from arkasr.recognizers.load import FAMILIES
+from arkasr.recognizers.load import FAMILIES, generation_config_of
 from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
@@ -142,6 +142,7 @@ def _from_folder(key: str, folder: str) -> Recognizer:
     with init_empty_weights():
         model = family.model_class(config)
     model.tie_weights()
+    model.generation_config = generation_config_of(folder, {}) or model.generation_config
     return family(model, processor)
 
 

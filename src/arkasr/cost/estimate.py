@@ -103,7 +103,7 @@ def stage_costs(recipe: Recipe, cluster: Cluster, assumptions: Assumptions) -> l
         teacher = None
         if isinstance(stage, OpdStageSettings) and not is_served(recipe, stage):
             teacher = size_of_origin(recipe.origin(stage.teacher))
-        batch, decoding = assumed_batch(recipe, stage, assumptions)
+        batch, decoding = assumed_batch(recipe, stage, start, assumptions)
         check_parts_of_stages(recipe, recipe.origin(name), start.parts)
         costs.append(training_cost(name, stage, start, teacher, cluster, batch, decoding, assumptions))
     return costs
@@ -175,7 +175,7 @@ def label_cost(
         InputError: the device has no figure for float32.
     """
     device, max_tokens = cluster.device, float(stage.max_new_tokens)
-    batch = batch_of_seconds(stage.batch_seconds, None, max_tokens, assumptions)
+    batch = batch_of_seconds(stage.batch_seconds, None, max_tokens, assumptions, teacher.padded_seconds)
     passes = assumptions.decoder_passes(batch.tokens, max_tokens, drafted=False)
     phases = {
         phase: work_seconds(each, device, "no") for phase, each in work.label_phases(teacher, batch, passes).items()
@@ -201,23 +201,35 @@ def label_cost(
     )
 
 
-def assumed_batch(recipe: Recipe, stage: TrainingStage, assumptions: Assumptions) -> tuple[Batch, Decoding]:
+def assumed_batch(
+    recipe: Recipe, stage: TrainingStage, student: Size, assumptions: Assumptions
+) -> tuple[Batch, Decoding]:
     """A micro-batch of a training stage and the decoding of its rollout, under the assumptions."""
     settings = stage.optimization
     max_tokens, drafted = None, False
     if isinstance(stage, OpdStageSettings):
         max_tokens, drafted = float(stage.objective.max_new_tokens), has_drafts(recipe, stage)
-    batch = batch_of_seconds(settings.batch_seconds, settings.batch_utterances, max_tokens, assumptions)
+    batch = batch_of_seconds(
+        settings.batch_seconds, settings.batch_utterances, max_tokens, assumptions, student.padded_seconds
+    )
     passes = assumptions.decoder_passes(batch.tokens, max_tokens or batch.tokens, drafted=drafted)
     return batch, Decoding(passes, drafted)
 
 
 def batch_of_seconds(
-    seconds: float, max_utterances: int | None, max_tokens: float | None, assumptions: Assumptions
+    seconds: float,
+    max_utterances: int | None,
+    max_tokens: float | None,
+    assumptions: Assumptions,
+    window_seconds: float | None = None,
 ) -> Batch:
-    """A micro-batch of up to `seconds` of audio, padding included."""
+    """A micro-batch of up to `seconds` of audio, padding included.
+
+    A model that pads every utterance to `window_seconds` gets one utterance for each of them.
+    """
     padded = min(assumptions.utterance_seconds / (1 - assumptions.padding), seconds)
-    utterances = seconds / padded if max_utterances is None else min(seconds / padded, max_utterances)
+    fitting = max(seconds / max(padded, window_seconds or 0.0), 1.0)
+    utterances = fitting if max_utterances is None else min(fitting, max_utterances)
     tokens = padded * (1 - assumptions.padding) * assumptions.tokens_per_second + 1  # and the stop token
     return Batch(utterances, padded, min(tokens, max_tokens or tokens))
 

@@ -110,12 +110,16 @@ def gathered(size: Size) -> int:
 def kept_for_backward(size: Size, batch: Batch, *, mixed: bool, checkpointing: bool, decoder: bool = True) -> float:
     """Bytes of the activations of a micro-batch. A frozen encoder keeps none.
 
+    A cross-attention keeps keys and values of all encoder positions, besides what the decoder's own positions keep.
     Activation checkpointing keeps the inputs of all layers and, in the backward pass, the activations of one layer.
     """
     frames = 0.0 if "encoder" in size.frozen else encoder_positions(size, batch)
     positions = batch.utterances * decoder_positions(size, batch) if decoder else 0.0
     stacks = ((size.encoder, frames), (size.decoder, positions))
     kept = [stack.kept_bytes(count, mixed=mixed) for stack, count in stacks]
+    if decoder:
+        # In 2 bytes, keys and values are half as large, but each of them also keeps a copy of its input.
+        kept[1] += size.cache_bytes(batch.utterances * size.cross_positions, mixed=False)
     if not checkpointing:
         return sum(kept)
     inputs = sum(FLOAT_BYTES * stack.layers * stack.width * count for stack, count in stacks)

@@ -49,6 +49,7 @@ class DurationBatchSampler:
     Args:
         durations: seconds of every utterance; read in slices.
         max_audio_seconds: limit of the longest utterance times the batch size.
+        window_seconds: a shorter utterance counts as so many seconds, because the model pads it to them.
         lengthening: largest factor by which an utterance may become longer later. Batches of several utterances then
             still keep `max_audio_seconds`.
         text_tokens: number of tokens of every transcript, if they are limited; read in slices, one pool at a time.
@@ -60,7 +61,8 @@ class DurationBatchSampler:
         seed: determines everything random, together with the epoch.
 
     Raises:
-        InputError: an utterance is longer than `max_audio_seconds`; the message names its index.
+        InputError: an utterance or the window is longer than `max_audio_seconds`; the message names the utterance's
+            index.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class DurationBatchSampler:
         durations: Sequence[float],
         *,
         max_audio_seconds: float,
+        window_seconds: float = 0.0,
         lengthening: float = 1.0,
         text_tokens: Sequence[int] | None = None,
         max_text_tokens: int | None = None,
@@ -78,11 +81,17 @@ class DurationBatchSampler:
         self.durations = durations
         self.text_tokens = text_tokens if text_tokens is not None and max_text_tokens is not None else None
         self.max_audio_seconds = max_audio_seconds
+        self.window_seconds = window_seconds
         self.lengthening = lengthening
         self.max_text_tokens = max_text_tokens or 0
         self.max_utterances = max_utterances
         self.shuffle = shuffle
         self.seed = seed
+        if window_seconds > max_audio_seconds:
+            raise InputError(
+                f"the model pads every utterance to {window_seconds:g} s, a batch holds {max_audio_seconds:g} s; "
+                "raise batch_seconds"
+            )
         index = next(indices_longer_than(max_audio_seconds, durations), None)
         if index is not None:
             raise InputError(
@@ -183,7 +192,7 @@ class DurationBatchSampler:
     def _within_budget(self, utterances: int, longest: float, most_tokens: int) -> bool:
         return (
             (self.max_utterances is None or utterances <= self.max_utterances)
-            and longest * self.lengthening * utterances <= self.max_audio_seconds
+            and max(longest * self.lengthening, self.window_seconds) * utterances <= self.max_audio_seconds
             and (self.text_tokens is None or most_tokens * utterances <= self.max_text_tokens)
         )
 

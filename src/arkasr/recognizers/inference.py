@@ -79,7 +79,8 @@ def recognize_clips(
     numbers = list(seconds)
     sampler = DurationBatchSampler(
         list(seconds.values()),
-        max_audio_seconds=max([settings.batch_seconds, *seconds.values()]),
+        max_audio_seconds=max([settings.batch_seconds, recognizer.window_seconds, *seconds.values()]),
+        window_seconds=recognizer.window_seconds,
         max_utterances=settings.batch_clips,
         shuffle=False,
     )

@@ -1,13 +1,13 @@
 """A recogniser of any known family from a `from_pretrained` folder or a hub name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
@@ -45,8 +45,9 @@ def load_recognizer(
     with input_errors(name):
         config, processor = _config_and_processor(name, source)
         family = FAMILIES[config.model_type]
-        model = load_complete(family.model_class, name, dtype=dtype, attn_implementation=attention, **source)
-    return family(model.to(device), processor)
+        options = {"dtype": dtype, "attn_implementation": attention, **family.fixed_settings}
+        model = load_complete(family.model_class, name, **options, **source)
+        return family(model.to(device), processor)
 
 
 def load_complete(model_class: Any, name: str | Path, **options: Any) -> Any:
@@ -74,11 +75,26 @@ def load_without_weights(name: str | Path, *, revision: str | None = None) -> Re
         InputError: the name has no config and processor of a known family.
     """
     with input_errors(name):
-        config, processor = _config_and_processor(name, {"revision": revision, "trust_remote_code": False})
+        source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        config, processor = _config_and_processor(name, source)
         family = FAMILIES[config.model_type]
         with torch.device("meta"):
             model = family.model_class(config)
-    return family(model, processor)
+        model.generation_config = generation_config_of(name, source) or model.generation_config
+        return family(model, processor)
+
+
+def generation_config_of(name: str | Path, source: Mapping[str, Any]) -> GenerationConfig | None:
+    """The generation config of a model; None if it has no such file.
+
+    Args:
+        name: a folder, or a repository on the model hub.
+        source: further arguments of `from_pretrained`, such as the revision.
+    """
+    try:
+        return GenerationConfig.from_pretrained(name, **source)
+    except OSError:
+        return None
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:

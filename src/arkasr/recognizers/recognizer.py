@@ -78,6 +78,7 @@ class Recognizer(ABC):
 
     Attributes:
         model_class: the Transformers class of the family's models.
+        fixed_settings: fields of the model's config that are the same for every checkpoint, whatever it says.
         parts: the parts of the model that a recipe can freeze or give a learning rate: the paths of their modules in
             `model`, by name. Every parameter belongs to exactly one part.
         model: the Transformers model.
@@ -87,6 +88,7 @@ class Recognizer(ABC):
     """
 
     model_class: ClassVar[Any]
+    fixed_settings: ClassVar[Mapping[str, Any]] = {}
     parts: ClassVar[Mapping[str, Sequence[str]]]
     model: Any
     processor: Any
@@ -190,6 +192,16 @@ class Recognizer(ABC):
     def longest_transcript(self) -> int | None:
         """The most tokens of a transcript, the stop token included; None = no fixed limit."""
         return None
+
+    @property
+    def window_seconds(self) -> float:
+        """Every clip is padded to at least this many seconds; 0 = to the longest of its batch."""
+        return 0.0
+
+    @property
+    def padding_frames(self) -> int:
+        """The last frames of `features` that `pad_features` repeats. They are silence, and must stay so."""
+        return 0
 
     @property
     def detects_language(self) -> bool:

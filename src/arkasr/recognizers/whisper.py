@@ -29,7 +29,7 @@ from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.languages import LANGUAGE_CODES
 from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
-from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, clip_of
+from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, clip_of, encoder_frames
 from arkasr.recognizers.recognizer import Prompts, Recognizer, padded_left
 from arkasr.recognizers.text import Prefix, blank_before
 from arkasr.recognizers.tokenizer import BaseVocabulary, follows_rules
@@ -59,7 +59,7 @@ STOP_TOKEN = "<|endoftext|>"
 START_TOKEN = "<|startoftranscript|>"
 NO_TIMESTAMPS_TOKEN = "<|notimestamps|>"
 TASK_TOKENS = ("<|transcribe|>", NO_TIMESTAMPS_TOKEN)
-# After the language, in the order of their ids.
+# The tokens whose ids follow those of the languages, in this order.
 LAST_SPECIAL_TOKENS = (
     *("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>"),
     NO_TIMESTAMPS_TOKEN,
@@ -69,15 +69,23 @@ TIMESTAMPS = 1501  # every 20 ms from 0 to 30 s
 SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
 # Codes of Whisper that differ from those of manifests.
 WHISPER_CODES = LANGUAGE_CODES | {"Filipino": "tl", "Javanese": "jw"}
+OLD_CODES = {"Hebrew": "iw"}  # in tokenizers of 2022
 
 
 class Whisper(Recognizer):
     """A Whisper model of any size, multilingual or English only, native in Transformers.
 
     A prompt without a language gets the language that the model detects.
+
+    Raises:
+        InputError: the tokenizer lacks a token of the prompt, or feature extractor and encoder have different windows.
     """
 
     model_class = WhisperForConditionalGeneration
+    # OPD compares distributions, so noise from dropout would be an error. Layers that are left out break DDP.
+    fixed_settings: ClassVar[Mapping[str, Any]] = dict.fromkeys(
+        ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop"), 0.0
+    )
     parts: ClassVar[Mapping[str, Sequence[str]]] = {
         "encoder": ("model.encoder",),
         "decoder": ("model.decoder.layers", "model.decoder.layer_norm", "model.decoder.embed_positions"),
@@ -89,18 +97,20 @@ class Whisper(Recognizer):
         self.processor = processor
         # Sinusoids are not trained. Loading a checkpoint makes every parameter trainable.
         model.model.encoder.embed_positions.requires_grad_(False)
+        self._check_window()
         self.stop_token_id = self._token_id(STOP_TOKEN)
+        self.prompt_ids(None)
+        if model.generation_config._from_model_config:
+            # The checkpoint has no generation config. The one that Transformers makes has ids of English models.
+            blank = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
+            model.generation_config.begin_suppress_tokens = [*blank, self.stop_token_id]
         self.allowed_tokens = allowed_tokens(processor.tokenizer, self.vocab_size, self.stop_token_id)
         self.allowed_tokens[_token_list(model.generation_config.suppress_tokens, self.vocab_size)] = False
 
     @cached_property
     def allowed_first_tokens(self) -> Tensor:
         allowed = self.allowed_tokens.clone()
-        blank = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
-        published = self.model.generation_config.begin_suppress_tokens
-        allowed[_token_list(published, self.vocab_size) if published is not None else [*blank, self.stop_token_id]] = (
-            False
-        )
+        allowed[_token_list(self.model.generation_config.begin_suppress_tokens, self.vocab_size)] = False
         return allowed
 
     @property
@@ -108,11 +118,19 @@ class Whisper(Recognizer):
         # The last token is written, but never read.
         return int(self.model.config.max_target_positions) - len(self.prompt_ids(None)) + 1
 
-    @cached_property
+    @property
     def is_multilingual(self) -> bool:
         """Whether the prompt names a language."""
         known = getattr(self.model.generation_config, "is_multilingual", None)
         return self.vocab_size >= SMALLEST_MULTILINGUAL_VOCABULARY if known is None else bool(known)
+
+    @property
+    def window_seconds(self) -> float:
+        return float(self.processor.feature_extractor.nb_max_frames * HOP_LENGTH / SAMPLE_RATE)
+
+    @property
+    def padding_frames(self) -> int:
+        return 1
 
     @property
     def detects_language(self) -> bool:
@@ -124,7 +142,8 @@ class Whisper(Recognizer):
         if not self.is_multilingual:
             return {}
         vocabulary = self.tokenizer.get_vocab()
-        tokens = {name: vocabulary.get(f"<|{code}|>") for name, code in WHISPER_CODES.items()}
+        codes = WHISPER_CODES if "<|he|>" in vocabulary else WHISPER_CODES | OLD_CODES
+        tokens = {name: vocabulary.get(f"<|{code}|>") for name, code in codes.items()}
         return {name: token for name, token in tokens.items() if token is not None and token < self.vocab_size}
 
     def features(self, waveform: np.ndarray) -> Tensor:
@@ -143,7 +162,7 @@ class Whisper(Recognizer):
         return {"input_features": torch.stack(rows)}
 
     def prompt_text(self, language: str | None) -> str:
-        """The tokens that begin a transcript without timestamps; without a language, that of the first known one.
+        """The tokens that begin a transcript without timestamps. The start token stands for an unknown language.
 
         Raises:
             InputError: the model does not know the language.
@@ -192,7 +211,7 @@ class Whisper(Recognizer):
 
     def decoder_inputs(self, input_ids: Tensor, audio: dict[str, Tensor]) -> dict[str, Tensor]:
         embedded = self.model.get_input_embeddings()(input_ids)
-        # With keys of the audio in the cache, Transformers asks only whether there are encoder states.
+        # Once the cache holds the keys of the audio, Transformers only checks that some states are given.
         return {"inputs_embeds": embedded, "encoder_hidden_states": audio.get("embeddings", embedded)}
 
     def new_cache(self) -> EncoderDecoderCache:
@@ -226,7 +245,20 @@ class Whisper(Recognizer):
         return candidates[(states[:, 0] @ self.head[candidates].T).argmax(dim=1)]
 
     def _token_id(self, token: str) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(token))
+        token_id = self.tokenizer.convert_tokens_to_ids(token)
+        if token_id is None or self.tokenizer.convert_ids_to_tokens(token_id) != token:
+            raise InputError(f"the tokenizer of this Whisper model has no {token}; take the original tokenizer files")
+        return int(token_id)
+
+    def _check_window(self) -> None:
+        positions = self.model.config.max_source_positions
+        frames = self.processor.feature_extractor.nb_max_frames
+        if encoder_frames(frames) != positions:
+            raise InputError(
+                f"the feature extractor of this Whisper model has a window of {frames * HOP_LENGTH / SAMPLE_RATE:g} s, "
+                f"its encoder reads {positions * 2 * HOP_LENGTH / SAMPLE_RATE:g} s; take the original "
+                "preprocessor_config.json"
+            )
 
 
 def build_whisper(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Whisper:

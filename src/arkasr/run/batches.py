@@ -105,6 +105,7 @@ def build_dataset_stream(
         check_utterance=utterance_check(name, stage, settings),
         batching={
             "max_audio_seconds": optimization.batch_seconds,
+            "window_seconds": stage.student.window_seconds,
             "lengthening": settings.lengthening,
             "text_tokens": text_tokens if optimization.batch_tokens is not None else None,
             "max_text_tokens": optimization.batch_tokens,
@@ -141,6 +142,7 @@ def batch_sampler(
     return DurationBatchSampler(
         durations,
         max_audio_seconds=optimization.batch_seconds,
+        window_seconds=student.window_seconds,
         lengthening=settings.lengthening,
         text_tokens=text_tokens,
         max_text_tokens=optimization.batch_tokens,

@@ -7,7 +7,7 @@ from arkasr.data.batches import indices_longer_than
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
-from arkasr.recipe.settings import TrainingStageSettings
+from arkasr.recipe.settings import OpdStageSettings, Recipe, TrainingStageSettings
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import check_transcript_length
 from arkasr.run.context import RunContext
@@ -37,6 +37,26 @@ def check_test_sets(context: RunContext) -> None:
                 f"evaluation.resample: {without_speaker} of set {name} has no `speaker`; "
                 "give it one, or set `resample` to `utterance`"
             )
+
+
+def check_token_limits(recipe: Recipe, origin: str, student: Recognizer) -> None:
+    """Check that a model can write as many tokens as the recipe asks for.
+
+    Args:
+        recipe: the recipe.
+        origin: the model in the recipe. All OPD stages that train it are checked.
+        student: the recogniser of that model.
+
+    Raises:
+        InputError: a limit is too high; names its key.
+    """
+    limits = {
+        f"stages.{name}.objective.max_new_tokens": stage.objective.max_new_tokens
+        for name, stage in recipe.stages.items()
+        if isinstance(stage, OpdStageSettings) and recipe.origin(name) == origin
+    }
+    for key, tokens in (limits | {"evaluation.max_new_tokens": recipe.evaluation.max_new_tokens}).items():
+        check_transcript_length(student, tokens, key)
 
 
 def check_training_set(

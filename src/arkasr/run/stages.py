@@ -11,6 +11,7 @@ from arkasr.recipe.settings.continuation import schedule_steps, seed_of_order, s
 from arkasr.recipe.settings.rules import check_parts_of_stages
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.run.batches import build_stream
+from arkasr.run.checks import check_token_limits
 from arkasr.run.context import RunContext
 from arkasr.run.development import development_error_rate
 from arkasr.run.engines import engine_for
@@ -47,7 +48,9 @@ def run_training_stage(
 
         def build() -> tuple[Stage, BatchStream]:
             # Later stages of the same model are checked too: a wrong name should not end a run after days.
-            check_parts_of_stages(context.recipe, context.recipe.origin(name), student.parts)
+            origin = context.recipe.origin(name)
+            check_parts_of_stages(context.recipe, origin, student.parts)
+            check_token_limits(context.recipe, origin, student)
             stage = stack.enter_context(closing(build_stage(context, student, settings, seed)))
             return stage, build_stream(
                 context, stage, name, seed, rank=processes.rank(), world_size=processes.world_size()

@@ -12,27 +12,44 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arkasr.data.examples import Example
+from arkasr.data.examples import Example, degraded_name
 from arkasr.data.languages import UNSPACED_LANGUAGES
 from arkasr.data.manifests.manifest import Utterance
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.train.settings import AugmentationSettings
 
 FRAMES_IN_TEN_SECONDS = 1_000
 MAX_FRAMES = 3_000  # 30 s
 
 
-def augment_features(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
-    """Stretch, warp and mask each utterance at random; no change if `settings` is None.
+def augment_features(
+    examples: Sequence[Example],
+    settings: AugmentationSettings | None,
+    seed: int,
+    recognizers: Sequence[Recognizer] = (),
+) -> list[Example]:
+    """Stretch, warp and mask each utterance at random.
 
     Frequency masks count mel bins. They cover different bands of Hz for frontends with different numbers of bins.
+
+    Args:
+        examples: of a batch.
+        settings: None = no change.
+        seed: determines the changes.
+        recognizers: the models that read the features. Their padding frames do not change.
     """
     if settings is None:
         return list(examples)
+    padding = {
+        name: recognizer.padding_frames
+        for recognizer in recognizers
+        for name in (recognizer.frontend, degraded_name(recognizer.frontend))
+    }
     return [
         replace(
             example,
             features={
-                frontend: _augmented(clip, settings, generator_for("features", seed, index))
+                frontend: _augmented(clip, settings, generator_for("features", seed, index), padding.get(frontend, 0))
                 for frontend, clip in example.features.items()
             },
         )
@@ -40,15 +57,22 @@ def augment_features(examples: Sequence[Example], settings: AugmentationSettings
     ]
 
 
-def join_utterances(examples: Sequence[Example], settings: AugmentationSettings | None, seed: int) -> list[Example]:
+def join_utterances(
+    examples: Sequence[Example],
+    settings: AugmentationSettings | None,
+    seed: int,
+    student: Recognizer | None = None,
+) -> list[Example]:
     """Append another utterance of the batch, audio and text, to a share of the utterances.
 
-    Joined utterances have the same language. Pairs longer than 30 s are not joined.
+    Joined utterances have the same language. Pairs longer than 30 s are not joined, nor those with more text than the
+    student can write.
 
     Args:
         examples: of a batch.
         settings: None = no change.
         seed: determines the pairs.
+        student: writes the text; None = any length.
     """
     if settings is None or settings.join_share == 0:
         return list(examples)
@@ -58,7 +82,7 @@ def join_utterances(examples: Sequence[Example], settings: AugmentationSettings 
     offsets = torch.randint(1, max(len(examples), 2), (len(examples),), generator=generator)
     partners = ((torch.arange(len(examples)) + offsets) % len(examples)).tolist()
     return [
-        _joined(example, examples[partner]) if join and _can_join(example, examples[partner]) else example
+        _joined(example, examples[partner]) if join and _can_join(example, examples[partner], student) else example
         for example, partner, join in zip(examples, partners, selected.tolist(), strict=True)
     ]
 
@@ -108,26 +132,35 @@ def generator_for(purpose: str, seed: int, index: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
-def _can_join(example: Example, partner: Example) -> bool:
+def _can_join(example: Example, partner: Example, student: Recognizer | None) -> bool:
     if partner is example or example.utterance.language != partner.utterance.language:
         return False
     frames = (example.features[name].shape[1] + partner.features[name].shape[1] for name in example.features)
-    return max(frames) <= MAX_FRAMES
+    if max(frames) > MAX_FRAMES:
+        return False
+    if student is None or student.longest_transcript is None:
+        return True
+    text = _joined_text((example.utterance, partner.utterance))
+    return text is None or student.can_write(len(student.transcript_ids(text)))
 
 
 def _joined(example: Example, partner: Example) -> Example:
     parts = (example.utterance, partner.utterance)
-    texts = [part.text for part in parts if part.text is not None]
-    utterance = replace(
-        example.utterance,
-        id="+".join(part.id for part in parts),
-        text=join_texts(parts, texts) if len(texts) == len(parts) else None,
-    )
+    utterance = replace(example.utterance, id="+".join(part.id for part in parts), text=_joined_text(parts))
     features = {name: torch.cat((clip, partner.features[name]), dim=1) for name, clip in example.features.items()}
     return Example(utterance, features, joined_from=parts)
 
 
-def _augmented(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
+def _joined_text(parts: Sequence[Utterance]) -> str | None:
+    """The text of joined utterances; None if one of them has none."""
+    texts = [part.text for part in parts if part.text is not None]
+    return join_texts(parts, texts) if len(texts) == len(parts) else None
+
+
+def _augmented(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator, padding_frames: int) -> Tensor:
+    if padding_frames:
+        sound, padding = clip.split([clip.shape[1] - padding_frames, padding_frames], dim=1)
+        return torch.cat((_augmented(sound, settings, generator, 0)[:, : MAX_FRAMES - padding_frames], padding), dim=1)
     if settings.time_stretch:
         clip = stretch_time(clip, _factor(settings.time_stretch, generator))
     if settings.frequency_warp:

@@ -45,7 +45,7 @@ class CtcStage(Stage):
         device = self.student.device
         features = [
             example.heard_by_student(self.student.frontend)
-            for example in augment_features(examples, self.augmentation, seed)
+            for example in augment_features(examples, self.augmentation, seed, [self.student])
         ]
         references = [self.student.transcript_ids(reference_of(example))[:-1] for example in examples]
         # Computed on the host: lengths on the device would make ctc_loss synchronise with it.

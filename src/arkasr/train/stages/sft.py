@@ -32,11 +32,11 @@ class SupervisedStage(Stage):
         Raises:
             InputError: an utterance has no text.
         """
-        joined = join_utterances(examples, self.augmentation, seed)
+        joined = join_utterances(examples, self.augmentation, seed, self.student)
         transcripts = [self.student.transcript_ids(reference_of(example)) for example in joined]
         features = [
             example.heard_by_student(self.student.frontend)
-            for example in augment_features(joined, self.augmentation, seed)
+            for example in augment_features(joined, self.augmentation, seed, [self.student])
         ]
         prompts = self.student.prompts(features, [example.utterance.language for example in examples])
         device = self.student.device
