@@ -140,19 +140,19 @@ def divergence_of_segments(
 def segment_log_probs(token_log_odds: Tensor, tokens: SegmentTokens) -> Tensor:
     """Log-probabilities [G, 2] that a model writes all tokens of a segment, and that it does not.
 
-    It does not if it writes the first tokens and then another one. So the second log-probability is a logsumexp over
-    the token at which it departs.
+    A model leaves a segment at some token: it writes the tokens before it, then a different one. The second
+    log-probability is the logsumexp over all tokens at which it can leave.
 
     Args:
         token_log_odds: z [M].
         tokens: of the segments.
     """
-    # Padding has the probability 1: nothing departs there.
+    # Padding has the probability 1: nothing leaves there.
     z = pad_sequence(token_log_odds.split(tokens.lengths), batch_first=True, padding_value=math.inf)
     log_probs = F.logsigmoid(z)
     log_probs_before = F.pad(log_probs.cumsum(dim=1)[:, :-1], (1, 0))
-    departures = log_probs_before + F.logsigmoid(-z)
-    return torch.stack((log_probs.sum(dim=1), departures.logsumexp(dim=1)), dim=1)
+    log_probs_of_leaving = log_probs_before + F.logsigmoid(-z)
+    return torch.stack((log_probs.sum(dim=1), log_probs_of_leaving.logsumexp(dim=1)), dim=1)
 
 
 def log_odds(hidden: Tensor, head: Tensor, ids: Tensor, allowed: Tensor | None) -> Tensor:
@@ -178,7 +178,7 @@ def log_odds(hidden: Tensor, head: Tensor, ids: Tensor, allowed: Tensor | None) 
 
 
 def log_odds_of(log_probs: Tensor) -> Tensor:
-    """The log-odds of tokens from their log-probabilities. A probability that rounds to 1 becomes the one below it."""
+    """The log-odds of tokens from their log-probabilities. A probability above 1 − ε becomes 1 − ε."""
     below_zero = log_probs.clamp(max=-torch.finfo(log_probs.dtype).eps)
     return below_zero - log1mexp(below_zero)
 

@@ -1,9 +1,9 @@
 """Reductions over the vocabulary of an output head, one tile of tokens after another.
 
 In: hidden states and the head's weight. Out: best tokens, statistics of the distribution over all allowed tokens, and
-samples from it, without gradients. The scores of the whole vocabulary are never all in memory at once. Products use the
-model's dtype, or autocast's; sums use float32 or float64. `head_scores.py` does the same, so that normalisers and
-scores agree in half precision.
+samples from it, without gradients. The scores of the whole vocabulary are never all in memory at once. The inputs of
+products have the model's dtype, or autocast's; products and sums use float32 or float64. `head_scores.py` does the
+same, so that normalisers and scores agree in half precision.
 """
 
 from collections.abc import Iterator
@@ -62,6 +62,8 @@ class TokenMask:
 @torch.no_grad()
 def top_tokens(hidden: Tensor, head: Tensor, allowed: Tensor | None, top_k: int, dtype: torch.dtype) -> TopTokens:
     """The k best allowed tokens, log-normaliser and entropy of every position, in one pass over the vocabulary.
+
+    If fewer than k tokens are allowed, others with the lowest finite score may follow them.
 
     Args:
         hidden: `[N, H]`.

@@ -60,7 +60,7 @@ class TeacherCache:
 
         Returns:
             States, transcript after transcript, `[sum m, H_T]` on the device. The number of requests whose states were
-            on disk, or whose embeddings were if states are not kept.
+            on disk. If states are not kept: whose embeddings were on disk.
         """
         store = self._opened_store(device)
         if not self._keeps_states:
@@ -113,7 +113,7 @@ class TeacherCache:
         return digest_of(["states", request.audio, self._recognizer.prompt_text(request.language)])
 
     def _opened_store(self, device: torch.device) -> TensorStore:
-        """The store of this teacher, as it computes now on this device."""
+        """The store for this teacher on this device with the present arithmetic, such as its dtype."""
         name = self._name(device)
         if self._store is None or self._store.folder.name != name:
             for other in self._folder.glob("*"):

@@ -29,7 +29,8 @@ MicroBatch = tuple[Sequence[Example], int]
 class StudentRollouts:
     """Writes the transcripts of the student's micro-batches.
 
-    The draft of an utterance is its latest rollout, else its text in `drafts`, else its own text.
+    The draft of an utterance is its latest rollout with words and a stop token, else its text in `drafts`, else its own
+    text.
 
     Args:
         student: the recogniser that is trained.

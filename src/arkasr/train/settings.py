@@ -59,7 +59,7 @@ class OptimizationSettings(Settings):
 
     final_rate: float = Field(default=0.0, ge=0, le=1)
     """The rate at the end of the decay, as a share of the highest rate. The decay ends one step after the last step, so
-    every step of the decay has a higher rate. Needs `schedule: linear` or `cosine`."""
+    every step has a rate above this one. Needs `schedule: linear` or `cosine`."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     """β1 and β2 of AdamW."""

@@ -1,7 +1,8 @@
 """Transcription of any number of recordings of any length, with any recogniser of the package.
 
 Recordings are processed in groups (windows). The pieces of a window are batched by length, while the recordings of the
-next window are cut into pieces in the background. A transcript does not depend on the other recordings.
+next window are cut into pieces in the background. A transcript does not depend on the other recordings, except
+for rounding.
 """
 
 import itertools
@@ -130,7 +131,7 @@ class Transcriber:
             recordings: files, waveforms float `[samples]` (16 kHz mono) or `Recording`s.
             journal: stores finished pieces, so that an interrupted run can continue.
             on_progress: called with two numbers: seconds of audio and number of recordings finished since the last
-                call. The number may be a fraction.
+                call. The number of recordings may be a fraction.
         """
         on_progress = on_progress or (lambda seconds, recordings: None)
         stopped = threading.Event()

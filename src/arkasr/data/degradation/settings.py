@@ -38,9 +38,9 @@ class SpeedSettings(EffectSettings):
     """The recording is played faster or slower, and its pitch changes with the speed."""
 
     factor: Annotated[tuple[Factor, Factor], InOrder] = (0.9, 1.1)
-    """Speed of the student's recording, 1 = unchanged. The teacher hears the recording at its own speed. No recording
-    becomes longer than 30 s or `batch_seconds`: it is then slowed down less. Batches hold fewer utterances, so that
-    slow ones fit into `batch_seconds`."""
+    """Speed of the student's recording, 1 = unchanged. The teacher hears the recording at its own speed. A
+    recording that would become longer than 30 s or `batch_seconds` is slowed down less. Batches hold fewer utterances,
+    so that slow ones fit into `batch_seconds`."""
 
 
 class ReverberationSettings(EffectSettings):
@@ -90,7 +90,7 @@ class LevelSettings(EffectSettings):
 
 
 class TelephoneSettings(EffectSettings):
-    """The recording comes through a telephone: a narrow band, 8 kHz, eight bits of mu-law per sample."""
+    """The recording comes through a telephone: a narrow band, sampled at 8 kHz, eight bits of mu-law per sample."""
 
     low_hertz: Annotated[tuple[LowEdge, LowEdge], InOrder] = (200.0, 400.0)
     """Lower edge of the band, in hertz."""

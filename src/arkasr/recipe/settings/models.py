@@ -27,8 +27,8 @@ class TokenizerSettings(Settings):
 
     pruned_from: str | None = None
     """Folder or hub name of a model with a byte-level BPE, such as a Whisper or Qwen model. The vocabulary is a part of
-    that model's: all single bytes, and the tokens that `texts` need. They determine its size. If that model is a
-    Whisper model, Ark-ASR models begin transcripts with a blank, as Whisper does."""
+    that model's: all single bytes, and the tokens that `texts` and the prompts need. They determine its size. If
+    that model is a Whisper model, Ark-ASR models begin transcripts with a blank, as Whisper does."""
 
     revision: str | None = None
     """Commit, tag or branch of `pruned_from` on the hub. `null`: the newest commit."""

@@ -109,7 +109,8 @@ class OpdStageSettings(TrainingStageSettings):
     """The loss and the rollouts."""
 
     augmentation: AugmentationSettings | None = None
-    """Changes of the features, the same for student and teacher. `null`: none. Not with a served teacher."""
+    """Changes of the features. Student and teacher get the same changes, each in its own features. `null`: none. Not
+    with a served teacher."""
 
     drafts: str | None = None
     """Set or earlier label stage. Its texts are drafts that speed up the rollouts: the student verifies many draft
