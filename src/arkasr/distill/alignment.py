@@ -20,7 +20,9 @@ from arkasr.recognizers.text import Prefix, no_prefix
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Unpaired tokens of both models that cover the same bytes. No byte boundary inside it is one of both models.
+    """Unpaired tokens of both models that cover the same bytes.
+
+    Inside it, no token of one model ends at the same byte as a token of the other.
 
     Attributes:
         student: the student positions, at least one.
@@ -38,7 +40,8 @@ class Alignment:
     Attributes:
         teacher_ids: LongTensor [m], the teacher's tokens.
         teacher_positions: LongTensor [n], the teacher position of each student position, −1 = none.
-        retokenised: whether the teacher's tokenizer tokenised the text, because some id has no counterpart.
+        retokenised: whether the teacher's tokenizer tokenised the text, because some id has no counterpart or only one
+            of the models begins the text with a blank.
         segments: what the teacher can compare besides the paired positions, in the order of the text.
     """
 
@@ -62,9 +65,9 @@ def align(
 ) -> Alignment:
     """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
 
-    If only one of the models begins transcripts with a blank, the text is always retokenised, with the blank added or
-    removed. The first position is then not paired, because its candidates differ by the blank. Its segment includes
-    the blank.
+    If only one of the models begins the text with a blank, it is always retokenised, with the blank added or removed.
+    The first position is then not paired, because its candidates differ by the blank, and its segment includes the
+    blank. Both are otherwise if the blank is a token of its own.
 
     After retokenising, no position is paired and no segment ends after the first byte in which the two texts differ:
     from there on the teacher reads another text. The texts differ where the student left a character unfinished or the

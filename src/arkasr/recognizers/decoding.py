@@ -219,7 +219,7 @@ class _Predictor:
         Args:
             tokens: int64 `[N]`, from the first pass.
             states: `[N, H]`, of the first pass.
-            proposals: of each row; N is their length and one more each.
+            proposals: of each row; N is the sum of `len(proposal) + 1` over the rows.
             uniforms: as for `predict`.
         """
         if self._allowed_first is None:

@@ -32,7 +32,7 @@ class Prompts:
     Attributes:
         input_ids: int64 `[B, P]`.
         attention_mask: int64 `[B, P]`, zero at padding.
-        audio: the audio part of the model's keyword arguments, batch first. After `Recognizer.embed_audio` also
+        audio: the audio part of the model's keyword arguments, batch first. After `Recognizer.embed_audio` it has
             `embeddings` `[B, N, H]`, padded on the right.
         lengths: tokens of each prompt. On the host, like `audio_lengths`, so that nothing waits for the device.
         audio_lengths: audio embeddings of each prompt.
@@ -78,7 +78,7 @@ class Recognizer(ABC):
 
     Attributes:
         model_class: the Transformers class of the family's models.
-        fixed_settings: fields of the model's config that are the same for every checkpoint, whatever it says.
+        fixed_settings: config fields and their values; they replace those of every checkpoint when it is loaded.
         parts: the parts of the model that a recipe can freeze or give a learning rate: the paths of their modules in
             `model`, by name. Every parameter belongs to exactly one part.
         model: the Transformers model.
@@ -128,7 +128,7 @@ class Recognizer(ABC):
 
     @abstractmethod
     def decoder_inputs(self, input_ids: Tensor, audio: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The decoder's keyword arguments for tokens and audio; the arguments are those of `decoder_states`."""
+        """The decoder's keyword arguments. `input_ids` and `audio` are as in `decoder_states`."""
 
     @abstractmethod
     def new_cache(self) -> Any:
@@ -200,7 +200,7 @@ class Recognizer(ABC):
 
     @property
     def padding_frames(self) -> int:
-        """The last frames of `features` that `pad_features` repeats. They are silence, and must stay so."""
+        """How many frames at the end of `features` are the silence that `pad_features` repeats; not to be augmented."""
         return 0
 
     @property
@@ -270,7 +270,10 @@ class Recognizer(ABC):
         return "cache" if renamed else "past_key_values"
 
     def _device_mask(self, attention_mask: Tensor, queries: int) -> Tensor:
-        """The mask in a form that Transformers does not read back from an accelerator; arguments of `causal_mask`."""
+        """The mask, where possible in a form that Transformers uses without copying it from an accelerator to the host.
+
+        The arguments are as in `causal_mask`.
+        """
         config = cast(Any, self.decoder).config
         sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
         if attention_mask.device.type == "cpu" or config._attn_implementation != "sdpa" or sliding:

@@ -23,7 +23,9 @@ from arkasr.train.calibrate import Calibration
 
 
 def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) -> RunFolder:
-    """Run every stage for every seed, evaluate every variant, write `results.json` and `report.html`.
+    """Run the stages for every seed, evaluate every variant, write `results.json` and `report.html`.
+
+    A stage with `once` runs for the first seed only. Without test sets, nothing is evaluated or written.
 
     Args:
         recipe: the checked recipe.

@@ -81,7 +81,7 @@ class Replicas:
     """Sends each request to the least busy healthy server. A failed server gets requests again after a passed probe.
 
     Probes run beside the requests. Each waits for a random 50% to 100% of the backoff, so that several trainers do not
-    return at once. The environment variable `VLLM_API_KEY`, if set, is the API key.
+    probe a server at the same moment. The environment variable `VLLM_API_KEY`, if set, is the API key.
 
     Args:
         urls: base URLs of the servers.
@@ -118,7 +118,7 @@ class Replicas:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def set_probe(self, probe: Probe) -> None:
-        """Set the probe that a failed server must pass. Call it after all servers have passed the self-test.
+        """Set the probe that a failed server must pass. Call this method after the self-test of all servers.
 
         From then on, rejections and invalid responses are retried.
 

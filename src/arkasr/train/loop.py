@@ -66,7 +66,7 @@ def train(
         schedule_steps: optimizer steps of the whole schedule, including stages before and after; None = the schedule
             ends with this stage.
         evaluate: metrics on a development set, by name; every process calls it.
-        on_step: called with the number and the metrics of every step.
+        on_step: called with the number and the metrics of every step, unless a stop signal postpones its evaluation.
         on_warning: called with a one-line warning when training goes on after a problem.
 
     Raises:
@@ -95,8 +95,8 @@ class _TrainingLoop:
 
     Attributes:
         state: the progress that a checkpoint saves.
-        saved_step: step of the newest checkpoint without a pending evaluation; None = no such checkpoint. If it equals
-            `state.step`, the current state is already saved.
+        saved_step: step of the newest checkpoint; None = there is none, or the restored one still lacks its evaluation
+            and must be saved again. If it equals `state.step`, the current state is already saved.
         steps_before: optimizer steps of the schedule before this stage.
         accelerator: devices and precision.
         module: the stage as `distribute` wrapped it.
@@ -124,7 +124,8 @@ class _TrainingLoop:
         if self.settings.activation_checkpointing:
             self.stage.model.gradient_checkpointing_enable({"use_reentrant": False})
             # Transformers makes embeddings and the encoder's first convolution require a gradient. Checkpointing with
-            # `use_reentrant=False` does not need that, and a frozen encoder would run in the backward pass.
+            # `use_reentrant=False` does not need that. With it, the backward pass would also run through a frozen
+            # encoder.
             self.stage.model.disable_input_require_grads()
         if len(set(processes.all_gather(self.stream.fingerprint))) > 1:
             raise InputError(

@@ -144,9 +144,10 @@ class AugmentationSettings(Settings):
     """Maximum width of a masked frequency band, in mel bins."""
 
     join_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the utterances to which another utterance of the batch is appended. The decoder then cannot memorise how
-    a text continues. Batches exceed `batch_seconds`, and OPD needs an `objective.max_new_tokens` for two transcripts.
-    For `sft` and `opd`; `ctc` ignores it."""
+    """Share of the utterances to which another utterance of the batch is appended. Pairs with two languages, more than
+    30 s, or more text than the student can write are left out. The decoder then cannot memorise how a text continues.
+    Batches exceed `batch_seconds`, and OPD needs an `objective.max_new_tokens` for two transcripts. For `sft` and
+    `opd`; `ctc` ignores it."""
 
     token_noise: float = Field(default=0.0, ge=0, lt=1)
     """Share of the decoder's input tokens that are replaced by random tokens of the batch. The target tokens do not

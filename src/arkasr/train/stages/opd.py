@@ -45,8 +45,8 @@ from arkasr.train.stage import Stage, StageLoss
 class DistillationStage(Stage):
     """The divergence from the teacher, summed over the valid positions of the student's own transcripts.
 
-    The encoder runs once, in training mode, for the rollout and for the gradient. Training mode does not change the
-    rollout, because Ark-ASR's encoder has no dropout.
+    The encoder runs once, in training mode, for the gradient and for a rollout in this process. Training mode does not
+    change the rollout, because the encoders have no dropout.
 
     Args:
         student: the recogniser that is trained.
@@ -59,7 +59,8 @@ class DistillationStage(Stage):
         augmentation: of the features that both models read; None = none.
 
     Raises:
-        InputError: the objective or the augmentation needs a teacher in this process.
+        InputError: the objective or the augmentation needs a teacher in this process. A tokenizer is damaged, or a
+            stop token has no logit.
     """
 
     def __init__(
@@ -270,7 +271,7 @@ class DistillationStage(Stage):
         segments: Sequence[Sequence[Segment]],
         student_top: TopTokens,
     ) -> list[ScoringRequest]:
-        """One request for each rollout. A served teacher is asked for the scores of K^S_t and y_t by id."""
+        """One request for each rollout. With `scores: named`, a served teacher is asked for K^S_t and y_t by id."""
         # A teacher that gives every score needs no list of ids, so the top-k are not copied from the device.
         no_ids = torch.empty((len(student_top.ids), 0), dtype=torch.long)
         top_ids = no_ids if self.teacher.full_vocabulary else student_top.ids.cpu()
@@ -326,8 +327,8 @@ class DistillationStage(Stage):
         A rollout without states (a reference text, or one by vLLM) is read once more with the current weights.
 
         Returns:
-            The top-k, and the states that they were found from. The states are None in float32: there those of the
-            forced pass serve as well, equal up to rounding.
+            The top-k, and the states that they were found from. The states are None in float32. Those of the forced
+            pass are used instead; in float32 they differ only by rounding.
         """
         states_of = [rollout.states for rollout in kept]
         missing = [number for number, states in enumerate(states_of) if states is None]
