@@ -1,5 +1,7 @@
 """Whisper's prompt, window, suppressed tokens, leading blank and languages."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,16 @@ def test_a_saved_model_is_a_plain_whisper_folder(whisper, clips, tmp_path):
     written = decode(whisper, whisper.prompts([whisper.features(clips[2])], ["English"]), max_new_tokens=6).tokens[0]
     assert generated[: len(written)].tolist() == written.tolist()
     assert model.generation_config.begin_suppress_tokens == whisper.model.generation_config.begin_suppress_tokens
+
+
+def test_a_saved_model_has_the_files_that_converters_of_other_programs_read(whisper, tmp_path):
+    whisper.save(tmp_path)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    added = json.loads((tmp_path / "added_tokens.json").read_text())
+    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
+    assert vocabulary | added == whisper.tokenizer.get_vocab()
+    extractor = WhisperFeatureExtractor.from_json_file(tmp_path / "preprocessor_config.json")
+    assert extractor.feature_size == whisper.processor.feature_extractor.feature_size
 
 
 def test_the_sinusoids_of_a_loaded_model_are_not_trained(whisper, tmp_path):

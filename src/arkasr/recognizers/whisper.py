@@ -5,9 +5,11 @@ cross-attention, so prompts hold no audio tokens. Sources: arXiv 2212.04356, and
 checkpoint.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -234,6 +236,15 @@ class Whisper(Recognizer):
     @property
     def transcript_prefix(self) -> Prefix:
         return blank_before
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """As in the base class, with the files that only converters of other programs read."""
+        super().save(folder, weights)
+        self.processor.feature_extractor.save_pretrained(folder)
+        # whisper.cpp reads vocab.json and added_tokens.json instead of tokenizer.json.
+        self.tokenizer.backend_tokenizer.model.save(str(folder))
+        added = json.dumps(self.tokenizer.get_added_vocab(), ensure_ascii=False)
+        (folder / "added_tokens.json").write_text(added, encoding="utf-8")
 
     @torch.no_grad()
     def _detected_language_ids(self, embeddings: Tensor) -> Tensor:
