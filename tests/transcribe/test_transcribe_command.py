@@ -123,7 +123,8 @@ def test_an_interrupted_run_says_how_to_continue(manifest, model):
     printed = process.communicate()[1].decode().strip().splitlines()
     assert process.returncode == 130
     assert printed[-1] == (
-        "arkasr: interrupted; continue `run` and `train` with --resume, `transcribe` with the same command"
+        "arkasr: interrupted; continue `run` and `train` with --resume, "
+        "`transcribe` and `data cut` with the same command"
     )
     assert journal.is_file()
     assert not output.exists()

@@ -1,4 +1,4 @@
-"""The `data` commands: check, prepare, degrade, index, shards."""
+"""The `data` commands: check, cut, prepare, degrade, index, shards."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,41 @@ def data_check(
     Console().print(render(report))
     if report.problems:
         raise InputError(f"{manifest}: {len(report.problems)} problems; correct the lines listed above")
+
+
+@data_app.command("cut")
+def data_cut(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="AUDIO...", help="Recordings, folders of them, or manifests.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
+    piece_seconds: Annotated[float, typer.Option(min=1, max=30, help="Longest piece.")] = 30.0,
+    language: Annotated[str | None, typer.Option(help="Language of recordings that name none.")] = None,
+) -> None:
+    """Write a manifest of the speech in recordings of any length, in pieces that a model can hear."""
+    from arkasr.data.languages import canonical_language
+    from arkasr.data.manifests.manifest import write_manifest
+    from arkasr.data.replacing import refuse_to_replace
+    from arkasr.progress import Progress
+    from arkasr.transcribe.cut_manifest import CutManifest, summary_of
+    from arkasr.transcribe.inputs import is_pipe, open_inputs
+
+    if pipe := next((source for source in sources if is_pipe(source)), None):
+        raise InputError(f"{pipe}: a manifest cannot name audio from a pipe; save the audio to a file")
+    known_language = {} if language is None else {"language": canonical_language(language)}
+    with open_inputs(sources, find_speech=None) as inputs:
+        audio_files = [item.recording.audio for item in inputs if isinstance(item.recording.audio, Path)]
+        refuse_to_replace([*map(Path, sources), *audio_files], [output])
+        cut = CutManifest(output, piece_seconds)
+        with Progress().count("cut", len(inputs)) as advance:
+            rows = [known_language | row for row in cut.rows(inputs, advance)]
+    write_manifest(output, rows)
+    cut.remove_finished()
+    print(f"{output}: {summary_of(rows)}")
+    if cut.texts_left_out:
+        print(f"{cut.texts_left_out} texts are left out, because their recordings were cut")
+    if cut.problems:
+        raise InputError(f"{len(cut.problems)} recordings cannot be read; the first: {cut.problems[0]}")
 
 
 @data_app.command("prepare")

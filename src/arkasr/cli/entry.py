@@ -13,6 +13,7 @@ from arkasr.cli.app import UsageError, app
 from arkasr.errors import InputError, Interrupted, ReportedByFirstRank
 
 INTERRUPTED = 130  # Typer's exit status after Ctrl-C
+HOW_TO_CONTINUE = "continue `run` and `train` with --resume, `transcribe` and `data cut` with the same command"
 FIRST_SIGNAL_STATUS = 128  # a shell adds this to the number of the signal that ended a process
 
 
@@ -38,21 +39,18 @@ def main() -> None:
             print(f"arkasr: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interruption:
-        print(f"arkasr: {interruption}; continue with --resume", file=sys.stderr)
+        print(f"arkasr: {interruption}", file=sys.stderr)
         sys.exit(FIRST_SIGNAL_STATUS + interruption.signal)
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     if status == INTERRUPTED:
-        print(
-            "arkasr: interrupted; continue `run` and `train` with --resume, `transcribe` with the same command",
-            file=sys.stderr,
-        )
+        print(f"arkasr: interrupted; {HOW_TO_CONTINUE}", file=sys.stderr)
     sys.exit(status)
 
 
 def _raise_interrupted(number: int, frame: FrameType | None) -> None:
     """Stop like Ctrl-C: context managers remove unfinished files, and finished work stays."""
-    raise Interrupted(number, f"stopped by {signal.Signals(number).name}")
+    raise Interrupted(number, f"stopped by {signal.Signals(number).name}; {HOW_TO_CONTINUE}")
 
 
 def silence_libraries() -> None:

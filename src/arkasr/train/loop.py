@@ -315,4 +315,4 @@ class _TrainingLoop:
 
 
 def _stopped_after(step: int) -> str:
-    return f"stopped after step {step}, which is in a checkpoint"
+    return f"stopped after step {step}, which is in a checkpoint; continue with --resume"

@@ -50,19 +50,25 @@ def open_inputs(sources: Sequence[str], *, find_speech: bool | None) -> Iterator
         found: list[Input] = []
         for number, source in enumerate(sources):
             path = Path(source)
-            is_pipe = source == STANDARD_INPUT or (path.exists() and not path.is_file() and not path.is_dir())
-            if is_pipe:
+            piped = is_pipe(source)
+            if piped:
                 path = _saved_pipe(source, Path(folder) / f"input-{number}")
             if path.is_dir():
                 found += _of_folder(path, find_speech)
             elif path.suffix.lower() in MANIFEST_SUFFIXES:
                 # Paths in a piped manifest are relative to the current folder.
-                found += _of_manifest(path, Path.cwd() if is_pipe else path.parent, find_speech)
+                found += _of_manifest(path, Path.cwd() if piped else path.parent, find_speech)
             elif path.is_file():
                 found.append(_of_file(path, source, path.stem, find_speech))
             else:
                 raise InputError(f"{source}: no such file or folder")
         yield found
+
+
+def is_pipe(source: str) -> bool:
+    """Whether a source can be read only once: standard input, or a named pipe."""
+    path = Path(source)
+    return source == STANDARD_INPUT or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def path_or_descriptor(source: str) -> Path | int:
