@@ -152,16 +152,27 @@ def compare(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder or hub name of an Ark-ASR model.")],
+    source: Annotated[str, typer.Argument(help="Folder or hub name of an Ark-ASR or Whisper model.")],
     destination: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
     layout: Annotated[
-        str | None, typer.Option(help="published or transformers; default: the one that the source does not have.")
+        str | None,
+        typer.Option(help="Of Ark-ASR: published or transformers; default: the one that the source does not have."),
+    ] = None,
+    window_seconds: Annotated[
+        float | None, typer.Option(help="Of Whisper: a window shorter than 30 s, in whole seconds.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     max_shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
 ) -> None:
-    """Convert a checkpoint from the published layout to a plain Transformers folder, or back."""
+    """Convert an Ark-ASR checkpoint to the other layout, or a Whisper model to a shorter window."""
     from arkasr.recognizers.convert import convert as convert_checkpoint
+    from arkasr.recognizers.convert import convert_window
 
-    written_layout = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
-    print(f"{destination}: {written_layout} layout")
+    if window_seconds is None:
+        written_layout = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
+        print(f"{destination}: {written_layout} layout")
+        return
+    if layout is not None:
+        raise InputError("--layout and --window-seconds: give one; only Ark-ASR has layouts, and only Whisper a window")
+    convert_window(source, destination, window_seconds, dtype, max_shard_size)
+    print(f"{destination}: window of {window_seconds:g} s")
