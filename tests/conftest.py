@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from arkasr.recognizers.whisper_window import with_window
 from tests import models
 
 
@@ -22,6 +23,12 @@ def teacher(vocabulary):
 @pytest.fixture
 def whisper(vocabulary):
     return models.small_whisper(vocabulary)
+
+
+@pytest.fixture
+def short_whisper(vocabulary):
+    """A Whisper model with a window of two seconds."""
+    return with_window(models.small_whisper(vocabulary), 2)
 
 
 @pytest.fixture(scope="session")
