@@ -69,12 +69,16 @@ def transcribe(
         bool | None,
         typer.Option(
             "--vad/--no-vad",
-            help="Detect speech also in recordings of up to 30 s; default: in files, not in manifests. "
-            "Longer recordings are always cut at pauses.",
+            help="Detect speech also in recordings of up to 30 s, or the model's window; default: in files, not in "
+            "manifests. Longer recordings are always cut at pauses.",
         ),
     ] = None,
     piece_seconds: Annotated[
-        float | None, typer.Option(help="Longest piece of a recording that is cut; default 30, for srt and vtt 10.")
+        float | None,
+        typer.Option(
+            help="Longest piece of a recording that is cut; default 30, for srt and vtt 10, or a shorter window of the "
+            "model."
+        ),
     ] = None,
     word_times: Annotated[
         str | None, typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner.")
@@ -90,6 +94,7 @@ def transcribe(
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub name.")] = None,
 ) -> None:
     """Transcribe recordings of any length."""
+    from arkasr.data.audio import LONGEST_CLIP_SECONDS
     from arkasr.data.replacing import files_of_model
     from arkasr.progress import Progress
     from arkasr.recognizers.precision import dtype_named
@@ -100,7 +105,7 @@ def transcribe(
     with open_inputs(sources, find_speech=vad) as inputs:
         models = [path for name in (model, word_times) if name for path in files_of_model(name)]
         target = command.target_of(output, format_name, inputs, [*map(path_or_descriptor, sources), *models])
-        seconds = piece_seconds or (10.0 if target.format_name in ("srt", "vtt") else 30.0)
+        default_seconds = 10.0 if target.format_name in ("srt", "vtt") else LONGEST_CLIP_SECONDS
         transcriber = Transcriber(
             model,
             revision=revision,
@@ -109,7 +114,7 @@ def transcribe(
             attention=attention,
             language=language,
             aligner=word_times,
-            settings=TranscriptionSettings(seconds, batch_seconds, batch_size, max_new_tokens),
+            settings=TranscriptionSettings(piece_seconds, batch_seconds, batch_size, max_new_tokens, default_seconds),
         )
         with Progress().audio("transcribe", len(inputs)) as on_progress:
             problems = command.transcribe_inputs(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
