@@ -1,7 +1,6 @@
 """A Whisper model converted to a shorter window: the same weights, in arkasr and in Transformers."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from arkasr.cli import main
 from arkasr.errors import InputError
 from arkasr.recognizers.convert import convert_window
 from arkasr.recognizers.decoding import decode
@@ -32,15 +30,6 @@ def folder(whisper_folder, tmp_path_factory):
 def clips():
     generator = np.random.default_rng(0)
     return [generator.normal(size=samples).astype(np.float32) * 0.1 for samples in (700, 16_000, 31_999, 32_000)]
-
-
-def run(monkeypatch, capsys, *arguments):
-    """The exit code of a command and the lines that it writes to standard error."""
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["arkasr", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code, capsys.readouterr().err.strip().splitlines()
 
 
 def write_recordings(folder, seconds):
@@ -142,7 +131,7 @@ def test_a_clip_longer_than_the_window_is_refused(folder):
     )
 
 
-def test_a_window_that_cannot_be_is_refused_in_one_line(whisper_folder, folder, student, tmp_path, monkeypatch, capsys):
+def test_a_window_that_cannot_be_is_refused_in_one_line(whisper_folder, folder, student, tmp_path, command):
     student.save(tmp_path / "ark")
     for arguments, message in (
         ((whisper_folder, tmp_path / "new", "--window-seconds", 12.5), "--window-seconds 12.5: give whole seconds fr"),
@@ -162,18 +151,18 @@ def test_a_window_that_cannot_be_is_refused_in_one_line(whisper_folder, folder, 
         ((folder, tmp_path / "new", "--window-seconds", 2, "--max-shard-size", "5 potatoes"), "--max-shard-size 5 p"),
         ((whisper_folder, tmp_path / "new"), "only Ark-ASR has two layouts"),
     ):
-        status, lines = run(monkeypatch, capsys, "convert", *arguments)
+        status, lines = command("convert", *arguments)
         assert (status, len(lines)) == (2, 1)
         assert message in lines[0]
         assert not (tmp_path / "new").exists()
 
 
-def test_an_utterance_longer_than_the_window_fails_alone(folder, tmp_path, monkeypatch, capsys):
+def test_an_utterance_longer_than_the_window_fails_alone(folder, tmp_path, command):
     manifest, output, labels = write_recordings(tmp_path, (1.0, 3.0, 1.5)), tmp_path / "out.jsonl", tmp_path / "labels"
     evaluation = ("evaluate", manifest, "--model", folder, "-o", output)
     labelling = ("label", manifest, "--teacher", folder, "-o", labels)
-    for command in (evaluation, labelling):
-        assert run(monkeypatch, capsys, *command, "--max-new-tokens", 6)[0] == 0
+    for arguments in (evaluation, labelling):
+        assert command(*arguments, "--max-new-tokens", 6)[0] == 0
     for failed in (rows_of(output), rows_of(labels.with_suffix(".dropped.jsonl"))):
         errors = {name: row["error"] for name, row in failed.items() if "error" in row}
         assert errors.keys() == {"3.0"}

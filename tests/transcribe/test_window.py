@@ -1,12 +1,10 @@
 """Transcription by a Whisper model with a window of five seconds."""
 
 import json
-import sys
 
 import pytest
 import soundfile
 
-from arkasr.cli import main
 from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
 from arkasr.recognizers.whisper_window import with_window
@@ -24,19 +22,10 @@ def short(vocabulary):
 
 
 @pytest.fixture
-def transcribe(short, tmp_path, monkeypatch, capsys):
+def transcribe(short, tmp_path, command):
     """Runs `arkasr transcribe`; gives its exit code and the lines of standard error."""
     short.save(tmp_path / "model")
-
-    def run(*arguments):
-        capsys.readouterr()
-        command = ["arkasr", "transcribe", *arguments, "--model", tmp_path / "model", "--max-new-tokens", 8]
-        monkeypatch.setattr(sys, "argv", list(map(str, command)))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, capsys.readouterr().err.strip().splitlines()
-
-    return run
+    return lambda *arguments: command("transcribe", *arguments, "--model", tmp_path / "model", "--max-new-tokens", 8)
 
 
 def durations(segments):
