@@ -167,3 +167,31 @@ def test_an_utterance_longer_than_the_window_fails_alone(folder, tmp_path, comma
         errors = {name: row["error"] for name, row in failed.items() if "error" in row}
         assert errors.keys() == {"3.0"}
         assert errors["3.0"].startswith(f"{tmp_path / '3.0.wav'}: the audio is 3.0 s long, the models take at most 2 s")
+
+
+def test_training_refuses_longer_utterances_and_then_writes_a_model_with_the_window(folder, tmp_path, command):
+    manifest = write_recordings(tmp_path, (1.0, 3.0, 1.5))
+    recipe = {
+        "name": "window",
+        "evaluation": {"max_new_tokens": 8},
+        "sets": {"L": {"manifest": str(manifest)}},
+        "models": {"short": {"pretrained": str(folder)}},
+        "stages": {
+            "sft": {
+                "kind": "sft",
+                "start": "short",
+                "train": "L",
+                "optimization": {"steps": 1, "batch_seconds": 4, "learning_rate": 1e-3},
+                "augmentation": {"join_share": 1.0, "time_stretch": 0.4},
+            }
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    training = ("train", "sft", tmp_path / "recipe.yaml", "--output")
+    status, lines = command(*training, tmp_path / "refused")
+    assert (status, len(lines)) == (2, 1)
+    assert "set L: 1 of 3 utterances are longer than 2.01 s, the most that the model or a batch holds; the" in lines[0]
+    assert lines[0].endswith("is 3.0; leave them out with the set's `max_seconds`")
+    assert command(*training, tmp_path / "run", "--set", f"sets.L.max_seconds={WINDOW}")[0] == 0
+    trained = load_recognizer(tmp_path / "run" / "stages" / "sft" / "model")
+    assert trained.longest_clip_seconds == trained.window_seconds == WINDOW
