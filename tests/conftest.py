@@ -1,6 +1,11 @@
+import signal
+import sys
+
 import pytest
 import torch
 
+from arkasr.cli import main
+from arkasr.recognizers.whisper_window import with_window
 from tests import models
 
 
@@ -24,6 +29,12 @@ def whisper(vocabulary):
     return models.small_whisper(vocabulary)
 
 
+@pytest.fixture
+def short_whisper(vocabulary):
+    """A Whisper model with a window of two seconds."""
+    return with_window(models.small_whisper(vocabulary), 2)
+
+
 @pytest.fixture(scope="session")
 def whisper_folder(vocabulary, tmp_path_factory):
     """A folder with a Whisper model. Every weight of its encoder has an effect, positions and norms included."""
@@ -40,6 +51,23 @@ def whisper_folder(vocabulary, tmp_path_factory):
 def student_from_whisper(vocabulary, whisper_folder):
     """An Ark-ASR student with the encoder of the model in `whisper_folder`."""
     return models.small_student_from_whisper(vocabulary, whisper_folder)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command in this process. Returns its exit code and the lines of standard error."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def run(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["arkasr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err.strip().splitlines()
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

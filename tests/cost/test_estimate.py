@@ -13,9 +13,13 @@ from arkasr.cli import main
 from arkasr.cost.assumptions import Assumptions, share_of_passes
 from arkasr.cost.device import DEVICES, device_called
 from arkasr.cost.estimate import Cluster, batch_of_seconds, stage_costs
+from arkasr.cost.sizes import size_of_model
+from arkasr.cost.work import Batch, encoder_pass
 from arkasr.errors import InputError
 from arkasr.recipe.load import load_settings
-from arkasr.recipe.settings import Recipe
+from arkasr.recipe.settings import ModelSettings, Recipe
+from arkasr.recognizers.whisper_window import with_window
+from tests.models import small_whisper
 
 PAPER = Path("recipes/ark-asr-0.6b.yaml")
 H100 = DEVICES["h100"]
@@ -252,3 +256,30 @@ def test_a_batch_of_whisper_holds_as_many_utterances_as_windows():
     assert costs["td"].audio == pytest.approx(6 * 2.0)
     assert costs["labels"].audio == pytest.approx(120 / 30 * 2.0)
     assert batch_of_seconds(20.0, None, None, assumptions, window_seconds=30.0).utterances == 1
+
+
+def test_a_shorter_window_of_whisper_costs_less(command, vocabulary, tmp_path):
+    """Half the window is half the positions, and so less than half the operations of the encoder."""
+    for name, window in (("whole", 30), ("half", 15), ("short", 5)):
+        with_window(small_whisper(vocabulary), window).save(tmp_path / name)
+    overrides = [f"models.{model}.pretrained={tmp_path / '{}'}" for model in ("tiny", "whisper-base")]
+    recipe = Path("recipes/whisper-noise.yaml")
+
+    def costs_with(window):
+        settings = load_settings(Recipe, recipe, [item.format(window) for item in overrides])
+        return {cost.stage: cost for cost in stage_costs(settings, Cluster(H100, 1), Assumptions())}
+
+    whole, half = costs_with("whole"), costs_with("half")
+    for stage in ("labels", "td", "opd"):
+        assert half[stage].audio == pytest.approx(2 * whole[stage].audio)
+    sizes = [size_of_model("x", ModelSettings(pretrained=str(tmp_path / name)), None) for name in ("whole", "half")]
+    assert [(size.padded_seconds, size.cross_positions) for size in sizes] == [(30, 1500), (15, 750)]
+    work = [encoder_pass(size, Batch(8, 2.0, 5.0), mixed=False).operations for size in sizes]
+    assert work[1] < work[0] / 2
+    set_options = [option for item in overrides for option in ("--set", item.format("short"))]
+    message = (
+        "arkasr: stages.labels: the estimate assumes utterances of 10 s, but a model has a window of 5 s; give "
+        "--utterance-seconds of at most 5"
+    )
+    assert command("plan", recipe, "--gpus", 1, *set_options) == (2, [message])
+    assert command("plan", recipe, "--gpus", 1, "--utterance-seconds", 5, *set_options)[0] == 0

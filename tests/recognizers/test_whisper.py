@@ -209,6 +209,9 @@ def test_dropout_and_left_out_layers_of_a_checkpoint_are_not_used(whisper, clips
     transcripts = [torch.arange(5)] * len(clips)
     once, again = (forced_logits(loaded, prompts, transcripts) for _ in range(2))
     assert torch.equal(once, again)
+    loaded.save(tmp_path / "again")
+    name = "generation_config.json"
+    assert (tmp_path / "again" / name).read_text() == (tmp_path / name).read_text()
 
 
 def test_a_tokenizer_without_a_token_of_the_prompt_is_refused(whisper, tmp_path):

@@ -9,6 +9,8 @@ from arkasr.data.manifests.utterances import ListedUtterances
 from arkasr.errors import InputError
 from arkasr.recipe.settings.stages import SftStageSettings
 from arkasr.run.checks import check_training_set, utterance_check
+from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 
 SETTINGS = SftStageSettings.model_validate(
@@ -31,6 +33,26 @@ def test_a_label_longer_than_whisper_can_write_is_refused_before_training(whispe
     check(short, 1.0)
     with pytest.raises(InputError, match=message):
         check(long, 1.0)
+
+
+@pytest.mark.parametrize("has_the_window", ["student", "teacher"])
+def test_an_utterance_longer_than_the_window_of_a_model_is_refused_before_training(
+    student, short_whisper, has_the_window
+):
+    stage = SupervisedStage(short_whisper, None)
+    if has_the_window == "teacher":
+        stage = DistillationStage(student, short_whisper, ObjectiveSettings(max_new_tokens=4))
+    utterances = ListedUtterances([utterance("short", "red"), utterance("long", "red")])
+    check_training_set("set s", utterances, [2.0, 2.0], stage, SETTINGS)
+    message = (
+        r"^set s: 1 of 2 utterances are longer than 2\.01 s, the most that the model or a batch holds; the first is "
+    )
+    with pytest.raises(InputError, match=message + "long; leave them out with the set's `max_seconds`"):
+        check_training_set("set s", utterances, [2.0, 2.1], stage, SETTINGS)
+    check = utterance_check("set s", stage, SETTINGS)
+    check(utterances[0], 2.0)
+    with pytest.raises(InputError, match=r"^set s: long is 2\.1 s long, but the model or a batch holds 2\.01 s; leave"):
+        check(utterances[1], 2.1)
 
 
 def test_a_sharded_whisper_needs_languages(whisper):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -264,6 +265,19 @@ def test_slow_utterances_keep_the_budget_of_a_batch(folder, tmp_path):
     plain = Session(folder, tmp_path, degradation=None).stream()
     for batch, other in itertools.islice(zip(faster, plain, strict=False), 20):
         assert [e.utterance.id for e in batch] == [e.utterance.id for e in other]
+
+
+def test_slow_utterances_fit_into_the_window_of_whisper(folder, tmp_path, short_whisper):
+    data = tmp_path / "data"
+    shutil.copytree(folder, data, ignore=shutil.ignore_patterns("base"))
+    short_whisper.save(data / "base")
+    slow = {"speed": {"probability": 1, "factor": [0.5, 0.5]}}
+    session = Session(data, tmp_path / "run", degradation=slow)
+    stream = session.stream()
+    for example in itertools.chain(*itertools.islice(stream, 20)):
+        frames = example.heard_by_student(session.student.frontend).shape[1]
+        assert frames == pytest.approx(min(2 * example.utterance.duration, 2.0) * 100, abs=3)
+    assert stream.take_unreadable() == []
 
 
 def test_voices_and_noise_come_from_the_given_sets(folder, tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 from arkasr.errors import InputError
 from arkasr.recipe.settings import ModelSettings
+from arkasr.recognizers.convert import convert_window
 from arkasr.run.starting_points import new_model
 
 
@@ -39,7 +40,7 @@ def test_sizes_that_contradict_the_encoder_are_refused(vocabulary, whisper_folde
     assert str(refused.value) == "models.student." + message.replace("FOLDER", str(whisper_folder))
 
 
-def test_only_the_encoder_of_a_whisper_model_is_taken(vocabulary, teacher, whisper, tmp_path):
+def test_only_the_encoder_of_a_whisper_model_is_taken(vocabulary, teacher, whisper, whisper_folder, tmp_path):
     teacher.save(tmp_path / "teacher")
     with pytest.raises(InputError, match="teacher: is of type 'qwen3_asr'; the encoder of a new Ark-ASR model comes"):
         start(vocabulary, encoder=str(tmp_path / "teacher"))
@@ -47,5 +48,8 @@ def test_only_the_encoder_of_a_whisper_model_is_taken(vocabulary, teacher, whisp
     whisper.save(tmp_path / "relu")
     with pytest.raises(InputError, match="relu: its encoder's activation is 'relu', that of Ark-ASR is 'gelu'"):
         start(vocabulary, encoder=str(tmp_path / "relu"))
+    convert_window(str(whisper_folder), tmp_path / "short", 15, "auto", "5GB")
+    with pytest.raises(InputError, match="short: its window is 15 s, Ark-ASR takes clips of up to 30 s and pads none"):
+        start(vocabulary, encoder=str(tmp_path / "short"))
     with pytest.raises(InputError, match="absent"):
         start(vocabulary, encoder=str(tmp_path / "absent"))

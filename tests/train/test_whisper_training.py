@@ -39,6 +39,22 @@ def test_a_whisper_that_is_its_own_teacher_has_no_loss(whisper, unpaired, augmen
     assert loss.metrics.values()["support/argmax_agreement"] == 1
 
 
+@pytest.mark.parametrize("has_the_window", ["student", "teacher", "both"])
+def test_augmentation_does_not_make_clips_longer_than_the_window(whisper, short_whisper, has_the_window):
+    student = whisper if has_the_window == "teacher" else short_whisper
+    teacher = whisper if has_the_window == "student" else short_whisper
+    augmentation = AugmentationSettings(time_stretch=0.4, join_share=1.0)
+    stage = DistillationStage(student, teacher, OBJECTIVE, augmentation=augmentation)
+    examples = models.noise_examples(student, teacher, seconds=(0.4, 0.7, 1.1, 1.5, 2.0))
+    joined, frames = 0, []
+    for seed in range(30):
+        augmented = stage._augmented(examples, seed)
+        joined += sum(len(example.joined_from) == 2 for example in augmented)
+        frames += [clip.shape[1] for example in augmented for clip in example.features.values()]
+    assert joined > 10
+    assert max(frames) == 200
+
+
 def test_the_gradient_is_the_slope_of_the_loss_in_float64(whisper, whisper_teacher):
     examples = models.noise_examples(whisper)
     stage = DistillationStage(whisper, whisper_teacher, OBJECTIVE).double()

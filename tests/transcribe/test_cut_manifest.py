@@ -50,7 +50,7 @@ def test_the_pieces_of_a_folder_are_those_that_transcribe_makes(folder, run, cut
     assert cut(folder / "calls", "-o", folder / "train.jsonl", "--language", "en", "--piece-seconds", "20") == 0
     utterances = read_manifest(folder / "train.jsonl")
     found = [(utterance.begin_time, utterance.end_time) for utterance in utterances if utterance.audio.stem == "long"]
-    pieces = cut_recording(Recording(folder / "calls" / "long.flac"), 20.0).pieces
+    pieces = cut_recording(Recording(folder / "calls" / "long.flac"), 20.0, 20.0).pieces
     assert found == [(round(piece.begin / 16_000, 3), round(piece.end / 16_000, 3)) for piece in pieces]
     assert len(found) > 4
     rows = rows_of(folder / "train.jsonl")
@@ -91,11 +91,11 @@ def test_a_manifest_elsewhere_has_absolute_paths_and_bad_files_do_not_stop_the_o
 def test_an_interrupted_run_continues_after_the_last_finished_recording(folder, cut, monkeypatch, capsys):
     cut_of, calls = cut_manifest.cut_recording, []
 
-    def interrupted(recording, seconds):
+    def interrupted(recording, *seconds):
         calls.append(recording.audio.name)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return cut_of(recording, seconds)
+        return cut_of(recording, *seconds)
 
     monkeypatch.setattr(cut_manifest, "cut_recording", interrupted)
     cut(folder / "calls", "-o", folder / "train.jsonl")

@@ -69,12 +69,16 @@ def transcribe(
         bool | None,
         typer.Option(
             "--vad/--no-vad",
-            help="Detect speech also in recordings of up to 30 s; default: in files, not in manifests. "
-            "Longer recordings are always cut at pauses.",
+            help="Detect speech also in recordings of up to 30 s, or the model's window; default: in files, not in "
+            "manifests. Longer recordings are always cut at pauses.",
         ),
     ] = None,
     piece_seconds: Annotated[
-        float | None, typer.Option(help="Longest piece of a recording that is cut; default 30, for srt and vtt 10.")
+        float | None,
+        typer.Option(
+            help="Longest piece of a recording that is cut; default 30, for srt and vtt 10, or a shorter window of the "
+            "model."
+        ),
     ] = None,
     word_times: Annotated[
         str | None, typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner.")
@@ -90,6 +94,7 @@ def transcribe(
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub name.")] = None,
 ) -> None:
     """Transcribe recordings of any length."""
+    from arkasr.data.audio import LONGEST_CLIP_SECONDS
     from arkasr.data.replacing import files_of_model
     from arkasr.progress import Progress
     from arkasr.recognizers.precision import dtype_named
@@ -100,7 +105,7 @@ def transcribe(
     with open_inputs(sources, find_speech=vad) as inputs:
         models = [path for name in (model, word_times) if name for path in files_of_model(name)]
         target = command.target_of(output, format_name, inputs, [*map(path_or_descriptor, sources), *models])
-        seconds = piece_seconds or (10.0 if target.format_name in ("srt", "vtt") else 30.0)
+        default_seconds = 10.0 if target.format_name in ("srt", "vtt") else LONGEST_CLIP_SECONDS
         transcriber = Transcriber(
             model,
             revision=revision,
@@ -109,7 +114,7 @@ def transcribe(
             attention=attention,
             language=language,
             aligner=word_times,
-            settings=TranscriptionSettings(seconds, batch_seconds, batch_size, max_new_tokens),
+            settings=TranscriptionSettings(piece_seconds, batch_seconds, batch_size, max_new_tokens, default_seconds),
         )
         with Progress().audio("transcribe", len(inputs)) as on_progress:
             problems = command.transcribe_inputs(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
@@ -152,16 +157,27 @@ def compare(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder or hub name of an Ark-ASR model.")],
+    source: Annotated[str, typer.Argument(help="Folder or hub name of an Ark-ASR or Whisper model.")],
     destination: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
     layout: Annotated[
-        str | None, typer.Option(help="published or transformers; default: the one that the source does not have.")
+        str | None,
+        typer.Option(help="Of Ark-ASR: published or transformers; default: the one that the source does not have."),
+    ] = None,
+    window_seconds: Annotated[
+        float | None, typer.Option(help="Of Whisper: a window shorter than 30 s, in whole seconds.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     max_shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
 ) -> None:
-    """Convert a checkpoint from the published layout to a plain Transformers folder, or back."""
+    """Convert an Ark-ASR checkpoint to the other layout, or a Whisper model to a shorter window."""
     from arkasr.recognizers.convert import convert as convert_checkpoint
+    from arkasr.recognizers.convert import convert_window
 
-    written_layout = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
-    print(f"{destination}: {written_layout} layout")
+    if window_seconds is None:
+        written_layout = convert_checkpoint(source, destination, layout, dtype, max_shard_size)
+        print(f"{destination}: {written_layout} layout")
+        return
+    if layout is not None:
+        raise InputError("--layout and --window-seconds: give one; only Ark-ASR has layouts, and only Whisper a window")
+    convert_window(source, destination, window_seconds, dtype, max_shard_size)
+    print(f"{destination}: window of {window_seconds:g} s")

@@ -17,6 +17,7 @@ from arkasr.cost.memory import TrainingStage
 from arkasr.cost.sizes import FLOAT_BYTES, Size, number_bytes, size_of_model
 from arkasr.cost.timing import feature_wait, optimizer_seconds, work_seconds
 from arkasr.cost.work import Batch, Decoding, Work
+from arkasr.errors import InputError
 from arkasr.recipe.settings import CtcStageSettings, LabelStageSettings, OpdStageSettings, Recipe
 from arkasr.recipe.settings.rules import check_parts_of_stages
 from arkasr.train.parts import trainable_parts
@@ -87,7 +88,8 @@ def stage_costs(recipe: Recipe, cluster: Cluster, assumptions: Assumptions) -> l
     """The cost of every stage, in the order of the recipe.
 
     Raises:
-        InputError: the size of a model is not known, or the device has no figure for a stage's precision.
+        InputError: the size of a model is not known, the utterances are longer than its window, or the device has no
+            figure for a stage's precision.
     """
 
     @cache
@@ -97,16 +99,32 @@ def stage_costs(recipe: Recipe, cluster: Cluster, assumptions: Assumptions) -> l
     costs = []
     for name, stage in recipe.stages.items():
         start = size_of_origin(recipe.origin(stage.start))
+        check_window(name, start, assumptions)
         if isinstance(stage, LabelStageSettings):
             costs.append(label_cost(name, stage, start, cluster, assumptions))
             continue
         teacher = None
         if isinstance(stage, OpdStageSettings) and not is_served(recipe, stage):
             teacher = size_of_origin(recipe.origin(stage.teacher))
+            check_window(name, teacher, assumptions)
         batch, decoding = assumed_batch(recipe, stage, start, assumptions)
         check_parts_of_stages(recipe, recipe.origin(name), start.parts)
         costs.append(training_cost(name, stage, start, teacher, cluster, batch, decoding, assumptions))
     return costs
+
+
+def check_window(stage: str, size: Size, assumptions: Assumptions) -> None:
+    """Check that the assumed utterances fit into the window of a model.
+
+    Raises:
+        InputError: they do not; names the stage.
+    """
+    window, seconds = size.padded_seconds, assumptions.utterance_seconds
+    if window is not None and seconds > window:
+        raise InputError(
+            f"stages.{stage}: the estimate assumes utterances of {seconds:g} s, but a model has a window of {window:g} "
+            f"s; give --utterance-seconds of at most {window:g}"
+        )
 
 
 def training_cost(
@@ -228,7 +246,7 @@ def batch_of_seconds(
     A model that pads every utterance to `window_seconds` gets one utterance for each of them.
     """
     padded = min(assumptions.utterance_seconds / (1 - assumptions.padding), seconds)
-    fitting = max(seconds / max(padded, window_seconds or 0.0), 1.0)
+    fitting = max(seconds / (window_seconds or padded), 1.0)
     utterances = fitting if max_utterances is None else min(fitting, max_utterances)
     tokens = padded * (1 - assumptions.padding) * assumptions.tokens_per_second + 1  # and the stop token
     return Batch(utterances, padded, min(tokens, max_tokens or tokens))

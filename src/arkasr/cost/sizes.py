@@ -216,8 +216,8 @@ def _whisper_encoder(recognizer: Recognizer) -> _Encoder:
         MEL_FRAMES_PER_SECOND * _matrix_entries(encoder.conv1)
         + frames * (_matrix_entries(encoder.conv2) + sum(map(_matrix_entries, cross_projections)))
     )
-    window = recognizer.processor.feature_extractor.chunk_length
-    return _Encoder(_encoder_stack(encoder.layers, encoder.config), frames, front, padded_seconds=window)
+    stack = _encoder_stack(encoder.layers, encoder.config)
+    return _Encoder(stack, frames, front, padded_seconds=recognizer.window_seconds)
 
 
 def _ark_encoder(recognizer: Recognizer) -> _Encoder:

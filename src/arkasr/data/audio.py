@@ -91,12 +91,12 @@ def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float = math.
     return silent
 
 
-def too_long_message(seconds: float) -> str:
-    """The error message for a clip longer than `LONGEST_CLIP_SECONDS`."""
-    return (
-        f"the audio is {seconds:.1f} s long, the models take at most {LONGEST_CLIP_SECONDS:g} s; "
-        "cut it into pieces with `begin_time` and `end_time`"
-    )
+def too_long_message(seconds: float, longest_seconds: float = LONGEST_CLIP_SECONDS) -> str:
+    """The error message for a clip longer than `longest_seconds`."""
+    remedy = "cut it into pieces with `begin_time` and `end_time`"
+    if longest_seconds < LONGEST_CLIP_SECONDS:
+        remedy += ", or use a model with a longer window"
+    return f"the audio is {seconds:.1f} s long, the models take at most {longest_seconds:g} s; {remedy}"
 
 
 def duration_of(path: str | Path) -> float:

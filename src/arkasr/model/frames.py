@@ -14,18 +14,20 @@ WINDOW_LENGTH = 400  # samples in one STFT window: 25 ms
 MAX_SAMPLES = int(LONGEST_CLIP_SECONDS * SAMPLE_RATE)
 
 
-def clip_of(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
+def clip_of(waveform: NDArray[np.floating], longest_seconds: float = LONGEST_CLIP_SECONDS) -> NDArray[np.float32]:
     """A waveform for the feature extractors: float32, padded with silence to at least one STFT window.
 
     Args:
-        waveform: `[samples]`, 16 kHz mono. Less than one mel frame beyond 30 s is cut off.
+        waveform: `[samples]`, 16 kHz mono. Less than one mel frame beyond `longest_seconds` is cut off.
+        longest_seconds: the longest clip that the model takes.
 
     Raises:
         InputError: the waveform is longer.
     """
-    if len(waveform) >= MAX_SAMPLES + HOP_LENGTH:
-        raise InputError(too_long_message(len(waveform) / SAMPLE_RATE))
-    clip = np.asarray(waveform, dtype=np.float32)[:MAX_SAMPLES]
+    samples = int(longest_seconds * SAMPLE_RATE)
+    if len(waveform) >= samples + HOP_LENGTH:
+        raise InputError(too_long_message(len(waveform) / SAMPLE_RATE, longest_seconds))
+    clip = np.asarray(waveform, dtype=np.float32)[:samples]
     return np.pad(clip, (0, max(WINDOW_LENGTH - len(clip), 0)))
 
 

@@ -45,7 +45,9 @@ def load_recognizer(
     with input_errors(name):
         config, processor = _config_and_processor(name, source)
         family = FAMILIES[config.model_type]
-        options = {"dtype": dtype, "attn_implementation": attention, **family.fixed_settings}
+        # As arguments of `from_pretrained`, these fields would also enter the generation config.
+        config.update(dict(family.fixed_settings))
+        options = {"config": config, "dtype": dtype, "attn_implementation": attention}
         model = load_complete(family.model_class, name, **options, **source)
         return family(model.to(device), processor)
 

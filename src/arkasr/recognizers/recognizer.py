@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arkasr.data.audio import LONGEST_CLIP_SECONDS
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.text import Prefix, no_prefix
 
@@ -100,7 +101,11 @@ class Recognizer(ABC):
 
     @abstractmethod
     def features(self, waveform: np.ndarray) -> Tensor:
-        """Log-mel features float32 `[mels, T]` of one 16 kHz mono float32 clip `[samples]`."""
+        """Log-mel features float32 `[mels, T]` of one 16 kHz mono float32 clip `[samples]`.
+
+        Raises:
+            InputError: the clip is longer than `longest_clip_seconds`.
+        """
 
     @abstractmethod
     def pad_features(self, features: list[Tensor]) -> dict[str, Tensor]:
@@ -192,6 +197,11 @@ class Recognizer(ABC):
     def longest_transcript(self) -> int | None:
         """The most tokens of a transcript, the stop token included; None = no fixed limit."""
         return None
+
+    @property
+    def longest_clip_seconds(self) -> float:
+        """The longest clip that `features` takes, in seconds; less than a mel frame beyond it is cut off."""
+        return LONGEST_CLIP_SECONDS
 
     @property
     def window_seconds(self) -> float:

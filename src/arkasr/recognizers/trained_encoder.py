@@ -8,7 +8,9 @@ from typing import Any
 from transformers import PreTrainedConfig, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.errors import InputError
+from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES, encoder_frames
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.recognizers.load import load_recognizer
 
@@ -26,7 +28,7 @@ def sizes_of_encoder(name: str, config: PreTrainedConfig) -> dict[str, Any]:
         config: its config.
 
     Raises:
-        InputError: it is no Whisper model, or its activation is not that of Ark-ASR.
+        InputError: it is no Whisper model, its activation is not that of Ark-ASR, or its window is shorter than 30 s.
     """
     if not isinstance(config, WhisperConfig):
         raise InputError(
@@ -37,6 +39,12 @@ def sizes_of_encoder(name: str, config: PreTrainedConfig) -> dict[str, Any]:
         raise InputError(
             f"model {name}: its encoder's activation is {config.activation_function!r}, that of Ark-ASR is 'gelu'; "
             "take another encoder"
+        )
+    if config.max_source_positions < encoder_frames(MAX_SAMPLES // HOP_LENGTH):
+        seconds = config.max_source_positions * 2 * HOP_LENGTH / SAMPLE_RATE
+        raise InputError(
+            f"model {name}: its window is {seconds:g} s, Ark-ASR takes clips of up to {LONGEST_CLIP_SECONDS:g} s and "
+            "pads none to a window; take the model that it was converted from"
         )
     return {"use_rope": False, "whisper_config": {field: getattr(config, field) for field in ENCODER_SIZES}}
 

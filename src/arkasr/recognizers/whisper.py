@@ -1,4 +1,4 @@
-"""Whisper as a recogniser: prompt, window of 30 s, suppressed tokens, leading blank.
+"""Whisper as a recogniser: prompt, window, suppressed tokens, leading blank.
 
 The model itself is part of Transformers (`WhisperForConditionalGeneration`). Its decoder reads the audio by
 cross-attention, so prompts hold no audio tokens. Sources: arXiv 2212.04356, and the generation config of each
@@ -27,7 +27,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from arkasr.data.audio import SAMPLE_RATE
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.data.languages import LANGUAGE_CODES
 from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
@@ -127,6 +127,10 @@ class Whisper(Recognizer):
         return self.vocab_size >= SMALLEST_MULTILINGUAL_VOCABULARY if known is None else bool(known)
 
     @property
+    def longest_clip_seconds(self) -> float:
+        return min(self.window_seconds, LONGEST_CLIP_SECONDS)
+
+    @property
     def window_seconds(self) -> float:
         return float(self.processor.feature_extractor.nb_max_frames * HOP_LENGTH / SAMPLE_RATE)
 
@@ -150,7 +154,7 @@ class Whisper(Recognizer):
 
     def features(self, waveform: np.ndarray) -> Tensor:
         """The frames that hold sound, and a last one of silence, which fills the window in `pad_features`."""
-        clip = clip_of(waveform)
+        clip = clip_of(waveform, self.longest_clip_seconds)
         extractor = self.processor.feature_extractor
         frames = min(-(-(len(clip) + WINDOW_LENGTH // 2) // HOP_LENGTH) + 1, extractor.nb_max_frames)
         clip = np.pad(clip, (0, frames * HOP_LENGTH - len(clip)))
@@ -199,7 +203,10 @@ class Whisper(Recognizer):
         return Prompts(input_ids, attention_mask, audio, [len(row) for row in rows], positions)
 
     def embed_audio(self, prompts: Prompts) -> Prompts:
-        """The encoder's states `[B, 1500, H]`. They replace the features, and unknown languages are detected."""
+        """The encoder's states `[B, N, H]` replace the features, and unknown languages are detected.
+
+        N counts the positions of the window, 20 ms each.
+        """
         embeddings, input_ids = prompts.audio.get("embeddings"), prompts.input_ids
         if embeddings is None:
             # The encoder does not cast its input.

@@ -51,7 +51,7 @@ def build_stream(
     order = seed_of_order(context.recipe, name, seed)
     train_set = context.recipe.sets.get(settings.train)
     if train_set is not None and train_set.dataset is not None:
-        degradation = degradation_of(context, settings, order, training=None)
+        degradation = degradation_of(context, stage, settings, order, training=None)
         return build_dataset_stream(
             f"set {settings.train}", train_set, stage, settings, degradation, batches_per_step, order, rank, world_size
         )
@@ -59,7 +59,7 @@ def build_stream(
     if not len(utterances):
         raise InputError(f"set {settings.train}: none of its utterances can be read; the first: {unmeasured[0][1]}")
     check_training_set(f"set {settings.train}", utterances, durations, stage, settings)
-    degradation = degradation_of(context, settings, order, training=(utterances, durations))
+    degradation = degradation_of(context, stage, settings, order, training=(utterances, durations))
     workers = settings.optimization.data_workers
     # A set larger than one pool would evict its features before they are used again.
     feature_cache = context.feature_cache if workers == 0 and len(utterances) <= POOL else None

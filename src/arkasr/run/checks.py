@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS
 from arkasr.data.batches import indices_longer_than
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.utterances import Utterances
@@ -79,7 +78,7 @@ def check_training_set(
         InputError: an utterance or its label is too long, or lacks a label that the stage needs, or is in a language
             for which student or teacher has no prompt.
     """
-    limit = longest_trainable_seconds(settings)
+    limit = longest_trainable_seconds(stage, settings)
     too_long = indices_longer_than(limit, durations)
     if (first_index := next(too_long, None)) is not None:
         count = 1 + sum(1 for _ in too_long)
@@ -101,7 +100,7 @@ def check_training_set(
 
 def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) -> Callable[[Utterance, float], None]:
     """The checks of `check_training_set` for one utterance at a time, for streamed sets."""
-    limit = longest_trainable_seconds(settings)
+    limit = longest_trainable_seconds(stage, settings)
     checked: set[str | None] = set()
     student, learns_from_labels = stage.student, not isinstance(stage, DistillationStage)
 
@@ -157,6 +156,6 @@ def check_language(source: str, language: str | None, stage: Stage, settings: Tr
             raise InputError(f"{source}: {error}") from error
 
 
-def longest_trainable_seconds(settings: TrainingStageSettings) -> float:
+def longest_trainable_seconds(stage: Stage, settings: TrainingStageSettings) -> float:
     """Longest utterance in seconds that the models and a batch can hold."""
-    return min(LONGEST_CLIP_SECONDS + ROUNDING_SECONDS, settings.optimization.batch_seconds)
+    return min(stage.longest_clip_seconds + ROUNDING_SECONDS, settings.optimization.batch_seconds)

@@ -5,7 +5,6 @@ In: the stage and its settings. Out: the dataset of its examples. Batches are le
 
 from collections.abc import Sequence
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS
 from arkasr.data.degradation.degradation import BABBLERS, Degradation
 from arkasr.data.degradation.sounds import Sounds
 from arkasr.data.examples import DegradedHearing, ExampleDataset, FeatureCache, IdentityLookup
@@ -33,12 +32,17 @@ def examples_of(
 
 
 def degradation_of(
-    context: RunContext, settings: TrainingStageSettings, seed: int, training: tuple[Utterances, Sequence[float]] | None
+    context: RunContext,
+    stage: Stage,
+    settings: TrainingStageSettings,
+    seed: int,
+    training: tuple[Utterances, Sequence[float]] | None,
 ) -> Degradation | None:
     """The degradation of a stage; None if it has none.
 
     Args:
         context: the run.
+        stage: its student hears the degraded recordings.
         settings: of the stage.
         seed: of the stage's order.
         training: the training set and its durations in seconds; None = it is streamed.
@@ -57,7 +61,7 @@ def degradation_of(
         voices = _voices(degradation.noise.voices, *_measured(context, degradation.noise.voices), is_training_set=False)
     if degradation.noise is not None and degradation.noise.recordings is not None:
         recordings = Sounds(*_measured(context, degradation.noise.recordings), is_training_set=False)
-    longest = min(LONGEST_CLIP_SECONDS, settings.optimization.batch_seconds)
+    longest = min(stage.student.longest_clip_seconds, settings.optimization.batch_seconds)
     return Degradation(degradation, seed, longest_seconds=longest, voices=voices, recordings=recordings)
 
 

@@ -136,6 +136,11 @@ class Teacher(ABC):
         """BoolTensor `[V_T]`, A_T."""
         return self.recognizer.allowed_tokens
 
+    @property
+    def longest_clip_seconds(self) -> float:
+        """The longest clip that the teacher takes, in seconds."""
+        return self.recognizer.longest_clip_seconds
+
     def prompt_text(self, language: str | None) -> str:
         """The prompt.
 

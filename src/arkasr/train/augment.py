@@ -19,7 +19,7 @@ from arkasr.recognizers.recognizer import Recognizer
 from arkasr.train.settings import AugmentationSettings
 
 FRAMES_IN_TEN_SECONDS = 1_000
-MAX_FRAMES = 3_000  # 30 s
+MAX_FRAMES = 3_000  # 30 s, the longest clip of most models
 
 
 def augment_features(
@@ -36,7 +36,8 @@ def augment_features(
         examples: of a batch.
         settings: None = no change.
         seed: determines the changes.
-        recognizers: the models that read the features. Their padding frames do not change.
+        recognizers: the models that read the features. Their padding frames do not change, and no clip becomes longer
+            than each of them takes.
     """
     if settings is None:
         return list(examples)
@@ -45,13 +46,16 @@ def augment_features(
         for recognizer in recognizers
         for name in (recognizer.frontend, degraded_name(recognizer.frontend))
     }
+    max_frames = _max_frames(recognizers)
+
+    def augmented(frontend: str, clip: Tensor, index: int) -> Tensor:
+        generator = generator_for("features", seed, index)
+        return _augmented(clip, settings, generator, padding.get(frontend, 0), max_frames)
+
     return [
         replace(
             example,
-            features={
-                frontend: _augmented(clip, settings, generator_for("features", seed, index), padding.get(frontend, 0))
-                for frontend, clip in example.features.items()
-            },
+            features={frontend: augmented(frontend, clip, index) for frontend, clip in example.features.items()},
         )
         for index, example in enumerate(examples)
     ]
@@ -62,17 +66,19 @@ def join_utterances(
     settings: AugmentationSettings | None,
     seed: int,
     student: Recognizer | None = None,
+    teacher: Recognizer | None = None,
 ) -> list[Example]:
     """Append another utterance of the batch, audio and text, to a share of the utterances.
 
-    Joined utterances have the same language. Pairs longer than 30 s are not joined, nor those with more text than the
-    student can write.
+    Joined utterances have the same language. Pairs that are longer than the models take (30 s, or their window) are not
+    joined, nor those with more text than the student can write.
 
     Args:
         examples: of a batch.
         settings: None = no change.
         seed: determines the pairs.
-        student: writes the text; None = any length.
+        student: reads the features and writes the text; None = any text.
+        teacher: reads the features, too; None = no teacher.
     """
     if settings is None or settings.join_share == 0:
         return list(examples)
@@ -81,10 +87,12 @@ def join_utterances(
     # Never 0: an utterance that follows itself would teach the model to repeat.
     offsets = torch.randint(1, max(len(examples), 2), (len(examples),), generator=generator)
     partners = ((torch.arange(len(examples)) + offsets) % len(examples)).tolist()
-    return [
-        _joined(example, examples[partner]) if join and _can_join(example, examples[partner], student) else example
-        for example, partner, join in zip(examples, partners, selected.tolist(), strict=True)
-    ]
+    max_frames = _max_frames([recognizer for recognizer in (student, teacher) if recognizer is not None])
+    joined = []
+    for example, index, join in zip(examples, partners, selected.tolist(), strict=True):
+        can_join = join and _can_join(example, examples[index], student, max_frames)
+        joined.append(_joined(example, examples[index]) if can_join else example)
+    return joined
 
 
 def join_texts(utterances: Sequence[Utterance], texts: Sequence[str]) -> str:
@@ -93,13 +101,13 @@ def join_texts(utterances: Sequence[Utterance], texts: Sequence[str]) -> str:
     return separator.join(filter(None, texts))
 
 
-def stretch_time(clip: Tensor, factor: float) -> Tensor:
+def stretch_time(clip: Tensor, factor: float, max_frames: int = MAX_FRAMES) -> Tensor:
     """Stretch a clip `[mels, T]` to `factor` times its length at the same pitch.
 
-    The result is at most 30 s long, or as long as the clip if the clip is longer.
+    The result has at most `max_frames` frames, or as many as the clip if the clip has more.
     """
     frames = clip.shape[1]
-    stretched = min(max(round(frames * factor), 1), max(frames, MAX_FRAMES))
+    stretched = min(max(round(frames * factor), 1), max(frames, max_frames))
     return F.interpolate(clip[None], size=stretched, mode="linear", align_corners=False)[0]
 
 
@@ -132,11 +140,17 @@ def generator_for(purpose: str, seed: int, index: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
-def _can_join(example: Example, partner: Example, student: Recognizer | None) -> bool:
+def _max_frames(recognizers: Sequence[Recognizer]) -> int:
+    """Mel frames of the longest clip that all models take."""
+    seconds = (recognizer.longest_clip_seconds for recognizer in recognizers)
+    return min((int(longest * FRAMES_IN_TEN_SECONDS / 10) for longest in seconds), default=MAX_FRAMES)
+
+
+def _can_join(example: Example, partner: Example, student: Recognizer | None, max_frames: int) -> bool:
     if partner is example or example.utterance.language != partner.utterance.language:
         return False
     frames = (example.features[name].shape[1] + partner.features[name].shape[1] for name in example.features)
-    if max(frames) > MAX_FRAMES:
+    if max(frames) > max_frames:
         return False
     if student is None or student.longest_transcript is None:
         return True
@@ -157,12 +171,15 @@ def _joined_text(parts: Sequence[Utterance]) -> str | None:
     return join_texts(parts, texts) if len(texts) == len(parts) else None
 
 
-def _augmented(clip: Tensor, settings: AugmentationSettings, generator: torch.Generator, padding_frames: int) -> Tensor:
+def _augmented(
+    clip: Tensor, settings: AugmentationSettings, generator: torch.Generator, padding_frames: int, max_frames: int
+) -> Tensor:
     if padding_frames:
         sound, padding = clip.split([clip.shape[1] - padding_frames, padding_frames], dim=1)
-        return torch.cat((_augmented(sound, settings, generator, 0)[:, : MAX_FRAMES - padding_frames], padding), dim=1)
+        changed = _augmented(sound, settings, generator, 0, max_frames)
+        return torch.cat((changed[:, : max_frames - padding_frames], padding), dim=1)
     if settings.time_stretch:
-        clip = stretch_time(clip, _factor(settings.time_stretch, generator))
+        clip = stretch_time(clip, _factor(settings.time_stretch, generator), max_frames)
     if settings.frequency_warp:
         clip = warp_frequency(clip, _factor(settings.frequency_warp, generator))
     return _mask(clip, settings, generator)

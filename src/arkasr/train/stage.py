@@ -90,6 +90,11 @@ class Stage(nn.Module, ABC):
         return [self.student]
 
     @property
+    def longest_clip_seconds(self) -> float:
+        """The longest clip that all models of the stage take, in seconds."""
+        return min(recognizer.longest_clip_seconds for recognizer in self.recognizers)
+
+    @property
     def prefetch_steps(self) -> int:
         """How many steps ahead `prefetch_rollouts` is called; 0 = never."""
         return 0

@@ -154,6 +154,7 @@ def _settings_of(transcriber: Transcriber, model_name: str) -> dict[str, str | i
     return {
         "model": model_name,
         "weights": fingerprint(model),
+        "features": transcriber.recognizer.frontend,
         "attention": model.config._attn_implementation,
         "max_new_tokens": transcriber.settings.max_new_tokens,
         "dtype": str(model.dtype),

@@ -27,7 +27,7 @@ class CutManifest:
 
     Args:
         output: the manifest to be written.
-        piece_seconds: longest piece.
+        piece_seconds: longest piece. Utterances of a manifest that are not longer stay whole.
 
     Attributes:
         problems: why a recording cannot be read, one message for each such recording.
@@ -83,7 +83,7 @@ class CutManifest:
         """
         key = f"{recording.identity()}:{recording.end_time}:{recording.find_speech}"
         if key not in self._finished:
-            cut = cut_recording(recording, self._piece_seconds)
+            cut = cut_recording(recording, self._piece_seconds, self._piece_seconds)
             if cut.error is not None:
                 raise InputError(cut.error)
             self._finished[key] = _times_of(recording, cut)

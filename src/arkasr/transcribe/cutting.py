@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
+from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
 from arkasr.transcribe.pieces import pieces_of
 from arkasr.transcribe.recording import Recording
@@ -26,19 +26,20 @@ class CutRecording:
     error: str | None = None
 
 
-def cut_recording(recording: Recording, piece_seconds: float) -> CutRecording:
+def cut_recording(recording: Recording, piece_seconds: float, longest_clip_seconds: float) -> CutRecording:
     """Cut a recording at its pauses and drop the parts without speech.
 
-    A recording of up to 30 s with `find_speech=False` is one piece.
+    A recording of up to `longest_clip_seconds` with `find_speech=False` is one piece.
 
     Args:
         recording: any length.
-        piece_seconds: longest piece.
+        piece_seconds: longest piece of a recording that is cut.
+        longest_clip_seconds: longest clip that the model takes.
     """
     try:
         seconds, identity = recording.seconds(), recording.identity()
         samples = round(seconds * SAMPLE_RATE)
-        if not recording.find_speech and samples <= LONGEST_CLIP_SECONDS * SAMPLE_RATE:
+        if not recording.find_speech and samples <= longest_clip_seconds * SAMPLE_RATE:
             return CutRecording(seconds, (SampleRange(0, samples),), identity)
         probabilities = speech_probabilities(recording.read, samples)
     except InputError as error:

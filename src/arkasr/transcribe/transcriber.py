@@ -43,22 +43,25 @@ class TranscriptionSettings:
     """How recordings are cut and decoded.
 
     Attributes:
-        piece_seconds: longest piece into which a recording is cut, at most 30.
+        piece_seconds: longest piece into which a recording is cut, at most 30 and at most the longest clip that the
+            model takes; None = `default_piece_seconds`, or that clip if it is shorter.
         batch_seconds: most seconds of audio per batch, with padding.
         batch_clips: most pieces per batch; None = no limit.
         max_new_tokens: most tokens per piece.
+        default_piece_seconds: longest piece if the caller asks for none.
 
     Raises:
         InputError: a value is out of its range.
     """
 
-    piece_seconds: float = LONGEST_CLIP_SECONDS
+    piece_seconds: float | None = None
     batch_seconds: float = 120.0
     batch_clips: int | None = None
     max_new_tokens: int = 256
+    default_piece_seconds: float = LONGEST_CLIP_SECONDS
 
     def __post_init__(self) -> None:
-        if not 1 <= self.piece_seconds <= LONGEST_CLIP_SECONDS:
+        if self.piece_seconds is not None and not 1 <= self.piece_seconds <= LONGEST_CLIP_SECONDS:
             raise InputError(f"piece_seconds is {self.piece_seconds:g}; give 1 to {LONGEST_CLIP_SECONDS:g}")
         for name in ("batch_seconds", "batch_clips", "max_new_tokens"):
             value = getattr(self, name)
@@ -106,6 +109,7 @@ class Transcriber:
         self.language = canonical_language(language) if language else None
         self.aligner = None if aligner is None else Aligner(aligner, device=str(torch_device), dtype=dtype)
         self.settings = settings or TranscriptionSettings()
+        self._piece_seconds()  # an error comes before the first recording is read
 
     def __call__(self, audio: Audio) -> Transcript:
         """Transcribe one recording: a file, a waveform float `[samples]` (16 kHz mono), or a `Recording`.
@@ -145,17 +149,26 @@ class Transcriber:
             finally:
                 stopped.set()
 
+    def _piece_seconds(self) -> float:
+        longest, seconds = self.recognizer.longest_clip_seconds, self.settings.piece_seconds
+        if seconds is None:
+            return min(self.settings.default_piece_seconds, longest)
+        if seconds > longest:
+            raise InputError(f"piece_seconds is {seconds:g}; give 1 to {longest:g}, the longest clip of this model")
+        return seconds
+
     def _windows(
         self, recordings: Iterator[Recording], stopped: threading.Event
     ) -> Iterator[tuple[list[Recording], list[CutRecording]]]:
         window: list[Recording] = []
         cuts: list[CutRecording] = []
         seconds = 0.0
+        piece_seconds, longest = self._piece_seconds(), self.recognizer.longest_clip_seconds
         for recording in recordings:
             if stopped.is_set():
                 return
             window.append(recording)
-            cuts.append(cut_recording(recording, self.settings.piece_seconds))
+            cuts.append(cut_recording(recording, piece_seconds, longest))
             seconds += cuts[-1].seconds
             if seconds >= WINDOW_BATCHES * self.settings.batch_seconds or len(cuts) == WINDOW_RECORDINGS:
                 yield window, cuts

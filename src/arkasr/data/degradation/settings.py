@@ -39,8 +39,8 @@ class SpeedSettings(EffectSettings):
 
     factor: Annotated[tuple[Factor, Factor], InOrder] = (0.9, 1.1)
     """Speed of the student's recording, 1 = unchanged. The teacher hears the recording at its own speed. A
-    recording that would become longer than 30 s or `batch_seconds` is slowed down less. Batches hold fewer utterances,
-    so that slow ones fit into `batch_seconds`."""
+    recording that would become longer than the student takes (30 s, or Whisper's window) or than `batch_seconds` is
+    slowed down less. Batches hold fewer utterances, so that slow ones fit into `batch_seconds`."""
 
 
 class ReverberationSettings(EffectSettings):
