@@ -81,7 +81,8 @@ def transcribe(
         ),
     ] = None,
     word_times: Annotated[
-        str | None, typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner.")
+        str | None,
+        typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner or a Whisper model."),
     ] = None,
     batch_seconds: BatchSeconds = 120.0,
     batch_size: Annotated[int | None, typer.Option(help="Most pieces in a batch.")] = None,

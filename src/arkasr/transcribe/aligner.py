@@ -1,4 +1,4 @@
-"""Word times from Qwen3's forced aligner, a class of Transformers.
+"""Word times from an aligner: Qwen3's forced aligner, a class of Transformers, or a Whisper model.
 
 In: the audio of a segment and its text. Out: begin and end of each word.
 """
@@ -9,13 +9,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForTokenClassification, AutoProcessor
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoProcessor
 from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LANGUAGES
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.frames import clip_of
 from arkasr.transcribe.transcript import Segment, Word
+from arkasr.transcribe.whisper_aligner import WhisperAligner
+
+REMEDY = "give a Qwen3 forced aligner or a Whisper model"
+
+
+def open_aligner(name: str | Path, *, device: str, dtype: Any) -> "Aligner | WhisperAligner":
+    """The aligner of a model.
+
+    Args:
+        name: folder or hub name of a Qwen3 forced aligner or a Whisper model.
+        device: of the model.
+        dtype: of the weights.
+
+    Raises:
+        InputError: the model cannot be loaded, or is neither of them.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"aligner {name}: {first_line_of(error)}; {REMEDY}") from error
+    kind = WhisperAligner if config.model_type == "whisper" else Aligner
+    return kind(name, device=device, dtype=dtype)
 
 
 class Aligner:
@@ -37,9 +59,9 @@ class Aligner:
                 name, dtype=dtype, use_safetensors=True, trust_remote_code=False
             ).to(device)
         except (OSError, ValueError) as error:
-            raise InputError(f"aligner {name}: {first_line_of(error)}; give a Qwen3 forced aligner") from error
+            raise InputError(f"aligner {name}: {first_line_of(error)}; {REMEDY}") from error
         if not hasattr(self.processor, "prepare_forced_aligner_inputs"):
-            raise InputError(f"aligner {name}: is not a Qwen3 forced aligner")
+            raise InputError(f"aligner {name}: is not a Qwen3 forced aligner; {REMEDY}")
         self.model.eval()
 
     @torch.no_grad()

@@ -56,7 +56,7 @@ def speech_probabilities(read: Callable[[int, int], np.ndarray], samples: int) -
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
-def speech_ranges(probabilities: np.ndarray, samples: int) -> list[SampleRange]:
+def speech_ranges(probabilities: np.ndarray, samples: int, *, margin_ms: int = MARGIN_MS) -> list[SampleRange]:
     """The speech of a recording, with margins, in order and without overlap."""
     from silero_vad import get_speech_timestamps_from_probs
 
@@ -66,7 +66,7 @@ def speech_ranges(probabilities: np.ndarray, samples: int) -> list[SampleRange]:
         threshold=SPEECH_THRESHOLD,
         min_speech_duration_ms=MIN_SPEECH_MS,
         min_silence_duration_ms=MIN_PAUSE_MS,
-        speech_pad_ms=MARGIN_MS,
+        speech_pad_ms=margin_ms,
         audio_length_samples=samples,
     )
     return [SampleRange(part["start"], min(part["end"], samples)) for part in found]

@@ -25,7 +25,7 @@ from arkasr.recognizers.inference import Recognition, RecognitionSettings, recog
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.precision import default_dtype
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.transcribe.aligner import Aligner
+from arkasr.transcribe.aligner import open_aligner
 from arkasr.transcribe.cutting import CutRecording, cut_recording
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.recording import Recording
@@ -79,7 +79,7 @@ class Transcriber:
         dtype: of the weights; None = float32 on the CPU, else bfloat16 if the device supports it, else float16.
         attention: `sdpa`, `eager` or `flash_attention_2`; None = the fastest that is available.
         language: of recordings without a language. Qwen3-ASR needs it; Whisper detects it otherwise.
-        aligner: folder or hub name of a Qwen3 forced aligner, for word times; None = none.
+        aligner: folder or hub name of a Qwen3 forced aligner or a Whisper model, for word times; None = none.
         settings: how recordings are cut and decoded.
 
     Raises:
@@ -107,7 +107,7 @@ class Transcriber:
                 model, revision=revision, dtype=dtype, device=str(torch_device), attention=attention
             )
         self.language = canonical_language(language) if language else None
-        self.aligner = None if aligner is None else Aligner(aligner, device=str(torch_device), dtype=dtype)
+        self.aligner = None if aligner is None else open_aligner(aligner, device=str(torch_device), dtype=dtype)
         self.settings = settings or TranscriptionSettings()
         self._piece_seconds()  # an error comes before the first recording is read
 
