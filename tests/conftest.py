@@ -55,7 +55,7 @@ def student_from_whisper(vocabulary, whisper_folder):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs a command in this process. Returns its exit code and the lines of standard error."""
+    """Runs a command in this process. Returns its exit code, standard output and the lines of standard error."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
 
     def run(*arguments):
@@ -63,7 +63,8 @@ def command(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["arkasr", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        return ended.value.code, capsys.readouterr().err.strip().splitlines()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err.strip().splitlines()
 
     yield run
     for number, handler in handlers.items():

@@ -256,7 +256,7 @@ def test_texts_that_are_too_long_together_are_not_joined(whisper):
     fits = [[whisper.can_write(len(whisper.transcript_ids(f"{a} {b}"))) for b in (long, "the")] for a in (long, "the")]
     assert fits == [[False, True], [True, True]]
     settings = AugmentationSettings(join_share=1.0)
-    joined = [item for seed in range(20) for item in join_utterances(examples, settings, seed, whisper)]
+    joined = [item for seed in range(20) for item in join_utterances(examples, settings, seed, [whisper])]
     lengths = {len(whisper.transcript_ids(item.utterance.text)) for item in joined if item.joined_from}
     assert lengths
     assert max(lengths) <= whisper.longest_transcript

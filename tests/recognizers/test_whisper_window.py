@@ -151,7 +151,7 @@ def test_a_window_that_cannot_be_is_refused_in_one_line(whisper_folder, folder, 
         ((folder, tmp_path / "new", "--window-seconds", 2, "--max-shard-size", "5 potatoes"), "--max-shard-size 5 p"),
         ((whisper_folder, tmp_path / "new"), "only Ark-ASR has two layouts"),
     ):
-        status, lines = command("convert", *arguments)
+        status, _, lines = command("convert", *arguments)
         assert (status, len(lines)) == (2, 1)
         assert message in lines[0]
         assert not (tmp_path / "new").exists()
@@ -188,7 +188,7 @@ def test_training_refuses_longer_utterances_and_then_writes_a_model_with_the_win
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     training = ("train", "sft", tmp_path / "recipe.yaml", "--output")
-    status, lines = command(*training, tmp_path / "refused")
+    status, _, lines = command(*training, tmp_path / "refused")
     assert (status, len(lines)) == (2, 1)
     assert "set L: 1 of 3 utterances are longer than 2.01 s, the most that the model or a batch holds; the" in lines[0]
     assert lines[0].endswith("is 3.0; leave them out with the set's `max_seconds`")

@@ -23,7 +23,7 @@ def short(vocabulary):
 
 @pytest.fixture
 def transcribe(short, tmp_path, command):
-    """Runs `arkasr transcribe`; gives its exit code and the lines of standard error."""
+    """Runs `arkasr transcribe`; gives what `command` gives."""
     short.save(tmp_path / "model")
     return lambda *arguments: command("transcribe", *arguments, "--model", tmp_path / "model", "--max-new-tokens", 8)
 
@@ -54,7 +54,7 @@ def test_pieces_of_subtitles_fit_into_the_window(transcribe, long_recording, tmp
 
 def test_a_piece_longer_than_the_window_is_one_error(transcribe, short, long_recording, tmp_path):
     soundfile.write(tmp_path / "long.wav", long_recording[0], 16_000)
-    status, lines = transcribe(tmp_path / "long.wav", "-o", tmp_path / "out.txt", "--piece-seconds", 6)
+    status, _, lines = transcribe(tmp_path / "long.wav", "-o", tmp_path / "out.txt", "--piece-seconds", 6)
     assert (status, lines) == (2, ["arkasr: piece_seconds is 6; give 1 to 5, the longest clip of this model"])
     transcriber = Transcriber(short, settings=TranscriptionSettings(3.0, max_new_tokens=8))
     segments = transcriber(tmp_path / "long.wav").segments

@@ -39,14 +39,13 @@ def data_cut(
     from arkasr.data.replacing import refuse_to_replace
     from arkasr.progress import Progress
     from arkasr.transcribe.cut_manifest import CutManifest, summary_of
-    from arkasr.transcribe.inputs import is_pipe, open_inputs
+    from arkasr.transcribe.inputs import audio_files, is_pipe, open_inputs
 
     if pipe := next((source for source in sources if is_pipe(source)), None):
         raise InputError(f"{pipe}: a manifest cannot name audio from a pipe; save the audio to a file")
     known_language = {} if language is None else {"language": canonical_language(language)}
     with open_inputs(sources, find_speech=None) as inputs:
-        audio_files = [item.recording.audio for item in inputs if isinstance(item.recording.audio, Path)]
-        refuse_to_replace([*map(Path, sources), *audio_files], [output])
+        refuse_to_replace([*map(Path, sources), *audio_files(inputs)], [output])
         cut = CutManifest(output, piece_seconds)
         with Progress().count("cut", len(inputs)) as advance:
             rows = [known_language | row for row in cut.rows(inputs, advance)]

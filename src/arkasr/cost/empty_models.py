@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 import arkasr.model  # noqa: F401  (registers Ark-ASR with the Auto classes)
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.processor import INSTRUCTION
 from arkasr.recipe.presets import build_preset, with_part
 from arkasr.recipe.settings import ModelSettings, TokenizerSettings
-from arkasr.recognizers.load import FAMILIES, generation_config_of
+from arkasr.recognizers.load import load_without_weights
 from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
@@ -108,7 +108,11 @@ def _config_of(key: str, name: str) -> PreTrainedConfig:
             f"{key}: {name} is neither a folder nor a published model of known size ({', '.join(PUBLISHED)}); "
             f"download it and give its folder with --set {key}=FOLDER"
         )
-    return _load(AutoConfig, key, name)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{key}: {name}: {first_line_of(error)}; give a folder written by arkasr") from error
+    return config
 
 
 @cache
@@ -134,20 +138,8 @@ def _vocabulary(tokens: int) -> BaseVocabulary:
 
 
 def _from_folder(key: str, folder: str) -> Recognizer:
-    config = _config_of(key, folder)
-    if config.model_type not in FAMILIES:
-        raise InputError(f"{key}: {folder} is of type {config.model_type!r}; known are {', '.join(FAMILIES)}")
-    processor = _load(AutoProcessor, key, folder)
-    family = FAMILIES[config.model_type]
-    with init_empty_weights():
-        model = family.model_class(config)
-    model.tie_weights()
-    model.generation_config = generation_config_of(folder, {}) or model.generation_config
-    return family(model, processor)
-
-
-def _load(auto_class: Any, key: str, folder: str) -> Any:
+    _config_of(key, folder)
     try:
-        return auto_class.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"{key}: {folder}: {first_line_of(error)}; give a folder written by arkasr") from error
+        return load_without_weights(folder)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error

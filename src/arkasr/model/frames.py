@@ -10,6 +10,7 @@ from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE, too_long_messag
 from arkasr.errors import InputError
 
 HOP_LENGTH = 160  # samples between two mel frames: 10 ms
+ENCODER_FRAME_SAMPLES = 2 * HOP_LENGTH  # 20 ms
 WINDOW_LENGTH = 400  # samples in one STFT window: 25 ms
 MAX_SAMPLES = int(LONGEST_CLIP_SECONDS * SAMPLE_RATE)
 

@@ -83,8 +83,7 @@ def convert_window(source: str, destination: Path, seconds: float, dtype: str, m
         )
     converted = with_window(recognizer, int(seconds))
     with _new_folder(destination, max_shard_size) as writing:
-        converted.model.save_pretrained(writing, max_shard_size=max_shard_size)
-        converted.processor.save_pretrained(writing)
+        converted.save(writing, max_shard_size=max_shard_size)
 
 
 def _refuse_existing(destination: Path) -> None:

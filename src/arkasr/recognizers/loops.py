@@ -29,7 +29,7 @@ def loop_start(text: str, *, cut_off: bool = False) -> int | None:
     """
     letters = REPEATED_LETTERS.search(text)
     starts = [letters.end(1)] if letters else []
-    words_with_index = list(_words(text))
+    words_with_index = list(words_of(text))
     words = [word for word, _ in words_with_index]
     for size in range(1, LONGEST_LOOP_WORDS + 1):
         if (second := _second_repetition(words, size, cut_off)) is not None:
@@ -55,7 +55,7 @@ def _second_repetition(words: Sequence[str], size: int, cut_off: bool) -> int | 
     return None
 
 
-def _words(text: str) -> Iterator[tuple[str, int]]:
+def words_of(text: str) -> Iterator[tuple[str, int]]:
     """The words of a text, each with the index of its first character."""
     for word in re.finditer(r"\S+", text):
         first = word.start()

@@ -305,14 +305,15 @@ class Recognizer(ABC):
         kept = [token for token in ids.tolist() if token != self.stop_token_id]
         return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None, **options: Any) -> None:
         """Write a plain `from_pretrained` folder: model, processor, tokenizer, generation config.
 
         Args:
             folder: to write.
             weights: the state dict; None = the model's own.
+            options: further arguments of the model's `save_pretrained`, such as `max_shard_size`.
         """
-        self.model.save_pretrained(folder, state_dict=weights)
+        self.model.save_pretrained(folder, state_dict=weights, **options)
         self.processor.save_pretrained(folder)
 
 

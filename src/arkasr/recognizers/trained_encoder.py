@@ -10,7 +10,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.errors import InputError
-from arkasr.model.frames import HOP_LENGTH, MAX_SAMPLES, encoder_frames
+from arkasr.model.frames import ENCODER_FRAME_SAMPLES
 from arkasr.model.model import ArkAsrForConditionalGeneration
 from arkasr.recognizers.load import load_recognizer
 
@@ -40,11 +40,11 @@ def sizes_of_encoder(name: str, config: PreTrainedConfig) -> dict[str, Any]:
             f"model {name}: its encoder's activation is {config.activation_function!r}, that of Ark-ASR is 'gelu'; "
             "take another encoder"
         )
-    if config.max_source_positions < encoder_frames(MAX_SAMPLES // HOP_LENGTH):
-        seconds = config.max_source_positions * 2 * HOP_LENGTH / SAMPLE_RATE
+    window_seconds = config.max_source_positions * ENCODER_FRAME_SAMPLES / SAMPLE_RATE
+    if window_seconds < LONGEST_CLIP_SECONDS:
         raise InputError(
-            f"model {name}: its window is {seconds:g} s, Ark-ASR takes clips of up to {LONGEST_CLIP_SECONDS:g} s and "
-            "pads none to a window; take the model that it was converted from"
+            f"model {name}: its window is {window_seconds:g} s, Ark-ASR takes clips of up to "
+            f"{LONGEST_CLIP_SECONDS:g} s and pads none to a window; take the model that it was converted from"
         )
     return {"use_rope": False, "whisper_config": {field: getattr(config, field) for field in ENCODER_SIZES}}
 

@@ -31,7 +31,7 @@ from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.data.languages import LANGUAGE_CODES
 from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
-from arkasr.model.frames import HOP_LENGTH, WINDOW_LENGTH, clip_of, encoder_frames
+from arkasr.model.frames import ENCODER_FRAME_SAMPLES, HOP_LENGTH, WINDOW_LENGTH, clip_of
 from arkasr.recognizers.recognizer import Prompts, Recognizer, padded_left
 from arkasr.recognizers.text import Prefix, blank_before
 from arkasr.recognizers.tokenizer import BaseVocabulary, follows_rules
@@ -101,7 +101,7 @@ class Whisper(Recognizer):
         model.model.encoder.embed_positions.requires_grad_(False)
         self._check_window()
         self.stop_token_id = self._token_id(STOP_TOKEN)
-        self.prompt_ids(None)
+        self.prompt_ids(None)  # fails if the tokenizer lacks a token of the prompt
         if model.generation_config._from_model_config:
             # The checkpoint has no generation config. The one that Transformers makes has ids of English models.
             blank = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
@@ -244,9 +244,9 @@ class Whisper(Recognizer):
     def transcript_prefix(self) -> Prefix:
         return blank_before
 
-    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None, **options: Any) -> None:
         """As in the base class, with the files that only converters of other programs read."""
-        super().save(folder, weights)
+        super().save(folder, weights, **options)
         self.processor.feature_extractor.save_pretrained(folder)
         # whisper.cpp reads vocab.json and added_tokens.json instead of tokenizer.json.
         self.tokenizer.backend_tokenizer.model.save(str(folder))
@@ -269,13 +269,11 @@ class Whisper(Recognizer):
         return int(token_id)
 
     def _check_window(self) -> None:
-        positions = self.model.config.max_source_positions
-        frames = self.processor.feature_extractor.nb_max_frames
-        if encoder_frames(frames) != positions:
+        encoder_seconds = self.model.config.max_source_positions * ENCODER_FRAME_SAMPLES / SAMPLE_RATE
+        if self.window_seconds != encoder_seconds:
             raise InputError(
-                f"the feature extractor of this Whisper model has a window of {frames * HOP_LENGTH / SAMPLE_RATE:g} s, "
-                f"its encoder reads {positions * 2 * HOP_LENGTH / SAMPLE_RATE:g} s; take the original "
-                "preprocessor_config.json"
+                f"the feature extractor of this Whisper model has a window of {self.window_seconds:g} s, its encoder "
+                f"reads {encoder_seconds:g} s; take the original preprocessor_config.json"
             )
 
 

@@ -7,7 +7,7 @@ plain Whisper folder. Transformers stores the window in whole seconds.
 from torch import nn
 
 from arkasr.data.audio import SAMPLE_RATE
-from arkasr.model.frames import HOP_LENGTH, encoder_frames
+from arkasr.model.frames import ENCODER_FRAME_SAMPLES
 from arkasr.recognizers.whisper import Whisper
 
 
@@ -20,7 +20,7 @@ def with_window(whisper: Whisper, seconds: int) -> Whisper:
     """
     assert 1 <= seconds <= whisper.window_seconds
     encoder, processor = whisper.model.model.encoder, whisper.processor
-    positions = encoder_frames(seconds * SAMPLE_RATE // HOP_LENGTH)
+    positions = seconds * SAMPLE_RATE // ENCODER_FRAME_SAMPLES
     first = encoder.embed_positions.weight.detach()[:positions].clone()
     encoder.embed_positions = nn.Embedding.from_pretrained(first)
     encoder.max_source_positions = whisper.model.config.max_source_positions = positions

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.data.examples import Example, degraded_name
 from arkasr.data.languages import UNSPACED_LANGUAGES
 from arkasr.data.manifests.manifest import Utterance
+from arkasr.model.frames import HOP_LENGTH
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.train.settings import AugmentationSettings
 
@@ -65,8 +67,7 @@ def join_utterances(
     examples: Sequence[Example],
     settings: AugmentationSettings | None,
     seed: int,
-    student: Recognizer | None = None,
-    teacher: Recognizer | None = None,
+    recognizers: Sequence[Recognizer] = (),
 ) -> list[Example]:
     """Append another utterance of the batch, audio and text, to a share of the utterances.
 
@@ -77,8 +78,7 @@ def join_utterances(
         examples: of a batch.
         settings: None = no change.
         seed: determines the pairs.
-        student: reads the features and writes the text; None = any text.
-        teacher: reads the features, too; None = no teacher.
+        recognizers: the models that read the features, the student first.
     """
     if settings is None or settings.join_share == 0:
         return list(examples)
@@ -87,7 +87,7 @@ def join_utterances(
     # Never 0: an utterance that follows itself would teach the model to repeat.
     offsets = torch.randint(1, max(len(examples), 2), (len(examples),), generator=generator)
     partners = ((torch.arange(len(examples)) + offsets) % len(examples)).tolist()
-    max_frames = _max_frames([recognizer for recognizer in (student, teacher) if recognizer is not None])
+    max_frames, student = _max_frames(recognizers), next(iter(recognizers), None)
     joined = []
     for example, index, join in zip(examples, partners, selected.tolist(), strict=True):
         can_join = join and _can_join(example, examples[index], student, max_frames)
@@ -142,8 +142,8 @@ def generator_for(purpose: str, seed: int, index: int = 0) -> torch.Generator:
 
 def _max_frames(recognizers: Sequence[Recognizer]) -> int:
     """Mel frames of the longest clip that all models take."""
-    seconds = (recognizer.longest_clip_seconds for recognizer in recognizers)
-    return min((int(longest * FRAMES_IN_TEN_SECONDS / 10) for longest in seconds), default=MAX_FRAMES)
+    longest = min((recognizer.longest_clip_seconds for recognizer in recognizers), default=LONGEST_CLIP_SECONDS)
+    return int(longest * SAMPLE_RATE / HOP_LENGTH)
 
 
 def _can_join(example: Example, partner: Example, student: Recognizer | None, max_frames: int) -> bool:
@@ -176,8 +176,7 @@ def _augmented(
 ) -> Tensor:
     if padding_frames:
         sound, padding = clip.split([clip.shape[1] - padding_frames, padding_frames], dim=1)
-        changed = _augmented(sound, settings, generator, 0, max_frames)
-        return torch.cat((changed[:, : max_frames - padding_frames], padding), dim=1)
+        return torch.cat((_augmented(sound, settings, generator, 0, max_frames - padding_frames), padding), dim=1)
     if settings.time_stretch:
         clip = stretch_time(clip, _factor(settings.time_stretch, generator), max_frames)
     if settings.frequency_warp:

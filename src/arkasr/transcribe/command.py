@@ -11,7 +11,7 @@ from arkasr.errors import InputError, nearest_of
 from arkasr.files import write_atomically
 from arkasr.recognizers.fingerprint import fingerprint
 from arkasr.transcribe.formats import FORMATS, named_text
-from arkasr.transcribe.inputs import Input
+from arkasr.transcribe.inputs import Input, audio_files
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.transcriber import Transcriber
 
@@ -75,8 +75,7 @@ def target_of(
         raise InputError(f"format {format_name} holds one recording, there are {len(inputs)}; give a folder: -o DIR/")
     else:
         target = Target(format_name, path)
-    audio_files = [item.recording.audio for item in inputs if isinstance(item.recording.audio, Path)]
-    refuse_to_replace([*also_read, *audio_files], filter(None, [*(target.files or [path]), target.journal]))
+    refuse_to_replace([*also_read, *audio_files(inputs)], filter(None, [*(target.files or [path]), target.journal]))
     return target
 
 

@@ -61,16 +61,14 @@ class CutManifest:
         self._finished_path.unlink(missing_ok=True)
 
     def _rows_of(self, recording: Recording) -> list[dict[str, Any]]:
+        fields = drop_fields(recording.fields, LABEL_FIELDS) | {"audio": self._audio_field(recording)}
         try:
+            if not recording.find_speech and recording.seconds() <= self._piece_seconds:
+                return [fields]
             pieces = self._pieces_of(recording)
         except InputError as error:
             self.problems.append(str(error))
             return []
-        fields = drop_fields(recording.fields, LABEL_FIELDS) | {"audio": self._audio_field(recording)}
-        if recording.language is not None:
-            fields["language"] = recording.language
-        if not recording.find_speech and len(pieces) == 1 and pieces[0]["begin_time"] == (recording.begin_time or 0.0):
-            return [fields]
         self.texts_left_out += fields.get("text") is not None
         shared = drop_fields(fields, FIELDS_OF_WHOLE)
         return [shared | piece for piece in pieces]

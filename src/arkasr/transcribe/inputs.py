@@ -65,6 +65,11 @@ def open_inputs(sources: Sequence[str], *, find_speech: bool | None) -> Iterator
         yield found
 
 
+def audio_files(inputs: Sequence[Input]) -> list[Path]:
+    """The audio files of the recordings."""
+    return [item.recording.audio for item in inputs if isinstance(item.recording.audio, Path)]
+
+
 def is_pipe(source: str) -> bool:
     """Whether a source can be read only once: standard input, or a named pipe."""
     path = Path(source)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
+from arkasr.model.frames import ENCODER_FRAME_SAMPLES
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.scoring import positions
 from arkasr.recognizers.whisper import Whisper
@@ -24,7 +25,6 @@ from arkasr.transcribe.speech import speech_probabilities, speech_ranges
 from arkasr.transcribe.transcript import Segment, Word
 from arkasr.transcribe.words import WordSpan, word_spans
 
-FRAME_SAMPLES = 320  # 20 ms, one position of Whisper's encoder
 FILTER_FRAMES = 7
 # Scores have a standard deviation of about 1. A token cannot lie in a pause, and a pause is unlikely in speech.
 TOKEN_IN_PAUSE = 100.0
@@ -87,7 +87,9 @@ class WhisperAligner:
         words = [
             word
             for group, (first, last) in zip(groups, times, strict=True)
-            for word in _words(segment, group.words, first * FRAME_SAMPLES, last * FRAME_SAMPLES, len(waveform))
+            for word in _words(
+                segment, group.words, first * ENCODER_FRAME_SAMPLES, last * ENCODER_FRAME_SAMPLES, len(waveform)
+            )
         ]
         return replace(segment, words=tuple(words))
 
@@ -113,7 +115,7 @@ class WhisperAligner:
             output_attentions=True,
         )
         chosen = [outputs.cross_attentions[layer][0, head] for layer, head in self._alignment_heads()]
-        frames = min(-(-len(waveform) // FRAME_SAMPLES), chosen[0].shape[1])
+        frames = min(-(-len(waveform) // ENCODER_FRAME_SAMPLES), chosen[0].shape[1])
         weights = torch.stack(chosen)[:, :, :frames].double().cpu().numpy()
         weights /= weights.sum(axis=2, keepdims=True)
         normal = (weights - weights.mean(axis=1, keepdims=True)) / (weights.std(axis=1, keepdims=True) + 1e-12)
@@ -213,7 +215,7 @@ def _is_speech(waveform: np.ndarray, frames: int) -> NDArray[np.bool_]:
     probabilities = speech_probabilities(lambda begin, end: waveform[begin:end], len(waveform))
     found = np.zeros(frames, dtype=bool)
     for part in speech_ranges(probabilities, len(waveform), margin_ms=0):
-        found[round(part.begin / FRAME_SAMPLES) : round(part.end / FRAME_SAMPLES)] = True
+        found[round(part.begin / ENCODER_FRAME_SAMPLES) : round(part.end / ENCODER_FRAME_SAMPLES)] = True
     return found if found.any() else np.ones(frames, dtype=bool)
 
 

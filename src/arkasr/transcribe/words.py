@@ -1,12 +1,8 @@
 """The words of a text, for word times."""
 
-import re
 from typing import NamedTuple
 
-from arkasr.recognizers.loops import is_unspaced
-
-# Letters and digits, with marks inside as in "don't" or "e-mail".
-WORD = re.compile(r"\w+(?:[^\w\s]+\w+)*")
+from arkasr.recognizers.loops import words_of
 
 
 class WordSpan(NamedTuple):
@@ -17,24 +13,10 @@ class WordSpan(NamedTuple):
 
 
 def word_spans(text: str) -> list[WordSpan]:
-    """The words of a text; each character of a script without spaces is one."""
-    spans = []
-    for found in WORD.finditer(text):
-        first = found.start()
-        for index in range(found.start(), found.end()):
-            if not is_unspaced(text[index]):
-                continue
-            spans += _span(text, first, index)
-            spans += _span(text, index, index + 1)
-            first = index + 1
-        spans += _span(text, first, found.end())
-    return spans
+    """The words of a text that have a letter or a digit; each character of a script without spaces is one."""
+    return [_bare(word, begin) for word, begin in words_of(text) if any(map(str.isalnum, word))]
 
 
-def _span(text: str, begin: int, end: int) -> list[WordSpan]:
-    """One span, or none if there is no letter or digit."""
-    while begin < end and not text[begin].isalnum():
-        begin += 1
-    while begin < end and not text[end - 1].isalnum():
-        end -= 1
-    return [WordSpan(text[begin:end], begin)] if begin < end else []
+def _bare(word: str, begin: int) -> WordSpan:
+    inside = [index for index, character in enumerate(word) if character.isalnum()]
+    return WordSpan(word[inside[0] : inside[-1] + 1], begin + inside[0])

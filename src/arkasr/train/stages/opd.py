@@ -243,8 +243,9 @@ class DistillationStage(Stage):
 
     def _augmented(self, examples: Sequence[Example], seed: int) -> list[Example]:
         """The micro-batch with augmented features. Both models get the same changes."""
-        joined = join_utterances(examples, self.augmentation, seed, self.student, self.teacher.recognizer)
-        return augment_features(joined, self.augmentation, seed, [self.student, self.teacher.recognizer])
+        recognizers = [self.student, self.teacher.recognizer]
+        joined = join_utterances(examples, self.augmentation, seed, recognizers)
+        return augment_features(joined, self.augmentation, seed, recognizers)
 
     def _align(self, transcript: Tensor) -> Alignment:
         return align(

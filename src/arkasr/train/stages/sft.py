@@ -32,7 +32,7 @@ class SupervisedStage(Stage):
         Raises:
             InputError: an utterance has no text.
         """
-        joined = join_utterances(examples, self.augmentation, seed, self.student)
+        joined = join_utterances(examples, self.augmentation, seed, [self.student])
         transcripts = [self.student.transcript_ids(reference_of(example)) for example in joined]
         features = [
             example.heard_by_student(self.student.frontend)
