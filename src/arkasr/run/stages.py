@@ -19,7 +19,7 @@ from arkasr.run.folder import write_json
 from arkasr.run.teachers import teacher_of
 from arkasr.train.calibrate import Calibration, calibrate
 from arkasr.train.continuation import Continuation
-from arkasr.train.distribution import autocast_for, gathered_weights
+from arkasr.train.distribution import gathered_weights
 from arkasr.train.loop import train
 from arkasr.train.stage import Stage
 from arkasr.train.stages.ctc import CtcStage
@@ -97,8 +97,7 @@ def run_calibration(context: RunContext, stage: Stage, name: str, seed: int) -> 
     # No optimizer step is taken. `accumulation=1` makes a streamed dataset one lane, that is, one sequence of files
     # (docs/data.md).
     stream = build_stream(context, stage, name, seed, rank=0, world_size=1, accumulation=1)
-    with autocast_for(stage, settings.optimization):
-        return calibrate(stage, iter(stream), settings.calibration_batches)
+    return calibrate(stage, iter(stream), settings.calibration_batches, settings.optimization.mixed_precision)
 
 
 def continuation_of(context: RunContext, name: str, seed: int) -> Continuation | None:

@@ -11,6 +11,7 @@ import torch
 
 from arkasr.data.examples import Example
 from arkasr.distill.diagnostics import POSITION_METRICS
+from arkasr.train.distribution import autocast_for
 from arkasr.train.metrics import Metrics
 from arkasr.train.stage import Stage
 
@@ -49,18 +50,21 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(stage: Stage, batches: Iterator[list[Example]], count: int) -> Calibration:
+def calibrate(stage: Stage, batches: Iterator[list[Example]], count: int, mixed_precision: str = "no") -> Calibration:
     """Run `count` micro-batches through an OPD stage.
 
     Args:
         stage: the OPD stage; its weights do not change.
         batches: at least `count` micro-batches.
         count: how many to measure.
+        mixed_precision: of the forward pass, as in `OptimizationSettings`.
     """
     stage.eval()
     metrics, vuss = Metrics(), []
     for number in range(count):
-        loss = stage(next(batches), seed=number)
+        batch = next(batches)  # outside of autocast, because reading a batch computes features
+        with autocast_for(stage, mixed_precision):
+            loss = stage(batch, seed=number)
         loss.metrics.mean("loss", loss.total, loss.count)
         values = loss.metrics.values()
         if "support/vuss_mean" in values:

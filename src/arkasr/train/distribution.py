@@ -40,9 +40,9 @@ def accelerator_for(stage: Stage, settings: OptimizationSettings) -> Accelerator
     )
 
 
-def autocast_for(stage: Stage, settings: OptimizationSettings) -> AbstractContextManager[Any]:
+def autocast_for(stage: Stage, mixed_precision: str) -> AbstractContextManager[Any]:
     """The autocast of training, for measuring a stage outside of training."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
     return torch.autocast(stage.student.device.type, dtype) if dtype is not None else nullcontext()
 
 
