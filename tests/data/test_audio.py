@@ -70,6 +70,9 @@ def test_errors_name_the_unreadable_file(tmp_path):
     soundfile.write(tmp_path / "short.wav", tone(16_000, 1.0), 16_000)
     with pytest.raises(InputError, match=r"short\.wav: no audio after 2 s, the file is 1 s long"):
         decode_audio(tmp_path / "short.wav", 2.0, 3.0)
+    with pytest.raises(InputError, match=r"short\.wav: no audio at `end_time` 1\.2 s, it is 1\.00 s long"):
+        decode_audio(tmp_path / "short.wav", 0.5, 1.2)
+    assert len(decode_audio(tmp_path / "short.wav", 0.5, 1.05)) == 8_000
     soundfile.write(tmp_path / "empty.wav", [], 16_000)
     with pytest.raises(InputError, match=r"empty\.wav: no audio"):
         decode_audio(tmp_path / "empty.wav")

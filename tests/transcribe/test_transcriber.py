@@ -140,6 +140,15 @@ def test_a_changed_file_is_decoded_again(student, spoken, tmp_path):
     assert texts[0] != texts[1]
 
 
+def test_a_recording_that_ends_after_its_file_is_an_error(student, long_recording, tmp_path):
+    soundfile.write(tmp_path / "a.flac", long_recording[0][:160_000], 16_000)
+    recording = Recording(tmp_path / "a.flac", begin_time=2.0, end_time=12.0)
+    with pytest.raises(
+        InputError, match=r"a\.flac: no audio at `end_time` 12 s, it is 10\.00 s long; correct the times"
+    ):
+        transcriber(student)(recording)
+
+
 def test_failed_pieces_are_not_stored(student, long_recording, tmp_path):
     path = tmp_path / "cut.flac"
     soundfile.write(path, long_recording[0], 16_000)

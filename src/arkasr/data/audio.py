@@ -37,12 +37,12 @@ def decode_audio(
     Args:
         path: of any format that libsndfile reads (wav, flac, mp3, ogg, …), any rate and number of channels.
         begin_time: seconds; None = from the start.
-        end_time: seconds; None, or past the end = to the end.
+        end_time: seconds; None = to the end.
         max_seconds: longer audio is refused before it is decoded.
 
     Raises:
         InputError: the file is missing, unreadable, shorter than its header says, or has non-finite samples; or the
-            piece is empty or too long.
+            piece is empty, too long or not in the file.
     """
     with _open(path) as file:
         rate, seconds = file.samplerate, file.frames / file.samplerate
@@ -50,6 +50,7 @@ def decode_audio(
         end = seconds if end_time is None else min(end_time, seconds)
         if round(end * rate) <= round(begin * rate):
             raise InputError(f"{path}: no audio after {begin:g} s, the file is {seconds:g} s long; leave it out")
+        check_end_time(str(path), end_time, seconds)
         if end - begin > max_seconds + HEADER_TOLERANCE_SECONDS:
             raise InputError(f"{path}: {too_long_message(end - begin)}")
         margin = 0.0 if rate == SAMPLE_RATE else MARGIN_SECONDS
@@ -65,6 +66,23 @@ def decode_audio(
     if not len(piece):
         raise InputError(f"{path}: the piece from {begin:g} s is shorter than one sample; leave it out")
     return np.ascontiguousarray(piece)
+
+
+def check_end_time(name: str, end_time: float | None, seconds: float) -> None:
+    """Refuse a piece that ends after its recording.
+
+    Args:
+        name: of the recording, for the message.
+        end_time: of the piece, in seconds; None = the end of the recording.
+        seconds: length of the recording.
+
+    Raises:
+        InputError: `end_time` is more than `HEADER_TOLERANCE_SECONDS` after the end.
+    """
+    if end_time is not None and end_time > seconds + HEADER_TOLERANCE_SECONDS:
+        raise InputError(
+            f"{name}: no audio at `end_time` {end_time:g} s, it is {seconds:.2f} s long; correct the times"
+        )
 
 
 def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float = math.inf) -> bool:

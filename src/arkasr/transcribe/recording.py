@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from arkasr.data.audio import SAMPLE_RATE, decode_audio, duration_of
+from arkasr.data.audio import SAMPLE_RATE, check_end_time, decode_audio, duration_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
@@ -39,8 +39,8 @@ class Recording:
         """Length in seconds.
 
         Raises:
-            InputError: the file cannot be read or ends before the recording begins, or the waveform is not one channel
-                of finite floats.
+            InputError: the file cannot be read or does not have the recording's times, or the waveform is not one
+                channel of finite floats.
         """
         if isinstance(self.audio, np.ndarray) and not _is_waveform(self.audio):
             raise InputError(
@@ -48,6 +48,7 @@ class Recording:
             )
         begin = self.begin_time or 0.0
         length = len(self.audio) / SAMPLE_RATE if isinstance(self.audio, np.ndarray) else duration_of(self.audio)
+        check_end_time(self.name, self.end_time, length)
         end = min(length, self.end_time if self.end_time is not None else math.inf)
         if end <= begin:
             raise InputError(f"{self.name}: no audio from {begin:g} s on; it is {length:g} s long")
