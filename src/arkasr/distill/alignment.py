@@ -65,9 +65,9 @@ def align(
 ) -> Alignment:
     """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
 
-    If only one of the models begins the text with a blank, it is always retokenised, with the blank added or removed.
-    The first position is then not paired, because its candidates differ by the blank, and its segment includes the
-    blank. Both are otherwise if the blank is a token of its own.
+    If only one of the models begins the text with a blank, the text is always retokenised, with the blank added or
+    removed. The token with the blank is then not paired, because the other model's candidates have no blank. Its
+    segment includes the blank. Where the blank is a token of its own, the first token after it is paired.
 
     After retokenising, no position is paired and no segment ends after the first byte in which the two texts differ:
     from there on the teacher reads another text. The texts differ where the student left a character unfinished or the

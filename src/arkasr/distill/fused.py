@@ -140,8 +140,8 @@ def divergence_from_states(
     """The objective at N positions, from a teacher in process or from the scores that a server returns.
 
     With a server, loss and gradient are exact if every token of U_t has a score. A server normalises over all tokens
-    instead of A_T. This cancels in p_t, which is renormalised on U_t. But the teacher's overlap masses are slightly too
-    small, and its tail mass includes the probability outside A_T. Its entropy is NaN.
+    instead of A_T, but p_t is renormalised on U_t. The teacher's overlap masses are slightly too small, and its tail
+    mass includes the probability outside A_T. Its entropy is NaN.
 
     Raises:
         ValueError: the objective needs scores that the teacher does not give, or shapes do not match.

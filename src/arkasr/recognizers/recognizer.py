@@ -80,8 +80,8 @@ class Recognizer(ABC):
     Attributes:
         model_class: the Transformers class of the family's models.
         fixed_settings: config fields and their values; they replace those of every checkpoint when it is loaded.
-        parts: the parts of the model that a recipe can freeze or give a learning rate: the paths of their modules in
-            `model`, by name. Every parameter belongs to exactly one part.
+        parts: names that a recipe uses in `freeze` and `learning_rates`, with the paths of the part's modules in
+            `model`. Every parameter belongs to exactly one part.
         model: the Transformers model.
         processor: the Transformers processor, with `tokenizer` and `feature_extractor`.
         stop_token_id: ends a transcript.
@@ -200,7 +200,9 @@ class Recognizer(ABC):
 
     @property
     def longest_clip_seconds(self) -> float:
-        """The longest clip that `features` takes, in seconds; less than a mel frame beyond it is cut off."""
+        """The longest clip that `features` takes, in seconds. Of longer clips, an excess of less than a mel frame is
+        cut off, more is an error.
+        """
         return LONGEST_CLIP_SECONDS
 
     @property
@@ -210,12 +212,12 @@ class Recognizer(ABC):
 
     @property
     def padding_frames(self) -> int:
-        """How many frames at the end of `features` are the silence that `pad_features` repeats; not to be augmented."""
+        """Number of silent frames at the end of `features`. `pad_features` repeats them; augmentation skips them."""
         return 0
 
     @property
     def detects_language(self) -> bool:
-        """Whether the model finds the language of a prompt without one, in a further decoder pass."""
+        """Whether the model detects the language of the audio if a prompt names none; this is one more decoder pass."""
         return False
 
     def can_write(self, tokens: int) -> bool:

@@ -25,7 +25,8 @@ from arkasr.train.calibrate import Calibration
 def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) -> RunFolder:
     """Run the stages for every seed, evaluate every variant, write `results.json` and `report.html`.
 
-    A stage with `once` runs for the first seed only. Without test sets, nothing is evaluated or written.
+    A stage with `once` runs for the first seed only. Without test sets, nothing is evaluated, and these two files are
+    not written.
 
     Args:
         recipe: the checked recipe.

@@ -123,9 +123,8 @@ class _TrainingLoop:
         torch.manual_seed(self.seed + processes.rank())
         if self.settings.activation_checkpointing:
             self.stage.model.gradient_checkpointing_enable({"use_reentrant": False})
-            # Transformers makes embeddings and the encoder's first convolution require a gradient. Checkpointing with
-            # `use_reentrant=False` does not need that. With it, the backward pass would also run through a frozen
-            # encoder.
+            # Transformers makes embeddings and the encoder's first convolution require a gradient. That is needed only
+            # for `use_reentrant=True`, and would send the backward pass through a frozen encoder.
             self.stage.model.disable_input_require_grads()
         if len(set(processes.all_gather(self.stream.fingerprint))) > 1:
             raise InputError(

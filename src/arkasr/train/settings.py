@@ -43,13 +43,13 @@ class OptimizationSettings(Settings):
 
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     """Highest learning rate of a part of the model, in place of `learning_rate`. It follows the same schedule. `NAME`
-    is as in `freeze`. With `optimizer: muon`, the rate of the part's matrices changes by the same factor: it is
-    `matrix_learning_rate` times the part's rate divided by `learning_rate`."""
+    is as in `freeze`. With `optimizer: muon`, `matrix_learning_rate` is multiplied by the part's rate divided by
+    `learning_rate`."""
 
     freeze: list[str] = Field(default=[])
     """Parts of the model that are not trained: `encoder`, `adapter` (from the encoder to the decoder's width),
-    `decoder`, and `embeddings` (token embeddings and output head). They have no backward pass of their own, no
-    gradients and no optimizer states. A `ctc` stage never trains the decoder."""
+    `decoder`, and `embeddings` (token embeddings and output head). They have no gradients and no optimizer states. A
+    `ctc` stage never trains the decoder."""
 
     warmup_steps: int = Field(default=0, ge=0)
     """Number of steps in which the learning rate rises linearly from 0 to the highest rate."""
@@ -59,7 +59,7 @@ class OptimizationSettings(Settings):
 
     final_rate: float = Field(default=0.0, ge=0, le=1)
     """The rate at the end of the decay, as a share of the highest rate. The decay ends one step after the last step, so
-    every step has a rate above this one. Needs `schedule: linear` or `cosine`."""
+    every step of the decay has a higher rate. Needs `schedule: linear` or `cosine`."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     """β1 and β2 of AdamW."""
@@ -144,10 +144,10 @@ class AugmentationSettings(Settings):
     """Maximum width of a masked frequency band, in mel bins."""
 
     join_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the utterances to which another utterance of the batch is appended. Pairs with two languages, more than
-    30 s, or more text than the student can write are left out. The decoder then cannot memorise how a text continues.
-    Batches exceed `batch_seconds`, and OPD needs an `objective.max_new_tokens` for two transcripts. For `sft` and
-    `opd`; `ctc` ignores it."""
+    """Share of the utterances to which another utterance of the batch is appended, so that the decoder cannot memorise
+    how a text continues. Two utterances are not joined if they differ in language, are longer than 30 s together, or
+    have more text than the student can write. Joined batches may be longer than `batch_seconds`. OPD needs an
+    `objective.max_new_tokens` for two transcripts. For `sft` and `opd`; `ctc` ignores it."""
 
     token_noise: float = Field(default=0.0, ge=0, lt=1)
     """Share of the decoder's input tokens that are replaced by random tokens of the batch. The target tokens do not

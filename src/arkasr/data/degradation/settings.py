@@ -38,9 +38,9 @@ class SpeedSettings(EffectSettings):
     """The recording is played faster or slower, and its pitch changes with the speed."""
 
     factor: Annotated[tuple[Factor, Factor], InOrder] = (0.9, 1.1)
-    """Speed of the student's recording, 1 = unchanged. The teacher hears the recording at its own speed. A
-    recording that would become longer than the student takes (30 s, or Whisper's window) or than `batch_seconds` is
-    slowed down less. Batches hold fewer utterances, so that slow ones fit into `batch_seconds`."""
+    """Lowest and highest speed of the student's recording, 1 = unchanged. The teacher hears the recording at its own
+    speed. A recording is slowed down less if it would become longer than `batch_seconds` or than the student takes
+    (30 s, or Whisper's window). Batches hold fewer utterances, so that slow ones fit into `batch_seconds`."""
 
 
 class ReverberationSettings(EffectSettings):
@@ -64,7 +64,7 @@ class NoiseSettings(EffectSettings):
     `babble`: three other utterances at the same time. `recorded`: a random piece of a recording."""
 
     voices: str | None = None
-    """Set of the voices in `babble`. `null`: the set on which the stage trains; not if it is streamed."""
+    """Set of the voices in `babble`. `null`: the set on which the stage trains. Needed if that set is streamed."""
 
     recordings: str | None = None
     """Set of noise recordings, of any length, for `recorded`. A text is not needed. Shorter recordings are repeated."""

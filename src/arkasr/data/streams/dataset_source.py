@@ -37,8 +37,8 @@ class DatasetSource(Settings):
     """Column of the language. `null`: no column."""
 
     id: str | None = None
-    """Column of a unique id. `null`: the id is LANE/EXAMPLE, the numbers of a lane and of an example in it, both from
-    0. The lanes, and so these ids, depend on `accumulation`."""
+    """Column of a unique id. `null`: the id is LANE/EXAMPLE: the number of the lane, and of the example in this lane,
+    both from 0. Another `accumulation` gives other lanes, and so other ids."""
 
     examples: int | None = Field(default=None, ge=1)
     """Number of examples. Needed if the dataset does not give the number. `max_quarantined_share` refers to this

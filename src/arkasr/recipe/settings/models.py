@@ -26,9 +26,9 @@ class TokenizerSettings(Settings):
     """Number of tokens of a trained vocabulary, including the 256 single bytes. Give either this or `pruned_from`."""
 
     pruned_from: str | None = None
-    """Folder or hub name of a model with a byte-level BPE, such as a Whisper or Qwen model. The vocabulary is a part of
-    that model's: all single bytes, and the tokens that `texts` and the prompts need. They determine its size. If
-    that model is a Whisper model, Ark-ASR models begin transcripts with a blank, as Whisper does."""
+    """Folder or hub name of a model with a byte-level BPE, such as a Whisper or Qwen model. The vocabulary holds only
+    tokens of that model: all single bytes, and those that `texts` and the prompts need. With a Whisper model's
+    vocabulary, Ark-ASR models begin transcripts with a blank, as Whisper does."""
 
     revision: str | None = None
     """Commit, tag or branch of `pruned_from` on the hub. `null`: the newest commit."""
@@ -72,7 +72,7 @@ class ServedSettings(Settings):
     `pretrained` needs only config and processor; all servers are compared with the first one."""
 
     tolerance: float = Field(default=1e-3, gt=0)
-    """Maximum difference of a log-probability in the check of `weights`, in nats. The default suits servers in float32;
+    """Maximum difference of a log-probability, in nats, when servers are checked. The default suits servers in float32;
     bfloat16 needs a larger value."""
 
     in_flight: int = Field(default=8, ge=1)
