@@ -95,6 +95,14 @@ def test_chinese_words_are_joined_without_spaces():
     assert "今天,去北京。" in FORMATS["srt"](FIELDS, Transcript((segment,), 6.0))
 
 
+def test_words_may_keep_their_punctuation_and_follow_another_script():
+    text = "天，天买iPhone 15 了。天"
+    spelled = ["天，", "天", "买", "iPhone", "15", "了。", "天"]
+    words = tuple(Word(word, 8 * place, 8 * place + 1) for place, word in enumerate(spelled))
+    shown = FORMATS["srt"](FIELDS, Transcript((Segment(0.0, 60.0, text, "", (), words),), 60.0)).split("\n\n")
+    assert [cue.strip().split("\n")[2] for cue in shown] == spelled
+
+
 def test_cues_have_one_or_two_lines_and_contain_all_text():
     draw = random.Random(0)
     for _ in range(100):

@@ -51,6 +51,15 @@ def test_every_sentence_is_found(long_recording, spoken):
     assert held > 0.85 * voiced
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(0.002, 0.0), (0.0001, 0.0), (1.9, 0.0), (0.5, 0.3)])
+def test_speech_is_not_judged_by_its_level_or_offset(long_recording, factor, offset):
+    waveform, _ = long_recording
+    expected, found = ranges_of(waveform), ranges_of(np.float32(factor) * waveform + np.float32(offset))
+    assert len(found) == len(expected)
+    for part, same in zip(found, expected, strict=True):
+        assert (part.begin, part.end) == pytest.approx((same.begin, same.end), abs=1_600)
+
+
 def test_processing_in_blocks_hardly_changes_the_probabilities(long_recording, monkeypatch):
     waveform, _ = long_recording
     expected = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))

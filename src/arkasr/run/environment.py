@@ -16,7 +16,7 @@ from arkasr import processes
 from arkasr.recognizers.fingerprint import processor_name
 from arkasr.run.folder import write_json
 
-PACKAGES = ("arkasr", "torch", "transformers", "accelerate", "tokenizers", "numpy", "soundfile", "soxr", "jiwer")
+PACKAGES = ("arkasr", "torch", "transformers", "accelerate", "tokenizers", "numpy", "soundfile", "av", "soxr", "jiwer")
 
 
 def describe_environment() -> dict[str, Any]:

@@ -129,12 +129,15 @@ def _find_word(text: str, word: str, start: int) -> int:
     found = text.find(word, start)
     while found >= 0:
         end = found + len(word)
-        begins_word = found == 0 or not text[found - 1].isalnum() or is_unspaced(word[0])
-        ends_word = end == len(text) or not text[end].isalnum() or is_unspaced(word[-1])
-        if begins_word and ends_word:
+        if _are_separate(text[:found][-1:], word[0]) and _are_separate(word[-1], text[end : end + 1]):
             return found
         found = text.find(word, found + 1)
     return -1
+
+
+def _are_separate(before: str, after: str) -> bool:
+    """Whether two characters in succession may belong to different words; an empty one is an end of the text."""
+    return not (before.isalnum() and after.isalnum()) or is_unspaced(before) or is_unspaced(after)
 
 
 def _clock(seconds: float, decimal_mark: str) -> str:

@@ -16,7 +16,7 @@ from arkasr.data.manifests.manifest import read_manifest
 from arkasr.errors import InputError
 from arkasr.transcribe.recording import Recording, recording_of
 
-MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
+MANIFEST_SUFFIXES = (".jsonl", ".ndjson", ".json")
 STANDARD_INPUT = "-"
 
 
@@ -86,10 +86,16 @@ def _of_file(path: Path, source: str, output_name: str, find_speech: bool | None
 
 
 def _of_folder(folder: Path, find_speech: bool | None) -> list[Input]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if _is_audio(path, folder))
     if not paths:
         raise InputError(f"{folder}: holds no audio ({', '.join(AUDIO_SUFFIXES)})")
     return [_of_file(path, str(path), str(path.relative_to(folder).with_suffix("")), find_speech) for path in paths]
+
+
+def _is_audio(path: Path, folder: Path) -> bool:
+    """Whether a file in a folder is a recording, by its name. Hidden ones are notes of a system, such as `._a.wav`."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file()
 
 
 def _of_manifest(path: Path, base: Path, find_speech: bool | None) -> list[Input]:

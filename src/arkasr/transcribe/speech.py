@@ -18,6 +18,9 @@ BLOCK_FRAMES = 18_750  # ten minutes
 # Frames on either side of a block that give the model context; their probabilities are dropped. At the ends of the
 # recording the context is silence. Without it, Silero misses single words.
 CONTEXT_FRAMES = 16
+SPEECH_RMS = 0.1  # of loud speech
+SILENT_RMS = 1e-6  # a tenth of the rounding noise of 16-bit audio
+LOUD_FRAMES = 5  # so many frames are louder than the level that is measured: a click is no speech
 SPEECH_THRESHOLD = 0.5
 MIN_SPEECH_MS = 64  # two frames: "yes" and "no" are short
 MIN_PAUSE_MS = 100
@@ -51,9 +54,20 @@ def speech_probabilities(read: Callable[[int, int], np.ndarray], samples: int) -
         begin, end = (first - CONTEXT_FRAMES) * FRAME_SAMPLES, (first + count + CONTEXT_FRAMES) * FRAME_SAMPLES
         waveform = read(max(begin, 0), min(end, samples))
         missing = max(-begin, 0)
+        waveform = at_speech_level(waveform)
         waveform = np.pad(waveform, (missing, max(end - begin - missing - len(waveform), 0)))
         blocks.append(_silero().audio_forward(waveform, SAMPLE_RATE)[CONTEXT_FRAMES : CONTEXT_FRAMES + count])
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def at_speech_level(waveform: np.ndarray) -> np.ndarray:
+    """A copy of float32 `[samples]` at the level for which Silero was made, without offset; silence stays silence."""
+    centred = waveform - waveform.mean() if len(waveform) else waveform
+    frames = centred[: len(centred) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    levels = np.sqrt(np.square(frames).mean(axis=1))
+    if len(levels) < LOUD_FRAMES or (loud := float(np.partition(levels, -LOUD_FRAMES)[-LOUD_FRAMES])) < SILENT_RMS:
+        return centred
+    return np.asarray(centred * np.float32(SPEECH_RMS / loud))
 
 
 def speech_ranges(probabilities: np.ndarray, samples: int, *, margin_ms: int = MARGIN_MS) -> list[SampleRange]:

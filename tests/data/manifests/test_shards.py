@@ -124,7 +124,7 @@ BAD_SHARDS = {
     "not UTF-8": ([("x.wav", WAV), ("x.txt", "ä".encode("latin-1"))], r"0\.tar: x\.txt is not UTF-8"),
     "not audio": (
         [("x.wav", b"words"), ("x.txt", b"a")],
-        r"0\.tar: x: .*0\.tar:512:5: not audio that can be read \(Format",
+        r"0\.tar: x: .*0\.tar:512:5: not audio that can be read \(Invalid data",
     ),
 }
 

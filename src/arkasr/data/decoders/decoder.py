@@ -1,0 +1,40 @@
+"""What the decoders have in common."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A recording may end this much before the length in its header. Headers of MP3 files count padding.
+HEADER_TOLERANCE_SECONDS = 0.1
+
+
+class Decoder(Protocol):
+    """An open audio file.
+
+    Attributes:
+        rate: samples per second.
+    """
+
+    rate: int
+
+    @property
+    def frames(self) -> int:
+        """Length in samples. It is counted, where a header can be wrong.
+
+        Raises:
+            InputError: the file is damaged or cut off.
+        """
+        ...
+
+    def read(self, first: int, last: int | None) -> NDArray[np.float32]:
+        """Samples `first` to `last - 1`, or to the end, as `[channels, samples]`; fewer if the file ends before.
+
+        Raises:
+            InputError: this part of the file is damaged or cut off.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
