@@ -76,8 +76,10 @@ class Timestamps(NamedTuple):
 
     def position(self, ticks: int | None) -> int:
         """The sample at which a frame with this timestamp begins; 0 if it has none."""
-        position = 0 if ticks is None else (ticks - self.origin) * self.samples_per_tick
-        return round((position + self.offset) / self.grid) * self.grid - self.offset
+        numerator, denominator = self.samples_per_tick.as_integer_ratio()
+        since_origin = 0 if ticks is None else (ticks - self.origin) * numerator
+        nearest = _nearest(since_origin + self.offset * denominator, self.grid * denominator)
+        return nearest * self.grid - self.offset
 
     def ticks(self, position: int) -> int:
         """A timestamp that is not after the sample."""
@@ -246,6 +248,11 @@ class FfmpegFile:
             raise InputError(
                 f"{self.name}: not audio that can be read ({reason}); convert the file or leave it out"
             ) from error
+
+
+def _nearest(numerator: int, denominator: int) -> int:
+    """The whole number nearest to a fraction. Python's fractions are slow, and there is one per frame."""
+    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def _channels(frame: Any) -> NDArray[np.float32]:
