@@ -49,7 +49,7 @@ def test_sampled_and_retokenised_transcripts_get_equal_scores(student, teacher, 
     try:
         served = serve(server)
         served.recognizer = other_teacher
-        settings = OBJECTIVE.model_copy(update={"rollout_temperature": 1.5, "min_mapped_share": 0.0})
+        settings = OBJECTIVE.model_copy(update={"rollout_temperature": 1.5, "min_paired_share": 0.0})
         examples = noise_examples(student, other_teacher, served)
         expected, gradient = step(DistillationStage(student, other_teacher, settings), examples)
         found, found_gradient = step(DistillationStage(student, served, settings), examples)
@@ -195,5 +195,5 @@ def test_a_top_k_above_the_number_of_allowed_tokens_gives_all_of_them(student, t
     few[teacher.allowed_tokens.nonzero()[:20]] = True
     teacher.allowed_tokens = few
     served = serve(server)
-    settings = OBJECTIVE.model_copy(update={"top_k": 32, "min_mapped_share": 0.0})
+    settings = OBJECTIVE.model_copy(update={"top_k": 32, "min_paired_share": 0.0})
     assert_same_step(student, teacher, served, settings, noise_examples(student, teacher, served))

@@ -115,7 +115,7 @@ def recipe(student, teacher, server, tmp_path):
     served = {"urls": [server.url], "weights": False}
     step = {"steps": 6, "batch_seconds": 3, "accumulation": 4, "learning_rate": 1e-3}
     opd = {"kind": "opd", "start": "base", "teacher": "teacher", "train": "L", "calibration_batches": 1}
-    opd["objective"] = {"top_k": 8, "max_new_tokens": 8, "min_mapped_share": 0.0}
+    opd["objective"] = {"top_k": 8, "max_new_tokens": 8, "min_paired_share": 0.0}
     document = {
         "name": "stopped",
         "corpus": {"folder": str(tmp_path)},

@@ -132,7 +132,7 @@ def test_the_share_of_scorable_tokens_is_that_of_all_processes_and_its_error_app
     assert measured["half-is-enough"] == [[[1, 2, 3, 4], None]] * 2
     (steps, error), (steps_of_second, error_of_second) = measured["half-is-too-little"]
     assert steps == steps_of_second != [1, 2, 3, 4]
-    assert error.startswith("InputError: objective.min_mapped_share: the teacher can score 50% of the rollout tokens")
+    assert error.startswith("InputError: objective.min_paired_share: the teacher can score 50% of the rollout tokens")
     assert error_of_second.startswith("ReportedByFirstRank: ")
 
 

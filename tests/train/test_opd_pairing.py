@@ -72,12 +72,12 @@ def test_a_run_stops_if_the_teacher_can_score_too_few_tokens(student, noise_exam
     other = build_ark_asr(SMALL_STUDENT, train_base_vocabulary(TEXTS * 3, 256))
     examples = noise_examples(student)
     overfit(student, examples, tmp_path)
-    objective = OBJECTIVE.model_copy(update={"min_mapped_share": 0.95})
+    objective = OBJECTIVE.model_copy(update={"min_paired_share": 0.95})
     settings = SETTINGS.model_copy(update={"steps": 50, "learning_rate": 1e-6, "checkpoint_every": 1})
     if killed_after:
         first = settings.model_copy(update={"steps": killed_after})
         train(DistillationStage(student, other, objective), Stream([examples]), first, tmp_path / "opd", seed=0)
-    with pytest.raises(InputError, match=r"objective\.min_mapped_share: the teacher can score \d+%"):
+    with pytest.raises(InputError, match=r"objective\.min_paired_share: the teacher can score \d+%"):
         train(DistillationStage(student, other, objective), Stream([examples]), settings, tmp_path / "opd", seed=0)
     lines = read_metrics(tmp_path / "opd" / "metrics.jsonl")
     assert all(line["teacher/paired_share"] < 0.95 for line in lines)

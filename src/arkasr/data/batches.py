@@ -44,14 +44,14 @@ class DurationBatchSampler:
     """Batches with a limited padded size that hold every utterance once per epoch.
 
     An epoch of a large set is a random order of blocks of utterances. Batches are formed within a pool of blocks.
-    Memory therefore does not grow with the set, and resuming forms one pool only.
+    Memory therefore does not grow with the set, and resuming forms only one pool before its first batch.
 
     Args:
         durations: seconds of every utterance; read in slices.
         max_audio_seconds: limit of the longest utterance times the batch size.
         window_seconds: a shorter utterance counts as so many seconds, because the model pads it to them.
-        lengthening: largest factor by which an utterance may become longer later. Batches of several utterances then
-            still keep `max_audio_seconds`.
+        lengthening: largest factor by which degradation may lengthen an utterance; batches of two or more leave room
+            for it in `max_audio_seconds`.
         text_tokens: number of tokens of every transcript, if they are limited; read in slices, one pool at a time.
         max_text_tokens: limit of the longest transcript times the batch size, except for one transcript that is longer
             by itself.

@@ -66,7 +66,7 @@ def align(
     """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
 
     If only one of the models begins the text with a blank, the text is always retokenised, with the blank added or
-    removed. The token with the blank is then not paired, because the other model's candidates have no blank. Its
+    removed. The token with the blank is then not paired, because the other model's best tokens have no blank. Its
     segment includes the blank. Where the blank is a token of its own, the first token after it is paired.
 
     After retokenising, no position is paired and no segment ends after the first byte in which the two texts differ:
@@ -175,7 +175,7 @@ def find_segments(
     """The shortest stretches of unpaired positions that both models end at the same byte.
 
     Each stretch starts where a pair or another stretch ends, or with the text. A blank that only one model writes
-    before the text therefore belongs to the first stretch, unless it is a token of its own before a paired one.
+    before the text therefore belongs to the first stretch, unless it is a whole token and the next one is paired.
 
     Args:
         positions: the teacher position of each of n student positions, −1 = none.

@@ -1,8 +1,9 @@
-"""The objective from hidden states: the same result as `union_topk_kl`, without logits of the whole vocabulary.
+"""The objective from hidden states: the same result as `union_topk_kl`, with few logits in memory.
 
 In: hidden states and output heads, or the scores of requested tokens from a served teacher. Out: the result of
-docs/objective.md, exact in float32; that page says what bfloat16 changes. The student is scored on the support only.
-The teacher's top-k are found tile by tile in `arkasr.recognizers.head`.
+docs/objective.md, exact in float32; that page says what bfloat16 changes. The student is scored on the best tokens of
+both models only; with `support: full` or `tail: bucket` on all tokens, a few positions at a time. Top-k are found tile
+by tile in `arkasr.recognizers.head`.
 """
 
 from collections.abc import Callable
@@ -31,11 +32,11 @@ class StudentStates:
         hidden: [N, H_S], gradient flows into it.
         head: [V_S, H_S], gradient flows into it.
         generated: y, LongTensor [N]. A position with −1 is not valid. None = validity and U_t do not depend on y_t.
-        support: LongTensor [N, k], the top-k at rollout time; None = those of `top`.
+        support: LongTensor [N, k], the ids of the top-k at rollout time; None = `top.ids`.
         top: the top-k with normaliser and entropy; None = found from `hidden` in one pass over the vocabulary.
         top_hidden: [N, H_S], the states that `top` was found from; None = `hidden`. In half precision the two may
             differ. Only the diagnostics (tail mass, log-probabilities) then use `top_hidden`.
-        sparse_head_gradient: give `head` a sparse gradient, with the rows of U_t only.
+        sparse_head_gradient: give `head` a sparse gradient, with the rows of the candidates of U_t only.
     """
 
     hidden: Tensor
@@ -99,8 +100,8 @@ def fused_union_topk_kl(
         student_top_hidden: [N, H_S], the states that `student_top` was found from. Needed in half precision, where they
             may differ from `student_hidden`. Only the diagnostics (tail mass, log-probabilities) use them.
         teacher_top: what `top_tokens` finds for the teacher, if it is known already.
-        sparse_head_gradient: give the student's head a sparse gradient, with the rows of U_t only. Use it for a
-            head tied to the embeddings. The sparse gradient is then added to the dense gradient of the embeddings. Most
+        sparse_head_gradient: give the student's head a sparse gradient, with the rows of candidates of U_t only. Use it
+            for a head tied to the embeddings. The sparse gradient is then added to the dense gradient of the embeddings. Most
             optimizers reject a sparse gradient alone. No effect with `support` "full" or `tail` "bucket".
 
     Raises:
@@ -197,7 +198,7 @@ def _compare(
     # Step 4: the valid positions.
     valid = u.valid(student.generated, vocabularies)
 
-    # Step 5: scores on U_t only.
+    # Step 5: scores on the candidates of U_t.
     with torch.no_grad():
         teacher_scores = teacher_scores_of(u.teacher_ids)
         teacher_log_probs = teacher_scores - teacher_top.log_normaliser.to(dtype)[:, None]

@@ -144,9 +144,9 @@ def paired_comparison(
 
     Two single models get a paired permutation test. Under the null hypothesis the two outputs of an utterance (or of a
     speaker) are exchangeable, so the differences get random signs, and p is `(k + 1) / (samples + 1)` if k samples
-    are at least as extreme. Several seeds get the t test of `over_seeds.py`. There is neither
-    p-value nor interval if no stratum has two groups, or, with several seeds, if the variance is 0 and the difference
-    is not.
+    are at least as extreme. Several seeds get the t test of `over_seeds.py`. There is neither p-value nor interval if
+    no stratum has two groups. With several seeds, there is also none if fewer than two groups have reference tokens, or
+    if the variance is 0 and the difference is not.
 
     Args:
         errors_a: `[U]`, or `[seeds, U]`.
@@ -162,7 +162,7 @@ def paired_comparison(
     tokens = np.asarray(reference_tokens, float)
     seeds = len(a), len(b)
     unit = "utterances" if groups is None else "speakers"
-    no_test = f"no test: fewer than two {unit}, or all of them alike"
+    no_test = f"no test: fewer than two {unit} in each set, or all alike"
     if seeds == (1, 1):
         strata_sums = sums_by_group(np.stack([(a - b)[0], tokens]), groups, strata)
         difference = float((a - b).sum() / tokens.sum())

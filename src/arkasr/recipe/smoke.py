@@ -84,7 +84,7 @@ def _shrink_stage(stage: AnyStageSettings) -> AnyStageSettings:
     if isinstance(stage, OpdStageSettings):
         changes["calibration_batches"] = 1
         changes["objective"] = stage.objective.model_copy(
-            update={"max_new_tokens": MAX_NEW_TOKENS, "min_mapped_share": 0.0}
+            update={"max_new_tokens": MAX_NEW_TOKENS, "min_paired_share": 0.0}
         )
     return stage.model_copy(update=changes)
 

@@ -88,7 +88,7 @@ class _Row:
     def next_uniforms(self, proposal: Sequence[int]) -> Tensor:
         """The uniform numbers of the proposed tokens and the next one.
 
-        A finished row gives a number that is not used: a pass needs one for each row.
+        A pass needs a number for every row, so a finished row gives an unused one.
         """
         first = min(len(self.tokens), self.max_new_tokens - 1)
         return self.uniforms[first : first + len(proposal) + 1]
@@ -297,7 +297,7 @@ class _CachedDecoder:
         self._attention_mask = torch.cat((self._attention_mask, torch.ones_like(self._pending)), dim=1)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Remove all other rows, and as many hidden columns of the cache as the longest row allows."""
+        """Remove all other rows, and shorten the cache to its longest remaining row."""
         kept = to_device(torch.tensor(rows), self._pending.device)
         self._pending = self._pending.index_select(0, kept)
         mask = self._attention_mask.index_select(0, kept)

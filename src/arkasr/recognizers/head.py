@@ -1,9 +1,9 @@
 """Reductions over the vocabulary of an output head, one tile of tokens after another.
 
 In: hidden states and the head's weight. Out: best tokens, statistics of the distribution over all allowed tokens, and
-samples from it, without gradients. The scores of the whole vocabulary are never all in memory at once. The inputs of
-products have the model's dtype, or autocast's; products and sums use float32 or float64. `head_scores.py` does the
-same, so that normalisers and scores agree in half precision.
+samples from it, without gradients. A tile has a limited number of scores, so memory does not grow with positions times
+vocabulary. Inputs are rounded to the model's or autocast's dtype; products and sums are computed in float32 or float64.
+`head_scores.py` does the same, so that normalisers and scores agree in half precision.
 """
 
 from collections.abc import Iterator
@@ -174,9 +174,11 @@ class _Groups:
         return score, group * GROUP_TOKENS + index
 
     def candidates(self, top_k: int, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and indices `[N, M]` of tokens, including every token that can be among the best.
+        """Scores and indices `[N, M]`: every token of the tile that can be among the `top_k` best of tile and `known`.
 
-        The best are the `top_k` best of this tile and of the `known` scores `[N, K]`, which are sorted.
+        Args:
+            top_k: how many are wanted.
+            known: the best scores of earlier tiles, sorted, `[N, K]`.
         """
         groups = min(top_k, self.highest.shape[1])
         # On an accelerator, reading `better` would make the host wait.

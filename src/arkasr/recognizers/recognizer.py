@@ -200,8 +200,9 @@ class Recognizer(ABC):
 
     @property
     def longest_clip_seconds(self) -> float:
-        """The longest clip that `features` takes, in seconds. Of longer clips, an excess of less than a mel frame is
-        cut off, more is an error.
+        """The longest clip that `features` takes, in seconds.
+
+        An excess of less than a mel frame is cut off; a larger one is an error.
         """
         return LONGEST_CLIP_SECONDS
 

@@ -153,7 +153,10 @@ class Whisper(Recognizer):
         return {name: token for name, token in tokens.items() if token is not None and token < self.vocab_size}
 
     def features(self, waveform: np.ndarray) -> Tensor:
-        """The frames that hold sound, and a last one of silence, which fills the window in `pad_features`."""
+        """The frames that hold sound, and a last one of silence, which fills the window in `pad_features`.
+
+        A clip that fills the window has no frame of silence.
+        """
         clip = clip_of(waveform, self.longest_clip_seconds)
         extractor = self.processor.feature_extractor
         frames = min(-(-(len(clip) + WINDOW_LENGTH // 2) // HOP_LENGTH) + 1, extractor.nb_max_frames)
@@ -281,8 +284,8 @@ def build_whisper(sizes: Mapping[str, Any], vocabulary: BaseVocabulary) -> Whisp
     """Build a multilingual model with random weights (torch's global generator) for a vocabulary.
 
     Args:
-        sizes: fields of `WhisperConfig`, such as a preset. `vocab_size` makes the head wider than tokenizer and
-            timestamps.
+        sizes: fields of `WhisperConfig`, such as a preset. A `vocab_size` among them can make the head wider than
+            tokenizer and timestamps need.
         vocabulary: the base tokens; the family's own tokens follow them.
 
     Raises:

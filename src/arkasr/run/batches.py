@@ -61,7 +61,7 @@ def build_stream(
     check_training_set(f"set {settings.train}", utterances, durations, stage, settings)
     degradation = degradation_of(context, stage, settings, order, training=(utterances, durations))
     workers = settings.optimization.data_workers
-    # A set larger than one pool would evict its features before they are used again.
+    # A larger set would fill the cache with features that are not used again soon.
     feature_cache = context.feature_cache if workers == 0 and len(utterances) <= POOL else None
     sampler = batch_sampler(utterances, durations, stage.student, settings, order)
     return BatchStream(

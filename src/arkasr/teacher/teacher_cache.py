@@ -59,8 +59,8 @@ class TeacherCache:
         """The teacher's states at every transcript token.
 
         Returns:
-            States, transcript after transcript, `[sum m, H_T]` on the device. The number of requests whose states were
-            on disk. If states are not kept: whose embeddings were on disk.
+            States, transcript after transcript, `[sum m, H_T]` on the device; and how many requests had their states
+            on disk (their embeddings, if states are not kept).
         """
         store = self._opened_store(device)
         if not self._keeps_states:

@@ -151,7 +151,7 @@ class Checkpoints:
         shutil.rmtree(checkpoint, ignore_errors=True)
         writing.rename(checkpoint)
         flush(self.folder)
-        # Checkpoints of later steps can only be damaged ones. They do not count towards `keep`.
+        # Any checkpoint of a later step is damaged: the run resumed before it. It does not count towards `keep`.
         up_to_step = [old for old in self._sorted_by_step() if _step_of(old) <= step]
         for old in up_to_step[: -self._keep]:
             shutil.rmtree(old)

@@ -95,8 +95,8 @@ class _TrainingLoop:
 
     Attributes:
         state: the progress that a checkpoint saves.
-        saved_step: step of the newest checkpoint; None = there is none, or the restored one still lacks its evaluation
-            and must be saved again. If it equals `state.step`, the current state is already saved.
+        saved_step: step of the newest checkpoint; None = no checkpoint, or the restored one lacks its evaluation, so it
+            does not count as saved. If it equals `state.step`, the current state is already saved.
         steps_before: optimizer steps of the schedule before this stage.
         accelerator: devices and precision.
         module: the stage as `distribute` wrapped it.

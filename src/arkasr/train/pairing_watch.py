@@ -36,7 +36,7 @@ class PairingWatch:
         share = self._paired / self._tokens
         if share < self._min_share:
             raise InputError(
-                f"objective.min_mapped_share: the teacher can score {share:.0%} of the rollout tokens, less than the "
+                f"objective.min_paired_share: the teacher can score {share:.0%} of the rollout tokens, less than the "
                 f"required {self._min_share:.0%}; use a teacher with a closer vocabulary, or lower this key"
             )
 

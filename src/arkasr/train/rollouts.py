@@ -29,7 +29,7 @@ MicroBatch = tuple[Sequence[Example], int]
 class StudentRollouts:
     """Writes the transcripts of the student's micro-batches.
 
-    The draft of an utterance is its latest rollout with words and a stop token, else its text in `drafts`, else its own
+    The draft of an utterance is its latest rollout with text and a stop token, else its text in `drafts`, else its own
     text.
 
     Args:

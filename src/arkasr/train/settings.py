@@ -58,8 +58,8 @@ class OptimizationSettings(Settings):
     """Learning rate after the warm-up. `constant`: no decay. `linear`, `cosine`: a decay to `final_rate`."""
 
     final_rate: float = Field(default=0.0, ge=0, le=1)
-    """The rate at the end of the decay, as a share of the highest rate. The decay ends one step after the last step, so
-    every step of the decay has a higher rate. Needs `schedule: linear` or `cosine`."""
+    """The rate at the end of the decay, as a share of the highest rate. It would be reached one step after
+    the last step, so every step of the decay has a higher rate. Needs `schedule: linear` or `cosine`."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     """β1 and β2 of AdamW."""
@@ -145,8 +145,8 @@ class AugmentationSettings(Settings):
 
     join_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the utterances to which another utterance of the batch is appended, so that the decoder cannot memorise
-    how a text continues. Two utterances are not joined if they differ in language, are longer than 30 s together, or
-    have more text than the student can write. Joined batches may be longer than `batch_seconds`. OPD needs an
+    how a text continues. Two utterances are not joined if they differ in language, are longer together than the models
+    take, or have more text than the student can write. Joined batches may be longer than `batch_seconds`. OPD needs an
     `objective.max_new_tokens` for two transcripts. For `sft` and `opd`; `ctc` ignores it."""
 
     token_noise: float = Field(default=0.0, ge=0, lt=1)
@@ -229,10 +229,9 @@ class ObjectiveSettings(Settings):
     rollout_temperature: float = Field(default=0.0, ge=0)
     """0: greedy rollouts, as in the paper. Above 0: tokens are sampled at this temperature."""
 
-    min_mapped_share: float = Field(default=0.5, ge=0, le=1)
-    """Despite its name, a lower limit of `teacher/paired_share` (share of rollout tokens that are paired with a teacher
-    position), not of `teacher/mapped_share`. Once there are 200 rollout tokens, the run stops if the paired share of
-    all tokens so far is below this limit."""
+    min_paired_share: float = Field(default=0.5, ge=0, le=1)
+    """Lower limit of `teacher/paired_share`, the share of rollout tokens that are paired with a teacher position. Once
+    there are 200 rollout tokens, the run stops if the share of all tokens so far is below this limit."""
 
     unpaired: Literal["skip", "segments"] = "skip"
     """What happens to rollout tokens without a teacher position, because the teacher splits the text differently.

@@ -45,7 +45,7 @@ class TranscriptionSettings:
     Attributes:
         piece_seconds: longest piece into which a recording is cut, at most 30 and at most the longest clip that the
             model takes; None = `default_piece_seconds`, or that clip if it is shorter.
-        batch_seconds: most seconds of audio per batch, with padding.
+        batch_seconds: most seconds of audio per batch, with padding; the longest piece fits in any case.
         batch_clips: most pieces per batch; None = no limit.
         max_new_tokens: most tokens per piece.
         default_piece_seconds: longest piece if the caller asks for none.

@@ -37,8 +37,8 @@ class DatasetSource(Settings):
     """Column of the language. `null`: no column."""
 
     id: str | None = None
-    """Column of a unique id. `null`: the id is LANE/EXAMPLE: the number of the lane, and of the example in this lane,
-    both from 0. Another `accumulation` gives other lanes, and so other ids."""
+    """Column of a unique id. `null`: the id is LANE/EXAMPLE, both from 0: the number of the lane (a part of the
+    dataset's files) and of the example in it. Another `accumulation` gives other lanes, and so other ids."""
 
     examples: int | None = Field(default=None, ge=1)
     """Number of examples. Needed if the dataset does not give the number. `max_quarantined_share` refers to this

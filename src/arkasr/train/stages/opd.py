@@ -92,7 +92,7 @@ class DistillationStage(Stage):
         drafts = {} if drafts is None else drafts
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
         self.loop_watch = LoopWatch()
-        self.pairing_watch = PairingWatch(settings.min_mapped_share)
+        self.pairing_watch = PairingWatch(settings.min_paired_share)
         self.vocabulary = map_vocabularies(
             student.tokenizer,
             self.teacher.tokenizer,
@@ -210,7 +210,7 @@ class DistillationStage(Stage):
         """Check how many tokens the teacher can score, and whether more and more rollouts loop or reach the cap.
 
         Raises:
-            InputError: the share of paired tokens is below `min_mapped_share`.
+            InputError: the share of paired tokens is below `min_paired_share`.
         """
         paired, tokens = metrics.sum_and_weight("teacher/paired_share")
         self.pairing_watch.step(int(paired), int(tokens))
@@ -242,7 +242,7 @@ class DistillationStage(Stage):
             self.rollouts.engine.close()
 
     def _augmented(self, examples: Sequence[Example], seed: int) -> list[Example]:
-        """The micro-batch with augmented features. Both models get the same changes."""
+        """The micro-batch with augmented features. Random numbers are the same for both models."""
         recognizers = [self.student, self.teacher.recognizer]
         joined = join_utterances(examples, self.augmentation, seed, recognizers)
         return augment_features(joined, self.augmentation, seed, recognizers)
@@ -328,8 +328,8 @@ class DistillationStage(Stage):
         A rollout without states (a reference text, or one by vLLM) is read once more with the current weights.
 
         Returns:
-            The top-k, and the states that they were found from. The states are None in float32. Those of the forced
-            pass are used instead; in float32 they differ only by rounding.
+            The top-k, and the states that they were found from. The states are None in float32: the loss's own states
+            are used instead, which differ only by rounding.
         """
         states_of = [rollout.states for rollout in kept]
         missing = [number for number, states in enumerate(states_of) if states is None]
