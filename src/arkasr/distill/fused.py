@@ -101,8 +101,9 @@ def fused_union_topk_kl(
             may differ from `student_hidden`. Only the diagnostics (tail mass, log-probabilities) use them.
         teacher_top: what `top_tokens` finds for the teacher, if it is known already.
         sparse_head_gradient: give the student's head a sparse gradient, with the rows of candidates of U_t only. Use it
-            for a head tied to the embeddings. The sparse gradient is then added to the dense gradient of the embeddings. Most
-            optimizers reject a sparse gradient alone. No effect with `support` "full" or `tail` "bucket".
+            for a head tied to the embeddings. The sparse gradient is then added to the dense gradient of the
+            embeddings. Most optimizers reject a sparse gradient alone. No effect with `support` "full" or `tail`
+            "bucket".
 
     Raises:
         InputError: an option does not exist or is out of range; the message names its recipe key.
