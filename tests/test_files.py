@@ -49,3 +49,10 @@ def test_an_incomplete_last_line_is_not_read_and_can_be_removed(tmp_path):
     assert complete_lines(path, mend=True) == ["a", "b"]
     append_lines(path, ["c\n"])
     assert complete_lines(path) == ["a", "b", "c"]
+
+
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path):
+    for name in ("n" * 255, "ä" * 127):
+        write_atomically(tmp_path / name, ["one\n"])
+        assert (tmp_path / name).read_text() == "one\n"
+    assert len(list(tmp_path.iterdir())) == 2

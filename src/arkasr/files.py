@@ -1,10 +1,13 @@
 """Files and folders that appear under their name only when complete, and files that grow by complete lines."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LONGEST_NAME_BYTES = 255  # of most file systems
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def atomic_path(path: Path, *, writer: str = "") -> Iterator[Path]:
         writer: a part of the temporary name; needed if several machines may write the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.{writer}.writing" if writer else f".{path.name}.writing")
+    writing = hidden_beside(path, f".{writer}.writing" if writer else ".writing")
     _remove(writing)
     try:
         yield writing
@@ -44,6 +47,19 @@ def write_atomically(path: Path, texts: Iterable[str], *, errors: str = "strict"
         file.writelines(texts)
         file.flush()
         os.fsync(file.fileno())
+
+
+def hidden_beside(path: Path, suffix: str) -> Path:
+    """A hidden path in the same folder, for a temporary file of `path`: its name, or if that is too long, a hash of it.
+
+    Args:
+        path: the file to which the temporary file belongs.
+        suffix: begins with a dot.
+    """
+    name = f".{path.name}{suffix}"
+    if len(os.fsencode(name)) > LONGEST_NAME_BYTES:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{suffix}"
+    return path.with_name(name)
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:

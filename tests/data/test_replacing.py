@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import sys
 import tarfile
 
@@ -11,7 +12,7 @@ import soundfile
 
 from arkasr.cli import main
 from arkasr.data.corpora.prepare import prepare_corpus
-from arkasr.data.replacing import refuse_to_replace
+from arkasr.data.replacing import refuse_to_replace, reserve_outputs
 from arkasr.errors import InputError
 
 
@@ -125,3 +126,45 @@ def test_a_slice_of_a_tar_counts_as_the_tar(tmp_path):
     with pytest.raises(InputError, match=r"shard\.tar: is an input"):
         refuse_to_replace([tmp_path / "shard.tar:0:10"], [tmp_path / "shard.tar"])
     refuse_to_replace([tmp_path / "shard.tar:0:10", tmp_path / "gone"], [tmp_path / "new"])
+
+
+BAD_OUTPUTS = {
+    "a folder": ("model", "model: is a folder; name a file"),
+    "a folder that cannot exist": ("a.wav/x/out.jsonl", "Not a directory"),
+    "a name that is too long": (f"{'n' * 260}.jsonl", "File name too long"),
+}
+
+
+@pytest.mark.parametrize("command_name", ["evaluate", "label", "transcribe"])
+@pytest.mark.parametrize(("output", "message"), BAD_OUTPUTS.values(), ids=BAD_OUTPUTS)
+def test_an_output_that_cannot_be_written_is_named_before_a_model_is_loaded(
+    folder, command, command_name, output, message
+):
+    if (command_name, output) == ("transcribe", "model"):
+        output = "model/config.json/out.jsonl"  # of `transcribe`, an output may be a folder
+        message = "File exists"
+    name, *options = COMMANDS[command_name]
+    before = contents(folder)
+    status, _, errors = command(name, "set.jsonl", *options, "-o", output)
+    assert (status, len(errors)) == (2, 1)
+    assert message in errors[0]
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("command_name", ["evaluate", "label", "transcribe"])
+def test_a_second_command_does_not_write_the_same_output(folder, command, command_name):
+    name, *options = COMMANDS[command_name]
+    with reserve_outputs([folder / "out.jsonl"]):
+        status, _, errors = command(name, "set.jsonl", *options, "-o", folder / "out.jsonl")
+    assert status == 2
+    holder = f"process {os.getpid()} on {platform.node()}"
+    assert errors == [f"arkasr: {folder / 'out.jsonl'}: {holder} is writing it; wait for it, or name another output"]
+    _, _, errors = command(name, "set.jsonl", *options, "-o", folder / "out.jsonl")
+    assert "is writing it" not in errors[0]
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_of_transcripts_is_written_by_one_command(folder, command):
+    with reserve_outputs([folder / "texts" / ".transcribe.partial"]):
+        _, _, errors = command("transcribe", "set.jsonl", "--model", "model", "-o", "texts/")
+    assert "is writing it" in errors[0]

@@ -36,7 +36,7 @@ def data_cut(
     """Write a manifest of the speech in recordings of any length, in pieces that a model can hear."""
     from arkasr.data.languages import canonical_language
     from arkasr.data.manifests.manifest import write_manifest
-    from arkasr.data.replacing import refuse_to_replace
+    from arkasr.data.replacing import reserve_outputs
     from arkasr.progress import Progress
     from arkasr.transcribe.cut_manifest import CutManifest, summary_of
     from arkasr.transcribe.inputs import audio_files, is_pipe, open_inputs
@@ -44,13 +44,15 @@ def data_cut(
     if pipe := next((source for source in sources if is_pipe(source)), None):
         raise InputError(f"{pipe}: a manifest cannot name audio from a pipe; save the audio to a file")
     known_language = {} if language is None else {"language": canonical_language(language)}
-    with open_inputs(sources, find_speech=None) as inputs:
-        refuse_to_replace([*map(Path, sources), *audio_files(inputs)], [output])
+    with (
+        open_inputs(sources, find_speech=None) as inputs,
+        reserve_outputs([output], inputs=[*map(Path, sources), *audio_files(inputs)]),
+    ):
         cut = CutManifest(output, piece_seconds)
         with Progress().count("cut", len(inputs)) as advance:
             rows = [known_language | row for row in cut.rows(inputs, advance)]
-    write_manifest(output, rows)
-    cut.remove_finished()
+        write_manifest(output, rows)
+        cut.remove_finished()
     print(f"{output}: {summary_of(rows)}")
     if cut.texts_left_out:
         print(f"{cut.texts_left_out} texts are left out, because their recordings were cut")
@@ -117,13 +119,12 @@ def data_shards(
     """Write the manifest of tar shards (WebDataset); the audio stays in the shards."""
     from arkasr.data.manifests.manifest import write_manifest
     from arkasr.data.manifests.shards import find_shards, rows_of_shards
-    from arkasr.data.replacing import refuse_to_replace
+    from arkasr.data.replacing import reserve_outputs
     from arkasr.progress import Progress
 
     shards = find_shards(sources)
-    refuse_to_replace(shards, [output])
     unreadable: list[str] = []
-    with Progress().count("shards", len(shards)) as advance:
+    with reserve_outputs([output], inputs=shards), Progress().count("shards", len(shards)) as advance:
         write_manifest(output, rows_of_shards(shards, output.parent, advance, unreadable.append))
     print(f"{output}: the samples of {len(shards)} shards")
     if unreadable:

@@ -1,5 +1,6 @@
 """Commands that use a model outside a recipe: label, transcribe, evaluate, compare, convert."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ def label(
 ) -> None:
     """Label a manifest with a teacher. Obvious failures go to a second file, with reasons."""
     from arkasr.data.manifests.manifest import read_manifest, write_manifest
-    from arkasr.data.replacing import files_of_model, refuse_to_replace
+    from arkasr.data.replacing import files_of_model, reserve_outputs
     from arkasr.progress import Progress
     from arkasr.recipe.load import parse
     from arkasr.recognizers.device import default_device
@@ -35,17 +36,17 @@ def label(
     utterances = read_manifest(manifest)
     dropped = output.with_suffix(".dropped.jsonl")
     audio = (utterance.audio for utterance in utterances)
-    refuse_to_replace([manifest, *files_of_model(teacher), *audio], [output, dropped])
-    # vLLM needs the accelerator's memory for itself.
-    recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
-    settings = RecognitionSettings(batch_seconds, max_new_tokens)
-    with (
-        open_engine(recognizer, decoding, max_new_tokens) as decoding_engine,
-        Progress().count("label", len(utterances)) as advance,
-    ):
-        labels = label_utterances(recognizer, utterances, settings, engine=decoding_engine, on_batch=advance)
-    write_manifest(output, labels.rows)
-    write_manifest(dropped, labels.dropped)
+    with reserve_outputs([output, dropped], inputs=[manifest, *files_of_model(teacher), *audio]):
+        # vLLM needs the accelerator's memory for itself.
+        recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
+        settings = RecognitionSettings(batch_seconds, max_new_tokens)
+        with (
+            open_engine(recognizer, decoding, max_new_tokens) as decoding_engine,
+            Progress().count("label", len(utterances)) as advance,
+        ):
+            labels = label_utterances(recognizer, utterances, settings, engine=decoding_engine, on_batch=advance)
+        write_manifest(output, labels.rows)
+        write_manifest(dropped, labels.dropped)
     print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))
 
 
@@ -96,16 +97,18 @@ def transcribe(
 ) -> None:
     """Transcribe recordings of any length."""
     from arkasr.data.audio import LONGEST_CLIP_SECONDS
-    from arkasr.data.replacing import files_of_model
+    from arkasr.data.replacing import files_of_model, reserve_outputs
     from arkasr.progress import Progress
     from arkasr.recognizers.precision import dtype_named
     from arkasr.transcribe import command
     from arkasr.transcribe.inputs import open_inputs, path_or_descriptor
     from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 
-    with open_inputs(sources, find_speech=vad) as inputs:
+    with ExitStack() as stack:
+        inputs = stack.enter_context(open_inputs(sources, find_speech=vad))
         models = [path for name in (model, word_times) if name for path in files_of_model(name)]
         target = command.target_of(output, format_name, inputs, [*map(path_or_descriptor, sources), *models])
+        stack.enter_context(reserve_outputs(target.locked))
         default_seconds = 10.0 if target.format_name in ("srt", "vtt") else LONGEST_CLIP_SECONDS
         transcriber = Transcriber(
             model,

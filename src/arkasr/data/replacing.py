@@ -1,12 +1,56 @@
-"""Refuses outputs that would overwrite an input of the same command."""
+"""The outputs of a command: writable, written by nobody else, and none of its inputs; known before any work is done."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
+from arkasr.files import errors_named, hidden_beside
+from arkasr.locks import LockHeldError, LocksUnsupportedError, locked
+
+
+@contextmanager
+def reserve_outputs(outputs: Sequence[Path], *, inputs: Iterable[Path | int] = ()) -> Iterator[None]:
+    """Make sure that files can be written, and keep other commands from writing them while the block runs.
+
+    Folders are created. A hidden lock file lies beside each output until the block ends.
+
+    Args:
+        outputs: files to be written.
+        inputs: as in `refuse_to_replace`.
+
+    Raises:
+        InputError: an output is an input or a folder, or another command writes it.
+        OSError: an output cannot be written; names it.
+    """
+    refuse_to_replace(inputs, outputs)
+    with ExitStack() as stack:
+        for output in outputs:
+            stack.enter_context(_reserved(output))
+        yield
+
+
+@contextmanager
+def _reserved(output: Path) -> Iterator[None]:
+    lock = hidden_beside(output, ".lock")
+    with ExitStack() as stack:
+        with errors_named(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            if output.is_dir():
+                raise InputError(f"{output}: is a folder; name a file")
+            if not os.access(output.parent, os.W_OK):
+                raise InputError(f"{output}: the folder cannot be written; check its permissions")
+            try:
+                stack.enter_context(locked(lock, wait=False))
+            except (LockHeldError, FileNotFoundError) as error:
+                holder = getattr(error, "holder", "") or "another command"
+                raise InputError(f"{output}: {holder} is writing it; wait for it, or name another output") from error
+            except LocksUnsupportedError:
+                pass
+        stack.callback(lock.unlink, missing_ok=True)
+        yield
 
 
 def refuse_to_replace(inputs: Iterable[Path | int], outputs: Iterable[Path]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from arkasr.data.languages import canonical_language
 from arkasr.data.manifests.manifest import read_manifest, read_rows, write_manifest
-from arkasr.data.replacing import files_of_model, refuse_to_replace
+from arkasr.data.replacing import files_of_model, reserve_outputs
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
@@ -35,18 +35,18 @@ def evaluate_manifest(
     """
     profile = get_profile(normalizer)
     utterances = read_manifest(manifest)
-    if output is not None:
-        audio = (utterance.audio for utterance in utterances)
-        refuse_to_replace([manifest, *files_of_model(model), *audio], [output])
-    recognizer = load_recognizer(model, device=str(device))
-    with Progress().count("evaluate", len(utterances)) as advance:
-        recognitions = recognize(recognizer, utterances, settings, on_batch=advance)
-    rows = [
-        prediction_row(utterance, recognition, profile, unit_for(utterance.language))
-        for utterance, recognition in zip(utterances, recognitions, strict=True)
-    ]
-    if output is not None:
-        write_manifest(output, rows)
+    outputs = [] if output is None else [output]
+    audio = (utterance.audio for utterance in utterances)
+    with reserve_outputs(outputs, inputs=[manifest, *files_of_model(model), *audio]):
+        recognizer = load_recognizer(model, device=str(device))
+        with Progress().count("evaluate", len(utterances)) as advance:
+            recognitions = recognize(recognizer, utterances, settings, on_batch=advance)
+        rows = [
+            prediction_row(utterance, recognition, profile, unit_for(utterance.language))
+            for utterance, recognition in zip(utterances, recognitions, strict=True)
+        ]
+        if output is not None:
+            write_manifest(output, rows)
     for name, result in _scores({row["id"]: row for row in rows}, profile).items():
         yield f"{name}: {describe(result)}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError, nearest_of
-from arkasr.files import write_atomically
+from arkasr.files import hidden_beside, write_atomically
 from arkasr.recognizers.fingerprint import fingerprint
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input, audio_files
@@ -38,7 +38,14 @@ class Target:
         """File in which progress is stored; None for standard output."""
         if self.path is None:
             return None
-        return self.path / ".transcribe.partial" if self.files else self.path.with_name(f".{self.path.name}.partial")
+        return self.path / ".transcribe.partial" if self.files else hidden_beside(self.path, ".partial")
+
+    @property
+    def locked(self) -> tuple[Path, ...]:
+        """What another command must not write at the same time: the file, or the journal of the folder."""
+        if self.path is None or self.journal is None:
+            return ()
+        return (self.journal,) if self.files else (self.path,)
 
 
 def target_of(

@@ -11,7 +11,7 @@ from typing import Any
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.data.manifests.output_fields import LABEL_FIELDS, drop_fields
 from arkasr.errors import InputError
-from arkasr.files import append_lines, complete_lines
+from arkasr.files import append_lines, complete_lines, hidden_beside
 from arkasr.transcribe.cutting import CutRecording, cut_recording
 from arkasr.transcribe.inputs import Input
 from arkasr.transcribe.recording import Recording
@@ -42,7 +42,7 @@ class CutManifest:
         self.texts_left_out = 0
         self._folder = output.absolute().parent
         self._piece_seconds = piece_seconds
-        self._finished_path = output.with_name(f".{output.name}.cut")
+        self._finished_path = hidden_beside(output, ".cut")
         self._finished = self._read_finished()
 
     def rows(self, inputs: Sequence[Input], on_recording: Callable[[int], None]) -> Iterator[dict[str, Any]]:

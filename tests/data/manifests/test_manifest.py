@@ -46,6 +46,8 @@ def test_times_are_seconds_and_minus_one_means_the_whole_file(folder):
 
 BAD_LINES = [
     ("{not json", "not JSON"),
+    ('{"audio": "clips/a.wav", "snr": NaN}', "NaN is no JSON number"),
+    ('{"audio": "clips/a.wav", "snr": [1e999]}', "1e999 is no JSON number"),
     ("[1, 2]", "expected a JSON object, found list"),
     ({"text": "no audio"}, "`audio` is missing"),
     ({"audio": "clips/none.wav"}, "no such file; paths are relative to the manifest's folder"),
@@ -71,9 +73,9 @@ def test_a_bad_line_is_named_with_file_number_and_remedy(folder, line, message):
 
 def test_every_bad_line_is_found_not_only_the_first(folder):
     path = write(folder, *(line for line, _ in BAD_LINES), {"audio": "clips/a.wav"})
-    with pytest.raises(ManifestError, match="and 10 more") as caught:
+    with pytest.raises(ManifestError, match="and 12 more") as caught:
         read_manifest(path)
-    assert [problem.line for problem in caught.value.problems] == list(range(1, 12))
+    assert [problem.line for problem in caught.value.problems] == list(range(1, 14))
     for problem, (_, message) in zip(caught.value.problems, BAD_LINES, strict=True):
         assert message in problem.message
 

@@ -5,6 +5,7 @@ manifests that have an index, are read through `index.py`.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,9 +177,17 @@ def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
     )
 
 
+def _finite(number: str) -> float:
+    """Python reads NaN and Infinity, and makes an infinity of 1e999, but no other program reads what it then writes."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is no JSON number")
+    return value
+
+
 def _json_of(raw: bytes) -> Any:
     try:
-        fields = json.loads(raw.decode("utf-8-sig"))
+        fields = json.loads(raw.decode("utf-8-sig"), parse_float=_finite, parse_constant=_finite)
         if b"\\u" in raw:  # JSON allows half of a surrogate pair, UTF-8 outputs do not
             json.dumps(fields, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
