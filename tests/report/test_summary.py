@@ -72,3 +72,8 @@ def test_a_result_in_words_names_the_better_variant(run_path: Path) -> None:
         compare(run_path, "base+opd", "base", difference, p)
         results[difference, p] = result_in_words(read_run(run_path).comparisons[0])
     assert list(results.values()) == ["a is better", "b is better", "not significant"]
+
+
+def test_transcripts_that_were_cut_off_are_reported(run_path: Path) -> None:
+    edit_results(run_path, lambda results: results["rows"][1].update(truncated=2))
+    assert "2 transcripts reached `evaluation.max_new_tokens`" in summarise(read_run(run_path)).details[-1]

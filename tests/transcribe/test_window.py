@@ -76,4 +76,4 @@ def test_a_run_is_not_continued_with_another_window(short, spoken, vocabulary, t
         other = Transcriber(models.small_whisper(vocabulary), settings=settings)
         with pytest.raises(InputError, match="keeps the progress of a run with another model or other settings"):
             transcribe_inputs(other, inputs, target, "model")
-        assert transcribe_inputs(Transcriber(short, settings=settings), inputs, target, "model") == []
+        assert transcribe_inputs(Transcriber(short, settings=settings), inputs, target, "model").problems == []

@@ -1,5 +1,6 @@
 """Commands that use a model outside a recipe: label, transcribe, evaluate, compare, convert."""
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -121,8 +122,10 @@ def transcribe(
             settings=TranscriptionSettings(piece_seconds, batch_seconds, batch_size, max_new_tokens, default_seconds),
         )
         with Progress().audio("transcribe", len(inputs)) as on_progress:
-            problems = command.transcribe_inputs(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
-    if problems:
+            outcome = command.transcribe_inputs(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
+    if warning := outcome.warning(target.format_name, max_new_tokens):
+        print(f"arkasr: {warning}", file=sys.stderr)
+    if problems := outcome.problems:
         raise InputError(
             f"{len(problems)} of {len(inputs)} recordings not transcribed, or not completely; the first: {problems[0]}"
         )

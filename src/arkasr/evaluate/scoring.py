@@ -3,7 +3,7 @@
 Failed utterances are counted separately. They are not counted in any error rate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,12 +24,14 @@ class Prediction:
         reference: None = the utterance cannot be scored.
         hypothesis: None = the utterance failed.
         speaker: any label; None = unknown.
+        truncated: the hypothesis was cut off at the limit of tokens.
     """
 
     id: str
     reference: str | None
     hypothesis: str | None
     speaker: str | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Score:
         counts: one for each scored utterance, in order.
         scored: the scored predictions, in the same order.
         failed: utterances with a reference but no hypothesis.
+        truncated: scored utterances whose hypothesis was cut off at the limit of tokens.
         unscored: utterances without a reference.
         unit: what is counted.
         normalizer: label of the profile.
@@ -50,6 +53,7 @@ class Score:
     counts: list[ErrorCount]
     scored: list[Prediction]
     failed: int
+    truncated: int
     unscored: int
     unit: Unit
     normalizer: str
@@ -108,12 +112,19 @@ def score(
         counts=counts,
         scored=scored,
         failed=len(with_reference) - len(scored),
+        truncated=sum(item.truncated for item in scored),
         unscored=len(predictions) - len(with_reference),
         unit=unit,
         normalizer=profile.label,
         ci95=ci95,
         resampled="speaker" if by_speaker else "utterance",
     )
+
+
+def prediction_of(row: Mapping[str, Any]) -> Prediction:
+    """The prediction in a manifest row that `evaluate` wrote."""
+    truncated = "truncated" in row.get("pred_flags", ())
+    return Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker"), truncated)
 
 
 def number_of_speakers(predictions: Sequence[Prediction]) -> int | None:
@@ -142,6 +153,7 @@ def results_row(variant: str, seed: int, set_name: str, score: Score) -> dict[st
         "utterances": len(score.scored),
         "speakers": number_of_speakers(score.scored),
         "failed": score.failed,
+        "truncated": score.truncated,
         "unscored": score.unscored,
         "normalizer": score.normalizer,
     }

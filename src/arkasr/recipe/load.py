@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
+from arkasr import plain_yaml
 from arkasr.errors import InputError
 from arkasr.settings import Settings
 
@@ -25,8 +25,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        document = plain_yaml.load(path.read_text(encoding="utf-8"))
+    except (plain_yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected `key: value` lines at the top, found {type(document).__name__}")
@@ -51,8 +51,8 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[
         if not separator:
             raise InputError(f"--set {override}: expected key.sub=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = plain_yaml.load(text)
+        except plain_yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not YAML; put it in quotes") from error
         *parents, last = path.split(".")
         parent: Any = document

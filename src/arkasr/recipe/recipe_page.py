@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import yaml
-
+from arkasr import plain_yaml
 from arkasr.recipe.settings import Recipe
 from arkasr.recipe.settings.unchecked import UncheckedRecipe
 from arkasr.settings import Settings
@@ -136,7 +135,7 @@ def _default(schema: Schema) -> str:
 
 
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    return plain_yaml.dump(value, in_one_line=True).removesuffix("...\n").strip()
 
 
 def _link_to_heading_above(page: str, position: int) -> str:

@@ -17,10 +17,14 @@ from arkasr.errors import InputError
 from arkasr.prefetch import prefetch
 from arkasr.recognizers.decoding import Transcripts, decode
 from arkasr.recognizers.engine import Engine
+from arkasr.recognizers.loops import is_looping
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.text import clean_transcript
 
 BATCHES_AHEAD = 2
+
+LOOPING = "looping"
+TRUNCATED = "truncated"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,13 @@ class Recognition:
     tokens: int = 0
     stopped: bool = False
     error: str | None = None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """`looping` if the same words occur four times in a row, `truncated` if the cap was reached."""
+        if self.text is None:
+            return ()
+        return (LOOPING,) * is_looping(self.text) + (TRUNCATED,) * (not self.stopped)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class ScoreRow:
         ci95: interval of the rate of this one model, shares; None if it cannot be computed.
         utterances: how many were scored.
         failed: how many could not be transcribed; they are not counted in `errors`.
+        truncated: how many transcripts were cut off at the limit of tokens.
         normalizer: profile and version, such as `basic@1`.
         speakers: number of speakers; None if an utterance has no speaker.
     """
@@ -43,6 +44,7 @@ class ScoreRow:
     failed: int
     normalizer: str
     speakers: int | None = None
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ def _score(row: Mapping[str, Any]) -> ScoreRow:
         failed=row.get("failed", 0),
         normalizer=row["normalizer"],
         speakers=row.get("speakers"),
+        truncated=row.get("truncated", 0),
     )
 
 

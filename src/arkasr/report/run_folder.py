@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from arkasr import plain_yaml
 from arkasr.errors import InputError
 from arkasr.report.results import (
     POOLED,
@@ -146,8 +145,8 @@ def read_run(path: Path) -> Run:
 
 def _parse_recipe(text: str, path: Path) -> dict[str, Any]:
     try:
-        recipe = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        recipe = plain_yaml.load(text)
+    except plain_yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); run the recipe again") from error
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: expected keys and values; run the recipe again")

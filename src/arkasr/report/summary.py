@@ -118,7 +118,12 @@ def _p_value(p: float) -> str:
 
 
 def _failures(run: Run) -> list[str]:
-    failed = sum(score.failed for score in run.scores if score.set != POOLED)
-    if not failed:
-        return []
-    return [f"{count(failed, 'transcription')} failed and are not counted in any error rate; report.html marks them."]
+    scores = [score for score in run.scores if score.set != POOLED]
+    sentences = []
+    if failed := sum(score.failed for score in scores):
+        transcriptions = count(failed, "transcription")
+        sentences.append(f"{transcriptions} failed and are not counted in any error rate; report.html marks them.")
+    if truncated := sum(score.truncated for score in scores):
+        transcripts = count(truncated, "transcript")
+        sentences.append(f"{transcripts} reached `evaluation.max_new_tokens` and were cut off; they count as written.")
+    return sentences

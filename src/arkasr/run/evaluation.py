@@ -11,7 +11,15 @@ from arkasr.data.manifests.output_fields import SCORED_FIELDS, drop_fields
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import count_errors
 from arkasr.evaluate.normalize import Profile, Unit, get_profile, unit_for
-from arkasr.evaluate.scoring import MODEL_SCOPE, Prediction, Score, metric_name, number_of_speakers, results_row, score
+from arkasr.evaluate.scoring import (
+    MODEL_SCOPE,
+    Score,
+    metric_name,
+    number_of_speakers,
+    prediction_of,
+    results_row,
+    score,
+)
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
@@ -112,6 +120,8 @@ def prediction_row(utterance: Utterance, recognition: Recognition, profile: Prof
     if recognition.text is None:
         return row | {"error": recognition.error}
     row |= {"pred_text": recognition.text, "pred_text_raw": recognition.raw}
+    if recognition.flags:
+        row["pred_flags"] = list(recognition.flags)
     if utterance.text is not None:
         count = count_errors(profile(utterance.text), profile(recognition.text), unit)
         row |= {"errors": count.errors, "reference_tokens": count.reference_tokens}
@@ -160,8 +170,7 @@ def stages_run_once(recipe: Recipe, name: str) -> list[str]:
 
 def _score(context: RunContext, variant: str, seed: int, name: str) -> Score:
     path = context.folder.predictions(variant, seed, name)
-    rows = read_rows(path)
-    predictions = [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in rows]
+    predictions = [prediction_of(row) for row in read_rows(path)]
     profile, unit = scoring_of(context, name)
     settings = context.recipe.evaluation
     by_speaker = settings.resample == "speaker"
@@ -194,6 +203,7 @@ def _pooled_rows(context: RunContext, scores: dict[tuple[str, int, str], Score])
         row["utterances"] = len(scored)
         row["speakers"] = number_of_speakers([item for _, item in scored])
         row["failed"] = sum(part.failed for part in parts.values())
+        row["truncated"] = sum(part.truncated for part in parts.values())
         row["normalizer"] = ", ".join(dict.fromkeys(part.normalizer for part in parts.values()))
         rows.append(row)
     return rows

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from arkasr import plain_yaml
 from arkasr.errors import InputError
 from arkasr.files import atomic_path, write_atomically
 from arkasr.recipe.load import parse, read_yaml
@@ -33,7 +32,7 @@ class RunFolder:
         """
         folder = cls(path, recipe.seeds[0])
         stored_path = path / "recipe.yaml"
-        document = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        document = plain_yaml.dump(recipe.model_dump(mode="json"))
         if not stored_path.exists():
             write_text(stored_path, document)
             return folder

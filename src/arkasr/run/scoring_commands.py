@@ -11,7 +11,7 @@ from arkasr.data.manifests.manifest import read_manifest, read_rows, write_manif
 from arkasr.data.replacing import files_of_model, reserve_outputs
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import Profile, get_profile, unit_for
-from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, score
+from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, prediction_of, score
 from arkasr.evaluate.significance import paired_comparison
 from arkasr.progress import Progress
 from arkasr.recognizers.inference import RecognitionSettings, recognize
@@ -134,9 +134,10 @@ def describe(result: Score) -> str:
     """A score in one line."""
     rate = "no reference tokens" if result.rate is None else f"{result.rate:.2%}"
     interval = f" (95% {result.ci95[0]:.2%} to {result.ci95[1]:.2%})" if result.ci95 else ""
+    cut_off = f"{result.truncated} cut off at the limit of tokens, " if result.truncated else ""
     return (
         f"{metric_name(result.unit)} {rate}{interval}, {result.errors} errors / {result.reference_tokens} tokens, "
-        f"{_size(result.scored)}, {result.failed} failed, {result.unscored} without reference, "
+        f"{_size(result.scored)}, {result.failed} failed, {cut_off}{result.unscored} without reference, "
         f"normalizer {result.normalizer}{_interval_caveat(result.scored) if result.ci95 else ''}"
     )
 
@@ -148,7 +149,7 @@ def _scores(rows: Mapping[str, dict[str, Any]], profile: Profile) -> dict[str, S
         by_language.setdefault(_field_of(row, "language") or None, []).append(row)
     return {
         language or "no language given": score(
-            [Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker")) for row in group],
+            [prediction_of(row) for row in group],
             profile=profile,
             unit=unit_for(language),
         )

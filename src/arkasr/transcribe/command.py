@@ -3,18 +3,20 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError, nearest_of
 from arkasr.files import hidden_beside, write_atomically
 from arkasr.recognizers.fingerprint import fingerprint
+from arkasr.recognizers.inference import TRUNCATED
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input, audio_files
 from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.transcriber import Transcriber
 
+FORMATS_WITH_FLAGS = ("jsonl", "json")
 SINGLE_RECORDING_FORMATS = ("json", "srt", "vtt")
 ENCODING_ERRORS = "backslashreplace"  # file names may contain bytes that are not valid UTF-8
 
@@ -46,6 +48,28 @@ class Target:
         if self.path is None or self.journal is None:
             return ()
         return (self.journal,) if self.files else (self.path,)
+
+
+@dataclass
+class Outcome:
+    """What went wrong in a transcription.
+
+    Attributes:
+        problems: an error message for each recording that was not transcribed completely.
+        truncated: recordings with a piece that was cut off at the limit of tokens.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    truncated: int = 0
+
+    def warning(self, format_name: str, max_new_tokens: int) -> str | None:
+        """One line on cut transcripts, for a format that does not show them; None if there is nothing to say."""
+        if not self.truncated or format_name in FORMATS_WITH_FLAGS:
+            return None
+        return (
+            f"{self.truncated} recordings have pieces that were cut off at {max_new_tokens} tokens; raise "
+            "--max-new-tokens, or see which in the format jsonl"
+        )
 
 
 def target_of(
@@ -92,7 +116,7 @@ def transcribe_inputs(
     target: Target,
     model_name: str,
     on_progress: Callable[[float, float], None] | None = None,
-) -> list[str]:
+) -> Outcome:
     """Transcribe recordings and write their transcripts.
 
     Args:
@@ -103,7 +127,7 @@ def transcribe_inputs(
         on_progress: as in `Transcriber.transcribe`.
 
     Returns:
-        An error message for each recording that was not transcribed completely.
+        What went wrong.
 
     Raises:
         InputError: the journal belongs to another model or other settings.
@@ -111,7 +135,7 @@ def transcribe_inputs(
     write = FORMATS[target.format_name]
     if target.format_name == "txt" and len(inputs) > 1 and target.files is None:
         write = named_text
-    problems: list[str] = []
+    outcome = Outcome()
     with ExitStack() as stack:
         journal = None
         if target.journal is not None:
@@ -122,13 +146,14 @@ def transcribe_inputs(
             transcripts = transcriber.transcribe(recordings, journal=journal, on_progress=on_progress)
             for recording, transcript in zip(recordings, transcripts, strict=True):
                 if transcript.error is not None:
-                    problems.append(transcript.error)
+                    outcome.problems.append(transcript.error)
+                outcome.truncated += TRUNCATED in transcript.flags
                 yield write(recording.fields, transcript)
 
         _write_texts(texts(), target)
         if journal:
             journal.remove()
-    return problems
+    return outcome
 
 
 def _write_texts(texts: Iterable[str], target: Target) -> None:

@@ -6,10 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from arkasr.recognizers.inference import Recognition
-from arkasr.recognizers.loops import is_looping, is_unspaced
+from arkasr.recognizers.loops import is_unspaced
 
-LOOPING = "looping"
-TRUNCATED = "truncated"
 UNSPACED_PUNCTUATION = "，。？！、；："
 
 
@@ -87,9 +85,7 @@ class Transcript:
 
 def segment_of(recognition: Recognition, begin: float, end: float) -> Segment:
     """The segment of a recognised piece; times in seconds."""
-    text, raw = recognition.text or "", recognition.raw or ""
-    flags = [LOOPING] * is_looping(text) + [TRUNCATED] * (not recognition.stopped)
-    return Segment(begin, end, text, raw, tuple(flags))
+    return Segment(begin, end, recognition.text or "", recognition.raw or "", recognition.flags)
 
 
 def join_segment_texts(texts: Iterable[str]) -> str:
