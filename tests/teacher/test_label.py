@@ -67,6 +67,7 @@ def test_a_long_recording_and_an_unsupported_language_fail_alone(student, teache
         (Recognition(raw="", text="", tokens=1, stopped=True), 1.0, "empty"),
         (Recognition(raw="a b", text="a b", tokens=9, stopped=False), 1.0, "truncated"),
         (Recognition(raw="", text="no no no no", tokens=5, stopped=True), 2.0, "looping"),
+        (Recognition(raw="", text="half a ch\ufffd", tokens=7, stopped=True), 5.0, "undecodable"),
         (Recognition(raw="", text="far too many words to say", tokens=7, stopped=True), 0.3, "too-long"),
         (Recognition(raw="", text="今天我们去北京买书", tokens=9, stopped=True), 0.5, "too-long"),
     ],

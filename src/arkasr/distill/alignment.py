@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arkasr.distill.vocabularies import map_ids
 from arkasr.errors import InputError
+from arkasr.recognizers.plain_text import plain_ids
 from arkasr.recognizers.text import Prefix, no_prefix
 
 
@@ -99,7 +100,7 @@ def align(
     teacher_text = _with_prefix_of_teacher(text, student_prefix, teacher_prefix)
     if all_mapped and teacher_text == text:
         return mapped
-    teacher_ids = teacher_tokenizer.encode(teacher_text, add_special_tokens=False)
+    teacher_ids = plain_ids(teacher_tokenizer, teacher_text)
     if student_ids and student_ids[-1] == student_stop:
         teacher_ids.append(teacher_stop)
     teacher_bytes = b"".join(token_bytes(teacher_tokenizer, teacher_ids))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS
 from arkasr.recognizers.device import to_device
+from arkasr.recognizers.plain_text import plain_ids, plain_lengths
 from arkasr.recognizers.text import Prefix, no_prefix
 
 # Fields of a feature extractor's file that do not change the features.
@@ -295,13 +296,12 @@ class Recognizer(ABC):
 
     def transcript_ids(self, text: str) -> Tensor:
         """Token ids of a transcript with the stop token at its end, int64 `[n]`."""
-        ids = self.tokenizer(self.transcript_prefix(text) + text, add_special_tokens=False)["input_ids"]
-        return torch.tensor([*ids, self.stop_token_id])
+        return torch.tensor([*plain_ids(self.tokenizer, self.transcript_prefix(text) + text), self.stop_token_id])
 
     def transcript_lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each transcript, the stop token included; one call is much faster than many."""
         written = [self.transcript_prefix(text) + text for text in texts]
-        return [len(ids) + 1 for ids in self.tokenizer(written, add_special_tokens=False)["input_ids"]]
+        return [length + 1 for length in plain_lengths(self.tokenizer, written)]
 
     def transcript_text(self, ids: Tensor) -> str:
         """The raw text of generated ids `[n]`, without the stop token."""

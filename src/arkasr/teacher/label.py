@@ -19,6 +19,7 @@ from arkasr.recognizers.inference import Recognition, RecognitionSettings, recog
 from arkasr.recognizers.loops import is_looping
 from arkasr.recognizers.recognizer import Recognizer
 
+UNDECODABLE = "\ufffd"  # in place of bytes that are no character
 FASTEST_LETTERS_PER_SECOND = 35.0  # auctioneers reach about 30
 FASTEST_IDEOGRAPHS_PER_SECOND = 12.0
 
@@ -85,6 +86,8 @@ def failure_of(recognition: Recognition, seconds: float) -> str | None:
         return "truncated"
     if is_looping(recognition.text):
         return "looping"
+    if UNDECODABLE in recognition.text:
+        return "undecodable"
     if fastest_possible_seconds(recognition.text) > seconds:
         return "too-long"
     return None

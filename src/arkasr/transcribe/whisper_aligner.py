@@ -19,6 +19,7 @@ from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
 from arkasr.model.frames import ENCODER_FRAME_SAMPLES
 from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.plain_text import plain_tokenizer
 from arkasr.recognizers.scoring import positions
 from arkasr.recognizers.whisper import Whisper
 from arkasr.transcribe.speech import speech_probabilities, speech_ranges
@@ -138,8 +139,8 @@ class WhisperAligner:
     def _token_groups(self, text: str, spans: Sequence[WordSpan]) -> list[TokenGroup]:
         """The tokens of each word; words that share their first token are one group."""
         prefix = self.recognizer.transcript_prefix(text)
-        encoded = self.recognizer.tokenizer(prefix + text, add_special_tokens=False, return_offsets_mapping=True)
-        ends = [end - len(prefix) for _, end in encoded["offset_mapping"]]
+        encoded = plain_tokenizer(self.recognizer.tokenizer).encode(prefix + text, add_special_tokens=False)
+        ends = [end - len(prefix) for _, end in encoded.offsets]
         first_tokens = [next(token for token, end in enumerate(ends) if end > span.begin) for span in spans]
         words: dict[int, list[WordSpan]] = {}
         for span, token in zip(spans, first_tokens, strict=True):
