@@ -1,5 +1,6 @@
 import json
 import random
+import re
 
 import pytest
 
@@ -138,3 +139,17 @@ def test_characters_of_unspaced_scripts_count_twice_in_a_line():
 )
 def test_segments_are_joined_with_spaces_if_their_script_has_them(texts, joined):
     assert join_segment_texts(texts) == joined
+
+
+@pytest.mark.parametrize("format_name", ["srt", "vtt"])
+def test_every_cue_ends_after_it_begins(format_name):
+    """Aligners give words of no length, also several at one time, and at the end of the recording."""
+    spelled = ["one", "two", "three", "four", "five"]
+    times = [(0.0, 0.0), (9.0, 9.0), (9.0, 9.0), (18.05, 18.05), (60.0, 60.0)]
+    words = tuple(Word(word, *time) for word, time in zip(spelled, times, strict=True))
+    segment = Segment(0.0, 60.0, " ".join(spelled), "", (), words)
+    text = FORMATS[format_name](FIELDS, Transcript((segment,), 60.0))
+    shown = re.findall(r"(\d\d):(\d\d):(\d\d)[,.](\d{3})", text)
+    seconds = [3600 * int(h) + 60 * int(m) + int(s) + int(ms) / 1000 for h, m, s, ms in shown]
+    assert len(seconds) == 2 * len(re.findall("-->", text)) > 6
+    assert all(end > begin for begin, end in zip(seconds[::2], seconds[1::2], strict=True))

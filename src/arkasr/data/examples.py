@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode_audio
+from arkasr.data.manifests.durations import decode_utterance
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 
@@ -178,8 +178,7 @@ class _Recording:
 
     @cached_property
     def waveform(self) -> np.ndarray:
-        times = (self.utterance.begin_time, self.utterance.end_time)
-        return decode_audio(self.utterance.audio, *times, max_seconds=LONGEST_CLIP_SECONDS)
+        return decode_utterance(self.utterance)
 
     def features(self, function: FeatureFunction, waveform: np.ndarray) -> Tensor:
         """The features of this recording, or of a degraded form of it."""

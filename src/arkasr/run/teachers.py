@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arkasr import processes
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, decode_audio
-from arkasr.data.manifests.durations import seconds_of
+from arkasr.data.manifests.durations import decode_utterance, seconds_of
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.errors import InputError
 from arkasr.recipe.settings import ModelSettings, OpdStageSettings, ServedSettings
@@ -107,8 +106,7 @@ def _measured(utterances: Iterable[Utterance]) -> Iterator[Utterance]:
 def _first_readable(utterances: Iterable[Utterance]) -> tuple[Utterance, NDArray[np.float32]]:
     for utterance in utterances:
         with suppress(InputError):
-            times = (utterance.begin_time, utterance.end_time)
-            return utterance, decode_audio(utterance.audio, *times, max_seconds=LONGEST_CLIP_SECONDS)
+            return utterance, decode_utterance(utterance)
     raise InputError(
         f"none of the first {SELF_TEST_UTTERANCES} utterances can be read, so the teacher's servers cannot be tested"
     )

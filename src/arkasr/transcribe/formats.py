@@ -12,6 +12,7 @@ from arkasr.transcribe.transcript import Segment, Transcript, Word
 
 LINE_WIDTH = 42  # characters of a subtitle line; a character of a script without spaces counts as two
 MAX_CUE_LINES = 2
+SHORTEST_CUE = 0.2  # seconds; an aligner may give a word no length, and players do not show such a cue
 MAX_CUE_SECONDS = 7.0
 MAX_CUE_PAUSE = 1.0  # seconds between two words of one cue
 SPACES_AND_WORD = re.compile(r"\s*\S+")
@@ -86,6 +87,16 @@ def vtt(fields: Mapping[str, Any], transcript: Transcript) -> str:
 
 
 def _cues(transcript: Transcript) -> Iterator[Cue]:
+    """All cues, in order. Each lasts at least `SHORTEST_CUE`, or until the next one begins."""
+    cues = list(_timed_cues(transcript))
+    for cue, following in zip(cues, [*cues[1:], None], strict=True):
+        shortest_end = cue.begin + SHORTEST_CUE
+        if following is not None and following.begin - cue.begin >= 0.001:
+            shortest_end = min(shortest_end, following.begin)
+        yield cue._replace(end=max(cue.end, shortest_end))
+
+
+def _timed_cues(transcript: Transcript) -> Iterator[Cue]:
     """One cue per segment, or several if its words have times."""
     for segment in transcript.segments:
         if segment.words:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from arkasr.data.audio import SAMPLE_RATE, check_end_time, decode_audio, duration_of
+from arkasr.data.manifests.durations import check_duration
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.slices import containing_file
 from arkasr.errors import InputError
@@ -26,6 +27,7 @@ class Recording:
         language: name of the language, for models that need it.
         find_speech: detect speech in short recordings too; else only in recordings that are too long for the model.
         fields: copied to the outputs.
+        duration: what the recording's manifest says, in seconds; None = nothing.
     """
 
     audio: Path | np.ndarray
@@ -34,6 +36,7 @@ class Recording:
     language: str | None = None
     find_speech: bool = True
     fields: Mapping[str, Any] = field(default_factory=dict)
+    duration: float | None = None
 
     def seconds(self) -> float:
         """Length in seconds.
@@ -52,6 +55,7 @@ class Recording:
         end = min(length, self.end_time if self.end_time is not None else math.inf)
         if end <= begin:
             raise InputError(f"{self.name}: no audio from {begin:g} s on; it is {length:g} s long")
+        check_duration(self.duration, end - begin, self.name)
         return end - begin
 
     def identity(self) -> str:
@@ -95,6 +99,7 @@ def recording_of(utterance: Utterance, *, find_speech: bool = False) -> Recordin
         utterance.language,
         find_speech,
         utterance.fields,
+        utterance.duration,
     )
 
 

@@ -3,8 +3,10 @@ import json
 import pytest
 
 from arkasr.data.manifests.check import check_manifest
+from arkasr.data.manifests.durations import decode_utterance
 from arkasr.data.manifests.manifest import ManifestError, read_manifest, read_rows, write_manifest
 from arkasr.errors import InputError
+from arkasr.transcribe.recording import recording_of
 
 
 def write(folder, *lines):
@@ -127,5 +129,23 @@ def test_check_summarises_the_manifest_and_finds_lines_that_contradict_the_audio
     assert report.languages == {None: 3, "English": 1}
     assert [problem.line for problem in report.problems] == [2, 3, 5]
     assert "is not in the file, which is 1.00 s long; correct `begin_time`" in report.problems[0].message
-    assert "`duration` is 9 s, but the audio is 1.00 s long; correct `duration`" in report.problems[1].message
+    assert "`duration` is 9 s, but the audio is 1.00 s long; correct it" in report.problems[1].message
     assert [problem.line for problem in check_manifest(path, decode_audio=True).problems] == [2, 3, 4, 5]
+
+
+def test_begin_and_duration_name_a_piece(folder):
+    """As in NeMo's manifests. Read from `begin_time` to the end of the file, the piece would be another one."""
+    row = {"audio": "clips/a.wav", "begin_time": 0.2, "duration": 0.5}
+    [utterance] = read_manifest(write(folder, row))
+    assert (utterance.begin_time, utterance.end_time, utterance.duration) == (0.2, 0.7, 0.5)
+    with pytest.raises(InputError, match=r"`duration` is 0\.5 s, but the times give 0\.8 s; correct one of them"):
+        read_manifest(write(folder, row | {"end_time": 1.0}))
+
+
+def test_a_duration_that_is_not_that_of_the_audio_is_found_when_it_is_read(folder):
+    [utterance] = read_manifest(write(folder, {"audio": "clips/a.wav", "duration": 0.5}))
+    message = r"a\.wav: `duration` is 0\.5 s, but the audio is 1\.00 s long; correct it"
+    with pytest.raises(InputError, match=message):
+        decode_utterance(utterance)
+    with pytest.raises(InputError, match=message):
+        recording_of(utterance).seconds()

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE, decode_audio
+from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.data.degradation.degradation import BABBLERS, Degradation
 from arkasr.data.degradation.settings import DegradationSettings
 from arkasr.data.degradation.sounds import Sounds
-from arkasr.data.manifests.durations import seconds_of
+from arkasr.data.manifests.durations import decode_utterance, seconds_of
 from arkasr.data.manifests.manifest import Utterance, read_manifest, write_manifest
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError
@@ -73,7 +73,7 @@ def write_degraded_copies(
 
 def _write_copy(utterance: Utterance, degradation: Degradation, path: Path) -> int:
     """Write one copy and return its number of samples."""
-    speech = decode_audio(utterance.audio, utterance.begin_time, utterance.end_time, max_seconds=LONGEST_CLIP_SECONDS)
+    speech = decode_utterance(utterance)
     degraded = degradation(speech, utterance, 0)
     degraded = degraded / max(1.0, float(np.abs(degraded).max()))
     with atomic_path(path) as writing:

@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, duration_of, is_silent
-from arkasr.data.manifests.manifest import Problem, Utterance, parse_manifest
+from arkasr.data.manifests.durations import check_duration
+from arkasr.data.manifests.manifest import DURATION_TOLERANCE, Problem, Utterance, parse_manifest
 from arkasr.errors import InputError
-
-DURATION_TOLERANCE = 0.1  # seconds between the manifest's duration and the file's
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,7 @@ def _measure(utterance: Utterance, decode_audio: bool) -> float:
             f"the piece from {begin:g} to {end:g} s is not in the file, which is {file_seconds:.2f} s long; "
             "correct `begin_time` and `end_time`"
         )
-    if utterance.duration is not None and abs(utterance.duration - (end - begin)) > DURATION_TOLERANCE:
-        raise InputError(
-            f"`duration` is {utterance.duration:g} s, but the audio is {end - begin:.2f} s long; correct `duration`"
-        )
+    check_duration(utterance.duration, end - begin, str(utterance.audio))
     # Silence with an empty text is intended.
     if decode_audio and is_silent(utterance.audio, begin, end) and utterance.text != "":
         raise InputError("every sample is zero; leave out the line, or give it an empty `text`")

@@ -16,6 +16,7 @@ from arkasr.data.slices import why_missing
 from arkasr.errors import InputError
 from arkasr.files import write_atomically
 
+DURATION_TOLERANCE = 0.1  # seconds between the manifest and the file
 TASKS = ("asr",)
 MAX_SECONDS = 1e9  # larger times are errors
 
@@ -28,7 +29,7 @@ class Utterance:
         audio: absolute path of a file or a slice (`slices.py`).
         text: None if the manifest has none, or if labels are withheld.
         begin_time: seconds; None = from the start of the file.
-        end_time: seconds; None = to the end of the file.
+        end_time: seconds, or `begin_time` and `duration` if the manifest has only these; None = to the end of the file.
         language: canonical English name.
         id: unique in its manifest.
         speaker: any label.
@@ -157,6 +158,9 @@ def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
     duration = _seconds(fields, "duration")
     if duration == 0:
         raise InputError("`duration` is 0; give the seconds, or leave it out")
+    length = None if end is None else end - (begin or 0.0)
+    if duration is not None and length is not None and abs(length - duration) > DURATION_TOLERANCE:
+        raise InputError(f"`duration` is {duration:g} s, but the times give {length:g} s; correct one of them")
     task = fields.get("task")
     if task is not None and task not in TASKS:
         raise InputError(f"`task` is {task!r}; it must be {' or '.join(TASKS)}, or be left out")
@@ -168,11 +172,11 @@ def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
         audio=audio,
         text=_string(fields, "text"),
         begin_time=begin,
-        end_time=end,
+        end_time=begin + duration if end is None and begin is not None and duration is not None else end,
         language=canonical_language(language) if language else None,
         id=str(identity) if identity is not None else _default_id(name, begin, end),
         speaker=_string(fields, "speaker"),
-        duration=duration if duration is not None or end is None else end - (begin or 0.0),
+        duration=length if duration is None else duration,
         fields=fields,
     )
 
