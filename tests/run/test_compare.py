@@ -47,7 +47,7 @@ def test_a_rate_of_few_speakers_says_what_its_interval_does_not_include(tmp_path
 def test_a_single_utterance_gives_rates_and_no_test(tmp_path: Path) -> None:
     lines = compare(tmp_path, [row("x", "one two three")], [row("x", "one two")])
     assert "wer 0.00%, 0 errors / 3 tokens" in lines[0]
-    assert lines[-1].endswith(": -33.33%; 1 utterance; no test: fewer than two utterances in each set, or all alike")
+    assert lines[-1].endswith(": -33.33%; 1 utterance; no test: fewer than two utterances in each set, or no variance")
 
 
 @pytest.mark.parametrize("damage", ['{"text": "two"}', '{"id": 3}', "[]"])

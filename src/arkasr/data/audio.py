@@ -15,7 +15,7 @@ from arkasr.data.decoders.choose import open_decoder
 from arkasr.data.decoders.decoder import HEADER_TOLERANCE_SECONDS
 from arkasr.errors import InputError
 
-# Names of files that a folder or a tar is searched for.
+# A folder or a tar is searched for files with these suffixes.
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"),
     *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".awb", ".ac3", ".eac3", ".dts", ".ape", ".wv", ".tta", ".mka", ".weba"),
@@ -41,7 +41,7 @@ LONGEST_CLIP_SECONDS = 30.0  # limit of the audio encoders of student and teache
 # Pieces are read with this margin on either side, so that the resampling filter has its context.
 MARGIN_SECONDS = 0.1
 BLOCK_SECONDS = 60  # decoded at once by `is_silent`
-# Of the loudest channel's energy. If the average has less, the channels cancel each other.
+# Share of the loudest channel's energy. If the average has less, it is not used.
 CANCELLED_ENERGY = 0.05
 
 
@@ -50,16 +50,17 @@ def decode_audio(
 ) -> NDArray[np.float32]:
     """Decode a file, or a piece of it, as float32 `[samples]`, 16 kHz mono.
 
-    Channels are averaged. If they cancel each other, as in a recording with one channel inverted, the loudest is taken.
+    Channels are averaged. If that makes the piece much quieter than its loudest channel, this channel is taken: one
+    channel may be inverted.
 
     A piece equals the same piece of the whole decoded file, up to small differences from resampling. Decoders of some
-    formats (AAC, AC-3) fill quiet bands with random noise, which differs, too.
+    formats (AAC, AC-3) fill quiet bands with random noise, which is another one each time.
 
     Args:
-        path: of any format that FFmpeg or libsndfile reads, videos included; any rate and number of channels.
+        path: of any format that the decoders read, videos included; any rate and number of channels.
         begin_time: seconds; None = from the start.
         end_time: seconds; None = to the end.
-        max_seconds: longer audio is refused, and not decoded further.
+        max_seconds: longer audio is refused; no more than a second of the rest is decoded.
 
     Raises:
         InputError: the file is missing, unreadable, shorter than its header says, or has non-finite samples; or the
@@ -136,7 +137,7 @@ def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float | None 
 
 
 def downmix(channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The average of the channels, float32 `[samples]`; the loudest channel if they cancel each other.
+    """The average of the channels, float32 `[samples]`; the loudest channel if the average is much quieter.
 
     Args:
         channels: float32 `[channels, samples]`.
@@ -158,7 +159,7 @@ def too_long_message(seconds: float, longest_seconds: float = LONGEST_CLIP_SECON
 
 
 def duration_of(path: str | Path) -> float:
-    """Seconds of a file: those that can be decoded, if its header may be wrong.
+    """Seconds of a file, counted if its header may be wrong.
 
     Raises:
         InputError: the file is missing or cannot be read.

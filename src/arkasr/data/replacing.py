@@ -22,8 +22,9 @@ def reserve_outputs(outputs: Sequence[Path], *, inputs: Iterable[Path | int] = (
         inputs: as in `refuse_to_replace`.
 
     Raises:
-        InputError: an output is an input or a folder, or another command writes it.
-        OSError: an output cannot be written; names it.
+        InputError: an output is an input or a folder, its folder cannot be written, or another command writes it. If
+            the file system has no locks, that is not noticed.
+        OSError: the system refuses the output; names it.
     """
     refuse_to_replace(inputs, outputs)
     with ExitStack() as stack:

@@ -2,8 +2,8 @@
 
 In: hidden states and output heads, or the scores of requested tokens from a served teacher. Out: the result of
 docs/objective.md, exact in float32; that page says what bfloat16 changes. The student is scored on the best tokens of
-both models only; with `support: full` or `tail: bucket` on all tokens, a few positions at a time. Top-k are found tile
-by tile in `arkasr.recognizers.head`.
+both models only. With `support: full` or `tail: bucket`, it is scored on all tokens, a few positions at a time. Top-k
+are found tile by tile in `arkasr.recognizers.head`.
 """
 
 from collections.abc import Callable

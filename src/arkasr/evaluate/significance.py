@@ -162,7 +162,8 @@ def paired_comparison(
     tokens = np.asarray(reference_tokens, float)
     seeds = len(a), len(b)
     unit = "utterances" if groups is None else "speakers"
-    no_test = f"no test: fewer than two {unit} in each set, or all alike"
+    where = " in each set" if groups is None else ""
+    no_test = f"no test: fewer than two {unit}{where}, or no variance"
     if seeds == (1, 1):
         strata_sums = sums_by_group(np.stack([(a - b)[0], tokens]), groups, strata)
         difference = float((a - b).sum() / tokens.sum())

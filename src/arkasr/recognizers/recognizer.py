@@ -214,7 +214,10 @@ class Recognizer(ABC):
 
     @property
     def padding_frames(self) -> int:
-        """Number of silent frames at the end of `features`. `pad_features` repeats them; augmentation skips them."""
+        """Number of frames at the end of `features` that `pad_features` repeats and augmentation does not change.
+
+        They are silent, unless the clip fills the window.
+        """
         return 0
 
     @property

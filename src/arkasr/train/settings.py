@@ -43,8 +43,8 @@ class OptimizationSettings(Settings):
 
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     """Highest learning rate of a part of the model, in place of `learning_rate`. It follows the same schedule. `NAME`
-    is as in `freeze`. With `optimizer: muon`, `matrix_learning_rate` is multiplied by the part's rate divided by
-    `learning_rate`."""
+    is as in `freeze`. With `optimizer: muon`, the part's matrices have the rate `matrix_learning_rate` times the
+    part's rate divided by `learning_rate`."""
 
     freeze: list[str] = Field(default=[])
     """Parts of the model that are not trained: `encoder`, `adapter` (from the encoder to the decoder's width),
@@ -59,7 +59,7 @@ class OptimizationSettings(Settings):
 
     final_rate: float = Field(default=0.0, ge=0, le=1)
     """The rate at the end of the decay, as a share of the highest rate. It would be reached one step after
-    the last step, so every step of the decay has a higher rate. Needs `schedule: linear` or `cosine`."""
+    the last step. Needs `schedule: linear` or `cosine`."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     """β1 and β2 of AdamW."""

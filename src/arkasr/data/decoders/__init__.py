@@ -1,1 +1,1 @@
-"""Decoders of audio files: libsndfile for PCM and FLAC files, FFmpeg's libraries for everything else."""
+"""Decoders of audio files: libsndfile for PCM, FLAC and Ogg Vorbis, FFmpeg's libraries for everything else."""

@@ -20,10 +20,10 @@ class Decoder(Protocol):
 
     @property
     def frames(self) -> int:
-        """Length in samples. It is counted, where a header can be wrong.
+        """Length in samples. If a header can be wrong, they are counted.
 
         Raises:
-            InputError: the file is damaged or cut off.
+            InputError: the end of the file is damaged or missing.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Files that FFmpeg's libraries decode: compressed audio, and the sound of videos.
 
-Sample 0 is the first one that the decoder gives. The decoder leaves out the samples that an encoder has added at the
-beginning and the end. The length is never taken from a header: for some formats it is a guess.
+Sample 0 is the first one that the decoder gives. The decoder leaves out the samples that the file marks as added by the
+encoder. The length is never taken from a header: for some formats it is a guess.
 """
 
 import math
@@ -75,7 +75,7 @@ class Timestamps(NamedTuple):
         return cls(Fraction(frame.time_base * frame.sample_rate), frame.pts or 0)
 
     def position(self, ticks: int | None) -> int:
-        """The sample at which a frame with this timestamp begins; 0 if it has none."""
+        """The sample at which a frame with this timestamp begins; about 0 if it has none."""
         numerator, denominator = self.samples_per_tick.as_integer_ratio()
         since_origin = 0 if ticks is None else (ticks - self.origin) * numerator
         nearest = _nearest(since_origin + self.offset * denominator, self.grid * denominator)
@@ -90,7 +90,7 @@ class FfmpegFile:
     """A file that FFmpeg decodes.
 
     Args:
-        file: an open file that can be sought. It is closed with this one.
+        file: an open, seekable file. It is closed with this one.
         name: of the file, for messages.
         ignore_length: of a WAV file: read on to the end of the file.
 
@@ -153,7 +153,12 @@ class FfmpegFile:
             yield from self._decoded(container, stream, None)
 
     def _decoded(self, container: Any, stream: Any, timestamps: Timestamps | None) -> Iterator[Block]:
-        """The rest of the stream; with `timestamps` after a seek, without at the beginning.
+        """The rest of the stream.
+
+        Args:
+            container: at its beginning, or after a seek.
+            stream: of the container.
+            timestamps: needed after a seek; None = at the beginning.
 
         Raises:
             InputError: a part of it is lost, or it is cut off.
@@ -223,7 +228,7 @@ class FfmpegFile:
             )
 
     def _promised_seconds(self, container: Any, stream: Any) -> float | None:
-        """Length as the header has it; None if it has none, or may have that of another stream."""
+        """The least length that the header promises; None if it promises none, or perhaps that of another stream."""
         if self.container == "mp3" and (frames := mpeg_frames(self.file)):
             return (frames - ADDED_MPEG_FRAMES) * stream.codec_context.frame_size / self.rate
         if self.container == "caf" and stream.codec_context.name.startswith("pcm_"):

@@ -1,4 +1,4 @@
-"""Marks in files that tell what libraries do not: where a recording ends, and whether it is complete."""
+"""Marks in files for what libraries do not tell: where a recording ends, and whether it is complete."""
 
 import os
 import re

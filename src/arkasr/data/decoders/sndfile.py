@@ -1,4 +1,4 @@
-"""Files that libsndfile reads exactly: PCM in its containers, and FLAC."""
+"""Files that libsndfile reads exactly: PCM in its containers, FLAC, and Ogg Vorbis."""
 
 import os
 import re
@@ -16,9 +16,9 @@ from arkasr.errors import InputError
 SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b".snd", b"caff", b"NIST_1A", b"fLaC")
 # libsndfile reports about 2**63 frames for a stream whose header has no length.
 MAX_FRAMES = 2**40
-# Programs that write to a pipe cannot know the size of the data, and write one of this size or more.
+# Programs that write to a pipe do not know the size of the data; they write this number or more.
 SIZE_FROM_PIPE = 0x7FFF_F000
-# How the log of libsndfile names a file or chunk that is shorter than its header says: in bytes, of RF64 in samples.
+# What libsndfile's log says if a file or chunk is shorter than its header says: in bytes, for RF64 in samples.
 CUT_CHUNK = re.compile(
     r"^\s*(?:riff|data|SSND|Data Size)\s*: (?P<promised>\d+) \(should be (?P<found>\d+)\)"
     r"|^\*\*\* Calculated frame count (?P<frames>\d+) does not match value from 'ds64' chunk of "
@@ -47,7 +47,7 @@ class SndFile:
 
     @property
     def has_length(self) -> bool:
-        """Whether the header has a length. Of a file that was never finished, it has none."""
+        """Whether the header has a length. That of an unfinished file has none."""
         return 0 < self.frames < MAX_FRAMES
 
     def read(self, first: int, last: int | None) -> NDArray[np.float32]:

@@ -182,7 +182,7 @@ def parse_line(raw: bytes, folder: Path, check_files: bool) -> Utterance:
 
 
 def _finite(number: str) -> float:
-    """Python reads NaN and Infinity, and makes an infinity of 1e999, but no other program reads what it then writes."""
+    """Python reads and writes NaN and Infinity (1e999 becomes one); other programs refuse such JSON."""
     value = float(number)
     if not math.isfinite(value):
         raise ValueError(f"{number} is no JSON number")
