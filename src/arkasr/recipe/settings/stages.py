@@ -35,7 +35,8 @@ class TrainingStageSettings(StageSettings):
     and the data order. `false`: schedule, optimizer states and data order start anew. An `sft` or `opd` stage can
     continue an `sft` or `opd` stage. The two `optimization` tables must be equal, except for `steps`, `evaluate_every`,
     `checkpoint_every`, `keep_checkpoints`, `data_workers`, `activation_checkpointing`, `sharding`, `max_skipped_steps`
-    and `max_quarantined_share`. `once` and the lowest `degradation.speed.factor` must be equal, too. Not with `data_order`."""
+    and `max_quarantined_share`. `once` and the lowest `degradation.speed.factor` must be equal, too. Not with
+    `data_order`."""
 
     data_order: str | None = Field(default=None, min_length=1)
     """This name and the run's seed determine the shuffle, the augmentation and the degradation. Stages with the same
