@@ -27,7 +27,7 @@ def test_models_can_be_evaluated_compared_and_used_for_labels(smoke, cache, tmp_
             "evaluate", manifest, "--model", model, "-o", outputs[-1], "--max-new-tokens", 12, cache=cache
         )
         assert finished.returncode == 0, finished.stderr
-        assert "normalizer basic@1" in finished.stdout
+        assert "normalizer basic@2" in finished.stdout
     compared = arkasr("compare", *outputs, cache=cache)
     assert compared.returncode == 0, compared.stderr
     assert "permutation" in compared.stdout

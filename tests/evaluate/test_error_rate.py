@@ -77,7 +77,7 @@ def test_failed_utterances_are_counted_separately_and_empty_references_count_ins
         "ci95",
         "utterances",
     } <= row.keys()
-    assert (row["metric"], row["utterances"], row["failed"], row["normalizer"]) == ("wer", 2, 1, "basic@1")
+    assert (row["metric"], row["utterances"], row["failed"], row["normalizer"]) == ("wer", 2, 1, "basic@2")
 
 
 def test_a_set_without_any_reference_token_has_no_rate():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from arkasr.data.corpora.specs import TEST_SETS
-from arkasr.evaluate.normalize import PROFILES
+from arkasr.evaluate.normalize import NEWEST
 from arkasr.progress import Progress
 from arkasr.recipe.load import load_settings, parse
 from arkasr.recipe.presets import PRESETS, merged
@@ -99,7 +99,7 @@ def test_the_defaults_on_the_page_are_the_real_ones():
 def test_all_presets_profiles_and_manifests_are_listed():
     meanings = {(settings.__name__, key.strip("`")): meaning for settings, key, *_, meaning in rows_of_page()}
     assert set(re.findall(r"`([\w.-]+)`", meanings["ModelSettings", "preset"])) > set(PRESETS)
-    assert set(re.findall(r"`([\w.-]+)`", meanings["EvaluationSettings", "normalizer"])) == {*PROFILES, "default"}
+    assert set(re.findall(r"`([\w.-]+)`", meanings["EvaluationSettings", "normalizer"])) == {*NEWEST, "default"}
     listed = set(re.findall(r"`([\w.-]+)`", meanings["SetSettings", "manifest"]))
     assert listed == {"dataset", *(f"{name}.jsonl" for name in ("train", "dev", *TEST_SETS))}
 

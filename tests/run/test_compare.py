@@ -39,9 +39,9 @@ def test_a_rate_of_few_speakers_says_what_its_interval_does_not_include(tmp_path
     )
     lines = compare(tmp_path, few, many)
     assert lines[0].endswith(
-        "40 utterances, 8 speakers, 0 failed, 0 without reference, normalizer basic@1" + FEW_SPEAKERS
+        "40 utterances, 8 speakers, 0 failed, 0 without reference, normalizer basic@2" + FEW_SPEAKERS
     )
-    assert lines[1].endswith("40 utterances, 20 speakers, 0 failed, 0 without reference, normalizer basic@1")
+    assert lines[1].endswith("40 utterances, 20 speakers, 0 failed, 0 without reference, normalizer basic@2")
 
 
 def test_a_single_utterance_gives_rates_and_no_test(tmp_path: Path) -> None:

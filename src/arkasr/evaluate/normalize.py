@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from arkasr.data.languages import UNSPACED_LANGUAGES
 from arkasr.errors import InputError, nearest_of
+from arkasr.evaluate.chinese import as_read, verbalizer
+from arkasr.evaluate.spelling import one_spelling, visible
 
 Unit = Literal["word", "character"]
 IDEOGRAPH = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -44,14 +46,15 @@ def unit_for(language: str | None) -> Unit:
 
 
 def get_profile(name: str) -> Profile:
-    """The profile called `name`.
+    """The profile called `name`, such as `basic` (its newest version) or `basic@1`.
 
     Raises:
         InputError: no such profile; the message suggests the nearest name.
     """
-    if name not in PROFILES:
-        raise InputError(f"normalizer {name!r} does not exist; {nearest_of(name, PROFILES)}")
-    return PROFILES[name]
+    profile = NEWEST.get(name) or PROFILES.get(name)
+    if profile is None:
+        raise InputError(f"normalizer {name!r} does not exist; {nearest_of(name, PROFILES if '@' in name else NEWEST)}")
+    return profile
 
 
 def _identity(text: str) -> str:
@@ -59,7 +62,10 @@ def _identity(text: str) -> str:
 
 
 def _basic(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    return _words_of(unicodedata.normalize("NFKC", text).lower().replace("’", "'"))
+
+
+def _words_of(text: str) -> str:
     return " ".join("".join(_letter_or_space(text, index) for index in range(len(text))).split())
 
 
@@ -84,17 +90,20 @@ def _whisper_normalizer() -> Any:
 
 
 def _chinese(text: str) -> str:
-    spoken = _chinese_verbalizer().normalize(unicodedata.normalize("NFKC", text))
+    spoken = verbalizer().normalize(unicodedata.normalize("NFKC", text))
     return SPACE_BETWEEN_IDEOGRAPHS.sub("", _basic(spoken))
 
 
-@lru_cache(maxsize=1)
-def _chinese_verbalizer() -> Any:
-    try:
-        from wetext import Normalizer
-    except ImportError as error:
-        raise InputError("normalizer 'zh' needs the package wetext; install arkasr[zh]") from error
-    return Normalizer(lang="zh", operator="tn")
+def _basic_2(text: str) -> str:
+    return _words_of(one_spelling(text))
+
+
+def _whisper_english_2(text: str) -> str:
+    return _whisper_english(visible(text))
+
+
+def _chinese_2(text: str) -> str:
+    return SPACE_BETWEEN_IDEOGRAPHS.sub("", _basic_2(as_read(visible(text))))
 
 
 def _upstream_ark(text: str) -> str:
@@ -104,12 +113,16 @@ def _upstream_ark(text: str) -> str:
 
 
 PROFILES = {
-    profile.name: profile
+    profile.label: profile
     for profile in (
         Profile("identity", 1, _identity),
         Profile("basic", 1, _basic),
+        Profile("basic", 2, _basic_2),
         Profile("whisper-en", 1, _whisper_english),
+        Profile("whisper-en", 2, _whisper_english_2),
         Profile("zh", 1, _chinese),
+        Profile("zh", 2, _chinese_2),
         Profile("upstream-ark", 1, _upstream_ark),
     )
 }
+NEWEST = {profile.name: profile for profile in PROFILES.values()}

@@ -132,7 +132,7 @@ class ShownTestSet:
 def load_shown_test_set(run: Run, name: str, limits: Limits) -> ShownTestSet:
     """Read every variant's transcripts of a test set, of the run's first seed, and encode the recordings."""
     score = next(score for score in run.scores if score.set == name)
-    profile = get_profile(score.normalizer.partition("@")[0])
+    profile = get_profile(score.normalizer)
     unit: Unit = "word" if score.metric == "wer" else "character"
     seed = run.seeds[0]
     rows: dict[str, dict[str, Row]] = {}

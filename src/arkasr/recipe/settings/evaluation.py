@@ -18,7 +18,8 @@ class EvaluationSettings(Settings):
 
     normalizer: dict[str, str] = Field(default={"default": "basic"})
     """Text normaliser by language. The language is a name or a code. `default` is required and is for the other
-    languages. Values: `identity`, `basic`, `whisper-en`, `zh`, `upstream-ark`."""
+    languages. Values: `identity`, `basic`, `whisper-en`, `zh`, `upstream-ark`, each in its newest version. A version
+    after `@` names an older one: `basic@1`."""
 
     max_new_tokens: int = Field(default=256, ge=1)
     """Maximum tokens of a transcript."""
