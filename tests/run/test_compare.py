@@ -8,7 +8,7 @@ import pytest
 
 from arkasr.data.manifests.manifest import write_manifest
 from arkasr.errors import InputError
-from arkasr.run.scoring_commands import compare_transcripts
+from arkasr.run.compare_command import compare_transcripts
 
 FEW_SPEAKERS = "; the variance between so few speakers (8) is not included"
 

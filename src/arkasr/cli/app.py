@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
+from arkasr import __version__
+
 # Typer vendors click and does not export UsageError, the base class of its BadParameter.
 UsageError: Any = typer.BadParameter.__base__
 
@@ -12,8 +14,24 @@ app = typer.Typer(
     help="Data-efficient speech recognition by on-policy distillation.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"arkasr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def arkasr(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Data-efficient speech recognition by on-policy distillation."""
+
+
 data_app = typer.Typer(help="Check and prepare manifests.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 

@@ -3,10 +3,10 @@
 import signal
 import sys
 import warnings
-from types import FrameType
+from types import FrameType, ModuleType
 
 import typer
-from transformers.utils import logging as transformers_logging
+import wrapt
 
 from arkasr.cli import data, experiment, models  # noqa: F401  (each registers its commands)
 from arkasr.cli.app import UsageError, app
@@ -55,6 +55,10 @@ def _raise_interrupted(number: int, frame: FrameType | None) -> None:
 
 def silence_libraries() -> None:
     """Silence warnings and progress bars of other libraries; their errors stay."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    wrapt.register_post_import_hook(_silence_transformers, "transformers.utils.logging")
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate")
+
+
+def _silence_transformers(logging: ModuleType) -> None:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -99,14 +99,16 @@ def transcribe(
     """Transcribe recordings of any length."""
     from arkasr.data.audio import LONGEST_CLIP_SECONDS
     from arkasr.data.replacing import files_of_model, reserve_outputs
-    from arkasr.progress import Progress
-    from arkasr.recognizers.precision import dtype_named
-    from arkasr.transcribe import command
     from arkasr.transcribe.inputs import open_inputs, path_or_descriptor
-    from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 
     with ExitStack() as stack:
         inputs = stack.enter_context(open_inputs(sources, find_speech=vad))
+        # These import PyTorch: a wrong path is reported before.
+        from arkasr.progress import Progress
+        from arkasr.recognizers.precision import dtype_named
+        from arkasr.transcribe import command
+        from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
+
         models = [path for name in (model, word_times) if name for path in files_of_model(name)]
         target = command.target_of(output, format_name, inputs, [*map(path_or_descriptor, sources), *models])
         stack.enter_context(reserve_outputs(target.locked))
@@ -143,7 +145,7 @@ def evaluate(
     """Transcribe a manifest and print its error rate with a 95% interval."""
     from arkasr.recognizers.device import default_device
     from arkasr.recognizers.inference import RecognitionSettings
-    from arkasr.run.scoring_commands import evaluate_manifest
+    from arkasr.run.evaluate_command import evaluate_manifest
 
     settings = RecognitionSettings(batch_seconds, max_new_tokens)
     for line in evaluate_manifest(manifest, model, normalizer, output, settings, default_device()):
@@ -156,7 +158,7 @@ def compare(
     normalizer: Annotated[str, typer.Option(help="Normaliser profile.")] = "basic",
 ) -> None:
     """Compare the first system with each of the others on the same utterances."""
-    from arkasr.run.scoring_commands import compare_transcripts
+    from arkasr.run.compare_command import compare_transcripts
 
     for line in compare_transcripts(transcripts, normalizer):
         print(line)

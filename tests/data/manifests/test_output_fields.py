@@ -11,7 +11,8 @@ from arkasr.data.corpora.prepare import prepare_corpus
 from arkasr.data.manifests.manifest import read_manifest, read_rows
 from arkasr.data.manifests.output_fields import LABEL_FIELDS, SCORED_FIELDS
 from arkasr.recognizers.inference import RecognitionSettings
-from arkasr.run.scoring_commands import compare_transcripts, evaluate_manifest
+from arkasr.run.compare_command import compare_transcripts
+from arkasr.run.evaluate_command import evaluate_manifest
 from arkasr.teacher.label import label
 from arkasr.transcribe.formats import transcript_row
 from arkasr.transcribe.transcript import Transcript

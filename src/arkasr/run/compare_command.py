@@ -1,54 +1,16 @@
-"""The commands `evaluate` (score one model on a manifest) and `compare` (test systems against each other)."""
+"""The command `compare`: systems against each other on the transcripts that `evaluate` wrote, without any model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from arkasr.data.languages import canonical_language
-from arkasr.data.manifests.manifest import read_manifest, read_rows, write_manifest
-from arkasr.data.replacing import files_of_model, reserve_outputs
+from arkasr.data.manifests.manifest import read_rows
 from arkasr.errors import InputError
 from arkasr.evaluate.normalize import Profile, get_profile, unit_for
 from arkasr.evaluate.scoring import Prediction, Score, metric_name, number_of_speakers, prediction_of, score
 from arkasr.evaluate.significance import paired_comparison
-from arkasr.progress import Progress
-from arkasr.recognizers.inference import RecognitionSettings, recognize
-from arkasr.recognizers.load import load_recognizer
 from arkasr.report.wording import count, few_speakers
-from arkasr.run.evaluation import prediction_row
-
-
-def evaluate_manifest(
-    manifest: Path,
-    model: str,
-    normalizer: str,
-    output: Path | None,
-    settings: RecognitionSettings,
-    device: torch.device,
-) -> Iterator[str]:
-    """Transcribe a manifest, write the transcripts to `output` if given, and yield a line of scores for each language.
-
-    Raises:
-        InputError: manifest, model or profile does not exist, or the output would replace an input.
-    """
-    profile = get_profile(normalizer)
-    utterances = read_manifest(manifest)
-    outputs = [] if output is None else [output]
-    audio = (utterance.audio for utterance in utterances)
-    with reserve_outputs(outputs, inputs=[manifest, *files_of_model(model), *audio]):
-        recognizer = load_recognizer(model, device=str(device))
-        with Progress().count("evaluate", len(utterances)) as advance:
-            recognitions = recognize(recognizer, utterances, settings, on_batch=advance)
-        rows = [
-            prediction_row(utterance, recognition, profile, unit_for(utterance.language))
-            for utterance, recognition in zip(utterances, recognitions, strict=True)
-        ]
-        if output is not None:
-            write_manifest(output, rows)
-    for name, result in _scores({row["id"]: row for row in rows}, profile).items():
-        yield f"{name}: {describe(result)}"
 
 
 def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]:
@@ -64,7 +26,7 @@ def compare_transcripts(paths: Sequence[Path], normalizer: str) -> Iterator[str]
     for path in paths[1:]:
         _refuse_different_references(paths[0], systems[paths[0]], path, systems[path])
     profile = get_profile(normalizer)
-    scores = {path: _scores(rows, profile) for path, rows in systems.items()}
+    scores = {path: scores_by_language(rows, profile) for path, rows in systems.items()}
     for path, by_language in scores.items():
         for language, result in by_language.items():
             yield f"{path}: {language}: {describe(result)}"
@@ -142,7 +104,7 @@ def describe(result: Score) -> str:
     )
 
 
-def _scores(rows: Mapping[str, dict[str, Any]], profile: Profile) -> dict[str, Score]:
+def scores_by_language(rows: Mapping[str, dict[str, Any]], profile: Profile) -> dict[str, Score]:
     """A score for each language. Languages are not pooled: their units and difficulty differ."""
     by_language: dict[str | None, list[dict[str, Any]]] = {}
     for row in rows.values():
