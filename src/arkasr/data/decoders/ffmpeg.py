@@ -247,6 +247,8 @@ class FfmpegFile:
                 stream = container.streams.best("audio")
                 if stream is None:
                     raise InputError(f"{self.name}: has no sound; leave it out")
+                if stream.codec_context is None or not stream.codec_context.sample_rate:
+                    raise InputError(f"{self.name}: has sound of an unknown kind; convert the file or leave it out")
                 yield container, stream
         except (av.error.FFmpegError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, av.error.FFmpegError) else error
