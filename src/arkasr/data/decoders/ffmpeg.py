@@ -244,14 +244,14 @@ class FfmpegFile:
         self.file.seek(0)
         try:
             with av.open(self.file, options=self.options, metadata_errors="replace") as container:
-                stream = container.streams.best("audio")
+                stream: Any = container.streams.best("audio")
                 if stream is None:
                     raise InputError(f"{self.name}: has no sound; leave it out")
                 if stream.codec_context is None or not stream.codec_context.sample_rate:
                     raise InputError(f"{self.name}: has sound of an unknown kind; convert the file or leave it out")
                 yield container, stream
-        except (av.error.FFmpegError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, av.error.FFmpegError) else error
+        except (av.error.FFmpegError, OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise InputError(
                 f"{self.name}: not audio that can be read ({reason}); convert the file or leave it out"
             ) from error
