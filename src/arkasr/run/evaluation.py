@@ -33,6 +33,11 @@ from arkasr.run.result_rows import comparison_rows, resampling_units, seed_means
 from arkasr.run.resumable_work import ResumableWork, Row
 
 
+def is_evaluated(context: RunContext, variant: str, seed: int) -> bool:
+    """Whether a variant's transcripts of all test sets exist."""
+    return all(context.folder.predictions(variant, seed, name).exists() for name in context.recipe.evaluation.sets)
+
+
 def evaluate_variant(context: RunContext, inputs: Inputs, variant: str, seed: int, progress: Progress) -> None:
     """Transcribe every test set that this variant has not transcribed yet.
 

@@ -13,11 +13,12 @@ from arkasr.report.page import write_report
 from arkasr.run.checks import check_test_sets
 from arkasr.run.context import RunContext
 from arkasr.run.environment import RunSession
-from arkasr.run.evaluation import collect_results, evaluate_variant
+from arkasr.run.evaluation import collect_results, evaluate_variant, is_evaluated
 from arkasr.run.folder import RunFolder, write_json
 from arkasr.run.inputs import Inputs
 from arkasr.run.labels import run_label_stage
 from arkasr.run.lock import lock_run_folder
+from arkasr.run.outlook import Outlook, parts_of
 from arkasr.run.stages import build_stage, run_calibration, run_training_stage
 from arkasr.train.calibrate import Calibration
 
@@ -40,14 +41,17 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     with _open_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
         check_test_sets(context)
         inputs.check_test_sets()
+        outlook = Outlook(parts_of(recipe, lambda name: _utterances_in(context, name)), progress.print)
         for seed in recipe.seeds:
             for name in recipe.stages:
                 if context.seed_of(name, seed) == seed:
-                    run_stage(context, inputs, name, seed, progress)
+                    with outlook.next_part(is_finished=_result(context, name, seed).exists()):
+                        run_stage(context, inputs, name, seed, progress)
                     session.save()
             for variant, name in recipe.variants.items():
-                if context.seed_of(name, seed) == seed:
-                    evaluate_variant(context, inputs, variant, seed, progress)
+                if recipe.evaluation.sets and context.seed_of(name, seed) == seed:
+                    with outlook.next_part(is_finished=is_evaluated(context, variant, seed)):
+                        evaluate_variant(context, inputs, variant, seed, progress)
                     session.save()
         if processes.is_first_rank():
             shutil.rmtree(context.folder.teacher_cache, ignore_errors=True)
@@ -85,8 +89,7 @@ def run_stage(context: RunContext, inputs: Inputs, name: str, seed: int, progres
     """
     settings = context.recipe.stages[name]
     labels = isinstance(settings, LabelStageSettings)
-    result = context.folder.labels(name, seed) if labels else context.folder.model(name, seed)
-    if processes.broadcast_from_first(result.exists):
+    if processes.broadcast_from_first(_result(context, name, seed).exists):
         if labels and processes.is_first_rank():  # a killed run may have left the parts
             shutil.rmtree(context.folder.stage(name, seed) / "parts", ignore_errors=True)
         return
@@ -96,6 +99,21 @@ def run_stage(context: RunContext, inputs: Inputs, name: str, seed: int, progres
     else:
         run_training_stage(context, name, seed, settings, progress, inputs.record)
     processes.barrier()
+
+
+def _result(context: RunContext, name: str, seed: int) -> Path:
+    """What a finished stage has written: labels, or a model."""
+    labels = isinstance(context.recipe.stages[name], LabelStageSettings)
+    return context.folder.labels(name, seed) if labels else context.folder.model(name, seed)
+
+
+def _utterances_in(context: RunContext, name: str) -> int:
+    """Size of a set of the recipe, or of the labels of a stage: as many as the set has that the stage labels."""
+    while name in context.recipe.stages:
+        stage = context.recipe.stages[name]
+        assert isinstance(stage, LabelStageSettings)
+        name = stage.audio
+    return len(context.set(name))
 
 
 def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progress: Progress) -> Path:
