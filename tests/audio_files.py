@@ -40,7 +40,9 @@ FORMATS = {
     "ulaw.wav": SndfileFormat("WAV", "ULAW", 8_000),
     "ima.wav": SndfileFormat("WAV", "IMA_ADPCM"),
     "ms.wav": SndfileFormat("WAV", "MS_ADPCM"),
+    "gsm.wav": SndfileFormat("WAV", "GSM610", 8_000),
     "extensible.wav": SndfileFormat("WAVEX", "PCM_16"),
+    "a.sph": SndfileFormat("NIST", "PCM_16"),
     "a.w64": SndfileFormat("W64", "PCM_16"),
     "a.rf64": SndfileFormat("RF64", "PCM_16"),
     "a.aiff": SndfileFormat("AIFF", "PCM_16"),
@@ -62,12 +64,24 @@ FORMATS = {
     "a.amr": FfmpegFormat("amr", "libopencore_amrnb", 8_000),
     "a.wma": FfmpegFormat("asf", "wmav2", bit_rate=64_000),
     "a.ac3": FfmpegFormat("ac3", "ac3", 48_000),
+    "44.ac3": FfmpegFormat("ac3", "ac3"),
+    "flac.ogg": FfmpegFormat("ogg", "flac"),
+    "a.avi": FfmpegFormat("avi", "pcm_s16le"),
+    "a.ts": FfmpegFormat("mpegts", "aac"),
     "film.mp4": FfmpegFormat("mp4", "aac", 48_000, "stereo"),
 }
 
 
-def write_audio(path, samples, form):
-    """Write float32 `[samples]`, 16 kHz mono, in a format of `FORMATS`. A file named `film` has pictures, too."""
+def write_audio(path, samples, form, *, begin=0.0, gap=None):
+    """Write float32 `[samples]`, 16 kHz mono, in a format of `FORMATS`. A file named `film` has pictures, too.
+
+    Args:
+        path: to be written.
+        samples: what is heard.
+        form: how FFmpeg or libsndfile writes it.
+        begin: seconds of the first timestamp; of a format with timestamps.
+        gap: second at which timestamps jump, and by how many seconds; of a format with timestamps.
+    """
     wide = soxr.resample(samples, RATE, form.rate) if form.rate != RATE else samples
     if isinstance(form, SndfileFormat):
         soundfile.write(path, wide, form.rate, format=form.container, subtype=form.subtype)
@@ -80,6 +94,10 @@ def write_audio(path, samples, form):
         if form.bit_rate:
             stream.bit_rate = form.bit_rate
         for packet in _packets(stream, wide, form):
+            if packet.pts is not None:
+                after_gap = gap is not None and packet.pts * packet.time_base >= gap[0]
+                late = round((begin + (gap[1] if after_gap else 0.0)) / packet.time_base)
+                packet.pts, packet.dts = packet.pts + late, packet.dts + late
             container.mux(packet)
         for video in container.streams.video:
             for _ in range(5 * len(samples) // RATE):

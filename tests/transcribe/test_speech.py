@@ -60,6 +60,19 @@ def test_speech_is_not_judged_by_its_level_or_offset(long_recording, factor, off
         assert (part.begin, part.end) == pytest.approx((same.begin, same.end), abs=1_600)
 
 
+def test_a_bang_or_a_changing_offset_does_not_hide_quiet_speech(long_recording):
+    waveform, _ = long_recording
+    expected = ranges_of(waveform)
+    quiet = 0.02 * waveform
+    bang = quiet.copy()
+    bang[:16_000] += np.random.default_rng(0).normal(size=16_000).astype(np.float32) * 0.3
+    step = quiet + np.where(np.arange(len(quiet)) < len(quiet) // 2, 0.3, 0.0).astype(np.float32)
+    for changed in (bang, step):
+        found = ranges_of(changed)
+        held = sum(max(min(a.end, b.end) - max(a.begin, b.begin), 0) for a in expected for b in found)
+        assert held > 0.9 * sum(part.samples for part in expected)
+
+
 def test_processing_in_blocks_hardly_changes_the_probabilities(long_recording, monkeypatch):
     waveform, _ = long_recording
     expected = speech_probabilities(lambda first, last: waveform[first:last], len(waveform))

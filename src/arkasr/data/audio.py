@@ -19,6 +19,7 @@ from arkasr.errors import InputError
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"),
     *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".awb", ".ac3", ".eac3", ".dts", ".ape", ".wv", ".tta", ".mka", ".weba"),
+    *(".aifc", ".asf", ".mp2", ".ogv", ".sph", ".spx", ".voc"),
     *(
         ".mp4",
         ".m4v",
@@ -40,9 +41,8 @@ SAMPLE_RATE = 16_000  # samples per second
 LONGEST_CLIP_SECONDS = 30.0  # limit of the audio encoders of student and teacher
 # Pieces are read with this margin on either side, so that the resampling filter has its context.
 MARGIN_SECONDS = 0.1
-BLOCK_SECONDS = 60  # decoded at once by `is_silent`
-# Share of the loudest channel's energy. If the average has less, it is not used.
-CANCELLED_ENERGY = 0.05
+# Share of the energy that the average keeps if one channel has sound and all others are silent. Less is cancelled.
+CANCELLED_SHARE = 0.8
 
 
 def decode_audio(
@@ -126,8 +126,7 @@ def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float | None 
     with closing(open_decoder(path)) as file:
         last = file.frames if end_time is None else min(round(end_time * file.rate), file.frames)
         count, silent = 0, True
-        for first in range(round(begin_time * file.rate), last, BLOCK_SECONDS * file.rate):
-            samples = file.read(first, min(first + BLOCK_SECONDS * file.rate, last))
+        for samples in file.blocks(round(begin_time * file.rate), last):
             _check_finite(path, samples)
             count += samples.shape[1]
             silent = silent and not samples.any()
@@ -145,9 +144,10 @@ def downmix(channels: NDArray[np.float32]) -> NDArray[np.float32]:
     average: NDArray[np.float32] = channels.mean(axis=0)
     if len(channels) == 1:
         return average
-    energies = [float(np.dot(channel, channel)) for channel in channels]
-    loudest = int(np.argmax(energies))
-    return channels[loudest] if np.dot(average, average) < CANCELLED_ENERGY * energies[loudest] else average
+    variances = channels.var(axis=1, dtype=np.float64)
+    loudest = int(np.argmax(variances >= 0.99 * variances.max()))  # the first of channels that are equally loud
+    is_cancelled = average.var(dtype=np.float64) < CANCELLED_SHARE * variances[loudest] / len(channels) ** 2
+    return channels[loudest] if is_cancelled else average
 
 
 def too_long_message(seconds: float, longest_seconds: float = LONGEST_CLIP_SECONDS) -> str:

@@ -61,13 +61,17 @@ def speech_probabilities(read: Callable[[int, int], np.ndarray], samples: int) -
 
 
 def at_speech_level(waveform: np.ndarray) -> np.ndarray:
-    """A copy of float32 `[samples]` at the level for which Silero was made, without offset; silence stays silence."""
-    centred = waveform - waveform.mean() if len(waveform) else waveform
-    frames = centred[: len(centred) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-    levels = np.sqrt(np.square(frames).mean(axis=1))
-    if len(levels) < LOUD_FRAMES or (loud := float(np.partition(levels, -LOUD_FRAMES)[-LOUD_FRAMES])) < SILENT_RMS:
-        return centred
-    return np.asarray(centred * np.float32(SPEECH_RMS / loud))
+    """A copy of float32 `[samples]`, without offset, and at least as loud as normal speech; silence stays silence."""
+    count = len(waveform) // FRAME_SAMPLES
+    if count < LOUD_FRAMES:
+        return waveform
+    means = waveform[: count * FRAME_SAMPLES].reshape(count, FRAME_SAMPLES).mean(axis=1)
+    centres = (np.arange(count) + 0.5) * FRAME_SAMPLES
+    centred = waveform - np.interp(np.arange(len(waveform)), centres, means).astype(np.float32)
+    levels = np.sqrt(np.square(centred[: count * FRAME_SAMPLES].reshape(count, FRAME_SAMPLES)).mean(axis=1))
+    loud = float(np.partition(levels, -LOUD_FRAMES)[-LOUD_FRAMES])
+    # Never quieter: beside a bang, speech would be lost.
+    return np.asarray(centred * np.float32(max(SPEECH_RMS / loud, 1.0)) if loud >= SILENT_RMS else centred)
 
 
 def speech_ranges(probabilities: np.ndarray, samples: int, *, margin_ms: int = MARGIN_MS) -> list[SampleRange]:

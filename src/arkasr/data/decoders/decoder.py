@@ -1,10 +1,12 @@
 """What the decoders have in common."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK_SECONDS = 60
 # A recording may end this much before the length in its header. Headers of MP3 files count padding.
 HEADER_TOLERANCE_SECONDS = 0.1
 
@@ -32,6 +34,16 @@ class Decoder(Protocol):
 
         Raises:
             InputError: this part of the file is damaged or cut off.
+        """
+        ...
+
+    def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
+        """What `read` returns, in parts of at most a minute, in memory that does not grow with the file.
+
+        The number of channels may change.
+
+        Raises:
+            InputError: as `read`.
         """
         ...
 

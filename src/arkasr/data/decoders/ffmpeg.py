@@ -5,11 +5,12 @@ encoder. The length is never taken from a header: for some formats it is a guess
 """
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import av
@@ -27,13 +28,18 @@ CONTAINERS = (
     "3g2,mj2,mpeg,mpegts,mxf,nistsphere,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
 # Their duration is stored, not guessed from the bit rate.
-CONTAINERS_WITH_DURATION = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg"}
+CONTAINERS_WITH_DURATION = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg", "asf", "avi"}
+# Their frames have timestamps of their own, and there may be gaps between them.
+TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg", "asf", "avi", "flv"}
+# Their timestamps do not say exactly where a frame begins, or begin again where files were joined.
+UNTIMED_CONTAINERS = {"wav", "mpeg", "mpegts"}
 ADDED_MPEG_FRAMES = 4  # most frames of silence that an MP3 encoder adds, and the decoder leaves out
 # Decoded before a piece and dropped, so that the decoder no longer depends on where it began.
 PREROLL_SECONDS = 1.0
 # Timestamps of contiguous frames may be rounded, and clocks drift. Larger gaps are filled with silence.
 CONTIGUOUS_SECONDS = 0.02
 LONGEST_GAP_SECONDS = 3600.0
+JOINED_SECONDS = 1.0
 FIRST_FRAMES = 64
 
 
@@ -107,32 +113,41 @@ class FfmpegFile:
 
     @cached_property
     def frames(self) -> int:
-        with self._open() as (container, stream):
-            pts = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
-        last = self._timestamps.position(max(pts)) if self._timestamps and pts else 0
+        last = 0
+        if self._timestamps is not None:
+            with self._open() as (container, stream):
+                pts = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+            last = self._timestamps.position(max(pts, default=self._timestamps.origin))
         end = 0
         for block in self._blocks(last):
             end = block.last
         return end
 
     def read(self, first: int, last: int | None) -> NDArray[np.float32]:
+        parts = list(self.blocks(first, last))
+        channels = len(parts[0]) if parts else 1
+        alike = (
+            part if len(part) == channels else np.repeat(part.mean(axis=0, keepdims=True), channels, axis=0)
+            for part in parts
+        )
+        return np.concatenate([np.zeros((channels, 0), dtype=np.float32), *alike], axis=1)
+
+    def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         end = math.inf if last is None else last
-        parts: list[NDArray[np.float32]] = []
         wanted = first
         for block in self._blocks(first):
-            if block.first >= end:
-                break
             if block.last <= wanted:
                 continue
-            channels = len(parts[0]) if parts else len(block.samples)
-            parts.append(np.zeros((channels, max(block.first - wanted, 0)), dtype=np.float32))
+            gap = int(min(block.first, end)) - wanted
+            if gap > 0:
+                yield np.zeros((len(block.samples), gap), dtype=np.float32)
+                wanted += gap
             until = int(min(block.last, end))
-            part = block.samples[:, max(wanted - block.first, 0) : until - block.first]
-            parts.append(part if len(part) == channels else np.repeat(part.mean(axis=0, keepdims=True), channels, 0))
-            wanted = until
-            if wanted == end:
-                break
-        return np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), dtype=np.float32)
+            if until > wanted:
+                yield block.samples[:, wanted - block.first : until - block.first]
+                wanted = until
+            if wanted >= end:
+                return
 
     def close(self) -> None:
         self.file.close()
@@ -143,75 +158,113 @@ class FfmpegFile:
         if begin > 0 and self._timestamps is not None:
             with self._open() as (container, stream):
                 container.seek(self._timestamps.ticks(begin), stream=stream)
-                blocks = self._decoded(container, stream, self._timestamps)
+                blocks = self._decoded(container, stream, self._timestamps, after_seek=True)
                 block = next(blocks, None)
                 if block is not None and block.first <= first:
                     yield block
                     yield from blocks
                     return
+        # In other containers, timestamps are counted from the frames, so there are no gaps.
+        timestamps = self._timestamps if self.container in TIMED_CONTAINERS else None
         with self._open() as (container, stream):
-            yield from self._decoded(container, stream, None)
+            yield from self._decoded(container, stream, timestamps, after_seek=False)
 
-    def _decoded(self, container: Any, stream: Any, timestamps: Timestamps | None) -> Iterator[Block]:
+    def _decoded(
+        self, container: Any, stream: Any, timestamps: Timestamps | None, *, after_seek: bool
+    ) -> Iterator[Block]:
         """The rest of the stream.
 
         Args:
             container: at its beginning, or after a seek.
             stream: of the container.
-            timestamps: needed after a seek; None = at the beginning.
+            timestamps: they place each frame; None = each frame follows the one before.
+            after_seek: whether the container is not at its beginning.
 
         Raises:
             InputError: a part of it is lost, or it is cut off.
         """
-        expected, lost = None if timestamps else 0, 0.0
-        is_trimmed = timestamps is not None  # the first frame after a seek may lack its first samples
+        expected = None if after_seek else 0
+        is_trimmed = after_seek  # the first frame after a seek may lack its first samples
+        for frame, lost in self._frames(container, stream, is_strict=not after_seek):
+            if is_trimmed:
+                is_trimmed = False
+                continue
+            if frame.sample_rate != self.rate:
+                raise InputError(
+                    f"{self.name}: its sample rate changes from {self.rate} to {frame.sample_rate} Hz; convert it"
+                )
+            if timestamps is None:
+                first = (expected or 0) + round(lost * self.rate)
+            else:
+                first = self._first_sample(timestamps, frame, expected)
+            block = Block(first, _channels(frame))
+            expected = block.last
+            yield block
+        if expected is not None:
+            self._check_end(container, stream, expected)
+
+    def _frames(self, container: Any, stream: Any, *, is_strict: bool) -> Iterator[tuple[Any, float]]:
+        """The frames of the rest of the stream, each with the seconds that were lost before it.
+
+        Args:
+            container: at its beginning, or after a seek.
+            stream: of the container.
+            is_strict: whether more than `HEADER_TOLERANCE_SECONDS` of undecodable packets are an error. After a seek,
+                decoders need some packets until they work.
+        """
+        lost, lost_in_all, is_working = 0.0, 0.0, is_strict
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError as error:
-                # Decoders need some packets after a seek until they work.
-                lost += 0 if expected is None else float((packet.duration or 0) * packet.time_base)
-                if lost > HEADER_TOLERANCE_SECONDS:
-                    raise InputError(
-                        f"{self.name}: damaged at {(expected or 0) / self.rate:.2f} s ({error.strerror}); replace it"
-                    ) from error
+            except av.error.FFmpegError as error:
+                seconds_lost = float((packet.duration or 0) * packet.time_base) if is_working else 0.0
+                lost, lost_in_all = lost + seconds_lost, lost_in_all + seconds_lost
+                if lost_in_all > HEADER_TOLERANCE_SECONDS:
+                    place = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.2f} s"
+                    raise InputError(f"{self.name}: damaged{place} ({error.strerror}); replace it") from error
                 continue
-            for frame in frames[is_trimmed:]:
-                if frame.sample_rate != self.rate:
-                    raise InputError(
-                        f"{self.name}: its sample rate changes from {self.rate} to {frame.sample_rate} Hz; convert it"
-                    )
-                timestamps = timestamps or Timestamps.from_first(frame)
-                block = Block(self._first_sample(timestamps.position(frame.pts), expected), _channels(frame))
-                expected = block.last
-                yield block
-            is_trimmed &= not frames
-        self._check_end(container, stream, expected or 0)
+            is_working |= bool(frames)
+            for frame in frames:
+                yield frame, lost
+                lost = 0.0
 
-    def _first_sample(self, position: int, expected: int | None) -> int:
+    def _first_sample(self, timestamps: Timestamps, frame: Any, expected: int | None) -> int:
+        position = timestamps.position(frame.pts)
         if expected is None:
             return position
         gap = (position - expected) / self.rate
+        # Timestamps go far back where files were joined.
+        if abs(gap) <= CONTIGUOUS_SECONDS or gap < -JOINED_SECONDS or frame.pts is None:
+            return expected
         if gap > LONGEST_GAP_SECONDS:
             raise InputError(f"{self.name}: its timestamps jump by {gap:.0f} s; convert it")
-        # Timestamps go back where files were joined.
-        return expected if gap <= CONTIGUOUS_SECONDS else position
+        if self.container == "ogg":
+            raise InputError(f"{self.name}: damaged at {expected / self.rate:.2f} s ({gap:.2f} s lost); replace it")
+        return position
 
     @cached_property
     def _timestamps(self) -> Timestamps | None:
         """Those of the stream; None if they do not tell at which sample a frame begins."""
-        if self.container == "wav" or (self.container == "ogg" and is_joined_ogg(self.file)):
+        if self.container in UNTIMED_CONTAINERS or (self.container == "ogg" and is_joined_ogg(self.file)):
             return None
         with self._open() as (container, stream):
-            is_vorbis = stream.codec_context.name == "vorbis"  # FFmpeg's are wrong where the block size changes
-            frames = [] if is_vorbis else list(islice(container.decode(stream), FIRST_FRAMES))
-        if not frames:
+            codec = stream.codec_context.name
+            frames = [frame for frame, _ in islice(self._frames(container, stream, is_strict=False), FIRST_FRAMES)]
+        # FFmpeg's are wrong where the block size of Vorbis changes, and at the end of FLAC in Ogg.
+        if not frames or codec == "vorbis" or (codec == "flac" and self.container == "ogg"):
             return None
         timestamps = Timestamps.from_first(frames[0])
         if timestamps.samples_per_tick > 1:
-            grid = math.gcd(*(frame.samples for frame in frames[1:-1]))
-            timestamps = timestamps._replace(grid=max(grid, 1), offset=-frames[0].samples % max(grid, 1))
-        return timestamps if timestamps.samples_per_tick <= timestamps.grid else None
+            grid = max(math.gcd(*(frame.samples for frame in frames[1:-1])), 1)
+            timestamps = timestamps._replace(grid=grid, offset=-frames[0].samples % grid)
+        if timestamps.samples_per_tick > timestamps.grid:
+            return None
+        counted = accumulate((frame.samples for frame in frames), initial=0)
+        drifts = any(
+            0 < abs(timestamps.position(frame.pts) - position) < CONTIGUOUS_SECONDS * self.rate
+            for frame, position in zip(frames, counted, strict=False)
+        )
+        return None if drifts and self.container not in TIMED_CONTAINERS else timestamps
 
     def _check_end(self, container: Any, stream: Any, end: int) -> None:
         """Raise an error if the stream should go on after sample `end`."""
@@ -235,26 +288,43 @@ class FfmpegFile:
             return float(stream.frames / self.rate)  # the duration is that of the samples that were found
         if self.container not in CONTAINERS_WITH_DURATION:
             return None
+        start = max(float((stream.start_time or 0) * stream.time_base), 0.0)
         if stream.duration is not None:
-            return float(stream.duration * stream.time_base)
-        return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
+            return float(stream.duration * stream.time_base) - start
+        return container.duration / av.time_base - start if container.duration and len(container.streams) == 1 else None
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
         self.file.seek(0)
         try:
-            with av.open(self.file, options=self.options, metadata_errors="replace") as container:
+            with av.open(_Source(self.file), options=self.options, metadata_errors="replace") as container:
                 stream: Any = container.streams.best("audio")
                 if stream is None:
                     raise InputError(f"{self.name}: has no sound; leave it out")
                 if stream.codec_context is None or not stream.codec_context.sample_rate:
                     raise InputError(f"{self.name}: has sound of an unknown kind; convert the file or leave it out")
                 yield container, stream
-        except (av.error.FFmpegError, OSError, UnicodeError) as error:
+        except (av.error.FFmpegError, OSError, UnicodeError, IndexError) as error:
+            # IndexError: a stream that was not there at the beginning.
             reason = getattr(error, "strerror", None) or error
             raise InputError(
                 f"{self.name}: not audio that can be read ({reason}); convert the file or leave it out"
             ) from error
+
+
+class _Source:
+    """A file for PyAV, which prints a traceback if a seek fails instead of returning an error."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.tell = file.read, file.tell
+        self._seek = file.seek
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Seek as in a file; −1 if there is no such place."""
+        try:
+            return self._seek(offset, whence)
+        except (OSError, OverflowError, ValueError):
+            return -1
 
 
 def _nearest(numerator: int, denominator: int) -> int:
