@@ -46,7 +46,12 @@ CANCELLED_SHARE = 0.8
 
 
 def decode_audio(
-    path: str | Path, begin_time: float | None = None, end_time: float | None = None, *, max_seconds: float = math.inf
+    path: str | Path,
+    begin_time: float | None = None,
+    end_time: float | None = None,
+    *,
+    max_seconds: float = math.inf,
+    may_end_early: bool = False,
 ) -> NDArray[np.float32]:
     """Decode a file, or a piece of it, as float32 `[samples]`, 16 kHz mono.
 
@@ -61,6 +66,7 @@ def decode_audio(
         begin_time: seconds; None = from the start.
         end_time: seconds; None = to the end.
         max_seconds: longer audio is refused; no more than a second of the rest is decoded.
+        may_end_early: whether `end_time` may be after the end of the file.
 
     Raises:
         InputError: the file is missing, unreadable, shorter than its header says, or has non-finite samples; or the
@@ -84,7 +90,8 @@ def decode_audio(
         if end > longest:
             end = file.frames / rate if end_time is None else end_time
             raise InputError(f"{path}: {too_long_message(end - begin)}")
-        check_end_time(str(path), end_time, found)
+        if not may_end_early:
+            check_end_time(str(path), end_time, found)
     _check_finite(path, samples)
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")

@@ -67,7 +67,7 @@ def align(
     """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
 
     If only one of the models begins the text with a blank, the text is always retokenised, with the blank added or
-    removed. The token with the blank is then not paired, because the other model's best tokens have no blank. Its
+    removed. The token with the blank is then not paired, because the other model's best tokens there have no blank. Its
     segment includes the blank. Where the blank is a token of its own, the first token after it is paired.
 
     After retokenising, no position is paired and no segment ends after the first byte in which the two texts differ:
@@ -173,7 +173,7 @@ def find_segments(
     teacher_spans: Sequence[tuple[int, int]],
     same_until: float,
 ) -> tuple[Segment, ...]:
-    """The shortest stretches of unpaired positions that both models end at the same byte.
+    """The shortest stretches of unpaired positions that end at the same byte in both models.
 
     Each stretch starts where a pair or another stretch ends, or with the text. A blank that only one model writes
     before the text therefore belongs to the first stretch, unless it is a whole token and the next one is paired.

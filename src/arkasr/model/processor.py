@@ -231,7 +231,7 @@ def _waveform_part(part: dict[str, Any], max_samples: int | None) -> dict[str, A
     if isinstance(source, str | Path):
         if max_samples is not None:
             end = min(math.inf if end is None else end, (begin or 0.0) + max_samples / SAMPLE_RATE)
-        waveform = decode_audio(source, begin, end, max_seconds=LONGEST_CLIP_SECONDS)
+        waveform = decode_audio(source, begin, end, max_seconds=LONGEST_CLIP_SECONDS, may_end_early=True)
     else:
         last = None if end is None else round(end * SAMPLE_RATE)
         waveform = np.asarray(source, dtype=np.float32)[round((begin or 0.0) * SAMPLE_RATE) : last]

@@ -214,7 +214,7 @@ class Recognizer(ABC):
 
     @property
     def padding_frames(self) -> int:
-        """Number of frames at the end of `features` that `pad_features` repeats and augmentation does not change.
+        """Number of last frames of `features`, which fill the window in `pad_features` and are not augmented.
 
         They are silent, unless the clip fills the window.
         """

@@ -108,7 +108,7 @@ def _result(context: RunContext, name: str, seed: int) -> Path:
 
 
 def _utterances_in(context: RunContext, name: str) -> int:
-    """Size of a set of the recipe, or of the labels of a stage: as many as the set has that the stage labels."""
+    """Size of a set; for a label stage, the size of the set that it labels."""
     while name in context.recipe.stages:
         stage = context.recipe.stages[name]
         assert isinstance(stage, LabelStageSettings)

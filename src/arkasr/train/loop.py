@@ -95,8 +95,8 @@ class _TrainingLoop:
 
     Attributes:
         state: the progress that a checkpoint saves.
-        saved_step: step of the newest checkpoint; None = no checkpoint, or the restored one lacks its evaluation, so it
-            does not count as saved. If it equals `state.step`, the current state is already saved.
+        saved_step: step of the newest checkpoint; equal to `state.step` = nothing new to save. None = no checkpoint, or
+            a restored one whose step is not evaluated yet.
         steps_before: optimizer steps of the schedule before this stage.
         accelerator: devices and precision.
         module: the stage as `distribute` wrapped it.

@@ -1,7 +1,7 @@
 """Reads and writes manifests: JSON Lines, one utterance per line.
 
-Every bad line is found, not only the first. Audio files are not opened. Manifests of 64 MiB or more, and
-manifests that have an index, are read through `index.py`.
+Every bad line is found, not only the first. Audio files are not opened. Recipes read manifests of 64 MiB or more, and
+manifests that have an index, through `index.py`.
 """
 
 import json
