@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -10,6 +11,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -17,6 +19,28 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from arkasr import processes
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class _Bar(Bar):
+    """A bar that is a line a minute in a log file, where Rich would show it only at its end."""
+
+    _shown: float | None = None  # when the last line was printed
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As in Rich."""
+        super().update(task_id, **changes)
+        if self.console.is_terminal:
+            return
+        now = time.monotonic()
+        self._shown = self._shown or now
+        if now - self._shown >= SECONDS_BETWEEN_LINES:
+            self._shown = now
+            task = self.tasks[task_id]
+            figures = task.fields["figures"]
+            line = f"{task.description}: {task.completed:.0f} of {task.total:.0f}{' ' if figures else ''}{figures}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
 class Progress:
@@ -76,7 +100,7 @@ class Progress:
             yield on_progress
 
     def _bar(self, name_width: int = 24, counted: ProgressColumn | None = None) -> Bar:
-        return Bar(
+        return _Bar(
             TextColumn(f"{{task.description:<{name_width}}}"),
             BarColumn(bar_width=24),
             counted or MofNCompleteColumn(),
