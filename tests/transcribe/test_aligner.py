@@ -4,7 +4,7 @@ import torch
 from transformers import Qwen3ASRForTokenClassification
 
 from arkasr.errors import InputError
-from arkasr.transcribe.aligner import Aligner
+from arkasr.transcribe.aligner import Aligner, open_aligner
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.transcript import Segment
 
@@ -55,7 +55,11 @@ def test_a_transcriber_with_an_aligner_gives_words(student, spoken, aligner_fold
     assert segment.begin <= segment.words[0].begin <= segment.words[-1].end <= segment.end
 
 
-def test_a_model_that_is_no_aligner_is_refused(student, tmp_path):
-    student.save(tmp_path)
-    with pytest.raises(InputError, match=r"aligner .* Qwen3 forced aligner"):
-        Aligner(tmp_path, device="cpu", dtype=torch.float32)
+def test_a_model_that_is_no_aligner_is_refused(student, teacher, tmp_path):
+    """A Qwen3-ASR recogniser has the aligner's class, and would give the times of a random head."""
+    student.save(tmp_path / "ark-asr")
+    teacher.save(tmp_path / "qwen3-asr")
+    for name, reason in (("ark-asr", ""), ("qwen3-asr", r"score\.weight"), ("nothing", "")):
+        with pytest.raises(InputError, match=rf"aligner.*{name}.*{reason}.*Qwen3 forced aligner") as error:
+            open_aligner(tmp_path / name, device="cpu", dtype=torch.float32)
+        assert "\n" not in str(error.value)

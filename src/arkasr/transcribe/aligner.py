@@ -15,6 +15,7 @@ from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LA
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError, first_line_of
 from arkasr.model.frames import clip_of
+from arkasr.recognizers.load import load_complete
 from arkasr.transcribe.transcript import Segment, Word
 from arkasr.transcribe.whisper_aligner import WhisperAligner
 
@@ -55,14 +56,14 @@ class Aligner:
     def __init__(self, name: str | Path, *, device: str, dtype: Any) -> None:
         try:
             self.processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-            self.model = AutoModelForTokenClassification.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            ).to(device)
+            model = load_complete(AutoModelForTokenClassification, name, dtype=dtype, trust_remote_code=False)
+        except InputError as error:
+            raise InputError(f"aligner: {error}; {REMEDY}") from error
         except (OSError, ValueError) as error:
             raise InputError(f"aligner {name}: {first_line_of(error)}; {REMEDY}") from error
         if not hasattr(self.processor, "prepare_forced_aligner_inputs"):
             raise InputError(f"aligner {name}: is not a Qwen3 forced aligner; {REMEDY}")
-        self.model.eval()
+        self.model = model.to(device).eval()
 
     @torch.no_grad()
     def align(self, segment: Segment, waveform: np.ndarray, language: str | None) -> Segment:
