@@ -67,7 +67,7 @@ LAST_SPECIAL_TOKENS = (
     NO_TIMESTAMPS_TOKEN,
 )
 TIMESTAMPS = 1501  # every 20 ms from 0 to 30 s
-# Checkpoints without a generation config tell by their size whether they know languages (openai/whisper).
+# Without a generation config, the vocabulary's size tells whether a checkpoint knows languages (openai/whisper).
 SMALLEST_MULTILINGUAL_VOCABULARY = 51_865
 # Codes of Whisper that differ from those of manifests.
 WHISPER_CODES = LANGUAGE_CODES | {"Filipino": "tl", "Javanese": "jw"}
@@ -153,7 +153,7 @@ class Whisper(Recognizer):
         return {name: token for name, token in tokens.items() if token is not None and token < self.vocab_size}
 
     def features(self, waveform: np.ndarray) -> Tensor:
-        """The frames that hold sound, and a last one of silence, which fills the window in `pad_features`.
+        """The frames that hold sound, and one of silence, which `pad_features` repeats up to the window.
 
         A clip that fills the window has no frame of silence.
         """

@@ -135,6 +135,10 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     context = RunContext(recipe, RunFolder(path, recipe.seeds[0]), default_device())
     Inputs(context).check_stage(name)
     seed = recipe.seeds[0]
-    settings = settings.model_copy(update={"teacher_cache": None})  # a run may be using its cache
+    # A run may be using its cache. Drafts save time, and labels that do not exist yet cannot be drafts.
+    has_drafts = (
+        settings.drafts is None or settings.drafts in recipe.sets or _result(context, settings.drafts, seed).exists()
+    )
+    settings = settings.model_copy(update={"teacher_cache": None} | ({} if has_drafts else {"drafts": None}))
     with closing(build_stage(context, context.recognizer(settings.start, seed), settings, seed)) as stage:
         return run_calibration(context, stage, name, seed)

@@ -2,7 +2,7 @@
 
 In: scoring requests. Out: the teacher's states, read or computed, with the same bits. Scores are left to others.
 
-A batch of other utterances rounds differently. So an answer that is kept is computed for one utterance alone. It then
+In another batch, an answer rounds differently. So an answer that is kept is computed for one utterance alone. It then
 depends only on the utterance, and it does not matter whether it was kept, computed again, or lost in between.
 """
 

@@ -151,7 +151,7 @@ class Checkpoints:
         shutil.rmtree(checkpoint, ignore_errors=True)
         writing.rename(checkpoint)
         flush(self.folder)
-        # Any checkpoint of a later step is damaged: the run resumed before it. It does not count towards `keep`.
+        # A later step's checkpoint is damaged, or the run would have resumed from it. It does not count.
         up_to_step = [old for old in self._sorted_by_step() if _step_of(old) <= step]
         for old in up_to_step[: -self._keep]:
             shutil.rmtree(old)

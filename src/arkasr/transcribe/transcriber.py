@@ -73,7 +73,7 @@ class Transcriber:
     """A model that transcribes recordings.
 
     Args:
-        model: a folder, a hub name, or a loaded recogniser.
+        model: a folder, a hub name, or a loaded recogniser, which keeps its device, dtype and attention.
         revision: commit, tag or branch of a hub name.
         device: such as "cuda"; None = the accelerator, or the CPU if there is none.
         dtype: of the weights; None = float32 on the CPU, else bfloat16 if the device supports it, else float16.
