@@ -12,30 +12,15 @@ import soxr
 from numpy.typing import NDArray
 
 from arkasr.data.decoders.choose import open_decoder
-from arkasr.data.decoders.decoder import HEADER_TOLERANCE_SECONDS
+from arkasr.data.decoders.decoder import HEADER_TOLERANCE_SECONDS, read
 from arkasr.errors import InputError
 
 # A folder or a tar is searched for files with these suffixes.
 AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"),
-    *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".awb", ".ac3", ".eac3", ".dts", ".ape", ".wv", ".tta", ".mka", ".weba"),
-    *(".aifc", ".asf", ".mp2", ".ogv", ".sph", ".spx", ".voc"),
-    *(
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".wmv",
-        ".3gp",
-        ".3g2",
-        ".flv",
-        ".mpg",
-        ".mpeg",
-        ".mts",
-        ".m2ts",
-    ),
+    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64"),
+    *(".m4a", ".m4b", ".aac", ".wma", ".asf", ".amr", ".awb", ".ac3", ".eac3", ".dts", ".ape", ".wv", ".tta", ".mka"),
+    *(".weba", ".mp2", ".sph", ".spx", ".voc", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".3gp", ".3g2"),
+    *(".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".ogv"),
 )
 SAMPLE_RATE = 16_000  # samples per second
 LONGEST_CLIP_SECONDS = 30.0  # limit of the audio encoders of student and teacher
@@ -81,7 +66,7 @@ def decode_audio(
         first = round(max(begin - margin, 0.0) * rate) // step * step
         longest = begin + max_seconds + HEADER_TOLERANCE_SECONDS
         end_of_reading = min(longest + 1 if end_time is None else end_time, longest + 1) + margin
-        samples = downmix(file.read(first, None if math.isinf(end_of_reading) else round(end_of_reading * rate)))
+        samples = downmix(read(file, first, None if math.isinf(end_of_reading) else round(end_of_reading * rate)))
         found = (first + len(samples)) / rate
         end = found if end_time is None else min(end_time, found)
         if round(end * rate) <= round(begin * rate):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from arkasr.data.manifests.output_fields import TRUNCATED
 from arkasr.errors import InputError
 from arkasr.evaluate.error_rate import ErrorCount, count_errors
 from arkasr.evaluate.normalize import Profile, Unit
@@ -123,7 +124,7 @@ def score(
 
 def prediction_of(row: Mapping[str, Any]) -> Prediction:
     """The prediction in a manifest row that `evaluate` wrote."""
-    truncated = "truncated" in row.get("pred_flags", ())
+    truncated = TRUNCATED in row.get("pred_flags", ())
     return Prediction(row["id"], row.get("text"), row.get("pred_text"), row.get("speaker"), truncated)
 
 

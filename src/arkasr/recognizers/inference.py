@@ -13,6 +13,7 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureCache
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
+from arkasr.data.manifests.output_fields import LOOPING, TRUNCATED
 from arkasr.errors import InputError
 from arkasr.prefetch import prefetch
 from arkasr.recognizers.decoding import Transcripts, decode
@@ -22,9 +23,6 @@ from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.text import clean_transcript
 
 BATCHES_AHEAD = 2
-
-LOOPING = "looping"
-TRUNCATED = "truncated"
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from arkasr.data.manifests.output_fields import TRUNCATED
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError, nearest_of
 from arkasr.files import hidden_beside, write_atomically
 from arkasr.recognizers.fingerprint import fingerprint
-from arkasr.recognizers.inference import TRUNCATED
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input, audio_files
 from arkasr.transcribe.journal import Journal

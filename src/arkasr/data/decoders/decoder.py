@@ -29,24 +29,27 @@ class Decoder(Protocol):
         """
         ...
 
-    def read(self, first: int, last: int | None) -> NDArray[np.float32]:
-        """Samples `first` to `last - 1`, or to the end, as `[channels, samples]`; fewer if the file ends before.
+    def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
+        """Samples `first` to `last - 1`, or to the end; fewer if the file ends before.
+
+        Yields parts of at most a minute, `[channels, samples]`. The number of channels may change.
 
         Raises:
             InputError: this part of the file is damaged or cut off.
         """
         ...
 
-    def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
-        """What `read` returns, in parts of at most a minute, in memory that does not grow with the file.
-
-        The number of channels may change.
-
-        Raises:
-            InputError: as `read`.
-        """
-        ...
-
     def close(self) -> None:
         """Close the file."""
         ...
+
+
+def read(decoder: Decoder, first: int, last: int | None) -> NDArray[np.float32]:
+    """All that `Decoder.blocks` yields, with as many channels as its first block, `[channels, samples]`."""
+    parts = list(decoder.blocks(first, last))
+    channels = len(parts[0]) if parts else 1
+    alike = (
+        part if len(part) == channels else np.repeat(part.mean(axis=0, keepdims=True), channels, axis=0)
+        for part in parts
+    )
+    return np.concatenate([np.zeros((channels, 0), dtype=np.float32), *alike], axis=1)

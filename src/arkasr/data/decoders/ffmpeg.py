@@ -123,15 +123,6 @@ class FfmpegFile:
             end = block.last
         return end
 
-    def read(self, first: int, last: int | None) -> NDArray[np.float32]:
-        parts = list(self.blocks(first, last))
-        channels = len(parts[0]) if parts else 1
-        alike = (
-            part if len(part) == channels else np.repeat(part.mean(axis=0, keepdims=True), channels, axis=0)
-            for part in parts
-        )
-        return np.concatenate([np.zeros((channels, 0), dtype=np.float32), *alike], axis=1)
-
     def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         end = math.inf if last is None else last
         wanted = first

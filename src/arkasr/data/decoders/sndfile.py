@@ -59,10 +59,6 @@ class SndFile:
         """Whether the header has a length. An unfinished file has none, and one of 4 GiB or more a wrong one."""
         return 0 < self.frames < MAX_FRAMES and not (self.file.format in ("WAV", "WAVEX") and self.goes_on)
 
-    def read(self, first: int, last: int | None) -> NDArray[np.float32]:
-        parts = list(self.blocks(first, last))
-        return np.concatenate(parts, axis=1) if parts else np.zeros((self.file.channels, 0), dtype=np.float32)
-
     def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         last = self.frames if last is None else min(last, self.frames)
         for begin in range(first, last, BLOCK_SECONDS * self.rate):

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 TRANSCRIPT_FIELDS = ("pred_text", "pred_text_raw", "pred_segments", "pred_flags", "error")
+# Values of `pred_flags`.
+LOOPING = "looping"
+TRUNCATED = "truncated"
 SCORED_FIELDS = (*TRANSCRIPT_FIELDS, "audio_path", "errors", "reference_tokens")
 LABEL_FIELDS = (*SCORED_FIELDS, "dropped")
 
