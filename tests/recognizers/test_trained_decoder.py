@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from arkasr.errors import InputError
 from arkasr.model.layout import LAYOUTS
@@ -112,6 +112,20 @@ def test_a_pruned_vocabulary_selects_the_rows_of_its_tokens(tmp_path):
         assert_same_logits(student, model, tokenizer, TEXTS[:2])
         row = student.model.model.embed_tokens.weight[student.stop_token_id]
         assert torch.equal(row, model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("<|im_end|>")])
+
+
+def test_a_byte_that_the_text_model_lacks_gets_a_random_embedding(tmp_path):
+    model, _ = write_text_model(tmp_path, "llama")
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    lacking = "Ă"  # stands for the byte 2
+    document["model"]["vocab"]["replaced"] = document["model"]["vocab"].pop(lacking)
+    path.write_text(json.dumps(document))
+    student = student_of(tmp_path)
+    assert student.transcript_text(student.transcript_ids("a\x02b")[:-1]) == "a\x02b"
+    assert_same_logits(student, model, AutoTokenizer.from_pretrained(tmp_path), TEXTS)
+    row = student.model.model.embed_tokens.weight[student.tokenizer.get_vocab()[lacking]]
+    assert not torch.isin(row, model.model.embed_tokens.weight).any()
 
 
 def test_encoder_and_decoder_together(tmp_path, whisper_folder):

@@ -3,6 +3,7 @@
 import json
 import random
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,17 @@ def test_the_other_families_take_a_pruned_vocabulary_that_fits_their_tokenizer(l
     other, _ = pruned(qwen_tokenizer(learned))
     with pytest.raises(InputError, match=r"^tokenizer\.pruned_from: .*; prune the vocabulary of a Whisper model$"):
         build_whisper(SMALL_WHISPER, other)
+
+
+def test_bytes_that_a_tokenizer_lacks_follow_its_tokens(learned):
+    lacking = ["\u0104", "\u0143"]  # stand for the bytes 4 and 173
+    symbols = [token for token in learned.token_to_id if token not in lacking]
+    backend = llama_tokenizer(replace(learned, token_to_id={token: number for number, token in enumerate(symbols)}))
+    base = base_vocabulary_of(backend, "whole")
+    assert list(base.token_to_id)[-2:] == lacking
+    tokenizer = build_tokenizer(base, SPECIAL_TOKENS)
+    text = "the student\x04 \u00ad"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 def test_a_tokenizer_without_bytes_is_refused():

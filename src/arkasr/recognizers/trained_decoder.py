@@ -7,6 +7,7 @@ vocabulary is left to `trained_vocabulary.py`.
 from typing import Any, NamedTuple
 
 import torch
+from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -99,7 +100,7 @@ def copy_decoder(decoder: TrainedDecoder, recognizer: ArkAsr) -> None:
     """Copy a decoder, and the embedding and head of every token that both tokenizers have.
 
     Biases that the decoder does not have become zero. The family's own tokens keep their random weights, unless the
-    trained model has a token with the same string.
+    trained model has a token with the same string. So do single bytes that the trained model lacks.
 
     Args:
         decoder: the trained model.
@@ -112,7 +113,8 @@ def copy_decoder(decoder: TrainedDecoder, recognizer: ArkAsr) -> None:
     rows = decoder.model.get_input_embeddings().weight
     source_id_of = tokens_within(decoder.tokenizer, len(rows))
     own_id_of = tokenizer.get_vocab()
-    if unknown := own_id_of.keys() - source_id_of.keys() - set(tokenizer.get_added_vocab()):
+    untrained = set(tokenizer.get_added_vocab()) | set(pre_tokenizers.ByteLevel.alphabet())
+    if unknown := own_id_of.keys() - source_id_of.keys() - untrained:
         raise InputError(
             f"model {decoder.model.name_or_path}: has no embedding of the token {min(unknown)!r}; take weights and "
             "tokenizer from the same checkpoint"

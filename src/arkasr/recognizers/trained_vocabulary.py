@@ -44,6 +44,8 @@ def load_vocabulary(name: str, revision: str | None = None) -> BaseVocabulary:
 def base_vocabulary_of(tokenizer: PreTrainedTokenizerBase, name: str, *, leading_blank: bool = False) -> BaseVocabulary:
     """The tokens of a trained model without its added tokens, in the order of their ids.
 
+    Single bytes that the model lacks follow at the end. SmolLM2 lacks 21 that its training texts did not have.
+
     Args:
         tokenizer: of the model.
         name: of the model, for the message.
@@ -56,14 +58,24 @@ def base_vocabulary_of(tokenizer: PreTrainedTokenizerBase, name: str, *, leading
     document: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {"model": {"type": None}}
     model: dict[str, Any] = document["model"]
     token_to_id: dict[str, int] = model["vocab"] if model["type"] == "BPE" else {}
-    has_affixes = any(map(model.get, ("continuing_subword_prefix", "end_of_word_suffix")))
-    if has_affixes or not token_to_id.keys() >= set(pre_tokenizers.ByteLevel.alphabet()):
-        raise InputError(f"model {name}: its tokenizer is not a byte-level BPE, such as that of Whisper or Qwen")
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    has_affixes = any(map(model.get, ("continuing_subword_prefix", "end_of_word_suffix")))
+    if has_affixes or not (_decodes_bytes(document) and alphabet.issuperset("".join(token_to_id.keys() - added))):
+        raise InputError(f"model {name}: its tokenizer is not a byte-level BPE, such as that of Whisper or Qwen")
     rules = document | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     rules["model"] = model | {"vocab": {}, "merges": [], "unk_token": None}
-    whole = BaseVocabulary(token_to_id, [tuple(pair) for pair in model["merges"]], json.dumps(rules), leading_blank)
-    return _kept(whole, token_to_id.keys() - added - {""})
+    missing_bytes = sorted(alphabet - token_to_id.keys())
+    ids = token_to_id | {byte: max(token_to_id.values()) + 1 + number for number, byte in enumerate(missing_bytes)}
+    whole = BaseVocabulary(ids, [tuple(pair) for pair in model["merges"]], json.dumps(rules), leading_blank)
+    return _kept(whole, ids.keys() - added - {""})
+
+
+def _decodes_bytes(document: Mapping[str, Any]) -> bool:
+    """Whether a `tokenizer.json` describes a BPE whose symbols stand for bytes."""
+    decoder = document.get("decoder") or {}
+    steps = decoder.get("decoders", [decoder])
+    return document["model"]["type"] == "BPE" and any(step.get("type") == "ByteLevel" for step in steps)
 
 
 def prune(base: BaseVocabulary, texts: Sequence[str]) -> BaseVocabulary:
