@@ -18,12 +18,12 @@ from arkasr.recipe.settings import ModelSettings, TokenizerSettings
 from arkasr.recognizers.load import load_without_weights
 from arkasr.recognizers.qwen3_asr import PROMPT_WORDS
 from arkasr.recognizers.recognizer import Recognizer
-from arkasr.recognizers.tokenizer import BYTE_TOKENS, BaseVocabulary, train_base_vocabulary
+from arkasr.recognizers.tokenizer import BYTE_SYMBOLS, BaseVocabulary, train_base_vocabulary
 from arkasr.recognizers.trained_decoder import sizes_of_decoder
 from arkasr.recognizers.trained_encoder import sizes_of_encoder
 from arkasr.recognizers.whisper import WHISPER_PRESETS
 
-PROMPT_TOKENS = BYTE_TOKENS + 150  # a vocabulary large enough to write the prompts in whole words
+PROMPT_TOKENS = len(BYTE_SYMBOLS) + 150  # a vocabulary large enough to write the prompts in whole words
 # Published models: preset and changed sizes.
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "AutoArk-AI/ARK-ASR-0.6B": ("ark-asr-0.6b", {"vocab_size": 163_958}),

@@ -17,7 +17,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from arkasr.errors import InputError
 from arkasr.model.processor import STOP_TOKEN
 
-BYTE_TOKENS = 256
+BYTE_SYMBOLS = frozenset(pre_tokenizers.ByteLevel.alphabet())  # one character for each of the 256 bytes
 PAD_TOKEN = "<|endoftext|>"
 
 
@@ -49,8 +49,8 @@ def train_base_vocabulary(texts: Sequence[str], size: int, prompts: Sequence[str
     Raises:
         InputError: `size` is smaller than the number of single bytes.
     """
-    if size < BYTE_TOKENS:
-        raise InputError(f"tokenizer.vocab_size is {size}; a byte-level vocabulary needs at least {BYTE_TOKENS}")
+    if size < len(BYTE_SYMBOLS):
+        raise InputError(f"tokenizer.vocab_size is {size}; a byte-level vocabulary needs at least {len(BYTE_SYMBOLS)}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -62,7 +62,7 @@ def train_base_vocabulary(texts: Sequence[str], size: int, prompts: Sequence[str
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         min_frequency=2,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=sorted(BYTE_SYMBOLS),
         show_progress=False,
     )
     tokenizer.train_from_iterator([*texts, *(list(prompts) * len(texts))], trainer)

@@ -7,7 +7,6 @@ vocabulary is left to `trained_vocabulary.py`.
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -22,6 +21,7 @@ from arkasr.errors import InputError
 from arkasr.model.allowed import tokens_within
 from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.load import input_errors, load_complete
+from arkasr.recognizers.tokenizer import BYTE_SYMBOLS
 
 # Ark-ASR's decoder is Qwen2's. Llama's is the same without biases of queries, keys and values.
 DECODERS: dict[str, Any] = {"qwen2": Qwen2ForCausalLM, "llama": LlamaForCausalLM}
@@ -100,7 +100,7 @@ def copy_decoder(decoder: TrainedDecoder, recognizer: ArkAsr) -> None:
     """Copy a decoder, and the embedding and head of every token that both tokenizers have.
 
     Biases that the decoder does not have become zero. The family's own tokens keep their random weights, unless the
-    trained model has a token with the same string. So do single bytes that the trained model lacks.
+    trained model has a token with the same string. Single bytes that its tokenizer lacks keep theirs, too.
 
     Args:
         decoder: the trained model.
@@ -113,8 +113,8 @@ def copy_decoder(decoder: TrainedDecoder, recognizer: ArkAsr) -> None:
     rows = decoder.model.get_input_embeddings().weight
     source_id_of = tokens_within(decoder.tokenizer, len(rows))
     own_id_of = tokenizer.get_vocab()
-    untrained = set(tokenizer.get_added_vocab()) | set(pre_tokenizers.ByteLevel.alphabet())
-    if unknown := own_id_of.keys() - source_id_of.keys() - untrained:
+    new = set(tokenizer.get_added_vocab()) | (BYTE_SYMBOLS - decoder.tokenizer.get_vocab().keys())
+    if unknown := own_id_of.keys() - source_id_of.keys() - new:
         raise InputError(
             f"model {decoder.model.name_or_path}: has no embedding of the token {min(unknown)!r}; take weights and "
             "tokenizer from the same checkpoint"

@@ -10,12 +10,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from arkasr.errors import InputError
 from arkasr.recognizers.load import FAMILIES, input_errors, load_without_weights
-from arkasr.recognizers.tokenizer import BaseVocabulary, backend_of
+from arkasr.recognizers.tokenizer import BYTE_SYMBOLS, BaseVocabulary, backend_of
 
 TEXTS_AT_ONCE = 10_000
 
@@ -59,13 +58,12 @@ def base_vocabulary_of(tokenizer: PreTrainedTokenizerBase, name: str, *, leading
     model: dict[str, Any] = document["model"]
     token_to_id: dict[str, int] = model["vocab"] if model["type"] == "BPE" else {}
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
     has_affixes = any(map(model.get, ("continuing_subword_prefix", "end_of_word_suffix")))
-    if has_affixes or not (_decodes_bytes(document) and alphabet.issuperset("".join(token_to_id.keys() - added))):
+    if has_affixes or not (_decodes_bytes(document) and BYTE_SYMBOLS.issuperset("".join(token_to_id.keys() - added))):
         raise InputError(f"model {name}: its tokenizer is not a byte-level BPE, such as that of Whisper or Qwen")
     rules = document | {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     rules["model"] = model | {"vocab": {}, "merges": [], "unk_token": None}
-    missing_bytes = sorted(alphabet - token_to_id.keys())
+    missing_bytes = sorted(BYTE_SYMBOLS - token_to_id.keys())
     ids = token_to_id | {byte: max(token_to_id.values()) + 1 + number for number, byte in enumerate(missing_bytes)}
     whole = BaseVocabulary(ids, [tuple(pair) for pair in model["merges"]], json.dumps(rules), leading_blank)
     return _kept(whole, ids.keys() - added - {""})
@@ -94,7 +92,7 @@ def prune(base: BaseVocabulary, texts: Sequence[str]) -> BaseVocabulary:
         for encoding in backend.encode_batch(texts[first : first + TEXTS_AT_ONCE], add_special_tokens=False):
             needed.update(encoding.tokens)
     rank_of = {pair: rank for rank, pair in enumerate(base.merges)}
-    kept = set(pre_tokenizers.ByteLevel.alphabet())
+    kept = set(BYTE_SYMBOLS)
     for token in needed:
         kept.update(_merged_on_the_way(token, rank_of), {token})
     return _kept(base, kept)

@@ -139,6 +139,7 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     has_drafts = (
         settings.drafts is None or settings.drafts in recipe.sets or _result(context, settings.drafts, seed).exists()
     )
-    settings = settings.model_copy(update={"teacher_cache": None} | ({} if has_drafts else {"drafts": None}))
+    drafts = settings.drafts if has_drafts else None
+    settings = settings.model_copy(update={"teacher_cache": None, "drafts": drafts})
     with closing(build_stage(context, context.recognizer(settings.start, seed), settings, seed)) as stage:
         return run_calibration(context, stage, name, seed)
