@@ -35,6 +35,24 @@ def test_a_label_longer_than_whisper_can_write_is_refused_before_training(whispe
         check(long, 1.0)
 
 
+def test_opd_refuses_long_labels_only_if_it_learns_from_them(whisper):
+    utterances = ListedUtterances([utterance("short", None), utterance("long", None)])
+    drafts = {"short": "the red apples", "long": "the red apples " * 30}
+    for weight in (0.0, 0.5):
+        objective = ObjectiveSettings(max_new_tokens=4, label_weight=weight)
+        stage = DistillationStage(whisper, whisper, objective, drafts)
+        check = utterance_check("set s", stage, SETTINGS)
+        check(utterances[0], 1.0)
+        if weight == 0:
+            check_training_set("set s", utterances, [1.0, 1.0], stage, SETTINGS)
+            check(utterances[1], 1.0)
+            continue
+        with pytest.raises(InputError, match=r"set s: long: its `text` in tokens is \d+; the model writes at most 61"):
+            check_training_set("set s", utterances, [1.0, 1.0], stage, SETTINGS)
+        with pytest.raises(InputError, match="set s: long: its `text` in tokens"):
+            check(utterances[1], 1.0)
+
+
 @pytest.mark.parametrize("has_the_window", ["student", "teacher"])
 def test_an_utterance_longer_than_the_window_of_a_model_is_refused_before_training(
     student, short_whisper, has_the_window

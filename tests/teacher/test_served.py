@@ -91,6 +91,24 @@ def test_segments_get_the_loss_and_gradient_of_a_teacher_in_process(student, noi
     torch.testing.assert_close(found_gradient, gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("best_tokens", [None, 16])
+def test_a_served_teacher_rejects_the_same_tokens(student, teacher, noise_examples, server, serve, best_tokens):
+    teacher.allowed_tokens = torch.ones(teacher.vocab_size, dtype=torch.bool)  # a server normalises over all tokens
+    served = serve(server, best_tokens=best_tokens)
+    examples = noise_examples(student, teacher, served)
+    settings = OBJECTIVE.model_copy(update={"rejected_below": 1 / teacher.vocab_size})
+    stages = [DistillationStage(student, scorer, settings) for scorer in (teacher, served)]
+    for stage in stages:
+        set_rollouts(stage, TEXTS)
+    (expected, _), (found, _) = (step(stage, examples) for stage in stages)
+    share = expected.metrics.values()["teacher/rejected_share"]
+    assert 0.1 < share < 0.9
+    assert found.metrics.values()["teacher/rejected_share"] == share
+    assert found.count == expected.count > 0
+    if best_tokens is None:
+        torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-6)
+
+
 def test_metrics_equal_those_of_a_teacher_in_process_except_the_entropy(
     student, teacher, noise_examples, server, serve
 ):

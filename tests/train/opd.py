@@ -1,12 +1,18 @@
 """Shared by the tests of OPD: settings, a student with empty rollouts, and rollouts with given texts."""
 
+import math
+
 import torch
 
 from arkasr.recognizers.ark_asr import ArkAsr
 from arkasr.recognizers.decoding import Transcripts
+from arkasr.recognizers.scoring import forced_logits
 from arkasr.train.loop import train
 from arkasr.train.settings import ObjectiveSettings
+from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
+from tests.models import TEXTS
+from tests.teacher.requests import step
 from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
 
@@ -54,3 +60,16 @@ def tokens_before_the_loop(student):
     tokens = text_ids(student, repeated("red book in", 9))
     texts = [student.transcript_text(torch.tensor(tokens[:count])) for count in range(len(tokens))]
     return max(count for count, text in enumerate(texts) if len(text) <= len("red book in "))
+
+
+def step_with(student, teacher, settings, examples, texts=TEXTS):
+    stage = DistillationStage(student, teacher, settings)
+    set_rollouts(stage, texts)
+    return step(stage, examples)
+
+
+def log_probs(recognizer, example, ids):
+    """Over all allowed tokens, [n, V]."""
+    prompts = recognizer.prompts([example.features[recognizer.frontend]], [example.utterance.language])
+    logits = forced_logits(recognizer, prompts.to(recognizer.device), [ids])
+    return logits.masked_fill(~recognizer.allowed_tokens, -math.inf).log_softmax(-1)

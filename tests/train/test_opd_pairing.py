@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from arkasr.errors import InputError
-from arkasr.model.processor import INSTRUCTION
 from arkasr.recognizers.ark_asr import ArkAsr, build_ark_asr
 from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.loop import train
@@ -53,9 +52,8 @@ def with_permuted_ids(recognizer: ArkAsr, order: torch.Tensor) -> ArkAsr:
     return ArkAsr(recognizer.model, processor)
 
 
-def test_different_tokenizers_are_paired_by_bytes_and_the_shares_logged(student, noise_examples, tmp_path):
+def test_different_tokenizers_are_paired_by_bytes_and_the_shares_logged(student, coarse, noise_examples, tmp_path):
     torch.manual_seed(0)
-    coarse = build_ark_asr(SMALL_STUDENT, train_base_vocabulary(TEXTS * 3, 290, [INSTRUCTION]))
     examples = noise_examples(student)
     overfit(student, examples, tmp_path)
     loss = DistillationStage(student, coarse, OBJECTIVE)(examples, seed=0)

@@ -1,43 +1,17 @@
 """OPD with `unpaired: segments`, against a slow reference from logits of the whole vocabulary."""
 
 import copy
-import math
 
 import pytest
 import torch
 
 from arkasr.distill.alignment import token_bytes
-from arkasr.model.processor import INSTRUCTION
-from arkasr.recognizers.ark_asr import build_ark_asr
-from arkasr.recognizers.scoring import forced_logits
-from arkasr.recognizers.tokenizer import train_base_vocabulary
 from arkasr.train.stages.opd import DistillationStage
-from tests.models import SMALL_STUDENT, TEXTS
+from tests.models import TEXTS
 from tests.simulated_gpu import move_to_gpu, simulated_gpu
-from tests.teacher.requests import step
-from tests.train.opd import OBJECTIVE, overfit, repeated, set_rollouts
+from tests.train.opd import OBJECTIVE, log_probs, overfit, repeated, set_rollouts, step_with
 
 SEGMENTS = OBJECTIVE.model_copy(update={"unpaired": "segments"})
-
-
-@pytest.fixture
-def coarse():
-    """A teacher with fewer merges than the student."""
-    torch.manual_seed(0)
-    return build_ark_asr(SMALL_STUDENT, train_base_vocabulary(TEXTS * 3, 290, [INSTRUCTION]))
-
-
-def step_with(student, teacher, settings, examples, texts=TEXTS):
-    stage = DistillationStage(student, teacher, settings)
-    set_rollouts(stage, texts)
-    return step(stage, examples)
-
-
-def log_probs(recognizer, example, ids):
-    """Over all allowed tokens, [n, V]."""
-    prompts = recognizer.prompts([example.features[recognizer.frontend]], [example.utterance.language])
-    logits = forced_logits(recognizer, prompts.to(recognizer.device), [ids])
-    return logits.masked_fill(~recognizer.allowed_tokens, -math.inf).log_softmax(-1)
 
 
 def ends(recognizer, ids):

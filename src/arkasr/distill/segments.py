@@ -66,6 +66,12 @@ class SegmentTokens:
         )
         return cls(positions, torch.cat([transcript.cpu() for transcript in transcripts])[positions], lengths)
 
+    @property
+    def first_positions(self) -> Tensor:
+        """The position of the first token of each segment, LongTensor [G]."""
+        starts = torch.tensor([0, *self.lengths[:-1]], dtype=torch.long).cumsum(0)
+        return self.positions[starts[: len(self.lengths)]]
+
     def to(self, device: torch.device) -> "SegmentTokens":
         """The same tokens on another device."""
         return SegmentTokens(to_device(self.positions, device), to_device(self.ids, device), self.lengths)

@@ -86,14 +86,10 @@ def check_training_set(
             f"{source}: {count} of {len(utterances)} utterances are longer than {limit:g} s, the most that the model "
             f"or a batch holds; the first is {utterances[first_index].id}; leave them out with the set's `max_seconds`"
         )
-    student, learns_from_labels = stage.student, not isinstance(stage, DistillationStage)
-    if learns_from_labels and (unlabelled := utterances.unlabelled()) is not None:
+    if not isinstance(stage, DistillationStage) and (unlabelled := utterances.unlabelled()) is not None:
         raise InputError(f"{source}: {utterances[unlabelled].id} has no `text`, and this stage learns from labels")
-    if learns_from_labels and student.longest_transcript is not None:
-        lengths = utterances.values(lambda items: student.transcript_lengths([item.text or "" for item in items]))
-        for index, tokens in enumerate(lengths):
-            if not student.can_write(tokens):
-                check_reference_length(source, utterances[index].id, tokens, student)
+    if stage.student.longest_transcript is not None and _label_weight(stage) > 0:
+        _check_label_lengths(source, utterances, stage)
     for language in utterances.languages():
         check_language(source, language, stage, settings)
 
@@ -102,7 +98,7 @@ def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) 
     """The checks of `check_training_set` for one utterance at a time, for streamed sets."""
     limit = longest_trainable_seconds(stage, settings)
     checked: set[str | None] = set()
-    student, learns_from_labels = stage.student, not isinstance(stage, DistillationStage)
+    student = stage.student
 
     def check(utterance: Utterance, seconds: float) -> None:
         if seconds > limit:
@@ -110,16 +106,37 @@ def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) 
                 f"{source}: {utterance.id} is {seconds:.1f} s long, but the model or a batch holds {limit:g} s; "
                 "leave out such utterances with the set's `max_seconds`"
             )
-        if utterance.text is None and learns_from_labels:
+        if utterance.text is None and not isinstance(stage, DistillationStage):
             raise InputError(f"{source}: {utterance.id} has no `text`, and this stage learns from labels")
-        if learns_from_labels and student.longest_transcript is not None:
-            [tokens] = student.transcript_lengths([utterance.text or ""])
+        if student.longest_transcript is not None and (label := _label_of(utterance, stage)) is not None:
+            [tokens] = student.transcript_lengths([label])
             check_reference_length(source, utterance.id, tokens, student)
         if utterance.language not in checked:
             check_language(source, utterance.language, stage, settings)
             checked.add(utterance.language)
 
     return check
+
+
+def _check_label_lengths(source: str, utterances: Utterances, stage: Stage) -> None:
+    student = stage.student
+    lengths = utterances.values(
+        lambda items: student.transcript_lengths([_label_of(item, stage) or "" for item in items])
+    )
+    for index, tokens in enumerate(lengths):
+        if not student.can_write(tokens):
+            check_reference_length(source, utterances[index].id, tokens, student)
+
+
+def _label_of(utterance: Utterance, stage: Stage) -> str | None:
+    """The text that a stage learns from; None = it learns from none."""
+    if not isinstance(stage, DistillationStage):
+        return utterance.text
+    return stage.rollouts.drafts.get(utterance.id) if _label_weight(stage) > 0 else None
+
+
+def _label_weight(stage: Stage) -> float:
+    return stage.settings.label_weight if isinstance(stage, DistillationStage) else 1.0
 
 
 def check_reference_length(source: str, utterance_id: str, tokens: int, student: Recognizer) -> None:

@@ -74,17 +74,18 @@ def add_positions(metrics: Metrics, result: UnionTopkKL, top_k: int) -> None:
         metrics.mean(f"support/{name}", torch.where(defined, values, 0.0).sum(), defined.sum())
 
 
-def add_segments(metrics: Metrics, alignments: Sequence[Alignment], divergences: Tensor) -> None:
+def add_segments(metrics: Metrics, alignments: Sequence[Alignment], divergences: Tensor, counted: Tensor) -> None:
     """Add the metrics of segments.
 
     Args:
         metrics: changed in place.
         alignments: of all rollouts.
-        divergences: of the segments that count in the loss, `[G]`.
+        divergences: of the segments, `[G]`; 0 where a segment does not count in the loss.
+        counted: which segments count, bool `[G]`.
     """
     for alignment in alignments:
         paired = alignment.teacher_positions >= 0
         in_segments = sum(len(segment.student) for segment in alignment.segments)
         metrics.mean("teacher/compared_share", paired.sum() + in_segments, len(paired))
-    metrics.mean("support/segments", len(divergences), len(alignments))
-    metrics.mean("support/segment_loss", divergences.sum(), len(divergences))
+    metrics.mean("support/segments", counted.sum(), len(alignments))
+    metrics.mean("support/segment_loss", divergences.sum(), counted.sum())

@@ -103,13 +103,16 @@ class StudentRollouts:
 
     def draft_text_lengths(self, examples: Sequence[Example]) -> list[int | None]:
         """Number of tokens of each utterance's text in `drafts`, with the stop token; None = no text."""
-        lengths: list[int | None] = []
+        return [None if text is None else len(self.student.transcript_ids(text)) for text in self.draft_texts(examples)]
+
+    def draft_texts(self, examples: Sequence[Example]) -> list[str | None]:
+        """Each utterance's text in `drafts`; None = it has none, or a part of a joined utterance has none."""
+        joined: list[str | None] = []
         for example in examples:
             parts = example.joined_from or (example.utterance,)
             texts = [text for part in parts if (text := self.drafts.get(part.id)) is not None]
-            complete = len(texts) == len(parts)
-            lengths.append(len(self.student.transcript_ids(join_texts(parts, texts))) if complete else None)
-        return lengths
+            joined.append(join_texts(parts, texts) if len(texts) == len(parts) else None)
+        return joined
 
     def on_step_end(self) -> None:
         """Drop the pending rollouts that this step used. An interrupted step keeps them, because it is repeated."""

@@ -242,6 +242,13 @@ class ObjectiveSettings(Settings):
     """What happens if a rollout repeats a phrase again and again. `mask`: the repetition does not count in the loss.
     `keep`: it counts, as in the paper."""
 
+    rejected_below: float = Field(default=0.0, ge=0, lt=1)
+    """The teacher rejects a rollout token to which it gives a lower probability. The token after a rejected one does
+    not count in the loss. 0: every token counts, as in the paper."""
+
+    label_weight: float = Field(default=0.0, ge=0)
+    """Weight of the cross-entropy of the texts in `drafts`, which is added to the loss. Needs `drafts`."""
+
     @model_validator(mode="after")
     def _segments_have_no_temperature(self) -> "ObjectiveSettings":
         if self.unpaired == "segments" and self.temperature != 1:

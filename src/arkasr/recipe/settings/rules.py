@@ -177,6 +177,16 @@ def supervised_stages_have_labels(recipe: UncheckedRecipe) -> None:
             )
 
 
+def weighted_labels_exist(recipe: UncheckedRecipe) -> None:
+    """OPD learns from labels only if it has them."""
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, OpdStageSettings) and stage.objective.label_weight > 0 and stage.drafts is None:
+            raise ValueError(
+                f"stages.{name}.objective.label_weight: there are no labels; name a set or label stage in "
+                f"stages.{name}.drafts, or remove label_weight"
+            )
+
+
 def served_teachers_can_answer(recipe: UncheckedRecipe) -> None:
     """A server hears the recording as it is, scores some of the tokens, and keeps its weights to itself."""
     for name, stage in recipe.stages.items():
@@ -243,6 +253,7 @@ RULES: tuple[Callable[[UncheckedRecipe], None], ...] = (
     continuations_share_a_schedule,
     data_orders_are_not_named_like_stages,
     supervised_stages_have_labels,
+    weighted_labels_exist,
     served_teachers_can_answer,
     cached_teachers_hear_recordings_again,
     stages_have_one_precision,

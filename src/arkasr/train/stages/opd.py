@@ -5,6 +5,7 @@ utterances. Out: the loss and its metrics. The mathematics is in `arkasr.distill
 `train/step.py`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -18,6 +19,7 @@ from arkasr.distill.alignment import Alignment, Segment, align
 from arkasr.distill.fused import StudentStates, divergence_from_states
 from arkasr.distill.kept_rollouts import Rollout, prepare_rollouts
 from arkasr.distill.options import Objective
+from arkasr.distill.rejections import after_accepted_token, teacher_log_probs
 from arkasr.distill.segments import comparable_segments, divergence_of_segments, tokens_of_segments
 from arkasr.distill.vocabularies import Vocabularies, map_ids
 from arkasr.errors import InputError
@@ -29,7 +31,7 @@ from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.recognizers.tokenizer_check import check_tokenizer
 from arkasr.teacher.in_process import InProcessTeacher
-from arkasr.teacher.teacher import ScoringRequest, Teacher, TeacherStates
+from arkasr.teacher.teacher import ScoringRequest, Teacher, TeacherScores, TeacherStates
 from arkasr.teacher.vocabulary_mapping import map_vocabularies
 from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import unsharded_weights
@@ -40,6 +42,7 @@ from arkasr.train.pairing_watch import PairingWatch
 from arkasr.train.rollouts import MicroBatch, StudentRollouts
 from arkasr.train.settings import AugmentationSettings, ObjectiveSettings
 from arkasr.train.stage import Stage, StageLoss
+from arkasr.train.stages.label_loss import add_labels
 
 
 class DistillationStage(Stage):
@@ -125,8 +128,15 @@ class DistillationStage(Stage):
         if top_and_states is None:
             # Every process must run the same forward and backward passes.
             stop = torch.tensor([self.student.stop_token_id])
-            return _no_loss(forced_logits(self.student, prompts, [stop] * len(examples)).sum(), metrics)
-        return self._loss_of_rollouts(examples, prompts, rollouts.kept, top_and_states, metrics)
+            loss = _no_loss(forced_logits(self.student, prompts, [stop] * len(examples)).sum(), metrics)
+        else:
+            loss = self._loss_of_rollouts(examples, prompts, rollouts.kept, top_and_states, metrics)
+        # A calibration measures the rollouts only.
+        if self.settings.label_weight == 0 or loss.interrupted or not self.training:
+            return loss
+        with self.clock("student"):
+            texts = self.rollouts.draft_texts(examples)
+            return add_labels(loss, self.student, prompts, texts, self.settings.label_weight)
 
     def _loss_of_rollouts(
         self,
@@ -156,10 +166,12 @@ class DistillationStage(Stage):
         if isinstance(teacher_scores, TeacherStates) and teacher_scores.cached is not None:
             metrics.mean("teacher/cached_share", teacher_scores.cached, len(requests))
         with self.clock("student"):
+            after_accepted = self._after_accepted_token(kept, alignments, teacher_scores, metrics)
+            compared = to_device(self._compared_tokens(kept, alignments), device)
             student = StudentStates(
                 hidden,
                 self.student.head,
-                generated=to_device(self._compared_tokens(kept, alignments), device),
+                generated=compared if after_accepted is None else compared.masked_fill(~after_accepted, -1),
                 top=student_top,
                 top_hidden=top_states,
                 sparse_head_gradient=self.student.head is self.student.model.get_input_embeddings().weight,
@@ -172,8 +184,12 @@ class DistillationStage(Stage):
                 divergences = divergence_of_segments(
                     (hidden, self.student.head), teacher_scores, tokens, self.objective, self._vocabularies_on(device)
                 )
-                add_segments(metrics, alignments, divergences)
-                total, count = total + divergences.sum(), count + len(divergences)
+                counted = torch.ones(len(divergences), dtype=torch.bool, device=device)
+                if after_accepted is not None:
+                    counted = after_accepted[to_device(tokens[0].first_positions, device)]
+                divergences = divergences.masked_fill(~counted, 0.0)
+                add_segments(metrics, alignments, divergences, counted)
+                total, count = total + divergences.sum(), count + counted.sum()
         return StageLoss(total, count, metrics)
 
     @property
@@ -304,6 +320,20 @@ class DistillationStage(Stage):
         compared = torch.cat([alignment.teacher_positions for alignment in alignments]) >= 0
         compared = compared & torch.cat([self._included(rollout) for rollout in kept])
         return torch.cat([rollout.tokens for rollout in kept]).masked_fill(~compared, -1)
+
+    def _after_accepted_token(
+        self, kept: Sequence[Rollout], alignments: Sequence[Alignment], scores: TeacherScores, metrics: Metrics
+    ) -> Tensor | None:
+        """Whether the teacher accepts the token before each position, bool `[N]`; None = it is not asked."""
+        if self.settings.rejected_below == 0:
+            return None
+        positions = torch.cat([alignment.teacher_positions for alignment in alignments])
+        ids = torch.cat([alignment.teacher_ids[alignment.teacher_positions.clamp(min=0)] for alignment in alignments])
+        log_probs = teacher_log_probs(scores, to_device(ids, self.student.device), self.teacher.allowed_tokens)
+        paired = to_device(positions >= 0, log_probs.device)
+        rejected = paired & (log_probs < math.log(self.settings.rejected_below))
+        metrics.mean("teacher/rejected_share", rejected.sum(), paired.sum())
+        return after_accepted_token(rejected, [len(rollout.tokens) for rollout in kept])
 
     def _included(self, rollout: Rollout) -> Tensor:
         """The positions of a rollout that are in no masked loop, bool `[n]`."""

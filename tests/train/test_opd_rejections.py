@@ -1,0 +1,136 @@
+"""OPD with `rejected_below`: which positions count, against the teacher's own log-probabilities."""
+
+import math
+
+import pytest
+import torch
+
+from arkasr.distill.fused import divergence_from_states
+from arkasr.train.stages.opd import DistillationStage
+from tests.models import TEXTS
+from tests.simulated_gpu import move_to_gpu, simulated_gpu
+from tests.train.opd import OBJECTIVE, log_probs, overfit, set_rollouts, step_with
+
+SEGMENTS = OBJECTIVE.model_copy(update={"unpaired": "segments"})
+WRONG_WORDS = ["the cat mary on the red book", "a red red hat in the book"]
+
+
+@pytest.fixture
+def results(monkeypatch):
+    """What the objective returned for each micro-batch."""
+    found = []
+
+    def recorded(*arguments):
+        found.append(divergence_from_states(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr("arkasr.train.stages.opd.divergence_from_states", recorded)
+    return found
+
+
+def probabilities_of_rollouts(student, teacher, examples, texts):
+    """The teacher's probability of each rollout token; NaN where it has another token."""
+    found = []
+    for example, text in zip(examples, texts, strict=True):
+        ids, teacher_ids = student.transcript_ids(text), teacher.transcript_ids(text)
+        own = log_probs(teacher, example, teacher_ids).gather(1, teacher_ids[:, None])[:, 0].exp().detach()
+        their_tokens = zip(teacher_ids.tolist(), own.tolist(), strict=True)
+        by_end = dict(zip(ends_of(teacher, teacher_ids), their_tokens, strict=True))
+        for end, token in zip(ends_of(student, ids), ids.tolist(), strict=True):
+            theirs, probability = by_end.get(end, (None, math.nan))
+            same = theirs is not None and piece(student, token) == piece(teacher, theirs)
+            found.append(probability if same else math.nan)
+    return torch.tensor(found)
+
+
+def piece(recognizer, token):
+    return recognizer.tokenizer.convert_ids_to_tokens(token) if token != recognizer.stop_token_id else "stop"
+
+
+def ends_of(recognizer, ids):
+    """The number of characters of the text until the end of each token; the stop token is one more."""
+    lengths = [len(recognizer.transcript_text(ids[: count + 1])) for count in range(len(ids) - 1)]
+    return [*lengths, lengths[-1] + 1]
+
+
+def starts_of(student, texts):
+    lengths = [len(student.transcript_ids(text)) for text in texts]
+    return [sum(lengths[:number]) for number in range(len(texts))]
+
+
+def after_accepted(student, probabilities, texts, threshold):
+    rejected = probabilities < threshold  # NaN is not below anything
+    return torch.tensor(
+        [t in starts_of(student, texts) or not bool(rejected[t - 1]) for t in range(len(probabilities))]
+    )
+
+
+@pytest.mark.parametrize("tail", ["none", "bucket"])
+@pytest.mark.parametrize("teachers_vocabulary", ["same", "coarse"])
+def test_positions_after_a_rejected_token_do_not_count(
+    student, teacher, coarse, noise_examples, results, tmp_path, tail, teachers_vocabulary
+):
+    scorer = teacher if teachers_vocabulary == "same" else coarse
+    examples = noise_examples(student, scorer)[:2]
+    overfit(scorer, examples, tmp_path, steps=20)
+    probabilities = probabilities_of_rollouts(student, scorer, examples, WRONG_WORDS)
+    threshold = float(probabilities.nanmedian()) * 1.0001
+    counted = after_accepted(student, probabilities, WRONG_WORDS, threshold)
+    objective = OBJECTIVE.model_copy(update={"tail": tail})
+    every, _ = step_with(student, scorer, objective, examples, WRONG_WORDS)
+    objective = objective.model_copy(update={"rejected_below": threshold})
+    some, _ = step_with(student, scorer, objective, examples, WRONG_WORDS)
+    unmasked, masked = results
+    assert torch.equal(masked.valid, unmasked.valid & counted)
+    assert 0 < some.count < every.count
+    torch.testing.assert_close(masked.per_position[masked.valid], unmasked.per_position[masked.valid])
+    torch.testing.assert_close(some.total, unmasked.per_position[masked.valid].sum())
+    paired = probabilities.isfinite().sum()
+    share = some.metrics.values()["teacher/rejected_share"]
+    assert share == pytest.approx(float((probabilities < threshold).sum() / paired))
+
+
+def test_a_threshold_of_zero_keeps_every_bit(student, teacher, noise_examples):
+    examples = noise_examples(student, teacher)
+    expected, gradient = step_with(student, teacher, OBJECTIVE, examples)
+    zero = OBJECTIVE.model_copy(update={"rejected_below": 0.0})
+    found, found_gradient = step_with(student, teacher, zero, examples)
+    assert torch.equal(found.total, expected.total)
+    assert torch.equal(found_gradient, gradient)
+    assert "teacher/rejected_share" not in found.metrics.values()
+
+
+def test_a_segment_after_a_rejected_token_does_not_count(student, coarse, noise_examples, tmp_path):
+    examples = noise_examples(student, coarse)[:2]
+    overfit(coarse, examples, tmp_path, steps=20)
+    every, _ = step_with(student, coarse, SEGMENTS, examples, WRONG_WORDS)
+    loose, strict = (SEGMENTS.model_copy(update={"rejected_below": threshold}) for threshold in (1e-30, 1 - 1e-6))
+    accepting, _ = step_with(student, coarse, loose, examples, WRONG_WORDS)
+    assert torch.equal(accepting.total, every.total)
+    assert accepting.count == every.count
+    # No segment of these texts is at the start or after another one, and every paired token is rejected.
+    rejecting, _ = step_with(student, coarse, strict, examples, WRONG_WORDS)
+    assert every.metrics.values()["support/segments"] > 0
+    assert rejecting.metrics.values()["support/segments"] == 0
+    skipping, _ = step_with(student, coarse, strict.model_copy(update={"unpaired": "skip"}), examples, WRONG_WORDS)
+    assert torch.equal(rejecting.total, skipping.total)
+    assert rejecting.count == skipping.count
+
+
+def test_rejection_does_not_wait_for_a_gpu(student, coarse, noise_examples, monkeypatch):
+    examples, waited = noise_examples(student), []
+    settings = [SEGMENTS, SEGMENTS.model_copy(update={"rejected_below": 0.02})]
+    stages = [DistillationStage(student, coarse, objective) for objective in settings]
+    for stage in stages:
+        set_rollouts(stage, TEXTS)
+    expected = [stage(examples, seed=0).total.item() for stage in stages]
+    move_to_gpu(student.model, coarse.model)
+    with simulated_gpu(monkeypatch) as waits:
+        for stage, total in zip(stages, expected, strict=True):
+            stage(examples, seed=0)  # moves the vocabularies, once
+            waits.clear()
+            found = stage(examples, seed=0)
+            waited.append(list(waits.calls))
+            assert waits.mixed == []
+            assert found.total.item() == pytest.approx(total, rel=1e-5)
+    assert waited[0] == waited[1], waits.lines
