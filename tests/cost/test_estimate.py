@@ -126,6 +126,19 @@ def test_without_labels_or_drafts_a_rollout_has_all_passes():
     assert undrafted.phases["rollout"] > 3 * drafted.phases["rollout"]
 
 
+def test_labels_beside_rollouts_cost_a_pass_of_the_decoder():
+    rollouts, both = costs_of(24)["opd"], costs_of(24, "stages.opd.objective.label_weight=0.5")["opd"]
+    assert both.phases["encode"] == rollouts.phases["encode"]
+    assert both.phases["rollout"] == rollouts.phases["rollout"]
+    for phase in ("student", "backward"):
+        assert 1.2 < both.phases[phase] / rollouts.phases[phase] < 2.5
+    assert both.memory["activations"] > 1.1 * rollouts.memory["activations"]
+    assert both.memory["temporary"] > rollouts.memory["temporary"]
+    sharded = "stages.opd.optimization.sharding=full"
+    labels = "stages.opd.objective.label_weight=0.5"
+    assert costs_of(24, sharded, labels)["opd"].peak > costs_of(24, sharded)["opd"].peak
+
+
 def test_a_served_teacher_takes_neither_time_nor_memory():
     local = costs_of(24)["opd"]
     served = costs_of(24, "models.teacher.served.urls=[http://host:8000]")["opd"]

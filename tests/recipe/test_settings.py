@@ -160,7 +160,7 @@ def test_no_stage_trains_on_a_test_set_and_opd_gets_no_labels(path):
         (
             "stages.opd={kind: opd, start: base, teacher: teacher, train: P, objective: {label_weight: 1}, "
             "optimization: {steps: 1, batch_seconds: 9, learning_rate: 1.0e-3}}",
-            "stages.opd.objective.label_weight: there are no labels; name a set or label stage in stages.opd.drafts",
+            "stages.opd.objective.label_weight: there are no labels without `drafts`; name a label stage, or a",
         ),
         ("stages.base.train=P", "stages.base.train: sft learns from labels, and the set 'P' withholds them"),
         ("sets.L.dataset={path: x}", "sets.L: give either `manifest` or `dataset`"),

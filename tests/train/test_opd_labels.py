@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from arkasr.recognizers.scoring import forced_logits
+from arkasr.train.settings import AugmentationSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.models import TEXTS
@@ -61,6 +63,38 @@ def test_labels_teach_where_every_rollout_is_empty(student, teacher, noise_examp
     assert loss.count == sum(len(student.transcript_ids(text)) for text in TEXTS[:2])
     loss.total.backward()
     assert student.head.grad.abs().sum() > 0
+
+
+def test_two_joined_labels_that_are_too_long_together_do_not_count(whisper, noise_examples):
+    examples = noise_examples(whisper)[:2]
+    label = "the red apples " * 4
+    assert whisper.can_write(len(whisper.transcript_ids(label)))
+    assert not whisper.can_write(len(whisper.transcript_ids(label + label)))
+    unlabelled = [replace(e, utterance=replace(e.utterance, text=None)) for e in examples]
+    joined = AugmentationSettings(join_share=1.0)
+    labels = {example.utterance.id: label for example in examples}
+    stage = DistillationStage(whisper, whisper, WEIGHTED, labels, augmentation=joined)
+    values = stage(unlabelled, seed=0).metrics.values()
+    assert values["label/share"] == 0
+    short = DistillationStage(whisper, whisper, WEIGHTED, labels_of(examples), augmentation=joined)
+    assert short(unlabelled, seed=0).metrics.values()["label/share"] == 1
+
+
+def test_an_interrupted_step_has_no_loss_but_all_passes(student, teacher, noise_examples, monkeypatch):
+    """Other processes may have their scores and run the passes of the labels, in which FSDP gathers the weights."""
+    examples = noise_examples(student, teacher)
+    stage = DistillationStage(student, teacher, WEIGHTED, labels_of(examples))
+    passes = []
+    monkeypatch.setattr(
+        "arkasr.train.stages.label_loss.forced_logits",
+        lambda *arguments: passes.append(len(arguments[2])) or forced_logits(*arguments),
+    )
+    stage.teacher.submit = lambda *arguments: lambda stop_requested: None
+    loss = stage(examples, seed=0)
+    assert loss.interrupted
+    assert (loss.total, loss.count) == (0, 0)
+    assert passes == [len(examples)]
+    loss.total.backward()
 
 
 def test_a_calibration_measures_the_rollouts_only(student, teacher, noise_examples):

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from arkasr.distill.fused import divergence_from_states
+from arkasr.distill.rejections import after_accepted_token, teacher_log_probs
+from arkasr.distill.segments import SegmentTokens
+from arkasr.teacher.teacher import TeacherStates
 from arkasr.train.stages.opd import DistillationStage
 from tests.models import TEXTS
 from tests.simulated_gpu import move_to_gpu, simulated_gpu
@@ -103,18 +106,44 @@ def test_a_threshold_of_zero_keeps_every_bit(student, teacher, noise_examples):
 def test_a_segment_after_a_rejected_token_does_not_count(student, coarse, noise_examples, tmp_path):
     examples = noise_examples(student, coarse)[:2]
     overfit(coarse, examples, tmp_path, steps=20)
-    every, _ = step_with(student, coarse, SEGMENTS, examples, WRONG_WORDS)
-    loose, strict = (SEGMENTS.model_copy(update={"rejected_below": threshold}) for threshold in (1e-30, 1 - 1e-6))
-    accepting, _ = step_with(student, coarse, loose, examples, WRONG_WORDS)
-    assert torch.equal(accepting.total, every.total)
-    assert accepting.count == every.count
-    # No segment of these texts is at the start or after another one, and every paired token is rejected.
-    rejecting, _ = step_with(student, coarse, strict, examples, WRONG_WORDS)
-    assert every.metrics.values()["support/segments"] > 0
-    assert rejecting.metrics.values()["support/segments"] == 0
-    skipping, _ = step_with(student, coarse, strict.model_copy(update={"unpaired": "skip"}), examples, WRONG_WORDS)
-    assert torch.equal(rejecting.total, skipping.total)
-    assert rejecting.count == skipping.count
+    probabilities = probabilities_of_rollouts(student, coarse, examples, WRONG_WORDS)
+    before_segments = probabilities.roll(1)[probabilities.isnan() & probabilities.roll(1).isfinite()]
+    threshold = float(before_segments.median()) * 1.0001
+    kept = int((before_segments >= threshold).sum())
+    assert 0 < kept < len(before_segments)
+    losses = {}
+    for objective in (OBJECTIVE, SEGMENTS):
+        for rejected_below in (0.0, threshold):
+            settings = objective.model_copy(update={"rejected_below": rejected_below})
+            losses[objective.unpaired, rejected_below], _ = step_with(student, coarse, settings, examples, WRONG_WORDS)
+    every, some = losses["segments", 0.0], losses["segments", threshold]
+    assert every.metrics.values()["support/segments"] * 2 == len(before_segments)
+    assert some.metrics.values()["support/segments"] * 2 == kept
+    assert some.count == losses["skip", threshold].count + kept
+    assert losses["skip", threshold].total < some.total < every.total
+
+
+def test_the_first_position_of_segments():
+    transcripts = [torch.tensor([5, 6, 7, 8, 9]), torch.tensor([4]), torch.tensor([1, 2, 3])]
+    tokens = SegmentTokens.of(transcripts, [[range(1, 3), range(4, 5)], [], [range(2)]])
+    assert tokens.first_positions.tolist() == [1, 4, 6]
+    assert SegmentTokens.of(transcripts, [[], [], []]).first_positions.tolist() == []
+
+
+def test_the_first_position_of_every_rollout_counts():
+    rejected = torch.tensor([True, True, False, True, False, True])
+    assert after_accepted_token(rejected, [3, 1, 2]).tolist() == [True, False, False, True, True, True]
+
+
+def test_the_teacher_rejects_what_it_may_not_write():
+    torch.manual_seed(0)
+    teacher = TeacherStates(torch.randn(3, 4), torch.randn(6, 4), None)
+    allowed = torch.tensor([True, True, True, False, True, True])
+    ids = torch.tensor([0, 3, 5])
+    expected = (teacher.hidden @ teacher.head.T).masked_fill(~allowed, -math.inf).log_softmax(1)
+    found = teacher_log_probs(teacher, ids, allowed)
+    torch.testing.assert_close(found, expected.gather(1, ids[:, None])[:, 0])
+    assert found[1] == -math.inf
 
 
 def test_rejection_does_not_wait_for_a_gpu(student, coarse, noise_examples, monkeypatch):

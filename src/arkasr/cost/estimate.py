@@ -275,9 +275,19 @@ def _training_work(
     settings = stage.optimization
     mixed, checkpointing = settings.mixed_precision != "no", settings.activation_checkpointing
     if isinstance(stage, OpdStageSettings):
-        return work.opd_phases(student, teacher, batch, decoding, mixed=mixed, checkpointing=checkpointing)
+        labels = stage.objective.label_weight > 0
+        return work.opd_phases(
+            student, teacher, batch, decoding, mixed=mixed, checkpointing=checkpointing, labels=labels
+        )
     phases = work.ctc_phases if isinstance(stage, CtcStageSettings) else work.sft_phases
     return phases(student, batch, mixed=mixed, checkpointing=checkpointing)
+
+
+def _gathers(stage: TrainingStage) -> int:
+    """How often FSDP2 gathers the weights for a micro-batch: for each forward pass, and for the backward pass."""
+    if not isinstance(stage, OpdStageSettings):
+        return 2
+    return 4 if stage.objective.label_weight > 0 else 3
 
 
 def _exposed_link_seconds(
@@ -300,7 +310,7 @@ def _exposed_link_seconds(
         student.layers,
         device,
         devices,
-        gathers=3 if stage.kind == "opd" else 2,
+        gathers=_gathers(stage),
         number_bytes=number_bytes(settings.mixed_precision != "no"),
     )
     return max(sending - sum(seconds.values()), 0.0)

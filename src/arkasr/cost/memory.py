@@ -49,17 +49,21 @@ def _opd_memory(
     """The largest of three peaks: backward pass, rollout of a sharded student, scoring by an offloaded teacher."""
     settings = stage.optimization
     mixed, checkpointing = settings.mixed_precision != "no", settings.activation_checkpointing
+    encoder_only = kept_for_backward(student, batch, mixed=mixed, checkpointing=checkpointing, decoder=False)
+    kept = kept_for_backward(student, batch, mixed=mixed, checkpointing=checkpointing)
     before_backward = student_memory(student, shards=shards, mixed=mixed) | {
-        "activations": kept_for_backward(student, batch, mixed=mixed, checkpointing=checkpointing),
+        "activations": kept,
         "temporary": TILE_BYTES if tiled else 0.0,
         "cache": kv_cache(student, batch, mixed=mixed),
     }
+    if stage.objective.label_weight > 0:
+        before_backward["activations"] += kept - encoder_only
+        before_backward["temporary"] += cross_entropy_bytes(student, batch)
     if teacher is not None:
         # Offloading leaves the output head on the device, for the logits on the support.
         kept_weights = teacher.head_weights if stage.offload_teacher else teacher.parameters
         before_backward["teacher"] = float(FLOAT_BYTES) * kept_weights
         before_backward["temporary"] += temporary_activations(teacher, batch, mixed=mixed)
-    encoder_only = kept_for_backward(student, batch, mixed=mixed, checkpointing=checkpointing, decoder=False)
     before_decoder = before_backward | {"activations": encoder_only}
     peaks = [before_backward]
     if shards > 1:

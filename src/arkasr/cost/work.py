@@ -152,17 +152,22 @@ def sft_phases(student: Size, batch: Batch, *, mixed: bool, checkpointing: bool)
     """The phases of a micro-batch of SFT."""
     encoder, decoder = encoder_pass(student, batch, mixed=mixed), decoder_pass(student, batch, mixed=mixed)
     head = cross_entropy(student, batch, mixed=mixed)
-    logits = batch.transcript_tokens * student.vocabulary
-    head_operations = _gradients(student, "embeddings") * head.operations
-    head_backward = Work(head_operations, head.weights, CROSS_ENTROPY_GRADIENT_TRAFFIC * logits)
     layers_backward = backward(student, encoder, decoder, checkpointing=checkpointing)
+    head_backward = _cross_entropy_backward(student, batch, head)
     return {"encode": encoder, "student": decoder + head, "backward": layers_backward + head_backward}
 
 
 def opd_phases(
-    student: Size, teacher: Size | None, batch: Batch, decoding: Decoding, *, mixed: bool, checkpointing: bool
+    student: Size,
+    teacher: Size | None,
+    batch: Batch,
+    decoding: Decoding,
+    *,
+    mixed: bool,
+    checkpointing: bool,
+    labels: bool = False,
 ) -> dict[str, Work]:
-    """The phases of a micro-batch of OPD.
+    """The phases of a micro-batch of OPD, with `labels` beside the rollouts.
 
     A teacher on other devices is None and has no phase. The logits on the union support are not counted: they take 1
     or 2% of the operations of the output head.
@@ -174,6 +179,11 @@ def opd_phases(
         "student": decoder + top_token_search(student, batch, mixed=mixed),
         "backward": backward(student, encoder, decoder, checkpointing=checkpointing),
     }
+    if labels:
+        head = cross_entropy(student, batch, mixed=mixed)
+        label_backward = backward(student, Work(), decoder, checkpointing=checkpointing)
+        phases["student"] += decoder + head
+        phases["backward"] += label_backward + _cross_entropy_backward(student, batch, head)
     if teacher is not None:
         forced = encoder_pass(teacher, batch, mixed=mixed) + decoder_pass(teacher, batch, mixed=mixed)
         phases["teacher"] = forced + top_token_search(teacher, batch, mixed=mixed) + cast_weights(teacher, mixed=mixed)
@@ -222,6 +232,12 @@ def backward(student: Size, encoder: Work, decoder: Work, *, checkpointing: bool
         2 * forward.layers,
     )
     return gradients + forward if checkpointing else gradients
+
+
+def _cross_entropy_backward(student: Size, batch: Batch, head: Work) -> Work:
+    logits = batch.transcript_tokens * student.vocabulary
+    operations = _gradients(student, "embeddings") * head.operations
+    return Work(operations, head.weights, CROSS_ENTROPY_GRADIENT_TRAFFIC * logits)
 
 
 def _gradients(student: Size, part: str) -> int:

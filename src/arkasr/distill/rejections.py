@@ -4,6 +4,7 @@ In: the teacher's scores of a rollout. Out: which positions count. After a token
 teacher's answer is about a transcript that it has never met.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,17 +23,21 @@ def teacher_log_probs(teacher: TeacherScores, ids: Tensor, allowed: Tensor) -> T
 
     Args:
         teacher: its scores at N positions. A served teacher's are over its whole vocabulary.
-        ids: LongTensor [N], teacher ids.
-        allowed: A_T, BoolTensor [V_T], on the host.
+        ids: LongTensor [N], teacher ids, on the host.
+        allowed: A_T, BoolTensor [V_T], on the host. Other tokens have the log-probability −inf.
     """
+    forbidden = ~allowed[ids]
     if isinstance(teacher, SparseScores):
-        return teacher.log_probs_of(ids[:, None]).squeeze(1)
-    dtype = working_dtype(teacher.hidden)
-    top = teacher.top
-    if top is None:
-        top = top_tokens(teacher.hidden, teacher.head, allowed, 1, dtype)
-    scores = token_scores(teacher.hidden, teacher.head, ids[:, None], dtype).squeeze(1)
-    return scores - top.log_normaliser.to(dtype)
+        device = teacher.log_probs.device
+        log_probs = teacher.log_probs_of(to_device(ids, device)[:, None])[:, 0]
+    else:
+        device, dtype = teacher.hidden.device, working_dtype(teacher.hidden)
+        top = teacher.top
+        if top is None:
+            top = top_tokens(teacher.hidden, teacher.head, allowed, 1, dtype)
+        scores = token_scores(teacher.hidden, teacher.head, to_device(ids, device)[:, None], dtype)[:, 0]
+        log_probs = scores - top.log_normaliser.to(dtype)
+    return log_probs.masked_fill(to_device(forbidden, device), -math.inf)
 
 
 def after_accepted_token(rejected: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -110,7 +110,7 @@ def utterance_check(source: str, stage: Stage, settings: TrainingStageSettings) 
             raise InputError(f"{source}: {utterance.id} has no `text`, and this stage learns from labels")
         if student.longest_transcript is not None and (label := _label_of(utterance, stage)) is not None:
             [tokens] = student.transcript_lengths([label])
-            check_reference_length(source, utterance.id, tokens, student)
+            _check_label_length(source, utterance.id, tokens, stage)
         if utterance.language not in checked:
             check_language(source, utterance.language, stage, settings)
             checked.add(utterance.language)
@@ -125,7 +125,7 @@ def _check_label_lengths(source: str, utterances: Utterances, stage: Stage) -> N
     )
     for index, tokens in enumerate(lengths):
         if not student.can_write(tokens):
-            check_reference_length(source, utterances[index].id, tokens, student)
+            _check_label_length(source, utterances[index].id, tokens, stage)
 
 
 def _label_of(utterance: Utterance, stage: Stage) -> str | None:
@@ -139,16 +139,20 @@ def _label_weight(stage: Stage) -> float:
     return stage.settings.label_weight if isinstance(stage, DistillationStage) else 1.0
 
 
-def check_reference_length(source: str, utterance_id: str, tokens: int, student: Recognizer) -> None:
-    """Check that the student can write a reference of so many tokens.
+def _check_label_length(source: str, utterance_id: str, tokens: int, stage: Stage) -> None:
+    """Check that the student can write a label of so many tokens.
 
     Raises:
         InputError: it cannot.
     """
+    subject, remedy = "its `text` in tokens", "cut the recording, or leave it out"
+    if isinstance(stage, DistillationStage):
+        subject = "its label from `drafts` in tokens"
+        remedy = "cut the recording, or leave its label out, or remove `objective.label_weight`"
     try:
-        check_transcript_length(student, tokens, "its `text` in tokens")
+        check_transcript_length(stage.student, tokens, subject)
     except InputError as error:
-        raise InputError(f"{source}: {utterance_id}: {error}; cut the recording, or leave it out") from error
+        raise InputError(f"{source}: {utterance_id}: {error}; {remedy}") from error
 
 
 def check_language(source: str, language: str | None, stage: Stage, settings: TrainingStageSettings) -> None:

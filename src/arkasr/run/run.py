@@ -135,7 +135,7 @@ def calibrate_stage(recipe: Recipe, name: str, path: Path) -> Calibration:
     context = RunContext(recipe, RunFolder(path, recipe.seeds[0]), default_device())
     Inputs(context).check_stage(name)
     seed = recipe.seeds[0]
-    # A run may be using its cache. Drafts save time, and labels that do not exist yet cannot be drafts.
+    # A run may be using its cache. Drafts only save time here, and labels that do not exist yet cannot be drafts.
     has_drafts = (
         settings.drafts is None or settings.drafts in recipe.sets or _result(context, settings.drafts, seed).exists()
     )

@@ -21,6 +21,7 @@ LOWEST_MAPPED_SHARE = 0.9
 LOWEST_PAIRED_SHARE = 0.9
 HIGHEST_EMPTY_SHARE = 0.1
 HIGHEST_TRUNCATED_SHARE = 0.1
+HIGHEST_REJECTED_SHARE = 0.5
 NAMED_TOKENS = 8
 
 
@@ -99,6 +100,12 @@ def reasons_against_opd(metrics: dict[str, float], unpaired_tokens: Counter[str]
         warnings.append(
             f"only {share:.0%} of the rollout tokens have a teacher position (want {LOWEST_PAIRED_SHARE:.0%}); most "
             f"often without one: {commonest}"
+        )
+    if (share := metrics.get("teacher/rejected_share", 0.0)) > HIGHEST_REJECTED_SHARE:
+        warnings.append(
+            f"the teacher rejects {share:.0%} of the rollout tokens (want at most {HIGHEST_REJECTED_SHARE:.0%}), and "
+            "what follows them does not count: bring the student closer with SFT or TD first, or lower "
+            "objective.rejected_below"
         )
     if (share := metrics["rollout/fallback_rate"] + metrics["rollout/skipped_rate"]) > HIGHEST_EMPTY_SHARE:
         warnings.append(f"{share:.0%} of the rollouts are empty (want at most {HIGHEST_EMPTY_SHARE:.0%})")

@@ -243,11 +243,12 @@ class ObjectiveSettings(Settings):
     `keep`: it counts, as in the paper."""
 
     rejected_below: float = Field(default=0.0, ge=0, lt=1)
-    """The teacher rejects a rollout token to which it gives a lower probability. The token after a rejected one does
-    not count in the loss. 0: every token counts, as in the paper."""
+    """The teacher rejects a rollout token to which it gives a lower probability than this. The token after a rejected
+    one does not count in the loss. 0: every token counts, as in the paper."""
 
-    label_weight: float = Field(default=0.0, ge=0)
-    """Weight of the cross-entropy of the texts in `drafts`, which is added to the loss. Needs `drafts`."""
+    label_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Above 0: the student also learns the texts of `drafts`. The loss is then the mean over the tokens of rollouts and
+    labels, and the cross-entropy of a label token is multiplied by this weight. Needs `drafts`."""
 
     @model_validator(mode="after")
     def _segments_have_no_temperature(self) -> "ObjectiveSettings":

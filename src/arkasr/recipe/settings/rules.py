@@ -182,8 +182,8 @@ def weighted_labels_exist(recipe: UncheckedRecipe) -> None:
     for name, stage in recipe.stages.items():
         if isinstance(stage, OpdStageSettings) and stage.objective.label_weight > 0 and stage.drafts is None:
             raise ValueError(
-                f"stages.{name}.objective.label_weight: there are no labels; name a set or label stage in "
-                f"stages.{name}.drafts, or remove label_weight"
+                f"stages.{name}.objective.label_weight: there are no labels without `drafts`; name a label stage, or a "
+                f"set with texts, in stages.{name}.drafts"
             )
 
 

@@ -116,7 +116,7 @@ class OpdStageSettings(TrainingStageSettings):
     drafts: str | None = None
     """Set or earlier label stage. Its texts are drafts that speed up the rollouts: the student verifies many draft
     tokens in one pass. In float32 drafts do not change the rollouts. `null`: the texts of `train`, if it has any. vLLM
-    does not use drafts."""
+    does not use drafts. With `objective.label_weight`, the student also learns these texts."""
 
     calibration_batches: int = Field(default=8, ge=1)
     """Micro-batches on which the support is measured before the first step."""

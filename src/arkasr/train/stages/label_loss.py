@@ -1,10 +1,11 @@
 """The cross-entropy of labels beside the divergence of OPD (docs/objective.md, "Labels beside rollouts").
 
-In: the prompts that the rollouts were written from, and a text for each of them. Out: a loss to add. The encoder's
-states are those of the prompts, so the labels cost one more pass of the decoder.
+In: the prompts that the rollouts were written from, and a text for each of them. Out: a loss to add. The audio of the
+prompts is encoded already, so labels cost one more pass of the decoder and the output head.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ def add_labels(
 ) -> StageLoss:
     """The loss with the cross-entropy of the labels, and the metrics `label/loss` and `label/share`.
 
-    Every label token counts as one more position.
+    Every label token counts as one more position. A label that the student cannot write does not count: two joined
+    ones may be too long. After an interruption, no label counts.
 
     Args:
         loss: of the rollouts; its metrics are extended.
@@ -31,13 +33,21 @@ def add_labels(
         texts: B labels; None = the utterance has none.
         weight: of the cross-entropy.
     """
+    stop = torch.tensor([student.stop_token_id])
+    labels = [_label_ids(student, text) if not loss.interrupted else None for text in texts]
     # Every process runs the same passes, so an utterance without a label is forced on the stop token.
-    ids = [student.transcript_ids(text or "") for text in texts]
-    counts = torch.cat([torch.full((len(tokens),), text is not None) for tokens, text in zip(ids, texts, strict=True)])
+    ids = [stop if label is None else label for label in labels]
+    counts = torch.tensor([label is not None for label in labels]).repeat_interleave(torch.tensor([*map(len, ids)]))
     logits = forced_logits(student, prompts, ids)
     targets, counts = to_device(torch.cat(ids), logits.device), to_device(counts, logits.device)
     cross_entropy: Tensor = F.cross_entropy(at_least_float32(logits), targets, reduction="none")
     total, tokens = cross_entropy.masked_fill(~counts, 0.0).sum(), counts.sum()
     loss.metrics.mean("label/loss", total.detach(), tokens)
-    loss.metrics.mean("label/share", sum(text is not None for text in texts), len(texts))
-    return StageLoss(loss.total + weight * total, loss.count + tokens, loss.metrics)
+    loss.metrics.mean("label/share", sum(label is not None for label in labels), len(labels))
+    return replace(loss, total=loss.total + weight * total, count=loss.count + tokens)
+
+
+def _label_ids(student: Recognizer, text: str | None) -> Tensor | None:
+    if text is None or not student.can_write(len(ids := student.transcript_ids(text))):
+        return None
+    return ids

@@ -57,7 +57,7 @@ class DistillationStage(Stage):
             teacher.
         settings: the objective and the rollouts.
         drafts: by utterance id, a text that the student is likely to generate, such as the teacher's label. In
-            float32, drafts save time and change nothing else.
+            float32, drafts do not change the rollouts. With `label_weight`, they are the labels.
         engine: generates the rollouts; None = the student itself, with the drafts.
         augmentation: of the features that both models read; None = none.
 
@@ -131,8 +131,8 @@ class DistillationStage(Stage):
             loss = _no_loss(forced_logits(self.student, prompts, [stop] * len(examples)).sum(), metrics)
         else:
             loss = self._loss_of_rollouts(examples, prompts, rollouts.kept, top_and_states, metrics)
-        # A calibration measures the rollouts only.
-        if self.settings.label_weight == 0 or loss.interrupted or not self.training:
+        learns_labels = self.settings.label_weight > 0 and self.training  # not in a calibration
+        if not learns_labels:
             return loss
         with self.clock("student"):
             texts = self.rollouts.draft_texts(examples)
@@ -324,12 +324,12 @@ class DistillationStage(Stage):
     def _after_accepted_token(
         self, kept: Sequence[Rollout], alignments: Sequence[Alignment], scores: TeacherScores, metrics: Metrics
     ) -> Tensor | None:
-        """Whether the teacher accepts the token before each position, bool `[N]`; None = it is not asked."""
+        """Whether the teacher accepts the token before each position, bool `[N]`; None = with any probability."""
         if self.settings.rejected_below == 0:
             return None
         positions = torch.cat([alignment.teacher_positions for alignment in alignments])
         ids = torch.cat([alignment.teacher_ids[alignment.teacher_positions.clamp(min=0)] for alignment in alignments])
-        log_probs = teacher_log_probs(scores, to_device(ids, self.student.device), self.teacher.allowed_tokens)
+        log_probs = teacher_log_probs(scores, ids, self.teacher.allowed_tokens)
         paired = to_device(positions >= 0, log_probs.device)
         rejected = paired & (log_probs < math.log(self.settings.rejected_below))
         metrics.mean("teacher/rejected_share", rejected.sum(), paired.sum())
