@@ -49,6 +49,8 @@ def test_a_pruned_vocabulary_counts_with_all_tokens_of_its_model(whisper_folder)
     assert 51_865 <= size.vocabulary < 51_900
     size = size_of_model("x", model, TokenizerSettings(texts="x", pruned_from=str(whisper_folder)))
     assert size.vocabulary > 330 + 1501
+    limited = TokenizerSettings(texts="x", pruned_from="openai/whisper-base", vocab_size=500)
+    assert 500 <= size_of_model("x", model, limited).vocabulary < 530
     with pytest.raises(InputError, match=r"^tokenizer\.pruned_from: someone/else is neither a folder nor"):
         size_of_model("x", model, TokenizerSettings(texts="x", pruned_from="someone/else"))
 

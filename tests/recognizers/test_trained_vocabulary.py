@@ -20,7 +20,8 @@ from arkasr.recipe.settings import TokenizerSettings
 from arkasr.recognizers.ark_asr import build_ark_asr
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.qwen3_asr import build_qwen3_asr
-from arkasr.recognizers.tokenizer import build_tokenizer, train_base_vocabulary
+from arkasr.recognizers.tokenizer import BYTE_SYMBOLS, build_tokenizer, train_base_vocabulary
+from arkasr.recognizers.tokenizer_check import check_tokenizer
 from arkasr.recognizers.trained_vocabulary import base_vocabulary_of, load_vocabulary, prune
 from arkasr.recognizers.whisper import build_whisper
 from arkasr.run.starting_points import base_vocabulary
@@ -86,6 +87,24 @@ def test_texts_get_the_token_strings_of_the_whole_vocabulary(whole):
     assert list(base.token_to_id.values()) == list(range(len(base.token_to_id)))
     written = {token for text in TEXTS for token in strings(whole, text)}
     assert all(any(token in other for other in written) for token in base.token_to_id if len(token) > 1)
+
+
+@pytest.mark.parametrize("size", [256, 300, 10_000])
+def test_a_limited_vocabulary_keeps_the_first_merges_that_the_texts_need(whole, size):
+    every, _ = pruned(whole)
+    base = prune(base_vocabulary_of(whole, "whole"), TEXTS, size)
+    if size > len(every.token_to_id):
+        assert base == every
+        return
+    merges = [left + right for left, right in every.merges]
+    assert base.token_to_id.keys() == BYTE_SYMBOLS | set(list(dict.fromkeys(merges))[: size - 256])
+    assert len(base.token_to_id) == size
+    tokenizer = build_tokenizer(base, SPECIAL_TOKENS)
+    check_tokenizer(tokenizer, "it")  # every token can be written
+    for text in TEXTS + UNSEEN:
+        tokens = strings(tokenizer, text)
+        assert len(tokens) >= len(strings(whole, text))
+        assert "".join(tokens) == "".join(strings(whole, text))
 
 
 def test_single_words_of_random_texts(whole, learned):

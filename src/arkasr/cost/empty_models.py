@@ -91,10 +91,10 @@ def _new_model(key: str, model: ModelSettings, tokenizer: TokenizerSettings | No
 
 
 def _most_tokens(tokenizer: TokenizerSettings) -> int:
-    """Tokens of the base vocabulary. A pruned one counts with all tokens of its model: its texts are not read."""
-    if tokenizer.pruned_from is None:
-        assert tokenizer.vocab_size is not None
+    """Tokens of the base vocabulary. Without a limit, a pruned one counts with all tokens of its model."""
+    if tokenizer.vocab_size is not None:
         return tokenizer.vocab_size
+    assert tokenizer.pruned_from is not None
     return int(_config_of("tokenizer.pruned_from", tokenizer.pruned_from).get_text_config().vocab_size)
 
 

@@ -75,7 +75,7 @@ def fits(costs: Sequence[StageCost], device: Device) -> Iterator[str]:
 
 def not_counted(recipe: Recipe) -> Iterator[str]:
     """A line for each part of the recipe that the estimate leaves out."""
-    if recipe.tokenizer is not None and recipe.tokenizer.pruned_from is not None:
+    if recipe.tokenizer is not None and recipe.tokenizer.vocab_size is None:
         yield f"tokenizer: counted with all tokens of {recipe.tokenizer.pruned_from}; the pruned vocabulary is smaller"
     for name, stage in recipe.stages.items():
         if isinstance(stage, LabelStageSettings) and stage.decoding.engine == "vllm":

@@ -76,7 +76,7 @@ def _decodes_bytes(document: Mapping[str, Any]) -> bool:
     return document["model"]["type"] == "BPE" and any(step.get("type") == "ByteLevel" for step in steps)
 
 
-def prune(base: BaseVocabulary, texts: Sequence[str]) -> BaseVocabulary:
+def prune(base: BaseVocabulary, texts: Sequence[str], size: int | None = None) -> BaseVocabulary:
     """The tokens that `texts` need: the texts get the same token strings as from the whole vocabulary.
 
     Kept are all single bytes, the tokens of the texts, and every token that the merges build on the way to these. Other
@@ -85,6 +85,8 @@ def prune(base: BaseVocabulary, texts: Sequence[str]) -> BaseVocabulary:
     Args:
         base: of a trained model, from `base_vocabulary_of`.
         texts: every form in which a text will be tokenised.
+        size: the most tokens; None = no limit. Kept are then the results of the first merges among those that the texts
+            need, and the texts get more tokens than from the whole vocabulary.
     """
     backend = backend_of(base)
     needed: set[str] = set()
@@ -95,7 +97,20 @@ def prune(base: BaseVocabulary, texts: Sequence[str]) -> BaseVocabulary:
     kept = set(BYTE_SYMBOLS)
     for token in needed:
         kept.update(_merged_on_the_way(token, rank_of), {token})
-    return _kept(base, kept)
+    pruned = _kept(base, kept)
+    if size is None or len(pruned.token_to_id) <= size:
+        return pruned
+    return _first_merges(pruned, size)
+
+
+def _first_merges(base: BaseVocabulary, size: int) -> BaseVocabulary:
+    """The single bytes and the results of the first merges, `size` tokens or fewer."""
+    tokens = set(BYTE_SYMBOLS)
+    for left, right in base.merges:
+        if len(tokens) >= size:
+            break
+        tokens.add(left + right)
+    return _kept(base, tokens)
 
 
 def _merged_on_the_way(token: str, rank_of: Mapping[tuple[str, str], int]) -> Iterator[str]:

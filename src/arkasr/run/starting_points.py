@@ -31,7 +31,7 @@ def base_vocabulary(settings: TokenizerSettings, texts: Sequence[str]) -> BaseVo
         return train_base_vocabulary(texts, settings.vocab_size, PROMPTS)
     whole = load_vocabulary(*settings.source)
     with_blank = [blank_before(text) + text for text in texts] if whole.leading_blank else []
-    return prune(whole, [*texts, *with_blank, *PROMPTS])
+    return prune(whole, [*texts, *with_blank, *PROMPTS], settings.vocab_size)
 
 
 def pretrained_model(model: ModelSettings, device: torch.device) -> Recognizer:

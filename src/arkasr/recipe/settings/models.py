@@ -23,7 +23,9 @@ class TokenizerSettings(Settings):
     """Set with labels. The vocabulary is trained on these labels, or pruned to the tokens that they need."""
 
     vocab_size: int | None = Field(default=None, ge=256)
-    """Number of tokens of a trained vocabulary, including the 256 single bytes. Give either this or `pruned_from`."""
+    """Number of tokens, including the 256 single bytes. With `pruned_from`, the most tokens: only the results of the
+    first merges that `texts` need are kept. CTC needs few tokens. `null`: as many as `texts` need; needs
+    `pruned_from`."""
 
     pruned_from: str | None = None
     """Folder or hub name of a model with a byte-level BPE, such as a Whisper or Qwen model. The vocabulary holds only
@@ -34,11 +36,9 @@ class TokenizerSettings(Settings):
     """Commit, tag or branch of `pruned_from` on the hub. `null`: the newest commit."""
 
     @model_validator(mode="after")
-    def _has_one_origin(self) -> "TokenizerSettings":
-        if (self.vocab_size is None) == (self.pruned_from is None):
-            raise ValueError(
-                "give either `vocab_size` or `pruned_from`; `texts` determine the size of a pruned vocabulary"
-            )
+    def _has_a_size(self) -> "TokenizerSettings":
+        if self.vocab_size is None and self.pruned_from is None:
+            raise ValueError("give `vocab_size` to train a vocabulary, or `pruned_from` to prune that of a model")
         if self.revision is not None and self.pruned_from is None:
             raise ValueError("revision: needs `pruned_from`; add it, or remove the key")
         return self
