@@ -93,6 +93,32 @@ def test_segments_in_only_one_process_give_the_gradient_of_one_process_with_all_
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
+def test_labels_in_only_one_process_give_the_gradient_of_both_losses(measured, sharding):
+    norms = []
+    for has_label in (True, False):
+        stages = [uneven_processes.labels_stage(rank) for rank in range(2)]
+        stages[1][0].student.model = stages[0][0].student.model
+        if not has_label:
+            stages[0][0].rollouts.drafts = {}
+        losses = [stage(examples, 0) for stage, examples in stages]
+        model = stages[0][0].student.model
+        (sum(loss.total for loss in losses) / sum(loss.count for loss in losses)).backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+    assert norms[0] != pytest.approx(norms[1], rel=0.01)
+    labelled, unlabelled = measured[f"labels-{sharding}"]
+    assert (labelled["label/share"], unlabelled["label/share"]) == (1, 0)
+    for process in (labelled, unlabelled):
+        assert process["train/gradient_norm"] == pytest.approx(norms[0], rel=1e-4)
+        assert not process["interrupted"]
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_process_without_scores_runs_the_passes_of_the_labels_with_the_others(measured, sharding):
+    assert [process["interrupted"] for process in measured[f"interrupted-labels-{sharding}"]] == [True, True]
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_give_the_gradient_of_one_with_a_whisper_student(measured, sharding):
     stage, examples = uneven_processes.whisper_stage()
     loss = stage(examples, 0)

@@ -109,6 +109,35 @@ def segments_in_one_process(sharding):
     return processes.all_gather(outcome.metrics.values())
 
 
+def labels_stage(rank):
+    """A stage that learns labels, and the example of a process. Only the first process has a label."""
+    vocabulary = small_vocabulary()
+    student, teacher = small_student(vocabulary), small_teacher(vocabulary)
+    objective = ObjectiveSettings(top_k=8, max_new_tokens=12, rejected_below=0.003, label_weight=0.5)
+    examples = noise_examples(student, teacher, seconds=[1.0], texts=[TEXTS[rank]])
+    labels = {examples[0].utterance.id: TEXTS[rank]} if rank == 0 else {}
+    return DistillationStage(student, teacher, objective, labels), examples
+
+
+def labels_in_one_process(sharding, *, interrupted=False):
+    """Metrics of one optimizer step, by rank, and whether it was interrupted.
+
+    Args:
+        sharding: of the stage.
+        interrupted: whether the first process gets no scores from its teacher.
+    """
+    stage, examples = labels_stage(processes.rank())
+    if interrupted and processes.is_first_rank():
+        stage.teacher.submit = lambda *arguments: lambda stop_requested: None
+    settings = OptimizationSettings(
+        steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, max_grad_norm=1e9, sharding=sharding
+    )
+    accelerator = accelerator_for(stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
+    outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
+    return processes.all_gather(outcome.metrics.values() | {"interrupted": outcome.interrupted})
+
+
 def whisper_stage():
     """OPD of a Whisper student, and examples for two processes."""
     vocabulary = small_vocabulary()
@@ -234,6 +263,10 @@ def main():
         "silent-none": step("none", silent=True),
         "segments-none": segments_in_one_process("none"),
         "segments-full": segments_in_one_process("full"),
+        "labels-none": labels_in_one_process("none"),
+        "labels-full": labels_in_one_process("full"),
+        "interrupted-labels-none": labels_in_one_process("none", interrupted=True),
+        "interrupted-labels-full": labels_in_one_process("full", interrupted=True),
         "whisper-none": whisper_step("none"),
         "whisper-full": whisper_step("full"),
         "unsharded-sft": most_unsharded("sft"),
