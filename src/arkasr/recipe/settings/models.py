@@ -24,7 +24,7 @@ class TokenizerSettings(Settings):
 
     vocab_size: int | None = Field(default=None, ge=256)
     """Number of tokens, including the 256 single bytes. With `pruned_from`, the most tokens: only the results of the
-    first merges that `texts` need are kept. CTC needs few tokens. `null`: as many as `texts` need; needs
+    first merges that `texts` need are kept. `null`: as many as `texts` need; needs
     `pruned_from`."""
 
     pruned_from: str | None = None
