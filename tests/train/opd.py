@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from arkasr.recognizers.ark_asr import ArkAsr
@@ -12,6 +13,7 @@ from arkasr.train.settings import ObjectiveSettings
 from arkasr.train.stages.opd import DistillationStage
 from arkasr.train.stages.sft import SupervisedStage
 from tests.models import TEXTS
+from tests.simulated_gpu import move_to_gpu, simulated_gpu
 from tests.teacher.requests import step
 from tests.train.runs import SETTINGS
 from tests.train.stream import Stream
@@ -73,3 +75,22 @@ def log_probs(recognizer, example, ids):
     prompts = recognizer.prompts([example.features[recognizer.frontend]], [example.utterance.language])
     logits = forced_logits(recognizer, prompts.to(recognizer.device), [ids])
     return logits.masked_fill(~recognizer.allowed_tokens, -math.inf).log_softmax(-1)
+
+
+def assert_same_waits(student, teacher, examples, settings, monkeypatch):
+    """Check that the host waits equally often for a GPU with each of two settings, and that the losses are the same."""
+    waited = []
+    stages = [DistillationStage(student, teacher, objective) for objective in settings]
+    for stage in stages:
+        set_rollouts(stage, TEXTS)
+    expected = [stage(examples, seed=0).total.item() for stage in stages]
+    move_to_gpu(student.model, teacher.model)
+    with simulated_gpu(monkeypatch) as waits:
+        for stage, total in zip(stages, expected, strict=True):
+            stage(examples, seed=0)  # moves the vocabularies, once
+            waits.clear()
+            found = stage(examples, seed=0)
+            waited.append(list(waits.calls))
+            assert waits.mixed == []
+            assert found.total.item() == pytest.approx(total, rel=1e-5)
+    assert waited[0] == waited[1], waits.lines

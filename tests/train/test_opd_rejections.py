@@ -9,10 +9,7 @@ from arkasr.distill.fused import divergence_from_states
 from arkasr.distill.rejections import after_accepted_token, teacher_log_probs
 from arkasr.distill.segments import SegmentTokens
 from arkasr.teacher.teacher import TeacherStates
-from arkasr.train.stages.opd import DistillationStage
-from tests.models import TEXTS
-from tests.simulated_gpu import move_to_gpu, simulated_gpu
-from tests.train.opd import OBJECTIVE, log_probs, overfit, set_rollouts, step_with
+from tests.train.opd import OBJECTIVE, assert_same_waits, log_probs, overfit, step_with
 
 SEGMENTS = OBJECTIVE.model_copy(update={"unpaired": "segments"})
 WRONG_WORDS = ["the cat mary on the red book", "a red red hat in the book"]
@@ -147,19 +144,5 @@ def test_the_teacher_rejects_what_it_may_not_write():
 
 
 def test_rejection_does_not_wait_for_a_gpu(student, coarse, noise_examples, monkeypatch):
-    examples, waited = noise_examples(student), []
-    settings = [SEGMENTS, SEGMENTS.model_copy(update={"rejected_below": 0.02})]
-    stages = [DistillationStage(student, coarse, objective) for objective in settings]
-    for stage in stages:
-        set_rollouts(stage, TEXTS)
-    expected = [stage(examples, seed=0).total.item() for stage in stages]
-    move_to_gpu(student.model, coarse.model)
-    with simulated_gpu(monkeypatch) as waits:
-        for stage, total in zip(stages, expected, strict=True):
-            stage(examples, seed=0)  # moves the vocabularies, once
-            waits.clear()
-            found = stage(examples, seed=0)
-            waited.append(list(waits.calls))
-            assert waits.mixed == []
-            assert found.total.item() == pytest.approx(total, rel=1e-5)
-    assert waited[0] == waited[1], waits.lines
+    settings = SEGMENTS, SEGMENTS.model_copy(update={"rejected_below": 0.02})
+    assert_same_waits(student, coarse, noise_examples(student), settings, monkeypatch)

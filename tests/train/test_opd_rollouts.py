@@ -157,7 +157,8 @@ def test_the_draft_of_joined_utterances_is_both_texts(student, teacher, noise_ex
     both = " ".join(drafts[part.id] for part in joined.joined_from)
     [draft] = stage.rollouts.drafts_of([joined])
     assert draft == student.transcript_ids(both).tolist()
-    assert stage.rollouts.draft_text_lengths([joined]) == [len(draft)]
+    [ids] = stage.rollouts.draft_text_ids([joined])
+    assert len(ids) == len(draft)
 
     part = joined.joined_from[0]
     stage.add_rollouts({part.id: student.transcript_ids("red").tolist()})

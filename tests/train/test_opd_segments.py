@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from arkasr.distill.alignment import token_bytes
-from arkasr.train.stages.opd import DistillationStage
 from tests.models import TEXTS
-from tests.simulated_gpu import move_to_gpu, simulated_gpu
-from tests.train.opd import OBJECTIVE, log_probs, overfit, repeated, set_rollouts, step_with
+from tests.train.opd import OBJECTIVE, assert_same_waits, log_probs, overfit, repeated, step_with
 
 SEGMENTS = OBJECTIVE.model_copy(update={"unpaired": "segments"})
 
@@ -106,21 +104,7 @@ def test_segments_in_a_masked_loop_do_not_count(student, coarse, noise_examples)
 
 
 def test_segments_do_not_wait_for_a_gpu(student, coarse, noise_examples, monkeypatch):
-    examples, waited = noise_examples(student), []
-    stages = [DistillationStage(student, coarse, settings) for settings in (OBJECTIVE, SEGMENTS)]
-    for stage in stages:
-        set_rollouts(stage, TEXTS)
-    expected = [stage(examples, seed=0).total.item() for stage in stages]
-    move_to_gpu(student.model, coarse.model)
-    with simulated_gpu(monkeypatch) as waits:
-        for stage, total in zip(stages, expected, strict=True):
-            stage(examples, seed=0)  # moves the vocabularies, once
-            waits.clear()
-            found = stage(examples, seed=0)
-            waited.append(list(waits.calls))
-            assert waits.mixed == []
-            assert found.total.item() == pytest.approx(total, rel=1e-5)
-    assert waited[0] == waited[1], waits.lines
+    assert_same_waits(student, coarse, noise_examples(student), (OBJECTIVE, SEGMENTS), monkeypatch)
 
 
 def test_bfloat16_gives_nearly_the_same_loss(student, coarse, noise_examples):

@@ -85,6 +85,16 @@ def step(sharding, *, longest=12, silent=False):
     return processes.all_gather({"gathers": gathers.count, **outcome.metrics.values()})
 
 
+def one_step(stage, examples, sharding, *, batch_seconds=10):
+    """The outcome of one optimizer step without clipping, one micro-batch on each of two processes."""
+    settings = OptimizationSettings(
+        steps=1, batch_seconds=batch_seconds, accumulation=2, learning_rate=1e-3, max_grad_norm=1e9, sharding=sharding
+    )
+    accelerator = accelerator_for(stage, settings)
+    module, optimizers = distribute(accelerator, stage, settings)
+    return optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
+
+
 SEGMENT_TEXTS = [TEXTS[0], TEXTS[2]]
 
 
@@ -100,12 +110,7 @@ def segments_stage(texts):
 def segments_in_one_process(sharding):
     """Metrics of one optimizer step, by rank, where only the first process has segments."""
     stage, examples = segments_stage([SEGMENT_TEXTS[processes.rank()]])
-    settings = OptimizationSettings(
-        steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, max_grad_norm=1e9, sharding=sharding
-    )
-    accelerator = accelerator_for(stage, settings)
-    module, optimizers = distribute(accelerator, stage, settings)
-    outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
+    outcome = one_step(stage, examples, sharding)
     return processes.all_gather(outcome.metrics.values())
 
 
@@ -129,12 +134,7 @@ def labels_in_one_process(sharding, *, interrupted=False):
     stage, examples = labels_stage(processes.rank())
     if interrupted and processes.is_first_rank():
         stage.teacher.submit = lambda *arguments: lambda stop_requested: None
-    settings = OptimizationSettings(
-        steps=1, batch_seconds=10, accumulation=2, learning_rate=1e-3, max_grad_norm=1e9, sharding=sharding
-    )
-    accelerator = accelerator_for(stage, settings)
-    module, optimizers = distribute(accelerator, stage, settings)
-    outcome = optimizer_step(accelerator, stage, module, optimizers, iter([examples]), settings, 1, 0, 1.0)
+    outcome = one_step(stage, examples, sharding)
     return processes.all_gather(outcome.metrics.values() | {"interrupted": outcome.interrupted})
 
 
@@ -149,13 +149,8 @@ def whisper_stage():
 def whisper_step(sharding):
     """Metrics of one optimizer step of a Whisper student on different utterances, by rank."""
     stage, examples = whisper_stage()
-    settings = OptimizationSettings(
-        steps=1, batch_seconds=90, accumulation=2, learning_rate=1e-3, max_grad_norm=1e9, sharding=sharding
-    )
-    accelerator = accelerator_for(stage, settings)
-    module, optimizers = distribute(accelerator, stage, settings)
     part = examples[:2] if processes.is_first_rank() else examples[2:]
-    outcome = optimizer_step(accelerator, stage, module, optimizers, iter([part]), settings, 1, 0, 1.0)
+    outcome = one_step(stage, part, sharding, batch_seconds=90)
     return processes.all_gather(outcome.metrics.values())
 
 

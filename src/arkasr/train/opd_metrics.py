@@ -32,10 +32,10 @@ def add_rollouts(metrics: Metrics, rollouts: Rollouts, drafts: Sequence[Sequence
     metrics.mean("rollout/drafted_share", sum(map(bool, drafts)), batch)
 
 
-def add_length_ratio(metrics: Metrics, rollouts: Rollouts, draft_lengths: Sequence[int | None]) -> None:
+def add_length_ratio(metrics: Metrics, rollouts: Rollouts, draft_text_ids: Sequence[Tensor | None]) -> None:
     """Add the length of the rollouts relative to the texts of `drafts`; None = no text for the utterance."""
-    pairs = zip(rollouts.transcripts, draft_lengths, strict=True)
-    lengths = [(len(tokens), expected) for tokens, expected in pairs if expected is not None]
+    pairs = zip(rollouts.transcripts, draft_text_ids, strict=True)
+    lengths = [(len(tokens), len(ids)) for tokens, ids in pairs if ids is not None]
     if lengths:
         generated, expected = map(sum, zip(*lengths, strict=True))
         metrics.mean("rollout/length_ratio", generated, expected)

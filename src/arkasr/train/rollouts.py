@@ -11,6 +11,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from arkasr.data.examples import Example
 from arkasr.data.manifests.manifest import Utterance
@@ -101,18 +102,18 @@ class StudentRollouts:
         """Drafts of the rollouts as token ids; empty for an engine."""
         return [self._draft(example) if self.engine is None else [] for example in examples]
 
-    def draft_text_lengths(self, examples: Sequence[Example]) -> list[int | None]:
-        """Number of tokens of each utterance's text in `drafts`, with the stop token; None = no text."""
-        return [None if text is None else len(self.student.transcript_ids(text)) for text in self.draft_texts(examples)]
+    def draft_text_ids(self, examples: Sequence[Example]) -> list[Tensor | None]:
+        """The ids of each utterance's text in `drafts`, int64 `[n]`, with the stop token.
 
-    def draft_texts(self, examples: Sequence[Example]) -> list[str | None]:
-        """Each utterance's text in `drafts`; None = it has none, or a part of a joined utterance has none."""
-        joined: list[str | None] = []
+        None = the utterance has no text there, or a part of a joined utterance has none.
+        """
+        found: list[Tensor | None] = []
         for example in examples:
             parts = example.joined_from or (example.utterance,)
             texts = [text for part in parts if (text := self.drafts.get(part.id)) is not None]
-            joined.append(join_texts(parts, texts) if len(texts) == len(parts) else None)
-        return joined
+            complete = len(texts) == len(parts)
+            found.append(self.student.transcript_ids(join_texts(parts, texts)) if complete else None)
+        return found
 
     def on_step_end(self) -> None:
         """Drop the pending rollouts that this step used. An interrupted step keeps them, because it is repeated."""

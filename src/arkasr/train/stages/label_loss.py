@@ -1,6 +1,6 @@
 """The cross-entropy of labels beside the divergence of OPD (docs/objective.md, "Labels beside rollouts").
 
-In: the prompts that the rollouts were written from, and a text for each of them. Out: a loss to add. The audio of the
+In: the prompts that the rollouts were written from, and a label for each of them. Out: a loss to add. The audio of the
 prompts is encoded already, so labels cost one more pass of the decoder and the output head.
 """
 
@@ -19,7 +19,7 @@ from arkasr.train.stage import StageLoss
 
 
 def add_labels(
-    loss: StageLoss, student: Recognizer, prompts: Prompts, texts: Sequence[str | None], weight: float
+    loss: StageLoss, student: Recognizer, prompts: Prompts, labels: Sequence[Tensor | None], weight: float
 ) -> StageLoss:
     """The loss with the cross-entropy of the labels, and the metrics `label/loss` and `label/share`.
 
@@ -30,24 +30,20 @@ def add_labels(
         loss: of the rollouts; its metrics are extended.
         student: the recogniser that is trained.
         prompts: of B utterances, with gradient.
-        texts: B labels; None = the utterance has none.
+        labels: B int64 tensors `[n_b]` with the stop token; None = the utterance has none.
         weight: of the cross-entropy.
     """
     stop = torch.tensor([student.stop_token_id])
-    labels = [_label_ids(student, text) if not loss.interrupted else None for text in texts]
+    learned = [
+        ids if ids is not None and student.can_write(len(ids)) and not loss.interrupted else None for ids in labels
+    ]
     # Every process runs the same passes, so an utterance without a label is forced on the stop token.
-    ids = [stop if label is None else label for label in labels]
-    counts = torch.tensor([label is not None for label in labels]).repeat_interleave(torch.tensor([*map(len, ids)]))
+    ids = [stop if label is None else label for label in learned]
+    counts = torch.tensor([label is not None for label in learned]).repeat_interleave(torch.tensor([*map(len, ids)]))
     logits = forced_logits(student, prompts, ids)
     targets, counts = to_device(torch.cat(ids), logits.device), to_device(counts, logits.device)
     cross_entropy: Tensor = F.cross_entropy(at_least_float32(logits), targets, reduction="none")
     total, tokens = cross_entropy.masked_fill(~counts, 0.0).sum(), counts.sum()
     loss.metrics.mean("label/loss", total.detach(), tokens)
-    loss.metrics.mean("label/share", sum(label is not None for label in labels), len(labels))
+    loss.metrics.mean("label/share", sum(label is not None for label in learned), len(learned))
     return replace(loss, total=loss.total + weight * total, count=loss.count + tokens)
-
-
-def _label_ids(student: Recognizer, text: str | None) -> Tensor | None:
-    if text is None or not student.can_write(len(ids := student.transcript_ids(text))):
-        return None
-    return ids

@@ -124,7 +124,8 @@ class DistillationStage(Stage):
             top_and_states = self._top_at_rollout(rollouts.kept, prompts.detach()) if rollouts.kept else None
         metrics = Metrics()
         add_rollouts(metrics, rollouts, drafts, self.settings.max_new_tokens)
-        add_length_ratio(metrics, rollouts, self.rollouts.draft_text_lengths(examples))
+        labels = self.rollouts.draft_text_ids(examples)
+        add_length_ratio(metrics, rollouts, labels)
         if top_and_states is None:
             # Every process must run the same forward and backward passes.
             stop = torch.tensor([self.student.stop_token_id])
@@ -135,8 +136,7 @@ class DistillationStage(Stage):
         if not learns_labels:
             return loss
         with self.clock("student"):
-            texts = self.rollouts.draft_texts(examples)
-            return add_labels(loss, self.student, prompts, texts, self.settings.label_weight)
+            return add_labels(loss, self.student, prompts, labels, self.settings.label_weight)
 
     def _loss_of_rollouts(
         self,
@@ -171,7 +171,7 @@ class DistillationStage(Stage):
             student = StudentStates(
                 hidden,
                 self.student.head,
-                generated=compared if after_accepted is None else compared.masked_fill(~after_accepted, -1),
+                generated=compared.masked_fill(~after_accepted, -1),
                 top=student_top,
                 top_hidden=top_states,
                 sparse_head_gradient=self.student.head is self.student.model.get_input_embeddings().weight,
@@ -184,9 +184,7 @@ class DistillationStage(Stage):
                 divergences = divergence_of_segments(
                     (hidden, self.student.head), teacher_scores, tokens, self.objective, self._vocabularies_on(device)
                 )
-                counted = torch.ones(len(divergences), dtype=torch.bool, device=device)
-                if after_accepted is not None:
-                    counted = after_accepted[to_device(tokens[0].first_positions, device)]
+                counted = after_accepted[to_device(tokens[0].first_positions, device)]
                 divergences = divergences.masked_fill(~counted, 0.0)
                 add_segments(metrics, alignments, divergences, counted)
                 total, count = total + divergences.sum(), count + counted.sum()
@@ -323,11 +321,11 @@ class DistillationStage(Stage):
 
     def _after_accepted_token(
         self, kept: Sequence[Rollout], alignments: Sequence[Alignment], scores: TeacherScores, metrics: Metrics
-    ) -> Tensor | None:
-        """Whether the teacher accepts the token before each position, bool `[N]`; None = with any probability."""
-        if self.settings.rejected_below == 0:
-            return None
+    ) -> Tensor:
+        """Whether the teacher accepts the token before each position, bool `[N]`."""
         positions = torch.cat([alignment.teacher_positions for alignment in alignments])
+        if self.settings.rejected_below == 0:
+            return torch.ones(len(positions), dtype=torch.bool, device=self.student.device)
         ids = torch.cat([alignment.teacher_ids[alignment.teacher_positions.clamp(min=0)] for alignment in alignments])
         log_probs = teacher_log_probs(scores, ids, self.teacher.allowed_tokens)
         paired = to_device(positions >= 0, log_probs.device)
