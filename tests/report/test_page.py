@@ -1,10 +1,12 @@
 import base64
 import gzip
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from plotly.offline import get_plotlyjs
 
 from arkasr.errors import InputError
@@ -146,7 +148,17 @@ def test_a_run_without_training_or_support_has_no_empty_sections(run_path: Path,
     (run_path / "results.json").write_text(text[: text.index(' "support"')] + ' "support": []}')
     reader = read_page(run_path)
     assert [attributes["id"] for attributes in reader.of("section")] == ["rates", "comparisons", "utterances", "setup"]
-    assert "plotly" not in {script.get("id") for script in reader.of("script")}
+    assert len([div for div in reader.of("div") if div.get("class") == "chart"]) == 1
+
+
+def test_a_page_without_charts_has_no_plotly(run_path: Path, tmp_path: Path) -> None:
+    (run_path / "stages").rename(tmp_path / "elsewhere")
+    results = json.loads((run_path / "results.json").read_text())
+    results["rows"] = [row for row in results["rows"] if row["variant"] == "base"]
+    (run_path / "results.json").write_text(json.dumps(results | {"comparisons": []}))
+    recipe = yaml.safe_load((run_path / "recipe.yaml").read_text())
+    (run_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"variants": {"base": "base"}}))
+    assert "plotly" not in {script.get("id") for script in read_page(run_path).of("script")}
 
 
 def test_the_page_is_reproducible_and_no_temporary_file_remains(run_path: Path) -> None:

@@ -29,17 +29,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart; `figure` has the `data` and `layout` that plotly.js expects."""
+    """One chart; `figure` has the `data` and `layout` that plotly.js expects, `in_words` is for screen readers."""
 
     title: str
     note: str
     figure: dict[str, Any]
-
-    @property
-    def alternative_text(self) -> str:
-        """First and last value of each line, for screen readers."""
-        lines = (f"{trace['name']} from {trace['y'][0]:.3g} to {trace['y'][-1]:.3g}" for trace in self.figure["data"])
-        return f"{'; '.join(lines)}."
+    in_words: str
 
 
 LOSS_NOTES = {
@@ -122,7 +117,7 @@ def _panel_charts(run: Run, logs: Sequence[StageLog], panel: Panel) -> Iterator[
             if curve:
                 traces.append(_line(run, log, curve, label, DASHES[index]))
     if traces:
-        yield Chart(panel.title, panel.note, _figure(traces, "optimizer step", panel.unit))
+        yield _over_steps(panel.title, panel.note, figure(traces, "optimizer step", panel.unit))
 
 
 def _development_charts(run: Run, logs: Sequence[StageLog]) -> Iterator[Chart]:
@@ -141,10 +136,10 @@ def _development_charts(run: Run, logs: Sequence[StageLog]) -> Iterator[Chart]:
         trace = _line(run, log, Curve(steps, values), "", "solid")
         traces.append(trace | {"mode": "lines+markers", "marker": {"size": 6}})
     if traces:
-        figure = _figure(traces, "optimizer steps since random weights", "error rate")
-        figure["layout"]["yaxis"] |= {"tickformat": ".0%", "hoverformat": ".1%"}
+        drawn = figure(traces, "optimizer steps since random weights", "error rate")
+        drawn["layout"]["yaxis"] |= {"tickformat": ".0%", "hoverformat": ".1%"}
         note = "A curve begins where its start stage ended, so points at the same step had the same number of updates."
-        yield Chart("Error rate on the development set", note, figure)
+        yield _over_steps("Error rate on the development set", note, drawn)
 
 
 def _updates_before(run: Run, stage: TrainedStage) -> int:
@@ -177,7 +172,8 @@ def _phase_charts(log: StageLog) -> Iterator[Chart]:
             )
     if traces:
         note = "Wall-clock seconds per optimizer step, stacked by phase."
-        yield Chart(f"Time per phase, {log.stage.name}", note, _figure(traces, "optimizer step", "seconds per step"))
+        drawn = figure(traces, "optimizer step", "seconds per step")
+        yield _over_steps(f"Time per phase, {log.stage.name}", note, drawn)
 
 
 def _line(run: Run, log: StageLog, curve: Curve, label: str, dash: str) -> dict[str, Any]:
@@ -203,7 +199,13 @@ def _colour(run: Run, stage: TrainedStage) -> str:
     return PALETTE[ordered.index(stage) % len(PALETTE)]
 
 
-def _figure(traces: Sequence[dict[str, Any]], x_title: str, y_title: str) -> dict[str, Any]:
+def _over_steps(title: str, note: str, drawn: dict[str, Any]) -> Chart:
+    lines = (f"{trace['name']} from {trace['y'][0]:.3g} to {trace['y'][-1]:.3g}" for trace in drawn["data"])
+    return Chart(title, note, drawn, f"{'; '.join(lines)}.")
+
+
+def figure(traces: Sequence[dict[str, Any]], x_title: str, y_title: str) -> dict[str, Any]:
+    """`data` and `layout` of a figure, in the form that all charts of the page have."""
     return {
         "data": list(traces),
         "layout": {

@@ -21,7 +21,7 @@ function themed(layout) {
   const size = 13;
   const axis = ({ title, ...rest }) => merged(rest, { gridcolor: style("--line"), title: merged(title, { font: { size } }) });
   return merged(layout, {
-    paper_bgcolor: "rgba(0,0,0,0)",
+    paper_bgcolor: style("--card"), // not transparent, for the saved picture
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: style("--ink"), family: getComputedStyle(document.body).fontFamily, size },
     hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line") },
@@ -37,7 +37,12 @@ async function draw(chart) {
   const { data, layout } = JSON.parse(chart.nextElementSibling.textContent);
   const Plotly = await loadPlotly();
   drawnCharts.add(chart);
-  Plotly.react(chart, data, themed(layout), { responsive: true, displayModeBar: false });
+  Plotly.react(chart, data, themed(layout), {
+    responsive: true,
+    displaylogo: false,
+    modeBarButtons: [["toImage"]],
+    toImageButtonOptions: { format: "svg", filename: chart.dataset.name },
+  });
 }
 const inView = new IntersectionObserver(entries => {
   for (const entry of entries) {

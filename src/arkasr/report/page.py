@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from arkasr.files import write_atomically
 from arkasr.report import wording
 from arkasr.report.charts import diagnostic_charts, learning_charts
+from arkasr.report.rate_chart import rate_chart
 from arkasr.report.run_folder import Run, read_run
 from arkasr.report.summary import overall_set, result_in_words, summarise
 from arkasr.report.tables import intervals_in_words, rate_table, support_table
@@ -37,7 +38,7 @@ def write_report(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Path:
 def render_page(run: Run, limits: Limits = DEFAULT_LIMITS) -> str:
     """The page as text."""
     overall, rates = overall_set(run), rate_table(run)
-    learning, diagnostics = learning_charts(run), diagnostic_charts(run)
+    comparison_of_rates, learning, diagnostics = rate_chart(rates), learning_charts(run), diagnostic_charts(run)
     return (
         _templates()
         .get_template("page.html.j2")
@@ -51,7 +52,8 @@ def render_page(run: Run, limits: Limits = DEFAULT_LIMITS) -> str:
             comparisons_by_set=[row for row in run.comparisons if row.set != overall],
             learning=learning,
             diagnostics=diagnostics,
-            plotly=_compressed_plotly() if learning or diagnostics else "",
+            rate_chart=comparison_of_rates,
+            plotly=_compressed_plotly() if comparison_of_rates or learning or diagnostics else "",
             test_sets=[load_shown_test_set(run, name, limits) for name in run.test_sets],
             limits=limits,
         )
