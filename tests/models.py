@@ -49,6 +49,30 @@ SMALL_WHISPER = {
 }
 
 
+# Factors of random weights that make transcripts depend on the audio. Most of Whisper's window is silence.
+LISTENING_SCALE = {"student": 6, "teacher": 6, "whisper": 4}
+CROSS_ATTENTION_SCALE = 10
+
+
+def listening_model(family, vocabulary):
+    """A student, teacher or Whisper with random weights in float64, large enough for transcripts that differ."""
+    torch.manual_seed(1)
+    build = {
+        "student": lambda: build_ark_asr(SMALL_STUDENT, vocabulary),
+        "teacher": lambda: build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary),
+        "whisper": lambda: build_whisper(SMALL_WHISPER, vocabulary),
+    }
+    built = build[family]()
+    built.model.double().eval()
+    with torch.no_grad():
+        for name, parameter in built.model.named_parameters():
+            if parameter.dim() > 1 and "embed_positions" not in name:
+                parameter.mul_(LISTENING_SCALE[family])
+            if "encoder_attn" in name and parameter.dim() > 1:
+                parameter.mul_(CROSS_ATTENTION_SCALE)
+    return built
+
+
 def small_student(vocabulary):
     torch.manual_seed(0)
     return build_ark_asr(SMALL_STUDENT, vocabulary)

@@ -7,19 +7,15 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from arkasr.recognizers.ark_asr import build_ark_asr
-from arkasr.recognizers.decoding import Sampling, _CachedDecoder, decode
+from arkasr.recognizers.cached_decoder import CachedDecoder
+from arkasr.recognizers.decoding import Sampling, decode
 from arkasr.recognizers.draft import Draft
 from arkasr.recognizers.head import greedy_tokens, sampled_tokens, top_tokens
-from arkasr.recognizers.qwen3_asr import QWEN3_ASR_PRESETS, build_qwen3_asr
-from arkasr.recognizers.whisper import Whisper, build_whisper
-from tests.models import SMALL_STUDENT, SMALL_WHISPER
+from arkasr.recognizers.whisper import Whisper
+from tests.models import listening_model
 
 STOP = 99
 CLIPS, CAP = 24, 20
-# Factors of random weights that make transcripts depend on the audio. Most of Whisper's window is silence.
-SCALE = {"student": 6, "teacher": 6, "whisper": 4}
-CROSS_SCALE = 10
 
 
 def passes_along(transcript: list[int], draft: list[int], limit: int = 10**6) -> int:
@@ -94,22 +90,7 @@ def corrupted(tokens: list[int], rate: float, vocabulary: int, generator: random
 
 @pytest.fixture(params=["student", "teacher", "whisper"])
 def recognizer(request, vocabulary):
-    """Random weights in float64, large enough for transcripts with different tokens."""
-    torch.manual_seed(1)
-    build = {
-        "student": lambda: build_ark_asr(SMALL_STUDENT, vocabulary),
-        "teacher": lambda: build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary),
-        "whisper": lambda: build_whisper(SMALL_WHISPER, vocabulary),
-    }
-    built = build[request.param]()
-    built.model.double().eval()
-    with torch.no_grad():
-        for name, parameter in built.model.named_parameters():
-            if parameter.dim() > 1 and "embed_positions" not in name:
-                parameter.mul_(SCALE[request.param])
-            if "encoder_attn" in name and parameter.dim() > 1:
-                parameter.mul_(CROSS_SCALE)
-    return built
+    return listening_model(request.param, vocabulary)
 
 
 @pytest.fixture
@@ -156,7 +137,7 @@ def test_the_same_transcripts_and_the_same_states_with_drafts_of_any_quality(rec
 
 
 def test_the_cache_holds_no_more_than_the_longest_row_once_rows_have_left(recognizer, prompts, monkeypatch):
-    original, widths = _CachedDecoder.keep_rows, []
+    original, widths = CachedDecoder.keep_rows, []
 
     def keep_rows(decoder, rows):
         before = decoder._cache.get_seq_length()
@@ -169,7 +150,7 @@ def test_the_cache_holds_no_more_than_the_longest_row_once_rows_have_left(recogn
         assert all(len(layer.keys) == len(layer.values) == len(rows) for layer in layers)
         widths.append((before, cached.shape[1]))
 
-    monkeypatch.setattr(_CachedDecoder, "keep_rows", keep_rows)
+    monkeypatch.setattr(CachedDecoder, "keep_rows", keep_rows)
     expected = decode(recognizer, prompts, max_new_tokens=CAP)
     recognizer.stop_token_id = torch.cat(expected.tokens).mode().values.item()
     expected = decode(recognizer, prompts, max_new_tokens=CAP)

@@ -9,16 +9,16 @@ suppressed. Text is left to others.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from arkasr.recognizers.cached_decoder import CachedDecoder
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.draft import Draft
-from arkasr.recognizers.head import TokenMask, greedy_tokens, sampled_tokens
+from arkasr.recognizers.predictor import Predictor
 from arkasr.recognizers.recognizer import Prompts, Recognizer
-from arkasr.recognizers.scoring import check_transcript_length, positions
+from arkasr.recognizers.scoring import check_transcript_length
 
 # Finished rows leave the batch together, once they are this share of it, because removing rows copies the cache.
 FINISHED_SHARE = 0.25
@@ -142,8 +142,8 @@ def decode(
         _Row(Draft(_allowed_prefix(draft, allowed), stop), stop, max_new_tokens, uniforms)
         for draft, uniforms in zip(drafts or [()] * clips, uniforms_by_clip, strict=True)
     ]
-    predictor = _Predictor(recognizer, None if sampling is None else sampling.temperature)
-    decoder = _CachedDecoder(recognizer, prompts)
+    predictor = Predictor(recognizer, None if sampling is None else sampling.temperature)
+    decoder = CachedDecoder(recognizer, prompts)
     states: list[Tensor] = []
     state_count = 0
     while not all(row.finished for row in rows):
@@ -181,129 +181,3 @@ def _allowed_prefix(draft: Sequence[int], allowed: Tensor) -> Sequence[int]:
     in_vocabulary = tokens < len(allowed)
     writable = in_vocabulary & allowed[tokens.where(in_vocabulary, 0)]
     return draft[: int(writable.int().cumprod(0).sum())]
-
-
-class _Predictor:
-    """The next token after each state: the best allowed one, or a sampled one.
-
-    Args:
-        recognizer: its output head scores the tokens.
-        temperature: of sampling; None = greedy.
-    """
-
-    def __init__(self, recognizer: Recognizer, temperature: float | None) -> None:
-        self._head = recognizer.head
-        self._temperature = temperature
-        allowed, allowed_first = recognizer.allowed_tokens, recognizer.allowed_first_tokens
-        self._allowed = TokenMask.of(allowed, self._head)
-        self._allowed_first = None if allowed_first is allowed else TokenMask.of(allowed_first, self._head)
-
-    def predict(self, states: Tensor, uniforms: Tensor | None, allowed: TokenMask | None = None) -> Tensor:
-        """Token ids, int64 `[N]`.
-
-        Args:
-            states: `[N, H]`.
-            uniforms: float64 `[N]`, as in `Sampling`; None for greedy decoding.
-            allowed: the tokens to choose from; None = those of every position but the first.
-        """
-        if uniforms is None or self._temperature is None:
-            return greedy_tokens(states, self._head, allowed or self._allowed)
-        uniforms = to_device(uniforms, states.device)
-        return sampled_tokens(states, self._head, allowed or self._allowed, self._temperature, uniforms)
-
-    def replace_first(
-        self, tokens: Tensor, states: Tensor, proposals: Sequence[Sequence[int]], uniforms: Tensor | None
-    ) -> None:
-        """Predict the first token of every transcript again, in place, from the tokens that may begin one.
-
-        Args:
-            tokens: int64 `[N]`, from the first pass.
-            states: `[N, H]`, of the first pass.
-            proposals: of each row; N is the sum of `len(proposal) + 1` over the rows.
-            uniforms: as for `predict`.
-        """
-        if self._allowed_first is None:
-            return
-        lengths = torch.tensor([len(proposal) + 1 for proposal in proposals])
-        first_on_host = lengths.cumsum(0) - lengths
-        first = to_device(first_on_host, states.device)
-        first_uniforms = None if uniforms is None else uniforms[first_on_host]
-        tokens[first] = self.predict(states.index_select(0, first), first_uniforms, self._allowed_first)
-
-
-class _CachedDecoder:
-    """The decoder with the key/value cache and attention mask of the rows that are still in the batch.
-
-    A rejected token stays in the cache, hidden by the mask, if another row's token in that column was accepted.
-    `keep_rows` removes hidden columns. No method makes the host wait for the device.
-
-    Attributes:
-        clips: the clip of each row.
-    """
-
-    def __init__(self, recognizer: Recognizer, prompts: Prompts) -> None:
-        prompts = recognizer.embed_audio(prompts)
-        self.clips = list(range(len(prompts.input_ids)))
-        self._recognizer = recognizer
-        self._pending = prompts.input_ids
-        self._audio = prompts.audio
-        self._attention_mask = prompts.attention_mask
-        self._cached_lengths = prompts.lengths
-        self._cache: Any = None
-        self._proposed = 0
-
-    def step(self, proposals: Sequence[Sequence[int]]) -> Tensor:
-        """Run the decoder over the pending tokens and a proposal after them in each row.
-
-        Returns:
-            The states that predict every token of each proposal and the one after it, `[sum (m_r + 1), H]`.
-        """
-        device = self._pending.device
-        if self._cache is not None:  # the pending token enters the cache
-            self._cached_lengths = [length + 1 for length in self._cached_lengths]
-        lengths = torch.tensor([len(proposal) for proposal in proposals])
-        self._proposed = int(lengths.max())
-        in_proposal = torch.arange(self._proposed) < lengths[:, None]
-        if self._proposed:
-            padded = torch.zeros_like(in_proposal, dtype=torch.long)
-            padded[in_proposal] = torch.tensor(list(chain.from_iterable(proposals)))
-            self._pending = torch.cat((self._pending, to_device(padded, device)), dim=1)
-            self._attention_mask = torch.cat((self._attention_mask, to_device(in_proposal.long(), device)), dim=1)
-        states, self._cache = self._recognizer.decoder_states(
-            self._pending,
-            self._attention_mask,
-            positions(self._attention_mask)[:, -self._pending.shape[1] :],
-            self._audio,
-            cache=self._cache,
-            use_cache=True,
-        )
-        self._audio = {}
-        predicting = torch.cat((torch.ones(len(proposals), 1, dtype=torch.bool), in_proposal), dim=1)
-        indices = to_device(predicting.flatten().nonzero().squeeze(1), device)
-        return states[:, -self._proposed - 1 :].flatten(0, 1).index_select(0, indices)
-
-    def accept(self, accepted: Sequence[int], last_tokens: Sequence[int]) -> None:
-        """Hide or drop the rejected tokens of each row, and make its last token the pending one."""
-        device = self._pending.device
-        if self._proposed:
-            longest = max(accepted)
-            kept = torch.arange(longest) < torch.tensor(accepted)[:, None]
-            before = self._attention_mask[:, : self._attention_mask.shape[1] - self._proposed]
-            self._attention_mask = torch.cat((before, to_device(kept.long(), device)), dim=1)
-            if longest < self._proposed:
-                self._cache.crop(longest - self._proposed)
-        self._cached_lengths = [length + count for length, count in zip(self._cached_lengths, accepted, strict=True)]
-        self._pending = to_device(torch.tensor(last_tokens), device)[:, None]
-        self._attention_mask = torch.cat((self._attention_mask, torch.ones_like(self._pending)), dim=1)
-
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Remove all other rows, and shorten the cache to its longest remaining row."""
-        kept = to_device(torch.tensor(rows), self._pending.device)
-        self._pending = self._pending.index_select(0, kept)
-        mask = self._attention_mask.index_select(0, kept)
-        self.clips = [self.clips[row] for row in rows]
-        self._cached_lengths = [self._cached_lengths[row] for row in rows]
-        in_cache = mask[:, :-1]
-        columns = in_cache.argsort(dim=1, stable=True)[:, -max(self._cached_lengths) :]
-        self._attention_mask = torch.cat((in_cache.gather(1, columns), mask[:, -1:]), dim=1)
-        self._recognizer.select_cached(self._cache, kept, columns)

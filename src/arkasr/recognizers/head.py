@@ -119,6 +119,19 @@ def greedy_tokens(hidden: Tensor, head: Tensor, allowed: Tensor | TokenMask | No
 
 
 @torch.no_grad()
+def log_normalisers(hidden: Tensor, head: Tensor, allowed: Tensor | TokenMask | None) -> Tensor:
+    """Logsumexp of the allowed tokens' scores of every position, float32 or float64 `[N]`.
+
+    The arguments are those of `greedy_tokens`.
+    """
+    dtype = working_dtype(hidden)
+    total = hidden.new_full((len(hidden),), -torch.inf, dtype=dtype)
+    for _, tile in _tiles(hidden, head, TokenMask.of(allowed, head), dtype):
+        total = torch.logaddexp(total, tile.logsumexp(dim=1))
+    return total
+
+
+@torch.no_grad()
 def sampled_tokens(
     hidden: Tensor, head: Tensor, allowed: Tensor | TokenMask | None, temperature: float, uniforms: Tensor
 ) -> Tensor:

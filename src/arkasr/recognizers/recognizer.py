@@ -17,6 +17,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS
 from arkasr.recognizers.device import to_device
@@ -246,6 +247,18 @@ class Recognizer(ABC):
             layer.keys = layer.keys[rows[:, None], :, columns].transpose(1, 2)
             layer.values = layer.values[rows[:, None], :, columns].transpose(1, 2)
 
+    def join_cached(self, cache: Any, other: Any) -> None:
+        """Append the rows of another cache. Columns of zeros before its first one make the shorter one longer.
+
+        Args:
+            cache: of `decoder_states`, changed in place.
+            other: of `decoder_states`.
+        """
+        for layer, joining in zip(cache.layers, other.layers, strict=True):
+            width = max(layer.keys.shape[2], joining.keys.shape[2])
+            layer.keys = torch.cat((_widened(layer.keys, width), _widened(joining.keys, width)))
+            layer.values = torch.cat((_widened(layer.values, width), _widened(joining.values, width)))
+
     def decoder_states(
         self,
         input_ids: Tensor,
@@ -321,6 +334,11 @@ class Recognizer(ABC):
         """
         self.model.save_pretrained(folder, state_dict=weights, **options)
         self.processor.save_pretrained(folder)
+
+
+def _widened(cached: Tensor, width: int) -> Tensor:
+    """Keys or values `[B, heads, L, D]` with zeros before the first column, up to a width."""
+    return F.pad(cached, (0, 0, width - cached.shape[2], 0))
 
 
 def causal_mask(attention_mask: Tensor, queries: int) -> Tensor:

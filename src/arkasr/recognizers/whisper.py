@@ -234,6 +234,10 @@ class Whisper(Recognizer):
         for layer in cache.cross_attention_cache.layers:
             layer.keys, layer.values = layer.keys.index_select(0, rows), layer.values.index_select(0, rows)
 
+    def join_cached(self, cache: Any, other: Any) -> None:
+        super().join_cached(cache.self_attention_cache, other.self_attention_cache)
+        super().join_cached(cache.cross_attention_cache, other.cross_attention_cache)
+
     @property
     def decoder(self) -> nn.Module:
         decoder: nn.Module = self.model.model.decoder

@@ -1,0 +1,126 @@
+"""Clips that enter and leave a batch at different times are written as in a batch of their own."""
+
+import random
+
+import pytest
+import torch
+
+from arkasr.errors import InputError
+from arkasr.recognizers.continuous import Clip, ContinuousDecoder
+from arkasr.recognizers.decoding import decode
+from arkasr.recognizers.scoring import forced_logits
+from tests.models import listening_model
+
+CLIPS, CAP = 24, 20
+
+
+@pytest.fixture(params=["student", "teacher", "whisper"])
+def recognizer(request, vocabulary):
+    return listening_model(request.param, vocabulary)
+
+
+@pytest.fixture
+def features(recognizer):
+    generator = torch.Generator().manual_seed(0)
+    waveforms = [torch.randn(4_000 * (1 + place % 5), generator=generator).numpy() * 0.1 for place in range(CLIPS)]
+    return [recognizer.features(waveform).double() for waveform in waveforms]
+
+
+@pytest.fixture
+def expected(recognizer, features):
+    """Transcripts in one batch; the commonest token becomes the stop, so that they end at different places."""
+    prompts = recognizer.prompts(features, ["English"] * CLIPS)
+    first = decode(recognizer, prompts, max_new_tokens=CAP)
+    recognizer.stop_token_id = torch.cat(first.tokens).mode().values.item()
+    written = decode(recognizer, prompts, max_new_tokens=CAP)
+    assert len({len(tokens) for tokens in written.tokens}) > 4
+    return written
+
+
+def clip(features, **options):
+    return Clip(features, "English", CAP, **options)
+
+
+def run_all(decoder, arrivals, most=10**6):
+    """Let clips enter in groups, a random number of steps apart, at most so many at a time."""
+    chance, waiting, written = random.Random(0), list(arrivals), {}
+    while waiting or decoder.keys:
+        room = most - len(decoder.keys)
+        entering = [waiting.pop(0) for _ in range(min(chance.randint(0, 3), len(waiting), room))]
+        if entering:
+            written |= decoder.enter(dict(entering))
+        for _ in range(chance.randint(0, 3)):
+            written |= decoder.step()
+    return written
+
+
+@pytest.mark.parametrize("most", [1, 5, CLIPS])
+def test_the_transcripts_are_those_of_one_batch(recognizer, features, expected, most):
+    arrivals = [(place, clip(features[place])) for place in random.Random(1).sample(range(CLIPS), CLIPS)]
+    written = run_all(ContinuousDecoder(recognizer), arrivals, most)
+    assert sorted(written) == list(range(CLIPS))
+    for place, found in written.items():
+        assert torch.equal(found.tokens, expected.tokens[place])
+        assert found.stopped == expected.stopped[place]
+        assert found.log_probabilities is None
+
+
+def test_the_cache_does_not_grow_with_the_number_of_clips(recognizer, features):
+    decoder, widest = ContinuousDecoder(recognizer), 0
+    for place in range(60):
+        decoder.enter({place: clip(features[place % CLIPS])})
+        while len(decoder.keys) > 2:
+            decoder.step()
+            widest = max(widest, decoder._decoder._attention_mask.shape[1])
+    longest_prompt = max(recognizer.prompts(features, ["English"] * CLIPS).lengths)
+    # A column per token of one transcript, and those of the clips that entered while it was written.
+    assert widest <= 2 * (longest_prompt + CAP)
+
+
+def test_a_clip_that_is_given_up_does_not_disturb_the_others(recognizer, features, expected):
+    decoder = ContinuousDecoder(recognizer)
+    written = decoder.enter({place: clip(features[place]) for place in range(6)})
+    for place in (0, 3):
+        decoder.drop(place)
+    while decoder.keys:
+        written |= decoder.step()
+    assert {1, 2, 4, 5} <= set(written)
+    assert all(torch.equal(found.tokens, expected.tokens[place]) for place, found in written.items())
+    assert decoder.step() == {}
+
+
+def test_log_probabilities_are_those_of_teacher_forcing(recognizer, features, expected):
+    written = run_all(
+        ContinuousDecoder(recognizer), [(place, clip(features[place], scored=True)) for place in range(8)]
+    )
+    places = sorted(written)
+    transcripts = [written[place].tokens for place in places]
+    prompts = recognizer.prompts([features[place] for place in places], ["English"] * len(places))
+    logits = forced_logits(recognizer, prompts, transcripts)
+    allowed = logits.masked_fill(~recognizer.allowed_tokens, -torch.inf).log_softmax(-1)
+    forced = allowed.gather(1, torch.cat(transcripts)[:, None])[:, 0]
+    found = torch.cat([written[place].log_probabilities for place in places])
+    assert found.dtype == torch.float32
+    # A token that only the first position forbids, or allows, has no probability.
+    assert torch.allclose(found[forced.isfinite()].double(), forced[forced.isfinite()], atol=1e-5)
+
+
+def test_a_sampled_clip_depends_on_its_seed_and_not_on_the_others(recognizer, features):
+    def sample(seed, others):
+        decoder = ContinuousDecoder(recognizer)
+        arrivals = [(place, clip(features[place])) for place in range(1, 1 + others)]
+        arrivals.insert(others // 2, (0, clip(features[0], temperature=1.0, seed=seed)))
+        return run_all(decoder, arrivals)[0].tokens.tolist()
+
+    assert sample(3, others=0) == sample(3, others=6)
+    assert len({tuple(sample(seed, others=0)) for seed in range(5)}) > 1
+
+
+def test_what_the_model_cannot_write_does_not_enter(vocabulary):
+    whisper = listening_model("whisper", vocabulary)
+    decoder = ContinuousDecoder(whisper)
+    features = whisper.features(torch.zeros(4_000).numpy()).double()
+    for bad, message in ((Clip(features, "English", 1_000), "max_new_tokens"), (Clip(features, "Elvish", 5), "Elvish")):
+        with pytest.raises(InputError, match=message):
+            decoder.enter({"good": clip(features), "bad": bad})
+    assert decoder.keys == []
