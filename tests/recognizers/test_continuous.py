@@ -122,5 +122,5 @@ def test_what_the_model_cannot_write_does_not_enter(vocabulary):
     features = whisper.features(torch.zeros(4_000).numpy()).double()
     for bad, message in ((Clip(features, "English", 1_000), "max_new_tokens"), (Clip(features, "Elvish", 5), "Elvish")):
         with pytest.raises(InputError, match=message):
-            decoder.enter({"good": clip(features), "bad": bad})
+            decoder.enter({0: clip(features), 1: bad})
     assert decoder.keys == []

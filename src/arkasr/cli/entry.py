@@ -8,7 +8,7 @@ from types import FrameType, ModuleType
 import typer
 import wrapt
 
-from arkasr.cli import data, experiment, models  # noqa: F401  (each registers its commands)
+from arkasr.cli import data, experiment, models, serving  # noqa: F401  (each registers its commands)
 from arkasr.cli.app import UsageError, app
 from arkasr.errors import InputError, Interrupted, ReportedByFirstRank
 

@@ -3,7 +3,7 @@
 In: clips, at any time. Out: their tokens, as `decode` would write them. Who waits and for how long is left to others.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -50,18 +50,21 @@ class Written:
         tokens: int64 `[n]` on the CPU, with the stop token if it was written.
         stopped: False if the cap was reached first.
         log_probabilities: of the tokens among the allowed ones, float32 `[n]` on the CPU; None if not wanted.
+        language: by name, as given or detected; None if the family's prompts name none.
     """
 
     tokens: Tensor
     stopped: bool
     log_probabilities: Tensor | None
+    language: str | None
 
 
 @dataclass
 class _Row:
-    key: Hashable
+    key: int
     clip: Clip
     generator: torch.Generator | None
+    language: str | None
     tokens: list[int] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
     finished: bool = False
@@ -82,17 +85,17 @@ class ContinuousDecoder:
         self._rows: list[_Row] = []
 
     @property
-    def keys(self) -> list[Hashable]:
+    def keys(self) -> list[int]:
         """The clips that are not finished."""
         return [row.key for row in self._rows if not row.finished]
 
-    def drop(self, key: Hashable) -> None:
+    def drop(self, key: int) -> None:
         """Give up a clip; `step` no longer returns it."""
         for row in self._rows:
             row.finished |= row.key == key
 
     @torch.no_grad()
-    def enter(self, clips: Mapping[Hashable, Clip]) -> dict[Hashable, Written]:
+    def enter(self, clips: Mapping[int, Clip]) -> dict[int, Written]:
         """Encode clips, write the first token of each, and add them to the batch.
 
         Args:
@@ -108,7 +111,11 @@ class ContinuousDecoder:
             check_transcript_length(self._recognizer, clip.max_new_tokens, "max_new_tokens")
         features, languages = zip(*((clip.features, clip.language) for clip in clips.values()), strict=True)
         prompts = self._recognizer.prompts(list(features), list(languages)).to(self._recognizer.device)
-        rows = [_Row(key, clip, _generator(clip)) for key, clip in clips.items()]
+        prompts = self._recognizer.embed_audio(prompts)
+        rows = [
+            _Row(key, clip, _generator(clip), self._recognizer.language_of(prompt_ids))
+            for (key, clip), prompt_ids in zip(clips.items(), prompts.input_ids, strict=True)
+        ]
         decoder = CachedDecoder(self._recognizer, prompts)
         written = self._write_next(decoder, rows, is_first=True)
         # The cache is copied in any case, so all finished rows leave.
@@ -121,7 +128,7 @@ class ContinuousDecoder:
         return written
 
     @torch.no_grad()
-    def step(self) -> dict[Hashable, Written]:
+    def step(self) -> dict[int, Written]:
         """Write one more token of every clip in the batch.
 
         Returns:
@@ -132,7 +139,7 @@ class ContinuousDecoder:
             return {}
         return self._write_next(self._decoder, self._rows, is_first=False)
 
-    def _write_next(self, decoder: CachedDecoder, rows: list[_Row], *, is_first: bool) -> dict[Hashable, Written]:
+    def _write_next(self, decoder: CachedDecoder, rows: list[_Row], *, is_first: bool) -> dict[int, Written]:
         states = decoder.step([[]] * len(rows))
         tokens = self._predictor.predict(states, None)
         if is_first:
@@ -165,7 +172,7 @@ class ContinuousDecoder:
             states, head = torch.stack(row.states), self._recognizer.head
             chosen = token_scores(states, head, tokens.to(states.device)[:, None], working_dtype(states))[:, 0]
             scores = (chosen - log_normalisers(states, head, self._recognizer.allowed_tokens)).float().cpu()
-        return Written(tokens, row.tokens[-1] == self._recognizer.stop_token_id, scores)
+        return Written(tokens, row.tokens[-1] == self._recognizer.stop_token_id, scores, row.language)
 
     def _leave(self, share: float) -> None:
         """Remove the finished rows if they are this share of the batch."""

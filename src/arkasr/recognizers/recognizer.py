@@ -226,6 +226,10 @@ class Recognizer(ABC):
         """Whether the model detects the language of the audio if a prompt names none; this is one more decoder pass."""
         return False
 
+    def language_of(self, prompt_ids: Tensor) -> str | None:
+        """The language, by name, in a prompt `[P]` of `embed_audio`; None if prompts of the family name none."""
+        return None
+
     def can_write(self, tokens: int) -> bool:
         """Whether a transcript may have so many tokens, the stop token included."""
         return self.longest_transcript is None or tokens <= self.longest_transcript

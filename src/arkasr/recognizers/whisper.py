@@ -196,6 +196,12 @@ class Whisper(Recognizer):
         language_id = start if language is None else self.language_tokens[language]
         return [start, language_id, *map(self._token_id, TASK_TOKENS)]
 
+    def language_of(self, prompt_ids: Tensor) -> str | None:
+        if not self.is_multilingual:
+            return "English"
+        names = {token: name for name, token in self.language_tokens.items()}
+        return next((names[token] for token in prompt_ids.tolist() if token in names), None)
+
     def prompts(self, features: list[Tensor], languages: Sequence[str | None]) -> Prompts:
         rows = [self.prompt_ids(language) for language in languages]
         audio = self.pad_features(features)

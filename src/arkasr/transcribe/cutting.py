@@ -6,7 +6,7 @@ from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
 from arkasr.transcribe.pieces import pieces_of
 from arkasr.transcribe.recording import Recording
-from arkasr.transcribe.speech import SampleRange, speech_probabilities, speech_ranges
+from arkasr.transcribe.speech import FRAME_SAMPLES, SampleRange, speech_probabilities, speech_ranges
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,14 @@ class CutRecording:
     Attributes:
         seconds: length of the recording.
         pieces: in order, in samples from the start of the recording.
+        speech_shares: of each piece, the mean probability of speech; empty if speech was not looked for.
         identity: `Recording.identity`.
         error: why the recording cannot be read; None if it can.
     """
 
     seconds: float
     pieces: tuple[SampleRange, ...] = ()
+    speech_shares: tuple[float, ...] = ()
     identity: str = ""
     error: str | None = None
 
@@ -40,10 +42,13 @@ def cut_recording(recording: Recording, piece_seconds: float, longest_clip_secon
         seconds, identity = recording.seconds(), recording.identity()
         samples = round(seconds * SAMPLE_RATE)
         if not recording.find_speech and samples <= longest_clip_seconds * SAMPLE_RATE:
-            return CutRecording(seconds, (SampleRange(0, samples),), identity)
+            return CutRecording(seconds, (SampleRange(0, samples),), identity=identity)
         probabilities = speech_probabilities(recording.read, samples)
     except InputError as error:
         return CutRecording(0.0, error=str(error))
     speech = speech_ranges(probabilities, samples)
     pieces = pieces_of(speech, probabilities, round(piece_seconds * SAMPLE_RATE))
-    return CutRecording(seconds, tuple(pieces), identity)
+    shares = (
+        float(probabilities[piece.begin // FRAME_SAMPLES : -(-piece.end // FRAME_SAMPLES)].mean()) for piece in pieces
+    )
+    return CutRecording(seconds, tuple(pieces), tuple(shares), identity)

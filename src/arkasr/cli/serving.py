@@ -1,0 +1,55 @@
+"""The command that serves models over HTTP."""
+
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from arkasr.cli.app import app
+from arkasr.errors import InputError
+
+MIB = 2**20
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Folders or hub names; NAME=MODEL gives one another name.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 = also for other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 = any free one.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="ARKASR_API_KEY", help="Key that clients must send; may be repeated. Default: none."),
+    ] = None,
+    word_times: Annotated[
+        str | None,
+        typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner or a Whisper model."),
+    ] = None,
+    batch_seconds: Annotated[float, typer.Option(help="Audio seconds in the batch of all requests.")] = 240.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a piece.")] = 256,
+    max_requests: Annotated[int, typer.Option(help="Most requests at once; others are told to come back.")] = 256,
+    max_upload_mib: Annotated[int, typer.Option(help="Largest upload, MiB.")] = 1024,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the accelerator if there is one.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default float32 on the CPU, else bfloat16.")
+    ] = None,
+) -> None:
+    """Serve models with OpenAI's transcription interface."""
+    if find_spec("uvicorn") is None or find_spec("fastapi") is None:
+        raise InputError("serve needs more packages: pip install 'arkasr[serve]'")
+    from arkasr.serve.server import ServerSettings, serve
+
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        word_times=word_times,
+        batch_seconds=batch_seconds,
+        max_new_tokens=max_new_tokens,
+        max_requests=max_requests,
+        max_upload_bytes=max_upload_mib * MIB,
+        device=device,
+        dtype=dtype,
+    )
+    serve(models, settings)

@@ -1,0 +1,1 @@
+"""The transcription server: the OpenAI interface, requests batched together, and the browser page."""

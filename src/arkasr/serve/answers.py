@@ -1,0 +1,94 @@
+"""Transcripts in the forms of OpenAI's interface. In: segments of a recording. Out: JSON objects and texts."""
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from arkasr.distill.alignment import token_bytes
+from arkasr.serve.speech_model import ServedSegment
+from arkasr.transcribe.formats import srt, vtt
+from arkasr.transcribe.transcript import Transcript
+
+
+def transcript_of(segments: Sequence[ServedSegment], seconds: float) -> Transcript:
+    """The transcript of a recording of so many seconds."""
+    return Transcript(tuple(served.segment for served in segments), seconds)
+
+
+def plain_json(transcript: Transcript) -> dict[str, Any]:
+    """`response_format=json`: the text, and the seconds that were heard."""
+    return {"text": transcript.text, "usage": usage(transcript)}
+
+
+def usage(transcript: Transcript) -> dict[str, Any]:
+    """What was heard, in whole seconds."""
+    return {"type": "duration", "seconds": math.ceil(transcript.seconds)}
+
+
+def log_probabilities(segments: Sequence[ServedSegment], tokenizer: Any) -> list[dict[str, Any]]:
+    """`include[]=logprobs`: every token that was written, without the stop token.
+
+    A token may be a part of a character: its `token` then has a replacement mark, and its `bytes` are exact.
+    """
+    rows = []
+    for served in segments:
+        assert served.recognized.log_probabilities is not None
+        tokens, scores = served.recognized.tokens.tolist(), served.recognized.log_probabilities.tolist()
+        written = len(tokens) - served.recognized.recognition.stopped
+        pieces = token_bytes(tokenizer, tokens[:written])
+        for piece, score in zip(pieces, scores[:written], strict=True):
+            rows.append({"token": piece.decode(errors="replace"), "logprob": score, "bytes": list(piece)})
+    return rows
+
+
+def verbose_json(
+    segments: Sequence[ServedSegment], transcript: Transcript, language: str | None, temperature: float, *, words: bool
+) -> dict[str, Any]:
+    """`response_format=verbose_json`: segments with times and confidence, and words with times if they are wanted."""
+    document: dict[str, Any] = {
+        "task": "transcribe",
+        "language": (language or _commonest_language(segments) or "unknown").lower(),
+        "duration": round(transcript.seconds, 3),
+        "text": transcript.text,
+        "segments": [_segment(number, served, temperature) for number, served in enumerate(segments)],
+        "usage": usage(transcript),
+    }
+    if words:
+        document["words"] = [
+            {"word": word.text, "start": round(word.begin, 3), "end": round(word.end, 3)}
+            for served in segments
+            for word in served.segment.words or ()
+        ]
+    return document
+
+
+def subtitles(transcript: Transcript, response_format: str) -> str:
+    """`response_format=srt` or `vtt`."""
+    return (srt if response_format == "srt" else vtt)({}, transcript)
+
+
+def _segment(number: int, served: ServedSegment, temperature: float) -> dict[str, Any]:
+    segment, recognized = served.segment, served.recognized
+    text = segment.text.encode()
+    scores = recognized.log_probabilities
+    return {
+        "id": number,
+        "seek": round(segment.begin * 100),  # in frames of 10 ms, as in Whisper
+        "start": round(segment.begin, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text,
+        "tokens": recognized.tokens.tolist(),
+        "temperature": temperature,
+        "avg_logprob": float(scores.mean()) if isinstance(scores, torch.Tensor) else None,
+        "compression_ratio": len(text) / len(zlib.compress(text)),
+        "no_speech_prob": None if served.speech_share is None else 1 - served.speech_share,
+    }
+
+
+def _commonest_language(segments: Sequence[ServedSegment]) -> str | None:
+    counts = Counter(served.recognized.language for served in segments if served.recognized.language)
+    return counts.most_common(1)[0][0] if counts else None

@@ -1,0 +1,128 @@
+"""The routes of the server: OpenAI's transcriptions, models, health, metrics."""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from time import perf_counter
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sse_starlette import EventSourceResponse
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from arkasr import __version__
+from arkasr.serve.description import TRANSCRIPTION
+from arkasr.serve.errors import ApiError, error_document, kind_of
+from arkasr.serve.job import Job, unless_client_leaves
+from arkasr.serve.metrics import Metrics
+from arkasr.serve.options import Options, parse_options
+from arkasr.serve.speech_model import SpeechModel
+from arkasr.serve.uploads import path_of
+
+# Clients that were written for OpenAI's service ask for its models.
+FIRST_MODEL = "whisper-1"
+MOST_FIELDS = 64
+
+
+def build_app(models: Mapping[str, SpeechModel]) -> FastAPI:
+    """The application.
+
+    Args:
+        models: by name; the first one also answers requests for `whisper-1`.
+    """
+    app = FastAPI(title="arkasr", version=__version__, summary="Transcription with OpenAI's interface.")
+    metrics = Metrics(models)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+
+    @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION)
+    async def transcribe(request: Request) -> Response:
+        """Transcribe a recording."""
+        begin = perf_counter()
+        async with AsyncExitStack() as stack:
+            form = await stack.enter_async_context(request.form(max_files=1, max_fields=MOST_FIELDS))
+            job = _job(form, stack, models, metrics)
+            if job.options.stream:
+                return EventSourceResponse(job.events(stack.pop_all()))
+            response = await unless_client_leaves(request, job.answer())
+        metrics.seconds.observe(perf_counter() - begin)
+        return response
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        """The models of this server."""
+        return {"object": "list", "data": [_description(model) for model in models.values()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def describe_model(name: str) -> dict[str, Any]:
+        """One model of this server."""
+        return _description(_model(models, name))
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        """Whether the models are loaded; the server listens only then."""
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        """Numbers for Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _job(form: FormData, stack: AsyncExitStack, models: Mapping[str, SpeechModel], metrics: Metrics) -> Job:
+    fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str) and name != "file"]
+    options = parse_options(fields)
+    model = _model(models, str(form.get("model") or FIRST_MODEL))
+    _check_words(options, model)
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        raise ApiError(400, "send the recording as a file in the field `file`", param="file")
+    path = stack.enter_context(path_of(upload.file))
+    return Job(model, path, upload.filename or "the recording", options, metrics)
+
+
+def _check_words(options: Options, model: SpeechModel) -> None:
+    if options.word_times and model.aligner is None:
+        raise ApiError(
+            400,
+            "this server has no word times; start it with --word-times, or leave out `word`",
+            param="timestamp_granularities[]",
+        )
+
+
+def _model(models: Mapping[str, SpeechModel], name: str) -> SpeechModel:
+    if name in models:
+        return models[name]
+    if name == FIRST_MODEL:
+        return next(iter(models.values()))
+    raise ApiError(404, f"no model {name!r}; known are {', '.join(models)}", param="model", code="model_not_found")
+
+
+def _description(model: SpeechModel) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "arkasr"}
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    document = error_document(str(error.detail), kind_of(error.status_code))
+    return JSONResponse(document, error.status_code, error.headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    return JSONResponse(error_document("the request has the wrong form", kind_of(400)), 400)

@@ -1,0 +1,108 @@
+"""What every request passes before its body is read: the key, the number of requests, the size.
+
+Pure ASGI, because FastAPI reads a whole form before it looks at anything else.
+"""
+
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from arkasr.serve.errors import ApiError
+
+OPEN_PATHS = ("/health", "/ready")
+RETRY_AFTER_SECONDS = 1
+
+
+class Guards:
+    """Middleware.
+
+    Args:
+        app: what is guarded.
+        api_keys: those that are let in; empty = everybody.
+        max_requests: most transcription requests at once, those that wait included.
+        max_upload_bytes: of a request's body.
+    """
+
+    def __init__(self, app: ASGIApp, *, api_keys: Sequence[str], max_requests: int, max_upload_bytes: int) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in api_keys]
+        self._max_requests, self._max_upload_bytes = max_requests, max_upload_bytes
+        self._requests = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass, or answer with 401, 413 or 429."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check_key(scope)
+            if scope["method"] != "POST":
+                await self._app(scope, receive, send)
+                return
+            self._check_length(scope)
+            if self._requests >= self._max_requests:
+                raise ApiError(
+                    429,
+                    f"{self._requests} requests are in progress, which is the limit; try again later",
+                    code="too_many_requests",
+                    headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+                )
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+        self._requests += 1
+        try:
+            await self._limited(scope, receive, send)
+        finally:
+            self._requests -= 1
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received, answered = 0, False
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_upload_bytes:
+                raise self._too_large()
+            return message
+
+        async def noting_send(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, limited_receive, noting_send)
+        except ApiError as error:
+            if answered:
+                raise
+            await error.response()(scope, receive, send)
+
+    def _check_key(self, scope: Scope) -> None:
+        if not self._keys or scope["path"] in OPEN_PATHS:
+            return
+        sent = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ").encode()
+        # All are compared, so that the time does not tell which key was nearly right.
+        if not sum(hmac.compare_digest(sent, key) for key in self._keys):
+            raise ApiError(
+                401,
+                "the API key is missing or wrong; send it as `Authorization: Bearer KEY`",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def _check_length(self, scope: Scope) -> None:
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdigit() and int(length) > self._max_upload_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413,
+            f"the upload is larger than {self._max_upload_bytes} bytes, the limit of this server; send a compressed "
+            "format, or parts",
+            param="file",
+        )

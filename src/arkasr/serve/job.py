@@ -1,0 +1,138 @@
+"""One transcription request: from the uploaded file to the answer, whole or in parts."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sse_starlette import ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from arkasr.errors import InputError
+from arkasr.serve import answers
+from arkasr.serve.errors import ApiError
+from arkasr.serve.metrics import Metrics
+from arkasr.serve.options import Options
+from arkasr.serve.speech_model import ServedSegment, SpeechModel
+from arkasr.transcribe.cutting import CutRecording
+from arkasr.transcribe.transcript import join_segment_texts
+
+CLIENT_LEFT = 499  # nobody receives it; it is for the metrics
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be transcribed.
+
+    Attributes:
+        model: that writes.
+        path: of the recording, only valid while the request is handled.
+        file_name: the client's, for messages.
+        options: what the client asked for.
+        metrics: of the server.
+    """
+
+    model: SpeechModel
+    path: Path
+    file_name: str
+    options: Options
+    metrics: Metrics
+
+    async def answer(self) -> Response:
+        """The whole answer.
+
+        Raises:
+            ApiError: 400, the recording cannot be transcribed.
+        """
+        try:
+            cut = await self.model.cut(self.path, self.options)
+            segments = [served async for served in self._segments(cut)]
+        except InputError as error:
+            raise self._bad_input(error) from error
+        transcript = answers.transcript_of(segments, cut.seconds)
+        options = self.options
+        if options.response_format == "text":
+            return PlainTextResponse(transcript.text + "\n")
+        if options.response_format in ("srt", "vtt"):
+            return PlainTextResponse(answers.subtitles(transcript, options.response_format))
+        if options.response_format == "verbose_json":
+            return JSONResponse(
+                answers.verbose_json(
+                    segments, transcript, options.language, options.temperature, words=options.word_times
+                )
+            )
+        document = answers.plain_json(transcript)
+        if options.log_probabilities:
+            document["logprobs"] = answers.log_probabilities(segments, self.model.tokenizer)
+        return JSONResponse(document)
+
+    async def events(self, upload: AsyncExitStack) -> AsyncIterator[ServerSentEvent]:
+        """`transcript.text.delta` for every segment, then `transcript.text.done` with the whole text.
+
+        Args:
+            upload: holds the recording; closed at the end.
+        """
+        async with upload:
+            async for event in self._events():
+                yield event
+
+    async def _events(self) -> AsyncIterator[ServerSentEvent]:
+        try:
+            cut = await self.model.cut(self.path, self.options)
+            segments: list[ServedSegment] = []
+            text = ""
+            async with aclosing(self._segments(cut)) as served_segments:
+                async for served in served_segments:
+                    segments.append(served)
+                    longer = join_segment_texts((text, served.segment.text))
+                    if delta := longer[len(text) :]:
+                        yield _event({"type": "transcript.text.delta", "delta": delta})
+                    text = longer
+        except InputError as error:
+            yield _event(self._bad_input(error).document() | {"type": "error"})
+            return
+        done = answers.plain_json(answers.transcript_of(segments, cut.seconds))
+        if self.options.log_probabilities:
+            done["logprobs"] = answers.log_probabilities(segments, self.model.tokenizer)
+        yield _event({"type": "transcript.text.done"} | done)
+
+    def _segments(self, cut: CutRecording) -> AsyncGenerator[ServedSegment]:
+        self.metrics.audio_seconds.labels(self.model.name).inc(cut.seconds)
+        scored = self.options.log_probabilities or self.options.response_format == "verbose_json"
+        return self.model.segments(self.path, cut, self.options, scored=scored)
+
+    def _bad_input(self, error: InputError) -> ApiError:
+        param = "language" if str(error).startswith("language ") else "file"
+        return ApiError(400, str(error).replace(str(self.path), self.file_name), param=param)
+
+
+async def unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, which is given up if the client closes the connection.
+
+    Args:
+        request: its body has been read.
+        answer: not started yet.
+    """
+    answering, leaving = asyncio.create_task(answer), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return await answering
+        return Response(status_code=CLIENT_LEFT)
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(document: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps(document, ensure_ascii=False), event=document["type"])

@@ -1,0 +1,117 @@
+"""Loads the models and runs the server until it is stopped; accepted requests are finished."""
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from arkasr.errors import InputError, Interrupted
+from arkasr.recognizers.device import device_named
+from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.precision import default_dtype, dtype_named
+from arkasr.recognizers.scoring import check_transcript_length
+from arkasr.serve.app import build_app
+from arkasr.serve.engine import Engine
+from arkasr.serve.guards import Guards
+from arkasr.serve.speech_model import SpeechModel
+from arkasr.transcribe.aligner import open_aligner
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How to serve.
+
+    Attributes:
+        host: address to listen on.
+        port: to listen on.
+        api_keys: of clients; empty = everybody may ask.
+        word_times: folder or hub name of an aligner; None = no word times.
+        batch_seconds: most seconds of audio in a batch.
+        max_new_tokens: most tokens of a piece.
+        max_requests: most requests at once, those that wait included.
+        max_upload_bytes: most bytes of a request.
+        device: such as "cuda"; None = the accelerator, or the CPU.
+        dtype: of the weights; None = float32 on the CPU, else bfloat16.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    word_times: str | None = None
+    batch_seconds: float = 240.0
+    max_new_tokens: int = 256
+    max_requests: int = 256
+    max_upload_bytes: int = 2**30
+    device: str | None = None
+    dtype: str | None = None
+
+
+def model_names(models: Sequence[str]) -> dict[str, str]:
+    """Folder or hub name of each model, by the name that clients use: `NAME=MODEL`, or the last part of the path.
+
+    Raises:
+        InputError: two models have the same name.
+    """
+    named: dict[str, str] = {}
+    for model in models:
+        name, _, source = model.rpartition("=")
+        name = name or Path(source).name or source
+        if name in named:
+            raise InputError(f"two models are named {name!r}; give one of them another name: NAME={source}")
+        named[name] = source
+    return named
+
+
+@contextmanager
+def open_models(named: Mapping[str, str], settings: ServerSettings) -> Iterator[dict[str, SpeechModel]]:
+    """Load models and start their engines; at the end, finish what they have accepted.
+
+    Raises:
+        InputError: a model cannot be loaded, or cannot write so many tokens.
+    """
+    device = device_named(settings.device)
+    dtype = dtype_named(settings.dtype) if settings.dtype else default_dtype(device)
+    with ExitStack() as stack:
+        aligner = open_aligner(settings.word_times, device=str(device), dtype=dtype) if settings.word_times else None
+        models = {}
+        for name, source in named.items():
+            recognizer = load_recognizer(source, device=str(device), dtype=dtype)
+            check_transcript_length(recognizer, settings.max_new_tokens, "--max-new-tokens")
+            engine = stack.enter_context(Engine(recognizer, batch_seconds=settings.batch_seconds))
+            model = SpeechModel(name, recognizer, engine, settings.max_new_tokens, aligner)
+            models[name] = stack.enter_context(closing(model))
+        yield models
+
+
+def serve(models: Sequence[str], settings: ServerSettings) -> None:
+    """Serve until a signal; then finish the accepted requests.
+
+    Raises:
+        InputError: the address is in use, or as `model_names` and `open_models`.
+    """
+    named = model_names(models)
+    with listening(settings) as listener, open_models(named, settings) as opened:
+        app = Guards(
+            build_app(opened),
+            api_keys=settings.api_keys,
+            max_requests=settings.max_requests,
+            max_upload_bytes=settings.max_upload_bytes,
+        )
+        config = uvicorn.Config(app, log_level="warning", server_header=False)
+        host, port = listener.getsockname()[:2]
+        print(f"arkasr: serving {', '.join(opened)} at http://{host}:{port}", flush=True)
+        # Uvicorn sends itself the signal again when it has finished.
+        with suppress(Interrupted, KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def listening(settings: ServerSettings) -> socket.socket:
+    """A socket at the address, before models are loaded for nothing."""
+    try:
+        return socket.create_server((settings.host, settings.port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen on {settings.host}:{settings.port} ({reason}); give another --port") from error

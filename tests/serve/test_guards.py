@@ -1,0 +1,107 @@
+"""Keys, limits and clients that leave."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import gettempdir
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+
+from tests.serve.conftest import KEY, MODEL, running
+
+FORM = {"data": {"model": MODEL}}
+
+
+def upload(content):
+    return FORM | {"files": {"file": ("a.wav", content)}}
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY[:-1]}])
+def test_without_the_key_nothing_is_read(server, header):
+    answer = server.post(headers=header, **upload(b"x"))
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert server.get("/v1/models", headers=header).status_code == 401
+    assert server.get("/metrics", headers=header).status_code == 401
+    assert server.get("/health", headers=header).status_code == 200
+
+
+def test_large_uploads_are_refused_announced_or_not(served_folder, spoken, wav):
+    def parts():
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        for _ in range(100):
+            yield bytes(10_000)
+
+    with running(served_folder, max_upload_bytes=200_000) as server:
+        announced = server.post(**upload(bytes(300_000)))
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "multipart/form-data; boundary=x"}
+        streamed = server.post(content=parts(), headers=headers)
+        for answer in (announced, streamed):
+            assert answer.status_code == 413, answer.text
+            assert "200000 bytes" in answer.json()["error"]["message"]
+        assert server.post(**upload(wav(spoken[0]))).status_code == 200
+
+
+def test_too_many_requests_are_told_when_to_come_back(served_folder, long_recording, wav):
+    content = wav(long_recording[0])
+    with running(served_folder, max_requests=2) as server, ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: server.post(**upload(content)), range(6)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert sorted({answer.status_code for answer in answers}) == [200, 429]
+        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+        with pytest.raises(openai.RateLimitError):
+            raise server.client._make_status_error_from_response(refused[0])
+        assert server.post(**upload(content)).status_code == 200
+
+
+def test_the_work_of_a_client_that_leaves_is_given_up(served_folder, long_recording, wav):
+    hour = np.tile(long_recording[0], 20)
+    with running(served_folder) as server:
+        engine = server.models[MODEL].engine
+        with pytest.raises(httpx2.ReadTimeout):
+            server.post(**upload(wav(hour)), timeout=httpx2.Timeout(60, read=4))
+        deadline = time.monotonic() + 30
+        while (engine.active or engine.waiting) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert (engine.active, engine.waiting) == (0, 0)
+        assert server.get("/health").status_code == 200
+
+
+def test_an_upload_has_no_name_on_the_disk(served_folder, long_recording, wav):
+    """Nothing can be left of it, whatever happens to the process."""
+    before = set(Path(gettempdir()).iterdir())
+    with running(served_folder) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, **upload(wav(long_recording[0])))
+        found = set()
+        while not answer.done():
+            found |= set(Path(gettempdir()).iterdir()) - before
+            time.sleep(0.01)
+        assert answer.result().status_code == 200
+    assert not [path for path in found if path.is_file()]
+
+
+def test_accepted_requests_are_finished_when_the_server_stops(served_folder, long_recording, wav):
+    content = wav(long_recording[0])
+    with ThreadPoolExecutor(3) as pool:
+        with running(served_folder) as server:
+            answers = [pool.submit(server.post, **upload(content)) for _ in range(3)]
+            engine = server.models[MODEL].engine
+            while not engine.active:
+                time.sleep(0.01)
+        texts = {answer.result().json()["text"] for answer in answers}
+    assert len(texts) == 1
+
+
+def test_a_client_that_sends_half_a_form_and_leaves(server, spoken, wav):
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+            + f"Authorization: Bearer {KEY}\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n".encode()
+        )
+    assert server.post(**upload(wav(spoken[0]))).status_code == 200
+    assert server.guards._requests == 0

@@ -1,0 +1,160 @@
+"""OpenAI's own client against a server that listens."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import openai
+import pytest
+
+from arkasr.recognizers.text import clean_transcript
+from arkasr.transcribe.formats import FORMATS
+from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
+from tests.serve.conftest import KEY, MODEL, MOST_TOKENS
+
+
+@pytest.fixture(scope="module")
+def offline(served_folder):
+    """What `arkasr transcribe` writes."""
+    return Transcriber(served_folder, device="cpu", settings=TranscriptionSettings(max_new_tokens=MOST_TOKENS))
+
+
+def transcribe(server, content, **options):
+    return server.client.audio.transcriptions.create(file=("a.wav", content), **({"model": MODEL} | options))
+
+
+def test_every_response_format(server, offline, long_recording, wav):
+    waveform, _ = long_recording
+    expected, content = offline(waveform), wav(waveform)
+    assert len(expected.segments) > 3
+    assert transcribe(server, content).text == expected.text
+    assert transcribe(server, content, response_format="text") == expected.text + "\n"
+    verbose = transcribe(server, content, response_format="verbose_json")
+    assert verbose.text == expected.text
+    assert verbose.duration == pytest.approx(len(waveform) / 16_000, abs=1e-3)
+    for found, segment in zip(verbose.segments, expected.segments, strict=True):
+        assert (found.text, found.start, found.end) == (
+            segment.text,
+            pytest.approx(segment.begin, abs=1e-3),
+            pytest.approx(segment.end, abs=1e-3),
+        )
+        assert found.avg_logprob < 0
+        assert 0 <= found.no_speech_prob < 0.5
+
+
+@pytest.mark.parametrize("response_format", ["srt", "vtt"])
+def test_subtitles_are_those_of_the_command_line(server, served_folder, long_recording, wav, response_format):
+    waveform, _ = long_recording
+    short = TranscriptionSettings(max_new_tokens=MOST_TOKENS, piece_seconds=10.0)
+    expected = Transcriber(served_folder, device="cpu", settings=short)(waveform)
+    found = transcribe(server, wav(waveform), response_format=response_format)
+    assert found == FORMATS[response_format]({}, expected)
+    assert found.count("-->") > 7
+
+
+def test_a_stream_has_a_part_per_segment_and_then_the_whole(server, offline, long_recording, wav):
+    waveform, _ = long_recording
+    events = list(transcribe(server, wav(waveform), stream=True))
+    *deltas, done = events
+    expected = offline(waveform)
+    assert {event.type for event in deltas} == {"transcript.text.delta"}
+    assert done.type == "transcript.text.done"
+    assert len(deltas) == len([segment for segment in expected.segments if segment.text])
+    assert "".join(event.delta for event in deltas) == done.text == expected.text
+
+
+def test_log_probabilities_of_every_token(server, offline, spoken, wav):
+    found = transcribe(server, wav(spoken[0]), include=["logprobs"])
+    written = b"".join(bytes(map(int, token.bytes)) for token in found.logprobs).decode(errors="replace")
+    assert clean_transcript(written) == found.text == offline(spoken[0]).text
+    assert all(token.logprob <= 0 for token in found.logprobs)
+
+
+def test_requests_at_once_get_their_own_answers(server, offline, spoken, wav):
+    clips = [clip[: int(len(clip) * share)] for share in (0.4, 0.6, 0.8, 1.0) for clip in spoken]
+    expected = [offline(clip).text for clip in clips]
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda clip: transcribe(server, wav(clip)).text, clips))
+    assert found == expected
+    assert len(set(found)) > 6
+
+
+def test_silence_has_no_text(server, wav):
+    silence = wav(np.zeros(160_000, dtype=np.float32))
+    assert transcribe(server, silence).text == ""
+    verbose = transcribe(server, silence, response_format="verbose_json")
+    assert (verbose.text, verbose.segments, verbose.duration) == ("", [], 10.0)
+
+
+def test_the_language_of_the_answer(server, spoken, wav):
+    given = transcribe(server, wav(spoken[0]), response_format="verbose_json", language="de")
+    assert given.language == "german"
+    detected = transcribe(server, wav(spoken[0]), response_format="verbose_json").language
+    assert detected not in ("", "unknown")
+
+
+def test_the_models(server):
+    (listed,) = server.client.models.list().data
+    assert listed.id == server.client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError, match="no model 'other'"):
+        server.client.models.retrieve("other")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a.wav: is empty"),
+        (b"this is text and no sound at all", "a.wav: not audio that can be read"),
+        (b"\x00" * 5_000, "a.wav: not audio that can be read"),
+    ],
+)
+def test_files_that_are_no_audio(server, content, message):
+    with pytest.raises(openai.BadRequestError, match=message) as refused:
+        transcribe(server, content)
+    assert refused.value.body["param"] == "file"
+    assert "/proc" not in str(refused.value)
+
+
+def test_a_cut_file_is_refused_in_a_stream_too(server, spoken, wav):
+    cut = wav(spoken[0])[:-20_000]
+    with pytest.raises(openai.BadRequestError, match="its header says"):
+        transcribe(server, cut)
+    with pytest.raises(openai.APIError, match="its header says"):
+        list(transcribe(server, cut, stream=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "status"),
+    [
+        ({"model": "other"}, "model", 404),
+        ({"language": "Elvish"}, "language", 400),
+        ({"response_format": "verbose_json", "timestamp_granularities": ["word"]}, "timestamp_granularities[]", 400),
+        ({"prompt": "hot words"}, "prompt", 400),
+    ],
+)
+def test_what_the_server_cannot_do_is_refused(server, spoken, wav, options, param, status):
+    with pytest.raises(openai.APIStatusError) as refused:
+        transcribe(server, wav(spoken[0]), **options)
+    assert (refused.value.status_code, refused.value.body["param"]) == (status, param)
+
+
+def test_a_request_without_a_file(server):
+    for body in ({"data": {"model": MODEL}}, {"files": {"other": b"x"}}, {"content": b"not a form"}, {}):
+        answer = server.post(**body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_the_interface_is_described(server):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    description = server.get("/openapi.json", headers=headers).json()
+    form = description["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    assert {"file", "model", "language", "response_format", "stream"} <= set(form["schema"]["properties"])
+
+
+def test_health_and_metrics(server, spoken, wav):
+    assert server.get("/health").json() == {"status": "ok"}
+    assert server.get("/ready").status_code == 200
+    transcribe(server, wav(spoken[0]))
+    text = server.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    (line,) = (line for line in text.splitlines() if line.startswith('arkasr_audio_seconds_total{model="random"}'))
+    assert float(line.split()[1]) > 1
