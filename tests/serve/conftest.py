@@ -14,9 +14,8 @@ import torch
 import uvicorn
 from openai import OpenAI
 
-from arkasr.serve.app import build_app
 from arkasr.serve.guards import Guards
-from arkasr.serve.server import ServerSettings, listening, open_models
+from arkasr.serve.server import ServerSettings, guarded_app, listening, open_models
 from tests.models import listening_model
 
 MODEL, KEY = "random", "a key"
@@ -57,12 +56,7 @@ def served_folder(vocabulary, tmp_path_factory):
 def running(folder, **options) -> Iterator[RunningServer]:
     settings = ServerSettings(port=0, api_keys=(KEY,), max_new_tokens=MOST_TOKENS, **options)
     with listening(settings) as listener, open_models({MODEL: str(folder)}, settings) as models:
-        guards = Guards(
-            build_app(models),
-            api_keys=settings.api_keys,
-            max_requests=settings.max_requests,
-            max_upload_bytes=settings.max_upload_bytes,
-        )
+        guards = guarded_app(models, settings)
         server = uvicorn.Server(uvicorn.Config(guards, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -158,3 +158,5 @@ def test_health_and_metrics(server, spoken, wav):
     text = server.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     (line,) = (line for line in text.splitlines() if line.startswith('arkasr_audio_seconds_total{model="random"}'))
     assert float(line.split()[1]) > 1
+    assert 'arkasr_requests_total{status="200"}' in text
+    assert 'arkasr_clips{model="random",state="waiting"} 0.0' in text

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -27,14 +26,14 @@ FIRST_MODEL = "whisper-1"
 MOST_FIELDS = 64
 
 
-def build_app(models: Mapping[str, SpeechModel]) -> FastAPI:
+def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
     """The application.
 
     Args:
         models: by name; the first one also answers requests for `whisper-1`.
+        metrics: of the server.
     """
     app = FastAPI(title="arkasr", version=__version__, summary="Transcription with OpenAI's interface.")
-    metrics = Metrics(models)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -42,15 +41,12 @@ def build_app(models: Mapping[str, SpeechModel]) -> FastAPI:
     @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION)
     async def transcribe(request: Request) -> Response:
         """Transcribe a recording."""
-        begin = perf_counter()
         async with AsyncExitStack() as stack:
             form = await stack.enter_async_context(request.form(max_files=1, max_fields=MOST_FIELDS))
             job = _job(form, stack, models, metrics)
             if job.options.stream:
                 return EventSourceResponse(job.events(stack.pop_all()))
-            response = await unless_client_leaves(request, job.answer())
-        metrics.seconds.observe(perf_counter() - begin)
-        return response
+            return await unless_client_leaves(request, job.answer())
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:

@@ -4,12 +4,13 @@ Pure ASGI, because FastAPI reads a whole form before it looks at anything else.
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arkasr.serve.errors import ApiError
+from arkasr.serve.metrics import Metrics
 
 OPEN_PATHS = ("/health", "/ready")
 RETRY_AFTER_SECONDS = 1
@@ -23,10 +24,13 @@ class Guards:
         api_keys: those that are let in; empty = everybody.
         max_requests: most transcription requests at once, those that wait included.
         max_upload_bytes: of a request's body.
+        metrics: count the requests and their time.
     """
 
-    def __init__(self, app: ASGIApp, *, api_keys: Sequence[str], max_requests: int, max_upload_bytes: int) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, *, api_keys: Sequence[str], max_requests: int, max_upload_bytes: int, metrics: Metrics
+    ) -> None:
+        self._app, self._metrics = app, metrics
         self._keys = [key.encode() for key in api_keys]
         self._max_requests, self._max_upload_bytes = max_requests, max_upload_bytes
         self._requests = 0
@@ -35,31 +39,14 @@ class Guards:
         """Let a request pass, or answer with 401, 413 or 429."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
-        try:
-            self._check_key(scope)
-            if scope["method"] != "POST":
-                await self._app(scope, receive, send)
-                return
-            self._check_length(scope)
-            if self._requests >= self._max_requests:
-                raise ApiError(
-                    429,
-                    f"{self._requests} requests are in progress, which is the limit; try again later",
-                    code="too_many_requests",
-                    headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-                )
-        except ApiError as error:
-            await error.response()(scope, receive, send)
-            return
-        self._requests += 1
-        try:
-            await self._limited(scope, receive, send)
-        finally:
-            self._requests -= 1
+        elif scope["method"] == "POST":
+            with self._metrics.request() as noted:
+                await self._limited(scope, receive, noted(send))
+        else:
+            await self._answered(scope, receive, send, self._check_key)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received, answered = 0, False
+        received = 0
 
         async def limited_receive() -> Message:
             nonlocal received
@@ -69,13 +56,28 @@ class Guards:
                 raise self._too_large()
             return message
 
+        def check(scope: Scope) -> None:
+            self._check_key(scope)
+            self._check_length(scope)
+            self._check_number()
+
+        self._requests += 1
+        try:
+            await self._answered(scope, limited_receive, send, check)
+        finally:
+            self._requests -= 1
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send, check: Callable[[Scope], None]) -> None:
+        answered = False
+
         async def noting_send(message: Message) -> None:
             nonlocal answered
             answered = True
             await send(message)
 
         try:
-            await self._app(scope, limited_receive, noting_send)
+            check(scope)
+            await self._app(scope, receive, noting_send)
         except ApiError as error:
             if answered:
                 raise
@@ -98,6 +100,15 @@ class Guards:
         length = Headers(scope=scope).get("content-length", "")
         if length.isdigit() and int(length) > self._max_upload_bytes:
             raise self._too_large()
+
+    def _check_number(self) -> None:
+        if self._requests > self._max_requests:
+            raise ApiError(
+                429,
+                f"{self._max_requests} requests are in progress, which is the limit; try again later",
+                code="too_many_requests",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
 
     def _too_large(self) -> ApiError:
         return ApiError(

@@ -15,13 +15,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from arkasr.errors import InputError
 from arkasr.serve import answers
 from arkasr.serve.errors import ApiError
-from arkasr.serve.metrics import Metrics
+from arkasr.serve.metrics import CLIENT_LEFT, Metrics
 from arkasr.serve.options import Options
 from arkasr.serve.speech_model import ServedSegment, SpeechModel
 from arkasr.transcribe.cutting import CutRecording
 from arkasr.transcribe.transcript import join_segment_texts
-
-CLIENT_LEFT = 499  # nobody receives it; it is for the metrics
 
 
 @dataclass(frozen=True)

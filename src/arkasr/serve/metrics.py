@@ -1,12 +1,16 @@
 """Numbers for Prometheus: requests, seconds of audio, and what waits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import Message, Send
 
 from arkasr.serve.speech_model import SpeechModel
 
+CLIENT_LEFT = 499  # the status of a request whose client did not wait for the answer
 LATENCY_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
@@ -16,7 +20,7 @@ class Metrics:
     Attributes:
         registry: what `/metrics` shows.
         requests: transcription requests by HTTP status; 499 = the client left.
-        seconds: from the end of the upload to the last byte of the answer.
+        seconds: from the first byte of the request to the last of the answer.
         audio_seconds: transcribed, by model.
     """
 
@@ -24,7 +28,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter("arkasr_requests", "Transcription requests.", ["status"], registry=self.registry)
         self.seconds = Histogram(
-            "arkasr_request_seconds", "From upload to answer.", buckets=LATENCY_SECONDS, registry=self.registry
+            "arkasr_request_seconds",
+            "From the first byte of a request to the last of its answer.",
+            buckets=LATENCY_SECONDS,
+            registry=self.registry,
         )
         self.audio_seconds = Counter(
             "arkasr_audio_seconds", "Seconds of audio transcribed.", ["model"], registry=self.registry
@@ -33,3 +40,22 @@ class Metrics:
         for name, model in models.items():
             clips.labels(name, "waiting").set_function(partial(getattr, model.engine, "waiting"))
             clips.labels(name, "active").set_function(partial(getattr, model.engine, "active"))
+
+    @contextmanager
+    def request(self) -> Iterator[Callable[[Send], Send]]:
+        """Count and time a request; the function that it gives notes the status that is sent."""
+        begin, status = perf_counter(), CLIENT_LEFT
+
+        def noted(send: Send) -> Send:
+            async def noting(message: Message) -> None:
+                nonlocal status
+                status = message.get("status", status)
+                await send(message)
+
+            return noting
+
+        try:
+            yield noted
+        finally:
+            self.requests.labels(str(status)).inc()
+            self.seconds.observe(perf_counter() - begin)

@@ -16,6 +16,7 @@ from arkasr.recognizers.scoring import check_transcript_length
 from arkasr.serve.app import build_app
 from arkasr.serve.engine import Engine
 from arkasr.serve.guards import Guards
+from arkasr.serve.metrics import Metrics
 from arkasr.serve.speech_model import SpeechModel
 from arkasr.transcribe.aligner import open_aligner
 
@@ -94,18 +95,24 @@ def serve(models: Sequence[str], settings: ServerSettings) -> None:
     """
     named = model_names(models)
     with listening(settings) as listener, open_models(named, settings) as opened:
-        app = Guards(
-            build_app(opened),
-            api_keys=settings.api_keys,
-            max_requests=settings.max_requests,
-            max_upload_bytes=settings.max_upload_bytes,
-        )
-        config = uvicorn.Config(app, log_level="warning", server_header=False)
+        config = uvicorn.Config(guarded_app(opened, settings), log_level="warning", server_header=False)
         host, port = listener.getsockname()[:2]
         print(f"arkasr: serving {', '.join(opened)} at http://{host}:{port}", flush=True)
         # Uvicorn sends itself the signal again when it has finished.
         with suppress(Interrupted, KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def guarded_app(models: Mapping[str, SpeechModel], settings: ServerSettings) -> Guards:
+    """The application with its limits."""
+    metrics = Metrics(models)
+    return Guards(
+        build_app(models, metrics),
+        api_keys=settings.api_keys,
+        max_requests=settings.max_requests,
+        max_upload_bytes=settings.max_upload_bytes,
+        metrics=metrics,
+    )
 
 
 def listening(settings: ServerSettings) -> socket.socket:
