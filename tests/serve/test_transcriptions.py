@@ -9,6 +9,7 @@ import pytest
 from arkasr.recognizers.text import clean_transcript
 from arkasr.transcribe.formats import FORMATS
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
+from arkasr.transcribe.words import word_spans
 from tests.serve.conftest import KEY, MODEL, MOST_TOKENS
 
 
@@ -38,6 +39,8 @@ def test_every_response_format(server, offline, long_recording, wav):
             pytest.approx(segment.end, abs=1e-3),
         )
         assert found.avg_logprob < 0
+        assert [word["word"] for word in found.words] == [span.text for span in word_spans(segment.text)]
+        assert all(word["probability"] is None or 0 < word["probability"] <= 1 for word in found.words)
         assert 0 <= found.no_speech_prob < 0.5
 
 
@@ -60,6 +63,19 @@ def test_a_stream_has_a_part_per_segment_and_then_the_whole(server, offline, lon
     assert done.type == "transcript.text.done"
     assert len(deltas) == len([segment for segment in expected.segments if segment.text])
     assert "".join(event.delta for event in deltas) == done.text == expected.text
+
+
+def test_a_stream_of_segments(server, long_recording, wav):
+    content = wav(long_recording[0])
+    options = {"response_format": "verbose_json", "extra_body": {"include": ["subtitles"]}}
+    whole = transcribe(server, content, **options)
+    events = list(transcribe(server, content, stream=True, **options))
+    segments = [event for event in events if event.type == "transcript.text.segment"]
+    assert len(segments) > 7
+    assert [segment.text for segment in segments] == [segment.text for segment in whole.segments]
+    assert events[-1].segments == [segment.model_dump() for segment in whole.segments]
+    for name in ("srt", "vtt"):
+        assert events[-1].subtitles[name] == transcribe(server, content, response_format=name)
 
 
 def test_log_probabilities_of_every_token(server, offline, spoken, wav):

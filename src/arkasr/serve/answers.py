@@ -3,15 +3,17 @@
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from arkasr.distill.alignment import token_bytes
+from arkasr.serve.confidence import word_probabilities
 from arkasr.serve.speech_model import ServedSegment
 from arkasr.transcribe.formats import srt, vtt
 from arkasr.transcribe.transcript import Transcript
+from arkasr.transcribe.words import WordSpan
 
 
 def transcript_of(segments: Sequence[ServedSegment], seconds: float) -> Transcript:
@@ -46,7 +48,13 @@ def log_probabilities(segments: Sequence[ServedSegment], tokenizer: Any) -> list
 
 
 def verbose_json(
-    segments: Sequence[ServedSegment], transcript: Transcript, language: str | None, temperature: float, *, words: bool
+    segments: Sequence[ServedSegment],
+    transcript: Transcript,
+    language: str | None,
+    temperature: float,
+    tokenizer: Any,
+    *,
+    words: bool,
 ) -> dict[str, Any]:
     """`response_format=verbose_json`: segments with times and confidence, and words with times if they are wanted."""
     document: dict[str, Any] = {
@@ -54,15 +62,11 @@ def verbose_json(
         "language": (language or _commonest_language(segments) or "unknown").lower(),
         "duration": round(transcript.seconds, 3),
         "text": transcript.text,
-        "segments": [_segment(number, served, temperature) for number, served in enumerate(segments)],
+        "segments": [verbose_segment(number, served, temperature, tokenizer) for number, served in enumerate(segments)],
         "usage": usage(transcript),
     }
     if words:
-        document["words"] = [
-            {"word": word.text, "start": round(word.begin, 3), "end": round(word.end, 3)}
-            for served in segments
-            for word in served.segment.words or ()
-        ]
+        document["words"] = [word for served in segments for word in _timed_words(served, tokenizer)]
     return document
 
 
@@ -71,7 +75,8 @@ def subtitles(transcript: Transcript, response_format: str) -> str:
     return (srt if response_format == "srt" else vtt)({}, transcript)
 
 
-def _segment(number: int, served: ServedSegment, temperature: float) -> dict[str, Any]:
+def verbose_segment(number: int, served: ServedSegment, temperature: float, tokenizer: Any) -> dict[str, Any]:
+    """A segment of `verbose_json`, with the probability of each word."""
     segment, recognized = served.segment, served.recognized
     text = segment.text.encode()
     scores = recognized.log_probabilities
@@ -86,7 +91,30 @@ def _segment(number: int, served: ServedSegment, temperature: float) -> dict[str
         "avg_logprob": float(scores.mean()) if isinstance(scores, torch.Tensor) else None,
         "compression_ratio": len(text) / len(zlib.compress(text)),
         "no_speech_prob": None if served.speech_share is None else 1 - served.speech_share,
+        "words": [
+            {"word": span.text, "probability": probability}
+            for span, probability in _word_probabilities(served, tokenizer)
+        ],
     }
+
+
+def _word_probabilities(served: ServedSegment, tokenizer: Any) -> list[tuple[WordSpan, float | None]]:
+    recognized = served.recognized
+    assert recognized.log_probabilities is not None
+    written = len(recognized.tokens) - recognized.recognition.stopped
+    pieces = token_bytes(tokenizer, recognized.tokens[:written].tolist())
+    return word_probabilities(served.segment.text, pieces, recognized.log_probabilities[:written].tolist())
+
+
+def _timed_words(served: ServedSegment, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """The words that have times; an aligner may give none for a segment."""
+    words = served.segment.words or ()
+    probabilities = [probability for _, probability in _word_probabilities(served, tokenizer)]
+    if len(probabilities) != len(words):  # the aligner divides the text into other words
+        probabilities = [None] * len(words)
+    for word, probability in zip(words, probabilities, strict=True):
+        times = {"start": round(word.begin, 3), "end": round(word.end, 3)}
+        yield {"word": word.text} | times | {"probability": probability}
 
 
 def _commonest_language(segments: Sequence[ServedSegment]) -> str | None:

@@ -13,7 +13,11 @@ _FIELDS: dict[str, Any] = {
     },
     "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS), "default": "json"},
     "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-    "stream": {"type": "boolean", "default": False, "description": "Send segments as server-sent events."},
+    "stream": {
+        "type": "boolean",
+        "default": False,
+        "description": "Send text as server-sent events; with verbose_json also segments.",
+    },
     "timestamp_granularities[]": {
         "type": "array",
         "items": {"type": "string", "enum": list(GRANULARITIES)},
@@ -22,7 +26,7 @@ _FIELDS: dict[str, Any] = {
     "include[]": {
         "type": "array",
         "items": {"type": "string", "enum": list(INCLUDABLE)},
-        "description": "With json.",
+        "description": "logprobs with json, subtitles (srt and vtt) with verbose_json.",
     },
 }
 _ERROR = {

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from arkasr.serve.metrics import CLIENT_LEFT, Metrics
 from arkasr.serve.options import Options
 from arkasr.serve.speech_model import ServedSegment, SpeechModel
 from arkasr.transcribe.cutting import CutRecording
-from arkasr.transcribe.transcript import join_segment_texts
+from arkasr.transcribe.transcript import Transcript, join_segment_texts
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,12 @@ class Job:
         except InputError as error:
             raise self._bad_input(error) from error
         transcript = answers.transcript_of(segments, cut.seconds)
-        options = self.options
-        if options.response_format == "text":
+        response_format = self.options.response_format
+        if response_format == "text":
             return PlainTextResponse(transcript.text + "\n")
-        if options.response_format in ("srt", "vtt"):
-            return PlainTextResponse(answers.subtitles(transcript, options.response_format))
-        if options.response_format == "verbose_json":
-            return JSONResponse(
-                answers.verbose_json(
-                    segments, transcript, options.language, options.temperature, words=options.word_times
-                )
-            )
-        document = answers.plain_json(transcript)
-        if options.log_probabilities:
-            document["logprobs"] = answers.log_probabilities(segments, self.model.tokenizer)
-        return JSONResponse(document)
+        if response_format in ("srt", "vtt"):
+            return PlainTextResponse(answers.subtitles(transcript, response_format))
+        return JSONResponse(self._document(segments, transcript))
 
     async def events(self, upload: AsyncExitStack) -> AsyncIterator[ServerSentEvent]:
         """`transcript.text.delta` for every segment, then `transcript.text.done` with the whole text.
@@ -90,13 +81,30 @@ class Job:
                     if delta := longer[len(text) :]:
                         yield _event({"type": "transcript.text.delta", "delta": delta})
                     text = longer
+                    if self.options.response_format == "verbose_json":
+                        segment = answers.verbose_segment(
+                            len(segments) - 1, served, self.options.temperature, self.model.tokenizer
+                        )
+                        yield _event({"type": "transcript.text.segment"} | segment)
         except InputError as error:
             yield _event(self._bad_input(error).document() | {"type": "error"})
             return
-        done = answers.plain_json(answers.transcript_of(segments, cut.seconds))
-        if self.options.log_probabilities:
-            done["logprobs"] = answers.log_probabilities(segments, self.model.tokenizer)
-        yield _event({"type": "transcript.text.done"} | done)
+        document = self._document(segments, answers.transcript_of(segments, cut.seconds))
+        yield _event({"type": "transcript.text.done"} | document)
+
+    def _document(self, segments: Sequence[ServedSegment], transcript: Transcript) -> dict[str, Any]:
+        options, tokenizer = self.options, self.model.tokenizer
+        if options.response_format == "verbose_json":
+            document = answers.verbose_json(
+                segments, transcript, options.language, options.temperature, tokenizer, words=options.word_times
+            )
+        else:
+            document = answers.plain_json(transcript)
+        if options.log_probabilities:
+            document["logprobs"] = answers.log_probabilities(segments, tokenizer)
+        if options.subtitles:
+            document["subtitles"] = {name: answers.subtitles(transcript, name) for name in ("srt", "vtt")}
+        return document
 
     def _segments(self, cut: CutRecording) -> AsyncGenerator[ServedSegment]:
         self.metrics.audio_seconds.labels(self.model.name).inc(cut.seconds)

@@ -12,7 +12,7 @@ from arkasr.serve.errors import ApiError
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("segment", "word")
-INCLUDABLE = ("logprobs",)
+INCLUDABLE = {"logprobs": "json", "subtitles": "verbose_json"}  # and the format that can hold it
 SINGLE_FIELDS = (
     *("file", "model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy"),
 )
@@ -31,6 +31,7 @@ class Options:
         response_format: one of `RESPONSE_FORMATS`.
         word_times: whether words with times are wanted.
         log_probabilities: whether those of the tokens are wanted.
+        subtitles: whether they are wanted beside the segments.
         stream: whether to send parts as they are ready.
     """
 
@@ -39,12 +40,14 @@ class Options:
     response_format: str
     word_times: bool
     log_probabilities: bool
+    subtitles: bool
     stream: bool
 
     @property
     def longest_piece_seconds(self) -> float | None:
         """Subtitles need short pieces; None = what the model takes."""
-        return LONGEST_SUBTITLE_SECONDS if self.response_format in ("srt", "vtt") else None
+        has_subtitles = self.subtitles or self.response_format in ("srt", "vtt")
+        return LONGEST_SUBTITLE_SECONDS if has_subtitles else None
 
 
 def parse_options(fields: Sequence[tuple[str, str]]) -> Options:
@@ -71,21 +74,22 @@ def parse_options(fields: Sequence[tuple[str, str]]) -> Options:
         raise _bad("timestamp_granularities[]", "timestamp_granularities[] needs response_format=verbose_json")
     included = _several(fields, "include")
     for name in included:
-        _check(name, INCLUDABLE, "include[]")
-    if included and response_format != "json":
-        raise _bad("include[]", "include[] needs response_format=json")
+        _check(name, list(INCLUDABLE), "include[]")
+        if response_format != INCLUDABLE[name]:
+            raise _bad("include[]", f"include[]={name} needs response_format={INCLUDABLE[name]}")
     if single.get("prompt"):
         raise _bad("prompt", "this server does not take a prompt; leave it out")
     _check(single.get("chunking_strategy") or "auto", ("auto",), "chunking_strategy")
     stream = _flag(single.get("stream", ""), "stream")
-    if stream and response_format not in ("json", "text"):
-        raise _bad("stream", f"a stream has response_format=json or text, not {response_format}")
+    if stream and response_format in ("srt", "vtt"):
+        raise _bad("stream", f"response_format={response_format} cannot be streamed; take verbose_json")
     return Options(
         language=_language(single.get("language")),
         temperature=_temperature(single.get("temperature")),
         response_format=response_format,
         word_times="word" in granularities,
         log_probabilities="logprobs" in included,
+        subtitles="subtitles" in included,
         stream=stream,
     )
 
