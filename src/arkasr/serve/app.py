@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from arkasr import __version__
+from arkasr.serve import browser_page
 from arkasr.serve.description import TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
 from arkasr.serve.job import Job, unless_client_leaves
@@ -37,6 +38,8 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+
+    app.include_router(browser_page.router)
 
     @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION)
     async def transcribe(request: Request) -> Response:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from arkasr.serve.browser_page import PUBLIC_PATHS
 from arkasr.serve.errors import ApiError
 from arkasr.serve.metrics import Metrics
 
-OPEN_PATHS = ("/health", "/ready")
+OPEN_PATHS = ("/health", "/ready", *PUBLIC_PATHS)
 RETRY_AFTER_SECONDS = 1
 
 
