@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test test-vllm lint bench-opd gpu
+.PHONY: install quickstart test test-browser test-vllm lint bench-opd gpu
 
 install: $(STAMP)
 
@@ -17,7 +17,12 @@ quickstart: install
 	$(BIN)/arkasr run recipes/quickstart.yaml --output runs/quickstart --resume
 
 test: install lint
-	$(BIN)/python -m pytest -m 'not slow and not vllm'
+	$(BIN)/python -m pytest -m 'not slow and not vllm and not browser'
+
+# The server's page in Debian's Chromium (apt install chromium).
+test-browser: install
+	$(BIN)/pip install --quiet --disable-pip-version-check playwright
+	$(BIN)/python -m pytest -m browser
 
 # Tests that need vLLM run in their own environment, because vLLM's CPU build pins other versions. One thread each for
 # server and trainer, because they share the cores.

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -99,3 +102,15 @@ def test_a_single_word_is_found():
             spoken = soxr.resample(speak(word, voice).astype(np.float32) / 2**15, ESPEAK_SAMPLE_RATE, 16_000)
             voiced = np.flatnonzero(np.abs(spoken) > 0.01)
             assert ranges_of(spoken[voiced[0] : voiced[-1]]), (word, voice)
+
+
+def test_the_detector_reports_to_nobody(tmp_path):
+    """ONNX Runtime keeps an identifier and reports on the disk before it sends them."""
+    code = (
+        "import numpy; from arkasr.transcribe.speech import speech_probabilities; "
+        "speech_probabilities(lambda first, last: numpy.zeros(last - first, 'f4'), 9_999)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []

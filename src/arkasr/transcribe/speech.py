@@ -3,6 +3,7 @@
 Recordings are processed in blocks, so memory does not grow with their length.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,9 @@ import numpy as np
 import torch
 
 from arkasr.data.audio import SAMPLE_RATE
+
+# Otherwise ONNX Runtime (from 1.29), which runs Silero's model, reports its use to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 FRAME_SAMPLES = 512  # one probability for each 32 ms
 BLOCK_FRAMES = 18_750  # ten minutes
