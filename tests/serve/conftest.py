@@ -18,7 +18,7 @@ from arkasr.serve.guards import Guards
 from arkasr.serve.server import ServerSettings, guarded_app, listening, open_models
 from tests.models import listening_model
 
-MODEL, KEY = "random", "a key"
+MODEL, KEY = "random", "a-key"
 MOST_TOKENS = 24
 
 

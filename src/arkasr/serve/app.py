@@ -17,6 +17,7 @@ from arkasr.serve import browser_page
 from arkasr.serve.description import TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
 from arkasr.serve.job import Job, unless_client_leaves
+from arkasr.serve.live.route import live_router
 from arkasr.serve.metrics import Metrics
 from arkasr.serve.options import Options, parse_options
 from arkasr.serve.speech_model import SpeechModel
@@ -40,6 +41,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation_error)
 
     app.include_router(browser_page.router)
+    app.include_router(live_router(lambda name: _model(models, name or FIRST_MODEL)))
 
     @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION)
     async def transcribe(request: Request) -> Response:

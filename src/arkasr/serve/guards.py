@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from arkasr.serve.browser_page import PUBLIC_PATHS
 from arkasr.serve.errors import ApiError
@@ -15,6 +16,9 @@ from arkasr.serve.metrics import Metrics
 
 OPEN_PATHS = ("/health", "/ready", *PUBLIC_PATHS)
 RETRY_AFTER_SECONDS = 1
+UNACCEPTABLE = 1008  # WebSocket's status for a violated policy
+# Browsers cannot send headers with a WebSocket, so OpenAI's clients put the key among the subprotocols.
+KEY_PROTOCOL = "openai-insecure-api-key."
 
 
 class Guards:
@@ -38,13 +42,28 @@ class Guards:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass, or answer with 401, 413 or 429."""
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await self._live(scope, receive, send)
+        elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["method"] == "POST":
             with self._metrics.request() as noted:
                 await self._limited(scope, receive, noted(send))
         else:
             await self._answered(scope, receive, send, self._check_key)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket is refused before it is accepted."""
+        try:
+            self._check_key(scope)
+            self._requests += 1
+            try:
+                self._check_number()
+                await self._app(scope, receive, send)
+            finally:
+                self._requests -= 1
+        except ApiError as error:
+            await WebSocketClose(UNACCEPTABLE, error.message)(scope, receive, send)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = 0
@@ -87,7 +106,7 @@ class Guards:
     def _check_key(self, scope: Scope) -> None:
         if not self._keys or scope["path"] in OPEN_PATHS:
             return
-        sent = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ").encode()
+        sent = _sent_key(scope).encode()
         # All are compared, so that the time does not tell which key was nearly right.
         if not sum(hmac.compare_digest(sent, key) for key in self._keys):
             raise ApiError(
@@ -118,3 +137,10 @@ class Guards:
             "format, or parts",
             param="file",
         )
+
+
+def _sent_key(scope: Scope) -> str:
+    for protocol in scope.get("subprotocols", []):
+        if protocol.startswith(KEY_PROTOCOL):
+            return protocol.removeprefix(KEY_PROTOCOL)
+    return Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")

@@ -6,13 +6,14 @@ In: the path of a recording and a client's options. Out: its segments, in order,
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
@@ -118,6 +119,34 @@ class SpeechModel:
         finally:
             for _, _, future in pending:
                 future.cancel()
+
+    @property
+    def longest_clip_seconds(self) -> float:
+        """The longest piece that the model hears at once."""
+        return self._recognizer.longest_clip_seconds
+
+    def check_language(self, language: str | None) -> None:
+        """Check that the model can be asked for a language.
+
+        Raises:
+            InputError: it cannot.
+        """
+        self._recognizer.prompt_text(language)
+
+    async def recognize(self, waveform: np.ndarray, language: str | None, owner: Hashable) -> Recognized:
+        """What is said in a clip of at most `longest_clip_seconds`.
+
+        Args:
+            waveform: float32 `[samples]`, 16 kHz mono.
+            language: by name; None = unknown.
+            owner: whose turn it uses.
+
+        Raises:
+            InputError: the model does not know the language.
+        """
+        features = await _in(self._features, partial(self._recognizer.features, waveform))
+        clip = Clip(features, language, self._max_new_tokens)
+        return await asyncio.wrap_future(self.engine.submit(clip, len(waveform) / SAMPLE_RATE, owner))
 
     @property
     def tokenizer(self) -> Any:

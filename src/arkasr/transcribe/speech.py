@@ -94,10 +94,19 @@ def speech_ranges(probabilities: np.ndarray, samples: int, *, margin_ms: int = M
     return [SampleRange(part["start"], min(part["end"], samples)) for part in found]
 
 
+def open_frame_detector() -> Any:
+    """Silero's model for one stream: called with frames `[FRAME_SAMPLES]` in order, it gives probabilities."""
+    return _load_silero(onnx=True)
+
+
 @lru_cache(maxsize=1)
 def _silero() -> Any:
+    return _load_silero(sequence=True)
+
+
+def _load_silero(**options: Any) -> Any:
     threads = torch.get_num_threads()
     from silero_vad import load_silero_vad
 
     torch.set_num_threads(threads)  # importing silero_vad sets it to 1
-    return load_silero_vad(sequence=True)
+    return load_silero_vad(**options)

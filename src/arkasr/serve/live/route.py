@@ -1,0 +1,51 @@
+"""The WebSocket route of live recognition."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from fastapi import APIRouter, WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from arkasr.serve.errors import ApiError
+from arkasr.serve.live.session import LiveSession
+from arkasr.serve.live.settings import LiveSettings
+from arkasr.serve.speech_model import SpeechModel
+
+UNACCEPTABLE = 1008  # WebSocket's status for a violated policy
+SUBPROTOCOL = "realtime"
+
+
+def live_router(model_named: Callable[[str | None], SpeechModel]) -> APIRouter:
+    """The route `/v1/realtime`.
+
+    Args:
+        model_named: a model of the server; None = the first one. Raises ApiError.
+    """
+    router = APIRouter()
+
+    @router.websocket("/v1/realtime")
+    async def realtime(websocket: WebSocket) -> None:
+        """Recognise speech while it is spoken."""
+        offered = websocket.scope.get("subprotocols", [])
+        await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        settings = LiveSettings(model=websocket.query_params.get("model"))
+        try:
+            session = await asyncio.to_thread(
+                LiveSession, model_named, settings, partial(_text, websocket), websocket.send_text
+            )
+            await session.run()
+        except ApiError as error:
+            await websocket.close(UNACCEPTABLE, error.message[:120])
+        except WebSocketDisconnect:
+            return
+
+    return router
+
+
+async def _text(websocket: WebSocket) -> str:
+    """The next message; a message of bytes is no event and becomes an empty text."""
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", UNACCEPTABLE))
+    return message.get("text") or ""
