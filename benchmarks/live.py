@@ -25,7 +25,7 @@ import soxr
 from openai import AsyncOpenAI
 
 from arkasr.data.audio import AUDIO_SUFFIXES, SAMPLE_RATE, decode_audio
-from arkasr.evaluate.normalizers import normalizer_named
+from arkasr.evaluate.normalize import get_profile
 
 RATE = 24_000
 MESSAGE_SECONDS = 0.1
@@ -73,7 +73,7 @@ async def main() -> None:
         changed = sum(contradicted(u) for u in done)
         print(f"session {number}: {seconds:.0f} s of audio in {one.seconds:.0f} s, {len(done)} utterances")
         if options.pace:
-            print(f"  first word after {in_words(first)}, whole text after {in_words(last)} of silence included")
+            print(f"  first word after {in_words(first)}, whole text after {in_words(last)}")
         print(f"  {changed} of {words} shown words changed")
         text = " ".join(u.text or "" for u in done)
         print(f"  WER against the file: {100 * await against_file(client, waveform, text):.2f}%")
@@ -148,7 +148,7 @@ async def against_file(client: AsyncOpenAI, waveform: np.ndarray, text: str) -> 
     file = BytesIO()
     soundfile.write(file, waveform, SAMPLE_RATE, format="FLAC")
     written = await client.audio.transcriptions.create(file=("a.flac", file.getvalue()), model="whisper-1")
-    normalize = normalizer_named("whisper-en")
+    normalize = get_profile("whisper-en").normalize
     return float(jiwer.wer(normalize(written.text), normalize(text)))
 
 
