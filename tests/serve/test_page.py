@@ -68,9 +68,10 @@ def test_a_file_is_transcribed_and_its_segments_play(page, long_recording, tmp_p
 
 def test_the_microphone(page):
     page.click("#record")
-    page.wait_for_timeout(4_000)
+    page.wait_for_selector("#live:not(:empty)", timeout=60_000)
     page.click("#record")
     assert finished(page) == ""
+    assert page.inner_text("#live") == ""
     assert page.locator("#segments li").count() >= 1
 
 

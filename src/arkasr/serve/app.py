@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from arkasr import __version__
-from arkasr.serve import browser_page
+from arkasr.serve.browser_page import browser_page
 from arkasr.serve.description import TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
 from arkasr.serve.job import Job, unless_client_leaves
@@ -40,7 +40,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
 
-    app.include_router(browser_page.router)
+    app.include_router(browser_page())
     app.include_router(live_router(lambda name: _model(models, name or FIRST_MODEL)))
 
     @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION)

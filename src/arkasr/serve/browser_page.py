@@ -1,5 +1,6 @@
-"""The page for trying the server in a browser: three files of this package, and the names of the languages."""
+"""The page for trying the server in a browser: files of this package, and the names of the languages."""
 
+from functools import partial
 from importlib.resources import files
 
 from fastapi import APIRouter
@@ -16,39 +17,25 @@ FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/microphone.js": ("microphone.js", "text/javascript"),
 }
 PUBLIC_PATHS = (*FILES, "/languages.json")
-router = APIRouter(include_in_schema=False)
+
+
+def browser_page() -> APIRouter:
+    """The routes of the page; they need no key."""
+    router = APIRouter(include_in_schema=False)
+    for path, (name, media_type) in FILES.items():
+        router.add_api_route(path, partial(_file, name, media_type), methods=["GET"])
+    router.add_api_route("/languages.json", _languages, methods=["GET"])
+    return router
 
 
 def _file(name: str, media_type: str) -> Response:
     content = files("arkasr.serve").joinpath("page", name).read_bytes()
-    return Response(
-        content,
-        media_type=media_type,
-        headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"},
-    )
+    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+    return Response(content, media_type=media_type, headers=headers)
 
 
-@router.get("/")
-async def page() -> Response:
-    """The page."""
-    return _file(*FILES["/"])
-
-
-@router.get("/page.css")
-async def style() -> Response:
-    """Its style sheet."""
-    return _file(*FILES["/page.css"])
-
-
-@router.get("/page.js")
-async def script() -> Response:
-    """Its script."""
-    return _file(*FILES["/page.js"])
-
-
-@router.get("/languages.json")
-async def languages() -> list[str]:
-    """Names of the languages that `language` may have."""
+def _languages() -> list[str]:
     return sorted(LANGUAGE_CODES)

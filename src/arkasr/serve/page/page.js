@@ -180,6 +180,56 @@ drop.addEventListener("drop", event => {
   if (dropped) transcribe(dropped, dropped.name);
 });
 
+// Text while somebody speaks. When the recording ends, the whole of it is transcribed.
+class Live {
+  constructor(stream) {
+    const address = new URL("v1/realtime", location.href);
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    address.searchParams.set("model", form.elements.model.value);
+    const key = form.elements.key.value;
+    this.socket = new WebSocket(address, ["realtime", ...(key ? [`openai-insecure-api-key.${key}`] : [])]);
+    this.socket.addEventListener("open", () => this.start(stream).catch(() => this.fail()));
+    this.socket.addEventListener("message", message => this.receive(JSON.parse(message.data)));
+    this.socket.addEventListener("error", () => this.fail());
+    this.texts = new Map();
+  }
+
+  async start(stream) {
+    const language = form.elements.language.value;
+    if (language) this.send({ type: "session.update", session: { audio: { input: { transcription: { language } } } } });
+    this.context = new AudioContext({ sampleRate: 24000 });
+    await this.context.audioWorklet.addModule("microphone.js");
+    const node = new AudioWorkletNode(this.context, "microphone");
+    node.port.addEventListener("message", ({ data }) => {
+      const bytes = new Uint8Array(data.buffer);
+      this.send({ type: "input_audio_buffer.append", audio: btoa(String.fromCharCode(...bytes)) });
+    });
+    node.port.start();
+    this.context.createMediaStreamSource(stream).connect(node);
+  }
+
+  send(event) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(event));
+  }
+
+  receive({ type, item_id, delta, transcript, error: problem }) {
+    if (type === "error") this.fail(problem.message);
+    if (type.endsWith(".delta")) this.texts.set(item_id, (this.texts.get(item_id) ?? "") + delta);
+    if (type.endsWith(".completed")) this.texts.set(item_id, transcript);
+    find("live").textContent = [...this.texts.values()].join(" ");
+  }
+
+  fail(message = "") {
+    if (recorder) status.textContent = `Recording, without live text. ${message}`;
+  }
+
+  close() {
+    this.context?.close();
+    this.socket.close();
+    find("live").textContent = "";
+  }
+}
+
 let recorder = null;
 record.addEventListener("click", async () => {
   if (recorder) {
@@ -190,9 +240,12 @@ record.addEventListener("click", async () => {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     const parts = [];
     recorder = new MediaRecorder(stream);
+    clear();
+    const live = new Live(stream);
     recorder.addEventListener("dataavailable", event => parts.push(event.data));
     recorder.addEventListener("stop", () => {
       stream.getTracks().forEach(track => track.stop());
+      live.close();
       const blob = new Blob(parts, { type: recorder.mimeType });
       recorder = null;
       record.textContent = "Record";
