@@ -10,6 +10,7 @@ import httpx2
 import numpy as np
 import openai
 import pytest
+import soundfile
 
 from tests.serve.conftest import KEY, MODEL, running
 
@@ -105,3 +106,13 @@ def test_a_client_that_sends_half_a_form_and_leaves(server, spoken, wav):
         )
     assert server.post(**upload(wav(spoken[0]))).status_code == 200
     assert server.guards._requests == 0
+
+
+def test_a_small_file_of_many_hours_is_refused(served_folder, tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(16_000 * 3_600, dtype=np.int16), 16_000)
+    content = (tmp_path / "a.flac").read_bytes()
+    assert len(content) < 2_000_000
+    with running(served_folder, max_hours=0.9) as server:
+        answer = server.post(**upload(content))
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"] == "a.wav: is 1.0 h long, the limit is 0.9 h; send parts"

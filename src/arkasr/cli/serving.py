@@ -30,6 +30,7 @@ def serve(
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a piece.")] = 256,
     max_requests: Annotated[int, typer.Option(help="Most requests at once; others are told to come back.")] = 256,
     max_upload_mib: Annotated[int, typer.Option(help="Largest upload, MiB.")] = 1024,
+    max_hours: Annotated[float, typer.Option(help="Longest recording, hours.")] = 12.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the accelerator if there is one.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; default float32 on the CPU, else bfloat16.")
@@ -49,6 +50,7 @@ def serve(
         max_new_tokens=max_new_tokens,
         max_requests=max_requests,
         max_upload_bytes=max_upload_mib * MIB,
+        max_hours=max_hours,
         device=device,
         dtype=dtype,
     )

@@ -34,6 +34,7 @@ class ServerSettings:
         max_new_tokens: most tokens of a piece.
         max_requests: most requests at once, those that wait included.
         max_upload_bytes: most bytes of a request.
+        max_hours: of a recording.
         device: such as "cuda"; None = the accelerator, or the CPU.
         dtype: of the weights; None = float32 on the CPU, else bfloat16.
     """
@@ -46,6 +47,7 @@ class ServerSettings:
     max_new_tokens: int = 256
     max_requests: int = 256
     max_upload_bytes: int = 2**30
+    max_hours: float = 12.0
     device: str | None = None
     dtype: str | None = None
 
@@ -82,7 +84,14 @@ def open_models(named: Mapping[str, str], settings: ServerSettings) -> Iterator[
             recognizer = load_recognizer(source, device=str(device), dtype=dtype)
             check_transcript_length(recognizer, settings.max_new_tokens, "--max-new-tokens")
             engine = stack.enter_context(Engine(recognizer, batch_seconds=settings.batch_seconds))
-            model = SpeechModel(name, recognizer, engine, settings.max_new_tokens, aligner)
+            model = SpeechModel(
+                name,
+                recognizer,
+                engine,
+                max_new_tokens=settings.max_new_tokens,
+                longest_seconds=settings.max_hours * 3600,
+                aligner=aligner,
+            )
             models[name] = stack.enter_context(closing(model))
         yield models
 

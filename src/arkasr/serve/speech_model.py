@@ -59,6 +59,7 @@ class SpeechModel:
         recognizer: loaded.
         engine: of the recogniser, running.
         max_new_tokens: cap on the tokens of a piece.
+        longest_seconds: of a recording.
         aligner: gives word times; None = there are none.
     """
 
@@ -67,13 +68,15 @@ class SpeechModel:
         name: str,
         recognizer: Recognizer,
         engine: Engine,
+        *,
         max_new_tokens: int,
-        aligner: "Aligner | WhisperAligner | None",
+        longest_seconds: float,
+        aligner: Aligner | WhisperAligner | None,
     ) -> None:
         self.name, self.engine, self.aligner = name, engine, aligner
         self.created = int(time.time())
         self._recognizer = recognizer
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._longest_seconds = max_new_tokens, longest_seconds
         self._cutting = ThreadPoolExecutor(CUTTING_THREADS, "cut")
         self._features = ThreadPoolExecutor(FEATURE_THREADS, "features")
 
@@ -85,7 +88,8 @@ class SpeechModel:
         """
         longest = self._recognizer.longest_clip_seconds
         piece_seconds = min(options.longest_piece_seconds or LONGEST_CLIP_SECONDS, longest)
-        cut = await _in(self._cutting, partial(cut_recording, Recording(path), piece_seconds, longest))
+        cutting = partial(cut_recording, Recording(path), piece_seconds, longest, longest_seconds=self._longest_seconds)
+        cut = await _in(self._cutting, cutting)
         if cut.error is not None:
             raise InputError(cut.error)
         return cut

@@ -1,5 +1,6 @@
 """Cutting of a recording into pieces that a model can decode. In: a recording. Out: sample ranges."""
 
+import math
 from dataclasses import dataclass
 
 from arkasr.data.audio import SAMPLE_RATE
@@ -28,7 +29,9 @@ class CutRecording:
     error: str | None = None
 
 
-def cut_recording(recording: Recording, piece_seconds: float, longest_clip_seconds: float) -> CutRecording:
+def cut_recording(
+    recording: Recording, piece_seconds: float, longest_clip_seconds: float, *, longest_seconds: float = math.inf
+) -> CutRecording:
     """Cut a recording at its pauses and drop the parts without speech.
 
     A recording of up to `longest_clip_seconds` with `find_speech=False` is one piece.
@@ -37,9 +40,13 @@ def cut_recording(recording: Recording, piece_seconds: float, longest_clip_secon
         recording: any length.
         piece_seconds: longest piece of a recording that is cut.
         longest_clip_seconds: longest clip that the model takes.
+        longest_seconds: a longer recording is an error, found before its speech is looked for.
     """
     try:
         seconds, identity = recording.seconds(), recording.identity()
+        if seconds > longest_seconds:
+            hours = f"is {seconds / 3600:.1f} h long, the limit is {longest_seconds / 3600:g} h"
+            raise InputError(f"{recording.name}: {hours}; send parts")
         samples = round(seconds * SAMPLE_RATE)
         if not recording.find_speech and samples <= longest_clip_seconds * SAMPLE_RATE:
             return CutRecording(seconds, (SampleRange(0, samples),), identity=identity)
