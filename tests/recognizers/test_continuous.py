@@ -124,3 +124,43 @@ def test_what_the_model_cannot_write_does_not_enter(vocabulary):
         with pytest.raises(InputError, match=message):
             decoder.enter({0: clip(features), 1: bad})
     assert decoder.keys == []
+
+
+def test_a_context_is_read_as_by_transformers(vocabulary):
+    """Beside clips without one, and with a language that is detected or given."""
+    whisper = listening_model("whisper", vocabulary)
+    generator = torch.Generator().manual_seed(0)
+    features = [whisper.features(torch.randn(8_000, generator=generator).numpy() * 0.1).double() for _ in range(4)]
+    contexts = ["", "mary met john", "two green apples please", ""]
+    languages = ["English", "English", None, None]
+    clips = {
+        place: Clip(features[place], languages[place], CAP, context=whisper.context_ids(text, CAP) if text else ())
+        for place, text in enumerate(contexts)
+    }
+    decoder = ContinuousDecoder(whisper)
+    written = decoder.enter(clips)
+    while decoder.keys:
+        written |= decoder.step()
+    for place, text in enumerate(contexts):
+        found = written[place]
+        expected = whisper.model.generate(
+            **whisper.pad_features([features[place]]),
+            language=found.language.lower(),
+            task="transcribe",
+            prompt_ids=torch.tensor(whisper.context_ids(text, CAP)) if text else None,
+            max_new_tokens=CAP,
+            do_sample=False,
+        )[0].tolist()
+        # Without prompt and stop token, which Transformers gives in some versions.
+        tokens = [token for token in found.tokens.tolist() if token != whisper.stop_token_id]
+        assert tokens
+        assert [token for token in expected if token != whisper.stop_token_id][-len(tokens) :] == tokens
+    assert written[0].language == "English"
+    assert not torch.equal(written[0].tokens, written[1].tokens)
+
+
+def test_a_context_that_is_too_long_or_not_taken_is_refused(vocabulary):
+    with pytest.raises(InputError, match=r"the prompt has \d+ tokens; .*; shorten it"):
+        listening_model("whisper", vocabulary).context_ids("two green apples " * 20, CAP)
+    with pytest.raises(InputError, match="takes no prompt"):
+        listening_model("student", vocabulary).context_ids("two green apples", CAP)

@@ -19,7 +19,7 @@ def test_values_as_clients_send_them() -> None:
             ("timestamp_granularities[]", "word"),
             ("timestamp_granularities[]", "segment"),
             ("stream", "False"),
-            ("prompt", ""),
+            ("prompt", "Hot words"),
             ("chunking_strategy", "auto"),
         ]
     )
@@ -39,7 +39,6 @@ def test_values_as_clients_send_them() -> None:
         ({"temperature": "nan"}, "temperature"),
         ({"stream": "maybe"}, "stream"),
         ({"stream": "true", "response_format": "srt"}, "stream"),
-        ({"prompt": "Hot words"}, "prompt"),
         ({"include[]": "logits"}, "include[]"),
         ({"include[]": "logprobs", "response_format": "text"}, "include[]"),
         ({"timestamp_granularities[]": "phoneme"}, "timestamp_granularities[]"),

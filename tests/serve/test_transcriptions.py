@@ -108,6 +108,12 @@ def test_the_language_of_the_answer(server, spoken, wav):
     assert detected not in ("", "unknown")
 
 
+def test_a_prompt_changes_what_is_written(server, spoken, wav):
+    without = transcribe(server, wav(spoken[0]), language="en").text
+    assert transcribe(server, wav(spoken[0]), language="en", prompt=" ").text == without
+    assert transcribe(server, wav(spoken[0]), language="en", prompt="mary met john").text != without
+
+
 def test_the_models(server):
     (listed,) = server.client.models.list().data
     assert listed.id == server.client.models.retrieve(MODEL).id == MODEL
@@ -144,7 +150,7 @@ def test_a_cut_file_is_refused_in_a_stream_too(server, spoken, wav):
         ({"model": "other"}, "model", 404),
         ({"language": "Elvish"}, "language", 400),
         ({"response_format": "verbose_json", "timestamp_granularities": ["word"]}, "timestamp_granularities[]", 400),
-        ({"prompt": "hot words"}, "prompt", 400),
+        ({"prompt": "too many words " * 50}, "prompt", 400),
     ],
 )
 def test_what_the_server_cannot_do_is_refused(server, spoken, wav, options, param, status):

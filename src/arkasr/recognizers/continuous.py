@@ -3,7 +3,7 @@
 In: clips, at any time. Out: their tokens, as `decode` would write them. Who waits and for how long is left to others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,7 @@ class Clip:
         max_new_tokens: cap on the tokens, the stop token included.
         temperature: of sampling; 0 = the best token.
         seed: of sampling.
+        context: of `Recognizer.context_ids`; empty = none.
         scored: whether `Written.log_probabilities` is wanted. It costs one more pass of the output head.
     """
 
@@ -39,6 +40,7 @@ class Clip:
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
+    context: Sequence[int] = ()
     scored: bool = False
 
 
@@ -110,8 +112,10 @@ class ContinuousDecoder:
         for clip in clips.values():
             check_transcript_length(self._recognizer, clip.max_new_tokens, "max_new_tokens")
         features, languages = zip(*((clip.features, clip.language) for clip in clips.values()), strict=True)
-        prompts = self._recognizer.prompts(list(features), list(languages)).to(self._recognizer.device)
-        prompts = self._recognizer.embed_audio(prompts)
+        prompts = self._recognizer.prompts(list(features), list(languages))
+        if any(clip.context for clip in clips.values()):
+            prompts = self._recognizer.with_contexts(prompts, [clip.context for clip in clips.values()])
+        prompts = self._recognizer.embed_audio(prompts.to(self._recognizer.device))
         rows = [
             _Row(key, clip, _generator(clip), self._recognizer.language_of(prompt_ids))
             for (key, clip), prompt_ids in zip(clips.items(), prompts.input_ids, strict=True)

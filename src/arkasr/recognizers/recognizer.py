@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arkasr.data.audio import LONGEST_CLIP_SECONDS
+from arkasr.errors import InputError
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.plain_text import plain_ids, plain_lengths
 from arkasr.recognizers.text import Prefix, no_prefix
@@ -229,6 +230,22 @@ class Recognizer(ABC):
     def language_of(self, prompt_ids: Tensor) -> str | None:
         """The language, by name, in a prompt `[P]` of `embed_audio`; None if prompts of the family name none."""
         return None
+
+    def context_ids(self, context: str, max_new_tokens: int) -> list[int]:
+        """Token ids of a text that came before the audio, for `with_contexts`.
+
+        Args:
+            context: the text.
+            max_new_tokens: that the transcript may have beside it.
+
+        Raises:
+            InputError: the family takes no such text, or it is too long.
+        """
+        raise InputError("this model takes no prompt; leave it out")
+
+    def with_contexts(self, prompts: Prompts, contexts: Sequence[Sequence[int]]) -> Prompts:
+        """The prompts after contexts of `context_ids`; an empty one changes nothing."""
+        raise NotImplementedError
 
     def can_write(self, tokens: int) -> bool:
         """Whether a transcript may have so many tokens, the stop token included."""

@@ -32,6 +32,7 @@ from arkasr.data.languages import LANGUAGE_CODES
 from arkasr.errors import InputError
 from arkasr.model.allowed import allowed_tokens
 from arkasr.model.frames import ENCODER_FRAME_SAMPLES, HOP_LENGTH, WINDOW_LENGTH, clip_of
+from arkasr.recognizers.plain_text import plain_ids
 from arkasr.recognizers.recognizer import Prompts, Recognizer, padded_left
 from arkasr.recognizers.text import Prefix, blank_before
 from arkasr.recognizers.tokenizer import BaseVocabulary, follows_rules
@@ -61,6 +62,8 @@ STOP_TOKEN = "<|endoftext|>"
 START_TOKEN = "<|startoftranscript|>"
 NO_TIMESTAMPS_TOKEN = "<|notimestamps|>"
 TASK_TOKENS = ("<|transcribe|>", NO_TIMESTAMPS_TOKEN)
+LANGUAGE_PLACE = -1 - len(TASK_TOKENS)  # in a prompt
+CONTEXT_TOKEN = "<|startofprev|>"
 # The tokens whose ids follow those of the languages, in this order.
 LAST_SPECIAL_TOKENS = (
     *("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>"),
@@ -211,6 +214,24 @@ class Whisper(Recognizer):
         positions = [self.model.config.max_source_positions] * len(rows)
         return Prompts(input_ids, attention_mask, audio, [len(row) for row in rows], positions)
 
+    def context_ids(self, context: str, max_new_tokens: int) -> list[int]:
+        """The tokens of a text after those that mark it as earlier."""
+        ids = plain_ids(self.tokenizer, f" {context.strip()}")
+        # The marker takes a position, too.
+        longest = self.longest_transcript - max_new_tokens - 1
+        if len(ids) > longest:
+            room = f"beside {max_new_tokens} new ones, this model reads at most {max(longest, 0)}"
+            raise InputError(f"the prompt has {len(ids)} tokens; {room}; shorten it")
+        return [self._token_id(CONTEXT_TOKEN), *ids]
+
+    def with_contexts(self, prompts: Prompts, contexts: Sequence[Sequence[int]]) -> Prompts:
+        rows = [
+            [*context, *ids[ids.shape[0] - length :].tolist()]
+            for context, ids, length in zip(contexts, prompts.input_ids, prompts.lengths, strict=True)
+        ]
+        input_ids, attention_mask = padded_left(rows, int(self.tokenizer.pad_token_id))
+        return replace(prompts, input_ids=input_ids, attention_mask=attention_mask, lengths=[len(row) for row in rows])
+
     def embed_audio(self, prompts: Prompts) -> Prompts:
         """The encoder's states `[B, N, H]` replace the features, and unknown languages are detected.
 
@@ -223,8 +244,9 @@ class Whisper(Recognizer):
             embeddings = self.model.model.encoder(features).last_hidden_state
         if "language_unknown" in prompts.audio:
             detected = self._detected_language_ids(embeddings.detach())
-            languages = torch.where(prompts.audio["language_unknown"], detected, input_ids[:, 1])
-            input_ids = torch.cat((input_ids[:, :1], languages[:, None], input_ids[:, 2:]), dim=1)
+            languages = torch.where(prompts.audio["language_unknown"], detected, input_ids[:, LANGUAGE_PLACE])
+            input_ids = input_ids.clone()
+            input_ids[:, LANGUAGE_PLACE] = languages
         return replace(prompts, input_ids=input_ids, audio={"embeddings": embeddings})
 
     def decoder_inputs(self, input_ids: Tensor, audio: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from arkasr import __version__
+from arkasr.errors import InputError
 from arkasr.serve.browser_page import browser_page
 from arkasr.serve.description import TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
@@ -85,7 +87,7 @@ def _job(form: FormData, stack: AsyncExitStack, models: Mapping[str, SpeechModel
     fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str) and name != "file"]
     options = parse_options(fields)
     model = _model(models, str(form.get("model") or FIRST_MODEL))
-    _check_words(options, model)
+    _check_abilities(options, model)
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise ApiError(400, "send the recording as a file in the field `file`", param="file")
@@ -93,7 +95,16 @@ def _job(form: FormData, stack: AsyncExitStack, models: Mapping[str, SpeechModel
     return Job(model, path, upload.filename or "the recording", options, metrics)
 
 
-def _check_words(options: Options, model: SpeechModel) -> None:
+def _check_abilities(options: Options, model: SpeechModel) -> None:
+    """Refuse what this model cannot do."""
+    for param, check in (
+        ("language", partial(model.check_language, options.language)),
+        ("prompt", partial(model.context_ids, options)),
+    ):
+        try:
+            check()
+        except InputError as error:
+            raise ApiError(400, str(error), param=param) from error
     if options.word_times and model.aligner is None:
         raise ApiError(
             400,

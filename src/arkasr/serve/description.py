@@ -11,6 +11,7 @@ _FIELDS: dict[str, Any] = {
         "type": "string",
         "description": "Name or ISO 639-1 code; without it, the model detects the language.",
     },
+    "prompt": {"type": "string", "description": "Text that came before, or words that may occur; for Whisper."},
     "response_format": {"type": "string", "enum": list(RESPONSE_FORMATS), "default": "json"},
     "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
     "stream": {

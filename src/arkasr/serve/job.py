@@ -112,8 +112,7 @@ class Job:
         return self.model.segments(self.path, cut, self.options, scored=scored)
 
     def _bad_input(self, error: InputError) -> ApiError:
-        param = "language" if str(error).startswith("language ") else "file"
-        return ApiError(400, str(error).replace(str(self.path), self.file_name), param=param)
+        return ApiError(400, str(error).replace(str(self.path), self.file_name), param="file")
 
 
 async def unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:

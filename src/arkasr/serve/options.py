@@ -27,6 +27,7 @@ class Options:
 
     Attributes:
         language: by name; None = not given.
+        prompt: text that came before, or words that may occur; empty = none.
         temperature: of sampling, 0 to 1.
         response_format: one of `RESPONSE_FORMATS`.
         word_times: whether words with times are wanted.
@@ -36,6 +37,7 @@ class Options:
     """
 
     language: str | None
+    prompt: str
     temperature: float
     response_format: str
     word_times: bool
@@ -77,14 +79,13 @@ def parse_options(fields: Sequence[tuple[str, str]]) -> Options:
         _check(name, list(INCLUDABLE), "include[]")
         if response_format != INCLUDABLE[name]:
             raise _bad("include[]", f"include[]={name} needs response_format={INCLUDABLE[name]}")
-    if single.get("prompt"):
-        raise _bad("prompt", "this server does not take a prompt; leave it out")
     _check(single.get("chunking_strategy") or "auto", ("auto",), "chunking_strategy")
     stream = _flag(single.get("stream", ""), "stream")
     if stream and response_format in ("srt", "vtt"):
         raise _bad("stream", f"response_format={response_format} cannot be streamed; take verbose_json")
     return Options(
         language=_language(single.get("language")),
+        prompt=single.get("prompt") or "",
         temperature=_temperature(single.get("temperature")),
         response_format=response_format,
         word_times="word" in granularities,

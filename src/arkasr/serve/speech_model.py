@@ -108,7 +108,7 @@ class SpeechModel:
         Raises:
             InputError: a piece cannot be read, or the model does not know the language.
         """
-        recording, owner = Recording(path, language=options.language), object()
+        recording, owner, context = Recording(path, language=options.language), object(), self.context_ids(options)
         shares: list[float | None] = list(cut.speech_shares) or [None] * len(cut.pieces)
         pending: deque[tuple[SampleRange, float | None, Future[Recognized]]] = deque()
         try:
@@ -116,7 +116,14 @@ class SpeechModel:
                 if len(pending) == PIECES_AHEAD:
                     yield await self._finished(recording, *pending.popleft(), options)
                 features = await _in(self._features, partial(self._features_of, recording, piece))
-                clip = Clip(features, options.language, self._max_new_tokens, options.temperature, 0, scored)
+                clip = Clip(
+                    features,
+                    options.language,
+                    self._max_new_tokens,
+                    options.temperature,
+                    context=context,
+                    scored=scored,
+                )
                 pending.append((piece, share, self.engine.submit(clip, piece.samples / SAMPLE_RATE, owner)))
             while pending:
                 yield await self._finished(recording, *pending.popleft(), options)
@@ -136,6 +143,14 @@ class SpeechModel:
             InputError: it cannot.
         """
         self._recognizer.prompt_text(language)
+
+    def context_ids(self, options: Options) -> list[int]:
+        """The client's prompt as token ids.
+
+        Raises:
+            InputError: the model takes none, or it is too long.
+        """
+        return self._recognizer.context_ids(options.prompt, self._max_new_tokens) if options.prompt.strip() else []
 
     async def recognize(self, waveform: np.ndarray, language: str | None, owner: Hashable) -> Recognized:
         """What is said in a clip of at most `longest_clip_seconds`.
