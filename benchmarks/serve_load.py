@@ -3,9 +3,9 @@
     python -m benchmarks.serve_load --model FOLDER --recordings FOLDER [--requests 1000] [--clients 64]
 
 Transcribes the recordings with `Transcriber`, in one batch job. Then starts `arkasr serve` and sends every request with
-one of them, or with something that cannot be answered: a cut file, text, no bytes, a wrong model, a wrong field, a wrong
-key, or a client that leaves. Prints the statuses, the wrong answers, the memory of the server before and after, and
-seconds of audio per second of both as a ratio. Ends with 1 if an answer was wrong or a status was 5xx.
+one of them, or with something that cannot be answered: a cut file, text, no bytes, a wrong model, a wrong field, a
+wrong key, or a client that leaves. Prints the statuses, the wrong answers, the memory of the server before and after,
+and seconds of audio per second of both as a ratio. Ends with 1 if an answer was wrong or a status was 5xx.
 """
 
 import argparse
