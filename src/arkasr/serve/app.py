@@ -37,7 +37,14 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
         models: by name; the first one also answers requests for `whisper-1`.
         metrics: of the server.
     """
-    app = FastAPI(title="arkasr", version=__version__, summary="Transcription with OpenAI's interface.")
+    # FastAPI's pages for the description load scripts from elsewhere.
+    app = FastAPI(
+        title="arkasr",
+        version=__version__,
+        summary="Transcription with OpenAI's interface.",
+        docs_url=None,
+        redoc_url=None,
+    )
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

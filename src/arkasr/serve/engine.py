@@ -73,7 +73,8 @@ class Engine:
     @property
     def waiting(self) -> int:
         """How many clips wait for room in the batch."""
-        return len(self._waiting)
+        with self._changed:
+            return len(self._waiting)
 
     @property
     def active(self) -> int:

@@ -143,4 +143,5 @@ def _sent_key(scope: Scope) -> str:
     for protocol in scope.get("subprotocols", []):
         if protocol.startswith(KEY_PROTOCOL):
             return protocol.removeprefix(KEY_PROTOCOL)
-    return Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
+    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""

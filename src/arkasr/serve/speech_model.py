@@ -6,7 +6,7 @@ In: the path of a recording and a client's options. Out: its segments, in order,
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from arkasr.recognizers.recognizer import Recognizer
 from arkasr.serve.engine import Engine, Recognized
 from arkasr.serve.options import Options
 from arkasr.transcribe.aligner import Aligner
-from arkasr.transcribe.cutting import CutRecording, cut_recording
+from arkasr.transcribe.cutting import CutRecording, cut_in_steps
 from arkasr.transcribe.recording import Recording
 from arkasr.transcribe.speech import SampleRange
 from arkasr.transcribe.transcript import Segment, segment_of
@@ -31,7 +31,7 @@ from arkasr.transcribe.whisper_aligner import WhisperAligner
 
 # Pieces of one request that wait or are in the batch. More would only take memory.
 PIECES_AHEAD = 16
-CUTTING_THREADS = FEATURE_THREADS = 2
+CUTTING_THREADS, FEATURE_THREADS = 4, 2
 
 Result = TypeVar("Result")
 
@@ -88,8 +88,10 @@ class SpeechModel:
         """
         longest = self._recognizer.longest_clip_seconds
         piece_seconds = min(options.longest_piece_seconds or LONGEST_CLIP_SECONDS, longest)
-        cutting = partial(cut_recording, Recording(path), piece_seconds, longest, longest_seconds=self._longest_seconds)
-        cut = await _in(self._cutting, cutting)
+        steps = cut_in_steps(Recording(path), piece_seconds, longest, self._longest_seconds)
+        # Every step queues for a thread, so recordings take turns.
+        while (cut := await _in(self._cutting, partial(_step, steps))) is None:
+            pass
         if cut.error is not None:
             raise InputError(cut.error)
         return cut
@@ -198,6 +200,15 @@ class SpeechModel:
     def _aligned(self, recording: Recording, piece: SampleRange, segment: Segment, language: str | None) -> Segment:
         assert self.aligner is not None
         return self.aligner.align(segment, recording.read(piece.begin, piece.end), language)
+
+
+def _step(steps: Generator[None, None, CutRecording]) -> CutRecording | None:
+    """The next step; the result after the last one, else None."""
+    try:
+        return next(steps)
+    except StopIteration as finished:
+        cut: CutRecording = finished.value
+        return cut
 
 
 async def _in(pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Any:

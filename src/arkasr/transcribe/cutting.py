@@ -1,13 +1,16 @@
 """Cutting of a recording into pieces that a model can decode. In: a recording. Out: sample ranges."""
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
+
+import numpy as np
 
 from arkasr.data.audio import SAMPLE_RATE
 from arkasr.errors import InputError
 from arkasr.transcribe.pieces import pieces_of
 from arkasr.transcribe.recording import Recording
-from arkasr.transcribe.speech import FRAME_SAMPLES, SampleRange, speech_probabilities, speech_ranges
+from arkasr.transcribe.speech import FRAME_SAMPLES, SampleRange, speech_probabilities_of_blocks, speech_ranges
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,7 @@ class CutRecording:
     error: str | None = None
 
 
-def cut_recording(
-    recording: Recording, piece_seconds: float, longest_clip_seconds: float, *, longest_seconds: float = math.inf
-) -> CutRecording:
+def cut_recording(recording: Recording, piece_seconds: float, longest_clip_seconds: float) -> CutRecording:
     """Cut a recording at its pauses and drop the parts without speech.
 
     A recording of up to `longest_clip_seconds` with `find_speech=False` is one piece.
@@ -40,7 +41,23 @@ def cut_recording(
         recording: any length.
         piece_seconds: longest piece of a recording that is cut.
         longest_clip_seconds: longest clip that the model takes.
-        longest_seconds: a longer recording is an error, found before its speech is looked for.
+    """
+    steps = cut_in_steps(recording, piece_seconds, longest_clip_seconds)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            cut: CutRecording = finished.value
+            return cut
+
+
+def cut_in_steps(
+    recording: Recording, piece_seconds: float, longest_clip_seconds: float, longest_seconds: float = math.inf
+) -> Generator[None, None, CutRecording]:
+    """As `cut_recording`, with a pause after each step, so that long recordings do not hold up short ones.
+
+    The arguments are those of `cut_recording`, and `longest_seconds`: a longer recording is an error, which is found
+    before its speech is looked for.
     """
     try:
         seconds, identity = recording.seconds(), recording.identity()
@@ -50,9 +67,13 @@ def cut_recording(
         samples = round(seconds * SAMPLE_RATE)
         if not recording.find_speech and samples <= longest_clip_seconds * SAMPLE_RATE:
             return CutRecording(seconds, (SampleRange(0, samples),), identity=identity)
-        probabilities = speech_probabilities(recording.read, samples)
+        blocks = []
+        for block in speech_probabilities_of_blocks(recording.read, samples):
+            blocks.append(block)
+            yield
     except InputError as error:
         return CutRecording(0.0, error=str(error))
+    probabilities = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
     speech = speech_ranges(probabilities, samples)
     pieces = pieces_of(speech, probabilities, round(piece_seconds * SAMPLE_RATE))
     shares = (

@@ -4,7 +4,7 @@ Recordings are processed in blocks, so memory does not grow with their length.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -51,8 +51,13 @@ def speech_probabilities(read: Callable[[int, int], np.ndarray], samples: int) -
         read: returns the waveform between two samples, float32 `[samples]`, 16 kHz mono.
         samples: length of the recording.
     """
+    blocks = list(speech_probabilities_of_blocks(read, samples))
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def speech_probabilities_of_blocks(read: Callable[[int, int], np.ndarray], samples: int) -> Iterator[np.ndarray]:
+    """The probabilities of `speech_probabilities`, a block of ten minutes at a time."""
     frames = -(-samples // FRAME_SAMPLES)
-    blocks = []
     for first in range(0, frames, BLOCK_FRAMES):
         count = min(BLOCK_FRAMES, frames - first)
         begin, end = (first - CONTEXT_FRAMES) * FRAME_SAMPLES, (first + count + CONTEXT_FRAMES) * FRAME_SAMPLES
@@ -60,8 +65,7 @@ def speech_probabilities(read: Callable[[int, int], np.ndarray], samples: int) -
         missing = max(-begin, 0)
         waveform = at_speech_level(waveform)
         waveform = np.pad(waveform, (missing, max(end - begin - missing - len(waveform), 0)))
-        blocks.append(_silero().audio_forward(waveform, SAMPLE_RATE)[CONTEXT_FRAMES : CONTEXT_FRAMES + count])
-    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+        yield _silero().audio_forward(waveform, SAMPLE_RATE)[CONTEXT_FRAMES : CONTEXT_FRAMES + count]
 
 
 def at_speech_level(waveform: np.ndarray) -> np.ndarray:

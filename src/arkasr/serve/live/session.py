@@ -79,6 +79,7 @@ class LiveSession:
         self._previous_id: str | None = None
         self._hypothesis_samples: tuple[_Item, Samples] | None = None
         self._wants_hypothesis = asyncio.Event()
+        self._recognizing: set[asyncio.Future[Recognized]] = set()
         self._utterances: asyncio.Queue[tuple[_Item, Samples, asyncio.Future[Recognized]]] = asyncio.Queue(
             WAITING_UTTERANCES
         )
@@ -95,8 +96,8 @@ class LiveSession:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            while not self._utterances.empty():
-                self._utterances.get_nowait()[2].cancel()
+            for recognizing in list(self._recognizing):
+                recognizing.cancel()
             self._thread.shutdown(wait=False)
 
     async def _listen(self) -> None:
@@ -168,6 +169,8 @@ class LiveSession:
         await self._send("input_audio_buffer.committed", item_id=item.id, previous_item_id=self._previous_id)
         self._previous_id = item.id
         recognizing = asyncio.ensure_future(self._recognized(change.samples))
+        self._recognizing.add(recognizing)
+        recognizing.add_done_callback(self._recognizing.discard)
         await self._utterances.put((item, change.samples, recognizing))
         if change.goes_on:
             await self._begin_item(milliseconds + round(len(change.samples) * 1000 / SAMPLE_RATE))
