@@ -1,10 +1,12 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects
 import pytest
 
+from arkasr.report.charts import Chart
 from arkasr.report.rate_chart import rate_chart
 from arkasr.report.run_folder import read_run
 from arkasr.report.tables import RateCell, rate_table
@@ -46,3 +48,20 @@ def test_a_set_without_a_rate_has_no_point(run_path: Path) -> None:
 def test_a_single_variant_has_no_figure(run_path: Path) -> None:
     table = rate_table(read_run(run_path))
     assert rate_chart(replace(table, rows=table.rows[:1])) is None
+
+
+def test_rates_of_different_sizes_have_a_logarithmic_scale(run_path: Path) -> None:
+    table = rate_table(read_run(run_path))
+
+    def chart_of(*means: float) -> Chart:
+        cells = [RateCell(mean, ci95=(0.0, 2 * mean), deviation=None, failed=0) for mean in means]
+        chart = rate_chart(replace(table, rows=[replace(row, cells=cells) for row in table.rows[:2]]))
+        assert chart is not None
+        plotly.graph_objects.Figure(chart.figure)
+        return chart
+
+    axis = chart_of(0.05, 1.2, 0.3).figure["layout"]["yaxis"]
+    assert axis["type"] == "log"
+    assert axis["range"][0] < math.log10(0.05) < math.log10(1.2) < axis["range"][1]
+    for means in ((0.05, 0.2, 0.3), (0.0, 0.2, 0.3)):
+        assert "type" not in chart_of(*means).figure["layout"]["yaxis"]

@@ -3,6 +3,8 @@
 In: a `RateTable`. Out: a `Chart`.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from arkasr.report.charts import PALETTE, Chart, figure
@@ -11,6 +13,9 @@ from arkasr.report.wording import percent
 
 # Distinguishable without colour; models that teach are hollow.
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+
+# If the highest rate is more than so many times the lowest one, the differences between low rates would not be seen.
+LINEAR_RATIO = 8.0
 
 
 def rate_chart(table: RateTable) -> Chart | None:
@@ -24,6 +29,10 @@ def rate_chart(table: RateTable) -> Chart | None:
     drawn["layout"]["xaxis"] |= {"type": "category", "automargin": True}
     drawn["layout"]["yaxis"] |= {"tickformat": ".0%", "hoverformat": ".1%", "rangemode": "tozero"}
     note = "The numbers of table 1, lower is better. Bars: 95% intervals. Hollow: a model that teaches."
+    means = [cell.mean for row in rows for cell in row.cells if cell and cell.mean is not None]
+    if min(means) > 0 and max(means) > LINEAR_RATIO * min(means):
+        drawn["layout"]["yaxis"] |= _logarithmic(means)
+        note += " The scale is logarithmic."
     return Chart("Rates and intervals", note, drawn, "; ".join(_in_words(table, row) for row in rows) + ".")
 
 
@@ -51,6 +60,12 @@ def _points(table: RateTable, row: RateTableRow, place: int) -> dict[str, Any]:
             "line": {"width": 2, "color": colour},
         },
     }
+
+
+def _logarithmic(means: Sequence[float]) -> dict[str, Any]:
+    """An axis on which all means have room; longer bars end at its edges."""
+    lowest, highest = math.log10(min(means) / 2), math.log10(max(means) * 2)
+    return {"type": "log", "range": [lowest, highest], "dtick": "D2"}
 
 
 def _bar(cell: RateCell | None) -> tuple[float | None, float | None]:
