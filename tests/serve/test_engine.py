@@ -90,3 +90,28 @@ def test_an_error_of_the_model_reaches_those_who_wait_and_the_engine_goes_on(rec
             engine.submit(clips[0], 1.0, "a").result(timeout=120)
         broken.clear()
         assert engine.submit(clips[0], 1.0, "a").result(timeout=120).recognition.text is not None
+
+
+def test_an_error_after_decoding_reaches_those_who_wait(recognizer, clips, monkeypatch):
+    with Engine(recognizer, batch_seconds=30.0) as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr(recognizer, "transcript_text", lambda tokens: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                engine.submit(clips[0], 1.0, "a").result(timeout=120)
+        assert engine.submit(clips[0], 1.0, "a").result(timeout=120).recognition.text is not None
+
+
+def test_a_model_that_fails_for_good_fails_all_who_wait(recognizer, clips, monkeypatch):
+    def failing(*given):
+        raise RuntimeError("device lost")
+
+    with Engine(recognizer, batch_seconds=30.0) as engine:
+        monkeypatch.setattr(recognizer, "embed_audio", failing)
+        monkeypatch.setattr("arkasr.serve.engine.ContinuousDecoder", failing)
+        futures = [engine.submit(clip, 30.0, "a") for clip in clips[:3]]
+        for future in futures:
+            with pytest.raises(RuntimeError, match="device lost"):
+                future.result(timeout=120)
+        assert engine.is_broken
+        with pytest.raises(RuntimeError, match="closed"):
+            engine.submit(clips[0], 1.0, "a")

@@ -1,5 +1,6 @@
 """`arkasr serve` as a process of its own: signals, and what is left behind."""
 
+import json
 import os
 import re
 import signal
@@ -29,8 +30,8 @@ def served(folder, *options, temporary):
         process.wait()
 
 
-def post(url, content):
-    files, data = {"file": ("a.wav", content)}, {"model": "random"}
+def post(url, content, **fields):
+    files, data = {"file": ("a.wav", content)}, {"model": "random"} | fields
     return httpx2.post(f"{url}/v1/audio/transcriptions", files=files, data=data, timeout=120)
 
 
@@ -38,11 +39,14 @@ def post(url, content):
 def test_a_signal_ends_the_server_after_the_accepted_requests(served_folder, long_recording, wav, tmp_path, number):
     content = wav(long_recording[0])
     with served(served_folder, temporary=tmp_path) as (process, url), ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(post, url, content) for _ in range(4)]
+        answers = [pool.submit(post, url, content) for _ in range(3)]
+        stream = pool.submit(post, url, content, stream="true")
         while 'state="active"} 0.0' in httpx2.get(f"{url}/metrics").text:
             time.sleep(0.05)
         process.send_signal(number)
         texts = {answer.result().json()["text"] for answer in answers}
+        last_event = stream.result().text.strip().split("data: ")[-1]
+        assert json.loads(last_event)["text"] in texts
         assert len(texts) == 1
         assert texts != {""}
         assert process.wait(timeout=60) == 0
@@ -67,6 +71,8 @@ def test_bad_usage_is_one_line_before_a_model_is_loaded(command, served_folder, 
         for arguments, message in (
             ((served_folder, "--port", port), f"cannot listen on 127.0.0.1:{port} "),
             (("a=x", "a=y"), "two models are named 'a'"),
+            ((served_folder, "--port", "0", "--api-key", ""), "--api-key: empty"),
+            ((served_folder, "--port", "0", "--batch-seconds", "nan"), "--batch-seconds"),
             ((tmp_path / "missing", "--port", "0"), "missing"),
             ((served_folder, "--port", "0", "--max-new-tokens", "100000"), "--max-new-tokens"),
         ):

@@ -26,11 +26,13 @@ def serve(
         str | None,
         typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner or a Whisper model."),
     ] = None,
-    batch_seconds: Annotated[float, typer.Option(help="Audio seconds in the batch of all requests.")] = 240.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a piece.")] = 256,
-    max_requests: Annotated[int, typer.Option(help="Most requests at once; others are told to come back.")] = 256,
-    max_upload_mib: Annotated[int, typer.Option(help="Largest upload, MiB.")] = 1024,
-    max_hours: Annotated[float, typer.Option(help="Longest recording, hours.")] = 12.0,
+    batch_seconds: Annotated[float, typer.Option(help="Audio seconds in the batch of all requests.", min=0)] = 240.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a piece.", min=1)] = 256,
+    max_requests: Annotated[
+        int, typer.Option(help="Most requests at once; others are told to come back.", min=1)
+    ] = 256,
+    max_upload_mib: Annotated[int, typer.Option(help="Largest upload, MiB.", min=1)] = 1024,
+    max_hours: Annotated[float, typer.Option(help="Longest recording, hours.", min=0)] = 12.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the accelerator if there is one.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; default float32 on the CPU, else bfloat16.")

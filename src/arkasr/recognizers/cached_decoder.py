@@ -67,8 +67,17 @@ class CachedDecoder:
         indices = to_device(predicting.flatten().nonzero().squeeze(1), device)
         return states[:, -self._proposed - 1 :].flatten(0, 1).index_select(0, indices)
 
-    def accept(self, accepted: Sequence[int], last_tokens: Sequence[int]) -> None:
-        """Hide or drop the rejected tokens of each row, and make its last token the pending one."""
+    def accept(
+        self, accepted: Sequence[int], last_tokens: Sequence[int], is_going_on: Sequence[bool] | None = None
+    ) -> None:
+        """Hide or drop the rejected tokens of each row, and make its last token the pending one.
+
+        Args:
+            accepted: how many proposed tokens of each row.
+            last_tokens: of each row.
+            is_going_on: False for a finished row, whose position then stays, because positions may be limited; None =
+                all go on.
+        """
         device = self._pending.device
         if self._proposed:
             longest = max(accepted)
@@ -79,7 +88,10 @@ class CachedDecoder:
                 self._cache.crop(longest - self._proposed)
         self._cached_lengths = [length + count for length, count in zip(self._cached_lengths, accepted, strict=True)]
         self._pending = to_device(torch.tensor(last_tokens), device)[:, None]
-        self._attention_mask = torch.cat((self._attention_mask, torch.ones_like(self._pending)), dim=1)
+        visible = torch.ones_like(self._pending)
+        if is_going_on is not None:
+            visible *= to_device(torch.tensor(is_going_on), device)[:, None]
+        self._attention_mask = torch.cat((self._attention_mask, visible), dim=1)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Remove all other rows, and shorten the cache to its longest remaining row."""

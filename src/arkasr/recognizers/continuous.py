@@ -129,6 +129,7 @@ class ContinuousDecoder:
         else:
             self._decoder.join(decoder)
             self._rows += rows
+        self._leave(1.0)  # if nothing is left to do, no cache is kept
         return written
 
     @torch.no_grad()
@@ -141,7 +142,9 @@ class ContinuousDecoder:
         self._leave(FINISHED_SHARE)
         if self._decoder is None:
             return {}
-        return self._write_next(self._decoder, self._rows, is_first=False)
+        written = self._write_next(self._decoder, self._rows, is_first=False)
+        self._leave(1.0)
+        return written
 
     def _write_next(self, decoder: CachedDecoder, rows: list[_Row], *, is_first: bool) -> dict[int, Written]:
         states = decoder.step([[]] * len(rows))
@@ -160,7 +163,7 @@ class ContinuousDecoder:
             row.finished = token == self._recognizer.stop_token_id or len(row.tokens) == row.clip.max_new_tokens
             if row.finished:
                 written[row.key] = self._result(row)
-        decoder.accept([0] * len(rows), [row.tokens[-1] for row in rows])
+        decoder.accept([0] * len(rows), [row.tokens[-1] for row in rows], [not row.finished for row in rows])
         return written
 
     def _sampled(self, state: Tensor, row: _Row, *, is_first: bool) -> int:

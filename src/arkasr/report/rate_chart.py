@@ -65,7 +65,7 @@ def _points(table: RateTable, row: RateTableRow, place: int) -> dict[str, Any]:
 def _logarithmic(means: Sequence[float]) -> dict[str, Any]:
     """An axis on which all means have room; longer bars end at its edges."""
     lowest, highest = math.log10(min(means) / 2), math.log10(max(means) * 2)
-    return {"type": "log", "range": [lowest, highest], "dtick": "D2"}
+    return {"type": "log", "range": [lowest, highest], "dtick": "D2", "tickformat": "~%"}
 
 
 def _bar(cell: RateCell | None) -> tuple[float | None, float | None]:

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from arkasr import __version__
@@ -20,7 +21,7 @@ from arkasr.serve.description import TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
 from arkasr.serve.job import Job, unless_client_leaves
 from arkasr.serve.live.route import live_router
-from arkasr.serve.metrics import Metrics
+from arkasr.serve.metrics import CLIENT_LEFT, Metrics
 from arkasr.serve.options import Options, parse_options
 from arkasr.serve.speech_model import SpeechModel
 from arkasr.serve.uploads import path_of
@@ -56,7 +57,10 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
     async def transcribe(request: Request) -> Response:
         """Transcribe a recording."""
         async with AsyncExitStack() as stack:
-            form = await stack.enter_async_context(request.form(max_files=1, max_fields=MOST_FIELDS))
+            try:
+                form = await stack.enter_async_context(request.form(max_files=1, max_fields=MOST_FIELDS))
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_LEFT)
             job = _job(form, stack, models, metrics)
             if job.options.stream:
                 return EventSourceResponse(job.events(stack.pop_all()))
@@ -79,7 +83,9 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
 
     @app.get("/ready")
     async def ready() -> dict[str, str]:
-        """Whether the models are loaded; the server listens only then."""
+        """Whether the models work; nothing is answered before they are loaded."""
+        if any(model.engine.is_broken for model in models.values()):
+            raise ApiError(503, "a model failed; restart the server")
         return {"status": "ready"}
 
     @app.get("/metrics")

@@ -44,10 +44,13 @@ class _Job:
 
 
 class Engine:
-    """Owns the model while it serves; a context manager, which finishes what it has accepted.
+    """Decodes with the model while it serves; a context manager, which finishes what it has accepted.
+
+    Attributes:
+        is_broken: whether the model failed for good, so that nothing is accepted any more.
 
     Args:
-        recognizer: is used by no other thread from now on.
+        recognizer: no other thread runs its model from now on.
         batch_seconds: most seconds of audio in the batch, padding included; the longest clip fits in any case.
     """
 
@@ -58,6 +61,7 @@ class Engine:
         self._active: dict[int, _Job] = {}
         self._changed = threading.Condition()
         self._is_closing = False
+        self.is_broken = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def __enter__(self) -> "Engine":
@@ -112,11 +116,23 @@ class Engine:
                     self._deliver(decoder.enter({key: job.clip for key, job in entering.items()}))
                 self._deliver(decoder.step())
             except Exception as error:  # the server goes on; those who wait are told
-                decoder = ContinuousDecoder(self.recognizer)
-                failed, self._active = self._active, {}
-                for job in failed.values():
-                    if job.future.set_running_or_notify_cancel():
-                        job.future.set_exception(error)
+                self._fail_active(error)
+                try:
+                    decoder = ContinuousDecoder(self.recognizer)
+                except Exception as fatal:  # such as after an error of the accelerator
+                    self._fail_for_good(fatal)
+                    return
+
+    def _fail_active(self, error: Exception) -> None:
+        failed, self._active = self._active, {}
+        for job in failed.values():
+            _fail(job, error)
+
+    def _fail_for_good(self, error: Exception) -> None:
+        with self._changed:
+            self._is_closing = self.is_broken = True
+            while (job := self._waiting.take(lambda job: True)) is not None:
+                _fail(job, error)
 
     def _wait_for_work(self) -> bool:
         """Whether there is work; False when the engine is closed and has finished."""
@@ -148,8 +164,15 @@ class Engine:
 
     def _deliver(self, written: dict[int, Written]) -> None:
         for key, found in written.items():
-            job = self._active.pop(key)
+            job = self._active[key]
             raw = self.recognizer.transcript_text(found.tokens)
             recognition = Recognition(raw, clean_transcript(raw), len(found.tokens), found.stopped)
+            recognized = Recognized(recognition, found.tokens, found.log_probabilities, found.language)
             if job.future.set_running_or_notify_cancel():
-                job.future.set_result(Recognized(recognition, found.tokens, found.log_probabilities, found.language))
+                job.future.set_result(recognized)
+            del self._active[key]
+
+
+def _fail(job: _Job, error: Exception) -> None:
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_exception(error)

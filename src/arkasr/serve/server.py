@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from arkasr.errors import InputError, Interrupted
 from arkasr.recognizers.device import device_named
@@ -103,8 +104,17 @@ def serve(models: Sequence[str], settings: ServerSettings) -> None:
         InputError: the address is in use, or as `model_names` and `open_models`.
     """
     named = model_names(models)
+    if not settings.batch_seconds > 0:
+        raise InputError(f"--batch-seconds is {settings.batch_seconds:g}; it must be more than 0")
+    for key in settings.api_keys:
+        if not key or not key.isascii() or key != key.strip():
+            raise InputError("--api-key: empty, not ASCII or with blanks around it; give another one")
     with listening(settings) as listener, open_models(named, settings) as opened:
-        config = uvicorn.Config(guarded_app(opened, settings), log_level="warning", server_header=False)
+        # A client of a live session whose audio waits cannot answer pings.
+        config = uvicorn.Config(
+            guarded_app(opened, settings), log_level="warning", server_header=False, ws_ping_timeout=None
+        )
+        AppStatus.disable_automatic_graceful_drain()  # streams, too, are finished
         host, port = listener.getsockname()[:2]
         print(f"arkasr: serving {', '.join(opened)} at http://{host}:{port}", flush=True)
         # Uvicorn sends itself the signal again when it has finished.

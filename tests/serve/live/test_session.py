@@ -72,6 +72,11 @@ def test_a_commit_ends_the_open_utterance(live, spoken):
     assert completed.usage.seconds > 1
 
 
+def test_a_commit_without_speech_is_answered(live):
+    live.input_audio_buffer.commit()
+    assert live.recv().error.code == "input_audio_buffer_commit_empty"
+
+
 def test_what_is_cleared_is_not_recognised(live, spoken):
     send_in_parts(live, at_24k(spoken[0]))
     live.input_audio_buffer.clear()

@@ -118,7 +118,8 @@ class LiveSession:
                     raise ApiError(400, f"event {event.get('type')!r}: known are {', '.join(handlers)}", param="type")
                 await handler(event)
             except ApiError as error:
-                await self._send("error", error=error.document()["error"] | {"event_id": event_id})
+                known_id = event_id if isinstance(event_id, str) and event_id.isascii() else None
+                await self._send("error", error=error.document()["error"] | {"event_id": known_id})
 
     async def _update(self, event: Mapping[str, Any]) -> None:
         settings = updated(self._settings, event.get("session"))
@@ -145,8 +146,11 @@ class LiveSession:
                 self._wants_hypothesis.set()
 
     async def _commit(self, event: Mapping[str, Any]) -> None:
-        for change in await self._in_thread(lambda: [*self._track_rest(), *self._tracker.finish()]):
+        changes = await self._in_thread(lambda: [*self._track_rest(), *self._tracker.finish()])
+        for change in changes:
             await self._note(change)
+        if not changes:
+            raise ApiError(400, "no speech since the last utterance", code="input_audio_buffer_commit_empty")
 
     async def _clear(self, event: Mapping[str, Any]) -> None:
         if self._item is not None:
@@ -168,7 +172,8 @@ class LiveSession:
             await self._send("input_audio_buffer.speech_stopped", item_id=item.id, audio_end_ms=end)
         await self._send("input_audio_buffer.committed", item_id=item.id, previous_item_id=self._previous_id)
         self._previous_id = item.id
-        recognizing = asyncio.ensure_future(self._recognized(change.samples))
+        # With the settings of this moment, which an update may change.
+        recognizing = asyncio.ensure_future(self._model.recognize(change.samples, self._settings.language, self._owner))
         self._recognizing.add(recognizing)
         recognizing.add_done_callback(self._recognizing.discard)
         await self._utterances.put((item, change.samples, recognizing))
@@ -204,8 +209,9 @@ class LiveSession:
             item, samples, recognizing = await self._utterances.get()
             try:
                 text = (await recognizing).recognition.text or ""
-            except InputError as error:
-                document = ApiError(400, str(error)).document()["error"]
+            except Exception as error:  # one utterance that fails does not end the session
+                status = 400 if isinstance(error, InputError) else 500
+                document = ApiError(status, str(error)).document()["error"]
                 await self._send(
                     "conversation.item.input_audio_transcription.failed",
                     item_id=item.id,
@@ -260,7 +266,7 @@ class LiveSession:
 def _event_of(text: str) -> Mapping[str, Any]:
     try:
         event = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, f"not JSON ({error})") from error
     if not isinstance(event, Mapping):
         raise ApiError(400, "an event must be an object")

@@ -88,7 +88,10 @@ def _with_transcription(settings: LiveSettings, given: Any) -> LiveSettings:
             settings = replace(settings, language=canonical_language(str(language)))
         except InputError as error:
             raise _bad(f"{name}.language", str(error)) from error
-    return replace(settings, model=transcription.get("model") or settings.model)
+    model = transcription.get("model") or settings.model
+    if model is not None and not isinstance(model, str):
+        raise _bad(f"{name}.model", "the model is a name")
+    return replace(settings, model=model)
 
 
 def _with_turn_detection(settings: LiveSettings, given: Any) -> LiveSettings:

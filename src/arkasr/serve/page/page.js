@@ -39,7 +39,7 @@ async function* events(response) {
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    text += value.replaceAll("\r\n", "\n");
+    text = (text + value).replaceAll("\r\n", "\n");
     const parts = text.split("\n\n");
     text = parts.pop();
     for (const part of parts) {
@@ -241,11 +241,16 @@ record.addEventListener("click", async () => {
     const parts = [];
     recorder = new MediaRecorder(stream);
     clear();
-    const live = new Live(stream);
+    let live = null;
+    try {
+      live = new Live(stream);
+    } catch {
+      // A key that cannot be part of a WebSocket's protocols.
+    }
     recorder.addEventListener("dataavailable", event => parts.push(event.data));
     recorder.addEventListener("stop", () => {
       stream.getTracks().forEach(track => track.stop());
-      live.close();
+      live?.close();
       const blob = new Blob(parts, { type: recorder.mimeType });
       recorder = null;
       record.textContent = "Record";
