@@ -63,10 +63,17 @@ def test_parts_that_an_earlier_session_has_finished_are_counted_but_not_measured
 
 def test_every_stage_and_variant_of_a_recipe_is_a_part():
     recipe = load_settings(Recipe, Path("recipes/quickstart.yaml"), ["seeds=[0, 1]"])
-    names = [part.name for part in parts_of(recipe, lambda name: 100)]
+    names = [part.name for part in parts_of(recipe, lambda name: 100, lambda name: 8.0)]
     assert len(names) == len(set(names))
     for stage, settings in recipe.stages.items():
         assert (f"{stage} (seed 1)" in names) == (not settings.once)
     assert {name for name in names if name.startswith("evaluate ") and name.endswith("(seed 0)")} == {
         f"evaluate {variant} (seed 0)" for variant in recipe.variants
     }
+
+
+def test_a_step_of_whisper_has_the_utterances_that_fit_with_their_padding():
+    recipe = load_settings(Recipe, Path("recipes/whisper-noise.yaml"), [])
+    work = {part.name: part.work for part in parts_of(recipe, lambda name: 700, lambda name: 30.0)}
+    assert work["td (seed 0)"] == 1.5 * 60 * 6
+    assert work["labels (seed 0)"] == 700

@@ -9,7 +9,7 @@ from arkasr.data.examples import FeatureCache
 from arkasr.data.manifests.utterances import Utterances
 from arkasr.errors import InputError
 from arkasr.recipe.settings import LabelStageSettings, ModelSettings, Recipe
-from arkasr.recognizers.load import load_recognizer
+from arkasr.recognizers.load import load_recognizer, load_without_weights
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.tokenizer import BaseVocabulary
 from arkasr.run.folder import RunFolder
@@ -75,6 +75,13 @@ class RunContext:
             "decoder_revision": self.commits.get(f"models.{name}.decoder", model.decoder_revision),
         }
         return model.model_copy(update=recorded)
+
+    def window_seconds(self, name: str) -> float:
+        """Seconds to which a `pretrained` model of the recipe pads shorter utterances; 0 = it does not, or is new."""
+        model = self.model(name)
+        if model.pretrained is None:
+            return 0.0
+        return load_without_weights(model.pretrained, revision=model.revision).window_seconds
 
     def recognizer(self, name: str, seed: int, device: torch.device | None = None) -> Recognizer:
         """The model called `name`: trained by a stage, or one of the recipe's `models`. `device` defaults to the run's.

@@ -14,7 +14,6 @@ from arkasr.recipe.settings import LabelStageSettings, Recipe, TrainingStageSett
 # Work for an utterance or a training step of one utterance, where decoding it once is 1. It only matters for a kind of
 # part of which this session has not finished any.
 WORK = {"ctc": 1.0, "sft": 1.5, "opd": 3.0, "label": 1.0, "evaluate": 1.0}
-UTTERANCE_SECONDS = 8.0  # for the number of utterances in a batch
 
 
 @dataclass(frozen=True)
@@ -75,31 +74,34 @@ class Outlook:
         return sum(seconds for _, seconds in measured) / sum(part.work for part, _ in measured)
 
 
-def parts_of(recipe: Recipe, utterances_in: Callable[[str], int]) -> list[Part]:
+def parts_of(
+    recipe: Recipe, utterances_in: Callable[[str], int], utterance_seconds: Callable[[str], float]
+) -> list[Part]:
     """The parts of a run in order.
 
     Args:
         recipe: of the run.
         utterances_in: number of utterances of a set.
+        utterance_seconds: seconds for which an utterance counts in a batch, on average; by the name of the stage.
     """
+
+    def size(name: str, stage: LabelStageSettings | TrainingStageSettings) -> float:
+        if isinstance(stage, LabelStageSettings):
+            return utterances_in(stage.audio)
+        settings = stage.optimization
+        return settings.steps * settings.accumulation * max(settings.batch_seconds / utterance_seconds(name), 1.0)
+
     parts = []
     for seed in recipe.seeds:
         for name, stage in recipe.stages.items():
             if seed == recipe.seeds[0] or not stage.once:
-                parts.append(Part(f"{name} (seed {seed})", stage.kind, WORK[stage.kind] * _size(stage, utterances_in)))
+                parts.append(Part(f"{name} (seed {seed})", stage.kind, WORK[stage.kind] * size(name, stage)))
         for variant, name in recipe.variants.items():
             once = name not in recipe.stages or recipe.stages[name].once
             if recipe.evaluation.sets and (seed == recipe.seeds[0] or not once):
                 utterances = sum(map(utterances_in, recipe.evaluation.sets))
                 parts.append(Part(f"evaluate {variant} (seed {seed})", "evaluate", WORK["evaluate"] * utterances))
     return parts
-
-
-def _size(stage: LabelStageSettings | TrainingStageSettings, utterances_in: Callable[[str], int]) -> float:
-    if isinstance(stage, LabelStageSettings):
-        return utterances_in(stage.audio)
-    settings = stage.optimization
-    return settings.steps * settings.accumulation * max(settings.batch_seconds / UTTERANCE_SECONDS, 1.0)
 
 
 def _in_words(seconds: float) -> str:

@@ -3,11 +3,14 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from arkasr import processes
+from arkasr.data.manifests.utterances import Utterances
 from arkasr.progress import Progress
-from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe
+from arkasr.recipe.settings import LabelStageSettings, OpdStageSettings, Recipe, TrainingStageSettings
 from arkasr.recognizers.device import default_device
 from arkasr.report.page import write_report
 from arkasr.run.checks import check_test_sets
@@ -21,6 +24,9 @@ from arkasr.run.lock import lock_run_folder
 from arkasr.run.outlook import Outlook, parts_of
 from arkasr.run.stages import build_stage, run_calibration, run_training_stage
 from arkasr.train.calibrate import Calibration
+
+# Of an utterance whose manifest does not give it. It only matters for the estimate of the time left.
+UNKNOWN_SECONDS = 8.0
 
 
 def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) -> RunFolder:
@@ -41,7 +47,8 @@ def run_recipe(recipe: Recipe, path: Path, *, resume: bool, progress: Progress) 
     with _open_run(recipe, path, resume=resume, progress=progress) as (context, inputs, session):
         check_test_sets(context)
         inputs.check_test_sets()
-        outlook = Outlook(parts_of(recipe, lambda name: _utterances_in(context, name)), progress.print)
+        utterances_in, utterance_seconds = partial(_utterances_in, context), partial(_utterance_seconds, context)
+        outlook = Outlook(parts_of(recipe, utterances_in, utterance_seconds), progress.print)
         for seed in recipe.seeds:
             for name in recipe.stages:
                 if context.seed_of(name, seed) == seed:
@@ -107,13 +114,27 @@ def _result(context: RunContext, name: str, seed: int) -> Path:
     return context.folder.labels(name, seed) if labels else context.folder.model(name, seed)
 
 
-def _utterances_in(context: RunContext, name: str) -> int:
-    """Size of a set; for a label stage, the size of the set that it labels."""
+def _set_of(context: RunContext, name: str) -> Utterances:
+    """A set; for a label stage, the set that it labels."""
     while name in context.recipe.stages:
         stage = context.recipe.stages[name]
         assert isinstance(stage, LabelStageSettings)
         name = stage.audio
-    return len(context.set(name))
+    return context.set(name)
+
+
+def _utterances_in(context: RunContext, name: str) -> int:
+    return len(_set_of(context, name))
+
+
+def _utterance_seconds(context: RunContext, name: str) -> float:
+    """Seconds for which an utterance counts in a batch of a training stage, on average."""
+    stage = context.recipe.stages[name]
+    assert isinstance(stage, TrainingStageSettings)
+    is_streamed = stage.train in context.recipe.sets and context.recipe.sets[stage.train].dataset is not None
+    sample = [] if is_streamed else _set_of(context, stage.train)[:1_000]
+    durations = [item.duration for item in sample if item.duration is not None]
+    return max(fmean(durations or [UNKNOWN_SECONDS]), context.window_seconds(context.recipe.origin(name)))
 
 
 def run_one_stage(recipe: Recipe, name: str, path: Path, *, resume: bool, progress: Progress) -> Path:
