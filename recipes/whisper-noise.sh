@@ -1,6 +1,6 @@
 #!/bin/sh
 # The test sets of recipes/whisper-noise.yaml: a manifest named test.jsonl as it is and in white noise and babble at four levels.
-#   sh recipes/whisper-noise.sh test.jsonl FOLDER [ARKASR]
+#   sh recipes/whisper-noise.sh data/librispeech/test.jsonl data/librispeech [ARKASR]
 set -eu
 test=$1 folder=$2 arkasr=${3:-arkasr}
 degrade() {

@@ -72,3 +72,14 @@ def test_the_command_writes_copies_and_does_not_replace_its_input(manifest, tmp_
     result = CliRunner().invoke(app, [*command, str(tmp_path)])
     assert isinstance(result.exception, InputError)
     assert "is an input of this command" in str(result.exception)
+
+
+def test_ids_that_are_too_long_for_a_file_name_get_different_short_ones(manifest, tmp_path):
+    """`arkasr data cut` makes ids from paths, and a letter of Mandarin or Cyrillic has several bytes."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    ids = [f"/аудио/{'папка/' * 40}{row['id']}" for row in rows]
+    lines = [json.dumps(row | {"id": name}) + "\n" for row, name in zip(rows, ids, strict=True)]
+    manifest.write_text("".join(lines))
+    copies = read_manifest(write_degraded_copies(manifest, tmp_path / "out", white(5)))
+    assert [copy.id for copy in copies] == ids
+    assert len({copy.audio for copy in copies if copy.audio.is_file()}) == len(rows)

@@ -3,6 +3,7 @@
 In: a manifest and a degradation. Out: FLAC files, 16 kHz, 24 bits, and a manifest of them.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from arkasr.errors import InputError
 from arkasr.files import atomic_path
 
 TIMES = ("begin_time", "end_time")
+# File systems allow names of 255 bytes.
+LONGEST_STEM = 200
 
 
 def write_degraded_copies(
@@ -53,7 +56,7 @@ def write_degraded_copies(
     """
     utterances = read_manifest(manifest)
     folder, copy = output / "flac", output / manifest.name
-    paths = {utterance.id: folder / f"{utterance.id.replace('/', '_')}.flac" for utterance in utterances}
+    paths = {utterance.id: folder / f"{_file_stem(utterance.id)}.flac" for utterance in utterances}
     if len(set(paths.values())) < len(utterances):
         raise InputError(f"{manifest}: two ids differ only by `/` and `_`, or are equal; give every utterance its own")
     refuse_to_replace([manifest, *(utterance.audio for utterance in utterances)], [copy, *paths.values()])
@@ -69,6 +72,16 @@ def write_degraded_copies(
         on_utterance(1)
     write_manifest(copy, rows)
     return copy
+
+
+def _file_stem(utterance_id: str) -> str:
+    """The id without slashes. Of a long one, such as the path of a recording, a digest and the end."""
+    stem = utterance_id.replace("/", "_")
+    encoded = stem.encode()
+    if len(encoded) <= LONGEST_STEM:
+        return stem
+    end = encoded[-LONGEST_STEM // 2 :].decode(errors="ignore")
+    return f"{hashlib.sha256(encoded).hexdigest()[:16]}{end}"
 
 
 def _write_copy(utterance: Utterance, degradation: Degradation, path: Path) -> int:
