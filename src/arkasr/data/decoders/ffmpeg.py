@@ -18,7 +18,7 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from arkasr.data.decoders.decoder import HEADER_TOLERANCE_SECONDS
+from arkasr.data.decoders.decoder import BLOCK_SAMPLES, HEADER_TOLERANCE_SECONDS
 from arkasr.data.decoders.markers import has_last_page, is_joined_ogg, mpeg_frames
 from arkasr.errors import InputError
 
@@ -129,8 +129,9 @@ class FfmpegFile:
         for block in self._blocks(first):
             if block.last <= wanted:
                 continue
-            gap = int(min(block.first, end)) - wanted
-            if gap > 0:
+            gap_end = int(min(block.first, end))
+            while wanted < gap_end:
+                gap = min(gap_end - wanted, max(BLOCK_SAMPLES // len(block.samples), 1))
                 yield np.zeros((len(block.samples), gap), dtype=np.float32)
                 wanted += gap
             until = int(min(block.last, end))
