@@ -12,6 +12,9 @@ import openai
 import pytest
 import soundfile
 
+from arkasr.data.audio import duration_in_steps
+from arkasr.serve import speech_model
+from tests.audio_files import FORMATS, write_audio
 from tests.serve.conftest import KEY, MODEL, running
 
 FORM = {"data": {"model": MODEL}}
@@ -72,6 +75,28 @@ def test_the_work_of_a_client_that_leaves_is_given_up(served_folder, long_record
         assert server.get("/health").status_code == 200
 
 
+def test_the_counting_of_a_recording_is_given_up_with_its_client(served_folder, tmp_path, monkeypatch):
+    """The length of raw AAC is found by decoding all of it."""
+    steps, step = [], speech_model._step
+
+    def noting(given):
+        steps.append(given)
+        return step(given)
+
+    monkeypatch.setattr(speech_model, "_step", noting)
+    write_audio(tmp_path / "minute.aac", np.zeros(60 * 16_000, dtype=np.float32), FORMATS["raw.aac"])
+    (tmp_path / "a.aac").write_bytes((tmp_path / "minute.aac").read_bytes() * 60 * 6)
+    with running(served_folder) as server:
+        with pytest.raises(httpx2.ReadTimeout):
+            server.post(**upload((tmp_path / "a.aac").read_bytes()), timeout=httpx2.Timeout(60, read=0.5))
+        deadline = time.monotonic() + 30
+        while server.guards._requests and time.monotonic() < deadline:
+            time.sleep(0.01)
+        made = len(steps)
+        time.sleep(1)
+        assert 0 < made == len(steps) < len(list(duration_in_steps(tmp_path / "a.aac")))
+
+
 def test_an_upload_has_no_name_on_the_disk(served_folder, long_recording, wav):
     """Nothing can be left of it, whatever happens to the process."""
     before = set(Path(gettempdir()).iterdir())
@@ -119,4 +144,4 @@ def test_a_small_file_of_many_hours_is_refused(served_folder, tmp_path):
     with running(served_folder, max_hours=0.9) as server:
         answer = server.post(**upload(content))
         assert answer.status_code == 400
-        assert answer.json()["error"]["message"] == "a.wav: is 1.0 h long, the limit is 0.9 h; send parts"
+        assert answer.json()["error"]["message"] == "a.wav: is longer than 0.9 h, the limit; send parts"

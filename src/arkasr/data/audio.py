@@ -144,8 +144,19 @@ def duration_of(path: str | Path) -> float:
     Raises:
         InputError: the file is missing or cannot be read.
     """
+    *_, seconds = duration_in_steps(path)
+    return seconds
+
+
+def duration_in_steps(path: str | Path) -> Iterator[float]:
+    """The seconds of a file found so far, after each small step of counting; the last number is its length.
+
+    Raises:
+        InputError: as `duration_of`.
+    """
     with closing(open_decoder(path)) as file:
-        return file.frames / file.rate
+        for frames in file.counted_frames():
+            yield frames / file.rate
 
 
 def _check_finite(path: str | Path, samples: NDArray[np.float32]) -> None:

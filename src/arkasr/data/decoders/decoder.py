@@ -29,6 +29,14 @@ class Decoder(Protocol):
         """
         ...
 
+    def counted_frames(self) -> Iterator[int]:
+        """The samples found so far, after each small step of counting; the last number is `frames`.
+
+        Raises:
+            InputError: as `frames`.
+        """
+        ...
+
     def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         """Samples `first` to `last - 1`, or to the end; fewer if the file ends before.
 

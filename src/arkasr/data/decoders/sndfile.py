@@ -59,6 +59,9 @@ class SndFile:
         """Whether the header has a length. An unfinished file has none, and one of 4 GiB or more a wrong one."""
         return 0 < self.frames < MAX_FRAMES and not (self.file.format in ("WAV", "WAVEX") and self.goes_on)
 
+    def counted_frames(self) -> Iterator[int]:
+        yield self.frames
+
     def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         last = self.frames if last is None else min(last, self.frames)
         length = max(BLOCK_SAMPLES // self.file.channels, 1)
