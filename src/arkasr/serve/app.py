@@ -31,12 +31,13 @@ FIRST_MODEL = "whisper-1"
 MOST_FIELDS = 64
 
 
-def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
+def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seconds: float) -> FastAPI:
     """The application.
 
     Args:
         models: by name; the first one also answers requests for `whisper-1`.
         metrics: of the server.
+        stall_seconds: longest wait for a client that does not read its stream.
     """
     # FastAPI's pages for the description load scripts from elsewhere.
     app = FastAPI(
@@ -63,7 +64,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
                 return Response(status_code=CLIENT_LEFT)
             job = _job(form, stack, models, metrics)
             if job.options.stream:
-                return EventSourceResponse(job.events(stack.pop_all()))
+                return EventSourceResponse(job.events(stack.pop_all()), send_timeout=stall_seconds)
             return await unless_client_leaves(request, job.answer())
 
     @app.get("/v1/models")
