@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_starlette import EventSourceResponse
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -19,6 +19,7 @@ from arkasr.errors import InputError
 from arkasr.serve.browser_page import browser_page
 from arkasr.serve.description import TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
+from arkasr.serve.forms import check_charset, fields_of, recording_of
 from arkasr.serve.job import Job, unless_client_leaves
 from arkasr.serve.live.route import live_router
 from arkasr.serve.metrics import CLIENT_LEFT, Metrics
@@ -57,6 +58,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
     @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION)
     async def transcribe(request: Request) -> Response:
         """Transcribe a recording."""
+        check_charset(request.headers.get("content-type", ""))
         async with AsyncExitStack() as stack:
             try:
                 form = await stack.enter_async_context(request.form(max_files=1, max_fields=MOST_FIELDS))
@@ -98,13 +100,10 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
 
 
 def _job(form: FormData, stack: AsyncExitStack, models: Mapping[str, SpeechModel], metrics: Metrics) -> Job:
-    fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str) and name != "file"]
-    options = parse_options(fields)
+    options = parse_options(fields_of(form))
     model = _model(models, str(form.get("model") or FIRST_MODEL))
     _check_abilities(options, model)
-    upload = form.get("file")
-    if not isinstance(upload, UploadFile):
-        raise ApiError(400, "send the recording as a file in the field `file`", param="file")
+    upload = recording_of(form)
     path = stack.enter_context(path_of(upload.file))
     return Job(model, path, upload.filename or "the recording", options, metrics)
 
