@@ -2,11 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import numpy as np
 import openai
 import pytest
 
 from arkasr.recognizers.text import clean_transcript
+from arkasr.serve.options import FIELDS
 from arkasr.transcribe.formats import FORMATS
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.words import word_spans
@@ -164,6 +166,15 @@ def test_what_the_server_cannot_do_is_refused(server, spoken, wav, options, para
     assert (refused.value.status_code, refused.value.body["param"]) == (status, param)
 
 
+def test_a_file_that_is_sent_as_text_is_refused(server, spoken, wav):
+    recording = {"file": ("a.wav", wav(spoken[0]))}
+    for options in ({"data": {"file": "a.wav"}, "files": {"other": b"x"}}, {"data": {"file": "x"}, "files": recording}):
+        answer = server.post(**options)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == "file"
+        assert "`file` is a text" in answer.json()["error"]["message"]
+
+
 def test_a_request_without_a_file(server):
     for body in ({"data": {"model": MODEL}}, {"files": {"other": b"x"}}, {"content": b"not a form"}, {}):
         answer = server.post(**body)
@@ -175,7 +186,47 @@ def test_the_interface_is_described(server):
     headers = {"Authorization": f"Bearer {KEY}"}
     description = server.get("/openapi.json", headers=headers).json()
     form = description["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]["content"]["multipart/form-data"]
-    assert {"file", "model", "language", "response_format", "stream"} <= set(form["schema"]["properties"])
+    described = set(form["schema"]["properties"])
+    assert described | {"timestamp_granularities", "include"} == set(FIELDS)
+    assert form["schema"]["required"] == ["file"]
+
+
+def test_the_model_may_be_left_out(server, spoken, wav):
+    files = {"file": ("a.wav", wav(spoken[0]))}
+    texts = [server.post(files=files, data=data).json()["text"] for data in ({}, {"model": "whisper-1"})]
+    assert texts[0] == texts[1] == transcribe(server, wav(spoken[0])).text
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "rot13", "base64", "utf-16", "no-such", 'a\\"b'])
+def test_a_form_in_an_odd_charset_is_refused(server, charset):
+    content = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n\xff\xfeabc\r\n--x--\r\n'
+    headers = {"Content-Type": f'multipart/form-data; boundary=x; charset="{charset}"'}
+    answer = server.post(content=content, headers={"Authorization": f"Bearer {KEY}"} | headers)
+    assert answer.status_code == 400
+    assert "send the form as UTF-8" in answer.json()["error"]["message"]
+
+
+def test_a_form_in_a_usual_charset_is_read(server, wav, spoken):
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    content = head + wav(spoken[0]) + b"\r\n--x--\r\n"
+    for charset in ("utf-8", "UTF8", "us-ascii", "ISO-8859-1"):
+        headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+        answer = server.post(content=content, headers={"Authorization": f"Bearer {KEY}"} | headers)
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", f"/v1/models/{MODEL}", "/"])
+def test_head_is_answered_as_get_without_a_body(server, path):
+    """Monitors and proxies ask with HEAD."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    found, expected = (getattr(httpx2, method)(server.url + path, headers=headers) for method in ("head", "get"))
+    assert found.status_code == expected.status_code == 200
+    assert found.content == b""
+    assert found.headers["Content-Length"] == str(len(expected.content))
+
+
+def test_head_needs_the_key_where_get_does(server):
+    assert httpx2.head(f"{server.url}/v1/models").status_code == 401
 
 
 def test_health_and_metrics(server, spoken, wav):

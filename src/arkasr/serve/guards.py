@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
 from arkasr.serve.bodies import Bodies
 from arkasr.serve.browser_page import PUBLIC_PATHS
@@ -18,7 +17,6 @@ from arkasr.serve.metrics import Metrics
 
 OPEN_PATHS = ("/health", "/ready", *PUBLIC_PATHS)
 RETRY_AFTER_SECONDS = 1
-UNACCEPTABLE = 1008  # WebSocket's status for a violated policy
 # Browsers cannot send headers with a WebSocket, so OpenAI's clients put the key among the subprotocols.
 KEY_PROTOCOL = "openai-insecure-api-key."
 
@@ -44,6 +42,8 @@ class Guards:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass, or answer with 401, 408, 413 or 429."""
+        if scope.get("method") == "HEAD":  # the web server leaves out the body
+            scope = {**scope, "method": "GET"}
         if scope["type"] == "websocket":
             await self._live(scope, receive, send)
         elif scope["type"] != "http":
@@ -55,7 +55,7 @@ class Guards:
             await self._answered(scope, receive, send, self._check_key)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A WebSocket is refused before it is accepted."""
+        """A WebSocket is refused before it is accepted, with a response as of HTTP."""
         try:
             self._check_key(scope)
             self._requests += 1
@@ -65,7 +65,7 @@ class Guards:
             finally:
                 self._requests -= 1
         except ApiError as error:
-            await WebSocketClose(UNACCEPTABLE, error.message)(scope, receive, send)
+            await error.response()(scope, receive, send)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         def check(scope: Scope) -> None:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import soxr
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.serve.conftest import KEY, MODEL, running
@@ -143,20 +143,37 @@ def test_bad_events_are_answered_and_the_session_goes_on(live, message):
     assert live.recv().type == "session.updated"
 
 
+def refused(address, **options):
+    """The status, the error and the headers with which a WebSocket is refused."""
+    with pytest.raises(InvalidStatus) as found:
+        connect(address, **options)
+    response = found.value.response
+    return response.status_code, json.loads(response.body)["error"], response.headers
+
+
 def test_who_may_connect(server):
     address = server.url.replace("http", "ws") + "/v1/realtime"
     for options in ({}, {"additional_headers": {"Authorization": "Bearer wrong"}}):
-        with pytest.raises(InvalidStatus, match="403"):
-            connect(address, **options)
+        status, error, _ = refused(address, **options)
+        assert (status, error["code"]) == (401, "invalid_api_key")
     protocols = ["realtime", f"openai-insecure-api-key.{KEY}"]
     with connect(address, subprotocols=protocols) as connection:
         assert json.loads(connection.recv())["type"] == "session.created"
         assert connection.subprotocol == "realtime"
-    with (
-        connect(f"{address}?model=other", subprotocols=protocols) as connection,
-        pytest.raises(ConnectionClosed, match="no model 'other'"),
-    ):
-        connection.recv()
+    status, error, _ = refused(f"{address}?model={'模型' * 100}", subprotocols=protocols)
+    assert (status, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert "模型" in error["message"]
+
+
+def test_too_many_sessions_are_told_when_to_come_back(served_folder):
+    with running(served_folder, max_requests=1) as server:
+        address = server.url.replace("http", "ws") + "/v1/realtime"
+        options = {"additional_headers": {"Authorization": f"Bearer {KEY}"}}
+        with connect(address, **options) as connection:
+            connection.recv()
+            status, error, headers = refused(address, **options)
+            assert (status, error["type"]) == (429, "rate_limit_error")
+            assert int(headers["Retry-After"]) >= 1
 
 
 def test_a_client_that_leaves_takes_its_work_with_it(served_folder, long_recording):
