@@ -88,7 +88,11 @@ def test_bad_usage_is_one_line_before_a_model_is_loaded(command, served_folder, 
     with served(served_folder, temporary=tmp_path) as (_, url):
         port = url.rsplit(":", 1)[1]
         for arguments, message in (
-            ((served_folder, "--port", port), f"cannot listen on 127.0.0.1:{port} "),
+            ((served_folder, "--port", port), "; give another --port"),
+            ((served_folder, "--host", "no.such.host.invalid"), "; give an IPv4 address of this machine as --host"),
+            ((served_folder, "--host", "192.0.2.1"), "; give an IPv4 address of this machine as --host"),
+            ((served_folder, "--host", "::1"), "; give an IPv4 address of this machine as --host"),
+            ((served_folder, "--host", "a" * 70), "; give an IPv4 address of this machine as --host"),
             ((served_folder, "--port", "0", "--max-stored-mib", "5"), "--max-stored-mib is less"),
             (("a=x", "a=y"), "two models are named 'a'"),
             ((served_folder, "--port", "0", "--api-key", ""), "--api-key: empty"),

@@ -1,5 +1,6 @@
 """Loads the models and runs the server until it is stopped; accepted requests are finished."""
 
+import errno
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -155,6 +156,8 @@ def listening(settings: ServerSettings) -> socket.socket:
     """A socket at the address, before models are loaded for nothing."""
     try:
         return socket.create_server((settings.host, settings.port))
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
+        is_bad_host = isinstance(error, (socket.gaierror, UnicodeError)) or error.errno == errno.EADDRNOTAVAIL
+        remedy = "give an IPv4 address of this machine as --host" if is_bad_host else "give another --port"
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot listen on {settings.host}:{settings.port} ({reason}); give another --port") from error
+        raise InputError(f"cannot listen on {settings.host}:{settings.port} ({reason}); {remedy}") from error
