@@ -157,7 +157,7 @@ def listening(settings: ServerSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port))
     except (OSError, UnicodeError) as error:
-        is_bad_host = isinstance(error, (socket.gaierror, UnicodeError)) or error.errno == errno.EADDRNOTAVAIL
-        remedy = "give an IPv4 address of this machine as --host" if is_bad_host else "give another --port"
+        is_port = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        remedy = "give another --port" if is_port else "give an IPv4 address of this machine as --host"
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot listen on {settings.host}:{settings.port} ({reason}); {remedy}") from error
