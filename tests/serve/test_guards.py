@@ -5,8 +5,6 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import gettempdir
 
 import httpx2
 import numpy as np
@@ -27,14 +25,34 @@ def upload(content):
     return FORM | {"files": {"file": ("a.wav", content)}}
 
 
+@contextmanager
+def half_sent(server, part=FILE_PART, key=KEY):
+    """A connection on which a form begins."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+            + f"Authorization: Bearer {key}\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
+            + part
+        )
+        yield connection
+
+
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY[:-1]}])
-def test_without_the_key_nothing_is_read(server, header):
+def test_without_the_key_nothing_is_told(server, header):
     answer = server.post(headers=header, **upload(b"x"))
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
     assert server.get("/v1/models", headers=header).status_code == 401
     assert server.get("/metrics", headers=header).status_code == 401
     assert server.get("/health", headers=header).status_code == 200
+
+
+def test_without_the_key_nothing_is_read(server):
+    """The answer comes while the body is still on its way."""
+    with half_sent(server, key="wrong") as connection:
+        connection.settimeout(10)
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 401")
 
 
 def test_large_uploads_are_refused_announced_or_not(served_folder, spoken, wav):
@@ -98,17 +116,17 @@ def test_the_counting_of_a_recording_is_given_up_with_its_client(served_folder, 
         assert 0 < made == len(steps) < len(list(duration_in_steps(tmp_path / "a.aac")))
 
 
-def test_an_upload_has_no_name_on_the_disk(served_folder, long_recording, wav):
+def test_an_upload_has_no_name_on_the_disk(served_folder, long_recording, wav, tmp_path, monkeypatch):
     """Nothing can be left of it, whatever happens to the process."""
-    before = set(Path(gettempdir()).iterdir())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    names = set()
     with running(served_folder) as server, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.post, **upload(wav(long_recording[0])))
-        found = set()
         while not answer.done():
-            found |= set(Path(gettempdir()).iterdir()) - before
-            time.sleep(0.01)
+            names |= set(tmp_path.iterdir())
+            time.sleep(0.001)
         assert answer.result().status_code == 200
-    assert not [path for path in found if path.is_file()]
+    assert names == set()
 
 
 def test_accepted_requests_are_finished_when_the_server_stops(served_folder, long_recording, wav):
@@ -121,19 +139,6 @@ def test_accepted_requests_are_finished_when_the_server_stops(served_folder, lon
                 time.sleep(0.01)
         texts = {answer.result().json()["text"] for answer in answers}
     assert len(texts) == 1
-
-
-@contextmanager
-def half_sent(server, part=FILE_PART):
-    """A connection on which a form begins."""
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(
-            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
-            + f"Authorization: Bearer {KEY}\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
-            + part
-        )
-        yield connection
 
 
 def wait_until_no_request(server):

@@ -12,7 +12,7 @@ from arkasr.serve.options import FIELDS
 from arkasr.transcribe.formats import FORMATS
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.words import word_spans
-from tests.serve.conftest import KEY, MODEL, MOST_TOKENS
+from tests.serve.conftest import KEY, MODEL, MOST_TOKENS, running
 
 
 @pytest.fixture(scope="module")
@@ -236,5 +236,22 @@ def test_health_and_metrics(server, spoken, wav):
     text = server.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     (line,) = (line for line in text.splitlines() if line.startswith('arkasr_audio_seconds_total{model="random"}'))
     assert float(line.split()[1]) > 1
-    assert 'arkasr_requests_total{status="200"}' in text
     assert 'arkasr_clips{model="random",state="waiting"} 0.0' in text
+
+
+def test_requests_are_counted_by_route_and_status(served_folder, spoken, wav):
+    files, key = {"file": ("a.wav", wav(spoken[0]))}, {"Authorization": f"Bearer {KEY}"}
+    with running(served_folder) as server:
+        statuses = [
+            server.post(files=files).status_code,
+            server.post(files=files, data={"language": "Elvish"}).status_code,
+            server.post(files=files, headers={}).status_code,
+            httpx2.post(f"{server.url}/v1/audio/translations", files=files, headers=key).status_code,
+        ]
+        assert statuses == [200, 400, 401, 404]
+        lines = server.get("/metrics", headers=key).text.splitlines()
+        route = 'route="/v1/audio/transcriptions"'
+        for status in (200, 400, 401):
+            assert f'arkasr_requests_total{{{route},status="{status}"}} 1.0' in lines
+        assert 'arkasr_requests_total{route="other",status="404"} 1.0' in lines
+        assert f"arkasr_request_seconds_count{{{route}}} 3.0" in lines

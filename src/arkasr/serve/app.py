@@ -22,7 +22,7 @@ from arkasr.serve.errors import ApiError, error_document, kind_of
 from arkasr.serve.forms import check_charset, fields_of, recording_of
 from arkasr.serve.job import Job, unless_client_leaves
 from arkasr.serve.live.route import live_router
-from arkasr.serve.metrics import CLIENT_LEFT, Metrics
+from arkasr.serve.metrics import CLIENT_LEFT, TRANSCRIPTIONS, Metrics
 from arkasr.serve.options import Options, parse_options
 from arkasr.serve.speech_model import SpeechModel
 from arkasr.serve.uploads import path_of
@@ -55,7 +55,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
     app.include_router(browser_page())
     app.include_router(live_router(lambda name: _model(models, name or FIRST_MODEL)))
 
-    @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION)
+    @app.post(TRANSCRIPTIONS, openapi_extra=TRANSCRIPTION)
     async def transcribe(request: Request) -> Response:
         """Transcribe a recording."""
         check_charset(request.headers.get("content-type", ""))

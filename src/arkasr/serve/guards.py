@@ -49,7 +49,7 @@ class Guards:
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["method"] == "POST":
-            with self._metrics.request() as noted:
+            with self._metrics.request(scope["path"]) as noted:
                 await self._limited(scope, receive, noted(send))
         else:
             await self._answered(scope, receive, send, self._check_key)
