@@ -121,6 +121,19 @@ def test_a_prompt_changes_what_is_written(server, spoken, wav):
     assert transcribe(server, wav(spoken[0]), language="en", prompt="mary met john").text != without
 
 
+def test_pieces_are_sampled_independently_and_a_request_again_as_before(server, spoken, wav):
+    """Of a sentence that is said twice, the second copy is sampled with other numbers."""
+    pause = np.zeros(16_000 * 5, dtype=np.float32)
+    content = wav(np.concatenate([spoken[0], pause] * 4))
+    first, second = (
+        transcribe(server, content, response_format="verbose_json", language="en", temperature=1.0) for _ in range(2)
+    )
+    texts = [segment.text for segment in first.segments]
+    assert len(texts) == 4
+    assert len(set(texts)) > 1
+    assert texts == [segment.text for segment in second.segments]
+
+
 def test_the_models(server):
     (listed,) = server.client.models.list().data
     assert listed.id == server.client.models.retrieve(MODEL).id == MODEL
