@@ -1,5 +1,6 @@
 """OpenAI's own client against a server that listens."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -8,6 +9,7 @@ import openai
 import pytest
 
 from arkasr.recognizers.text import clean_transcript
+from arkasr.serve import answers
 from arkasr.serve.options import FIELDS
 from arkasr.transcribe.formats import FORMATS
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
@@ -83,6 +85,22 @@ def test_a_stream_of_segments(server, long_recording, wav):
         )
     for name in ("srt", "vtt"):
         assert events[-1].subtitles[name] == transcribe(server, content, response_format=name)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_other_requests_do_not_wait_for_the_confidences_of_a_long_recording(server, spoken, wav, monkeypatch, stream):
+    """They are computed outside of the thread that answers."""
+    describe, on_the_loop = answers.verbose_segment, []
+
+    def noting(*given):
+        on_the_loop.append(asyncio._get_running_loop() is not None)
+        return describe(*given)
+
+    monkeypatch.setattr(answers, "verbose_segment", noting)
+    found = transcribe(server, wav(spoken[0]), response_format="verbose_json", stream=stream)
+    assert (list(found)[-1] if stream else found).text
+    assert on_the_loop
+    assert not any(on_the_loop)
 
 
 def test_log_probabilities_of_every_token(server, offline, spoken, wav):
