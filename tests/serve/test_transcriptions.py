@@ -7,7 +7,9 @@ import httpx2
 import numpy as np
 import openai
 import pytest
+import torch
 
+from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.text import clean_transcript
 from arkasr.serve import answers
 from arkasr.serve.options import FIELDS
@@ -244,6 +246,21 @@ def test_a_form_in_a_usual_charset_is_read(server, wav, spoken):
         headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
         answer = server.post(content=content, headers={"Authorization": f"Bearer {KEY}"} | headers)
         assert answer.status_code == 200, answer.text
+
+
+def test_the_tokens_that_a_model_never_writes(server, served_folder):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    mask = server.get(f"/token-mask?model={MODEL}", headers=headers).json()
+    recognizer = load_recognizer(str(served_folder), device="cpu", dtype=torch.float32)
+    assert mask["model"] == MODEL
+    assert mask["vocab_size"] == len(recognizer.head)
+    blocked = set(mask["blocked"])
+    assert len(blocked) == len(mask["blocked"])
+    assert {token for token in range(mask["vocab_size"]) if not recognizer.allowed_tokens[token]} == blocked
+    assert recognizer.stop_token_id not in blocked
+    assert server.get("/token-mask", headers=headers).json() == mask
+    assert server.get("/token-mask?model=other", headers=headers).status_code == 404
+    assert server.get("/token-mask").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", f"/v1/models/{MODEL}", "/"])

@@ -79,6 +79,13 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
         """One model of this server."""
         return _description(_model(models, name))
 
+    @app.get("/token-mask")
+    async def show_token_mask(model: str = FIRST_MODEL) -> dict[str, Any]:
+        """The token ids that a model never writes, for programs that score its tokens."""
+        found = _model(models, model)
+        allowed = found.allowed_tokens
+        return {"model": found.name, "vocab_size": len(allowed), "blocked": (~allowed).nonzero()[:, 0].tolist()}
+
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process answers."""

@@ -139,6 +139,11 @@ class SpeechModel:
         """The longest piece that the model hears at once."""
         return self._recognizer.longest_clip_seconds
 
+    @property
+    def allowed_tokens(self) -> Tensor:
+        """Which tokens the model may write, bool `[V]`."""
+        return self._recognizer.allowed_tokens
+
     def check_language(self, language: str | None) -> None:
         """Check that the model can be asked for a language.
 
