@@ -89,6 +89,37 @@ def test_what_is_cleared_is_not_recognised(live, spoken):
     assert completed.item_id == begun[-1]
 
 
+@pytest.mark.parametrize("between", ["clear", "update", "commit"])
+def test_times_are_those_of_the_session(live, spoken, between):
+    silence = np.zeros(16_000, dtype=np.float32)
+    # The silence at the end is no pause yet, so the utterance is open.
+    parts = [at_24k(np.concatenate((silence, clip, silence[:5_000]))) for clip in spoken[:2]]
+    send_in_parts(live, parts[0])
+    if between == "clear":
+        live.input_audio_buffer.clear()
+    elif between == "commit":
+        live.input_audio_buffer.commit()
+    else:
+        live.session.update(session={"type": "transcription"})
+    send_in_parts(live, parts[1])
+    live.input_audio_buffer.commit()
+    events = until_completed(live, 1 if between == "clear" else 2)
+    begins = [event.audio_start_ms / 1000 for event in events if event.type.endswith("speech_started")]
+    assert len(begins) == 2
+    assert 0.7 < begins[0] < 1.3
+    assert 0.7 < begins[1] - len(parts[0]) / 24_000 < 1.3
+
+
+def test_many_commits_do_not_shift_the_times(live, spoken):
+    part = np.zeros(3_060, dtype=np.float32)  # the last of the detector's frames is not complete
+    for _ in range(50):
+        send_in_parts(live, part)
+        live.input_audio_buffer.commit()
+        assert live.recv().type == "error"
+    send_in_parts(live, at_24k(spoken[0]))
+    assert live.recv().audio_start_ms / 1000 == pytest.approx(50 * 3_060 / 24_000, abs=0.3)
+
+
 def test_silence_and_faint_noise_give_no_event(live):
     generator = np.random.default_rng(0)
     for waveform in (np.zeros(24_000 * 20), 0.001 * generator.normal(size=24_000 * 20)):
