@@ -122,3 +122,20 @@ def test_silence_is_checked_in_all_of_a_long_recording(tmp_path):
     (tmp_path / "a.flac").write_bytes(whole[: len(whole) * 3 // 4])
     with pytest.raises(InputError, match=r"a\.flac: "):
         is_silent(tmp_path / "a.flac")
+
+
+def test_many_channels_at_a_high_rate_take_little_memory(tmp_path):
+    """A small file may hold gigabytes: FLAC has up to 8 channels at 655 kHz. Here they cancel each other."""
+    rate, seconds = 655_350, 20
+    wave = (np.arange(rate) // 400 % 2 * 20_000 - 10_000).astype(np.int16)
+    with soundfile.SoundFile(tmp_path / "a.flac", "w", rate, 8, subtype="PCM_16") as file:
+        for _ in range(seconds):
+            file.write(np.stack([wave, -wave] * 4, axis=1))
+    tracemalloc.start()
+    try:
+        samples = decode_audio(tmp_path / "a.flac")
+        assert tracemalloc.get_traced_memory()[1] < 8 * rate * seconds  # of 4 bytes each
+    finally:
+        tracemalloc.stop()
+    assert len(samples) == seconds * 16_000
+    assert np.abs(samples).max() > 0.2

@@ -99,12 +99,21 @@ def test_log_probabilities_are_those_of_teacher_forcing(recognizer, features, ex
     transcripts = [written[place].tokens for place in places]
     prompts = recognizer.prompts([features[place] for place in places], ["English"] * len(places))
     logits = forced_logits(recognizer, prompts, transcripts)
-    allowed = logits.masked_fill(~recognizer.allowed_tokens, -torch.inf).log_softmax(-1)
-    forced = allowed.gather(1, torch.cat(transcripts)[:, None])[:, 0]
+    lengths = torch.tensor([len(tokens) for tokens in transcripts])
+    allowed = recognizer.allowed_tokens.repeat(len(logits), 1)
+    allowed[lengths.cumsum(0) - lengths] = recognizer.allowed_first_tokens
+    forced = logits.masked_fill(~allowed, -torch.inf).log_softmax(-1).gather(1, torch.cat(transcripts)[:, None])[:, 0]
     found = torch.cat([written[place].log_probabilities for place in places])
     assert found.dtype == torch.float32
-    # A token that only the first position forbids, or allows, has no probability.
-    assert torch.allclose(found[forced.isfinite()].double(), forced[forced.isfinite()], atol=1e-5)
+    assert (found <= 0).all()
+    assert torch.allclose(found.double(), forced, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-300, 5e-324])
+def test_a_tiny_temperature_gives_the_best_tokens(recognizer, features, expected, temperature):
+    arrivals = [(place, clip(features[place], temperature=temperature, seed=place)) for place in range(8)]
+    written = run_all(ContinuousDecoder(recognizer), arrivals)
+    assert all(torch.equal(written[place].tokens, expected.tokens[place]) for place in range(8))
 
 
 def test_a_sampled_clip_depends_on_its_seed_and_not_on_the_others(recognizer, features):

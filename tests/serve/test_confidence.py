@@ -1,4 +1,5 @@
 import math
+import time
 
 import pytest
 
@@ -25,3 +26,21 @@ def test_a_text_that_was_changed_has_no_probabilities() -> None:
     found = word_probabilities("two words", [b" two", b"  words"], [-0.1, -0.1])
     assert [probability for _, probability in found] == [None, None]
     assert word_probabilities("", [b" "], [-0.1]) == []
+
+
+def test_bytes_that_are_no_text_do_not_shift_the_words() -> None:
+    pieces = [b"\xff", b" one", b"\xe4\xbb", b" two"]
+    found = word_probabilities("two", pieces, [math.log(share) for share in (0.1, 0.2, 0.3, 0.4)])
+    assert [probability for _, probability in found] == pytest.approx([0.4])
+
+
+def test_the_work_grows_with_the_text_and_not_with_its_square() -> None:
+    def seconds(words: int) -> float:
+        pieces = [f" word{number}".encode() for number in range(words)]
+        begin = time.process_time()
+        found = word_probabilities(b"".join(pieces).decode().strip(), pieces, [-0.1] * words)
+        assert len(found) == words
+        return time.process_time() - begin
+
+    seconds(100)
+    assert seconds(40_000) < 40 * max(seconds(4_000), 0.001)

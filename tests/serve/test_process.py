@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 
 
@@ -54,6 +56,23 @@ def test_a_signal_ends_the_server_after_the_accepted_requests(served_folder, lon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_neither_a_slow_client_nor_a_long_recording_stops_the_end(served_folder, long_recording, wav, tmp_path):
+    hour = wav(np.tile(long_recording[0], 40))
+    limits = ("--stall-seconds", "1", "--stop-seconds", "4")
+    with served(served_folder, *limits, temporary=tmp_path) as (process, url), ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, url, hour)
+        while 'state="active"} 0.0' in httpx2.get(f"{url}/metrics").text:
+            time.sleep(0.05)
+        address = url.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1]))) as connection:
+            connection.sendall(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+            process.send_signal(signal.SIGTERM)
+            begin = time.monotonic()
+            assert process.wait(timeout=60) == 0
+            assert 3 < time.monotonic() - begin < 30
+        assert isinstance(answer.exception(), httpx2.HTTPError) or answer.result().status_code == 500
+
+
 def test_after_sigkill_nothing_is_left(served_folder, long_recording, wav, tmp_path):
     content = wav(long_recording[0])
     with served(served_folder, temporary=tmp_path) as (process, url), ThreadPoolExecutor(4) as pool:
@@ -69,7 +88,12 @@ def test_bad_usage_is_one_line_before_a_model_is_loaded(command, served_folder, 
     with served(served_folder, temporary=tmp_path) as (_, url):
         port = url.rsplit(":", 1)[1]
         for arguments, message in (
-            ((served_folder, "--port", port), f"cannot listen on 127.0.0.1:{port} "),
+            ((served_folder, "--port", port), "; give another --port"),
+            ((served_folder, "--host", "no.such.host.invalid"), "; give an IPv4 address of this machine as --host"),
+            ((served_folder, "--host", "192.0.2.1"), "; give an IPv4 address of this machine as --host"),
+            ((served_folder, "--host", "::1"), "; give an IPv4 address of this machine as --host"),
+            ((served_folder, "--host", "a" * 70), "; give an IPv4 address of this machine as --host"),
+            ((served_folder, "--port", "0", "--max-stored-mib", "5"), "--max-stored-mib is less"),
             (("a=x", "a=y"), "two models are named 'a'"),
             ((served_folder, "--port", "0", "--api-key", ""), "--api-key: empty"),
             ((served_folder, "--port", "0", "--batch-seconds", "nan"), "--batch-seconds"),

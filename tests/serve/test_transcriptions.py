@@ -1,16 +1,22 @@
 """OpenAI's own client against a server that listens."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import numpy as np
 import openai
 import pytest
+import torch
 
+from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.text import clean_transcript
+from arkasr.serve import answers
+from arkasr.serve.options import FIELDS
 from arkasr.transcribe.formats import FORMATS
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.words import word_spans
-from tests.serve.conftest import KEY, MODEL, MOST_TOKENS
+from tests.serve.conftest import KEY, MODEL, MOST_TOKENS, running
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +89,22 @@ def test_a_stream_of_segments(server, long_recording, wav):
         assert events[-1].subtitles[name] == transcribe(server, content, response_format=name)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_other_requests_do_not_wait_for_the_confidences_of_a_long_recording(server, spoken, wav, monkeypatch, stream):
+    """They are computed outside of the thread that answers."""
+    describe, on_the_loop = answers.verbose_segment, []
+
+    def noting(*given):
+        on_the_loop.append(asyncio._get_running_loop() is not None)
+        return describe(*given)
+
+    monkeypatch.setattr(answers, "verbose_segment", noting)
+    found = transcribe(server, wav(spoken[0]), response_format="verbose_json", stream=stream)
+    assert (list(found)[-1] if stream else found).text
+    assert on_the_loop
+    assert not any(on_the_loop)
+
+
 def test_log_probabilities_of_every_token(server, offline, spoken, wav):
     found = transcribe(server, wav(spoken[0]), include=["logprobs"])
     written = b"".join(bytes(map(int, token.bytes)) for token in found.logprobs).decode(errors="replace")
@@ -117,6 +139,19 @@ def test_a_prompt_changes_what_is_written(server, spoken, wav):
     without = transcribe(server, wav(spoken[0]), language="en").text
     assert transcribe(server, wav(spoken[0]), language="en", prompt=" ").text == without
     assert transcribe(server, wav(spoken[0]), language="en", prompt="mary met john").text != without
+
+
+def test_pieces_are_sampled_independently_and_a_request_again_as_before(server, spoken, wav):
+    """Of a sentence that is said twice, the second copy is sampled with other numbers."""
+    pause = np.zeros(16_000 * 5, dtype=np.float32)
+    content = wav(np.concatenate([spoken[0], pause] * 4))
+    first, second = (
+        transcribe(server, content, response_format="verbose_json", language="en", temperature=1.0) for _ in range(2)
+    )
+    texts = [segment.text for segment in first.segments]
+    assert len(texts) == 4
+    assert len(set(texts)) > 1
+    assert texts == [segment.text for segment in second.segments]
 
 
 def test_the_models(server):
@@ -164,6 +199,15 @@ def test_what_the_server_cannot_do_is_refused(server, spoken, wav, options, para
     assert (refused.value.status_code, refused.value.body["param"]) == (status, param)
 
 
+def test_a_file_that_is_sent_as_text_is_refused(server, spoken, wav):
+    recording = {"file": ("a.wav", wav(spoken[0]))}
+    for options in ({"data": {"file": "a.wav"}, "files": {"other": b"x"}}, {"data": {"file": "x"}, "files": recording}):
+        answer = server.post(**options)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == "file"
+        assert "`file` is a text" in answer.json()["error"]["message"]
+
+
 def test_a_request_without_a_file(server):
     for body in ({"data": {"model": MODEL}}, {"files": {"other": b"x"}}, {"content": b"not a form"}, {}):
         answer = server.post(**body)
@@ -175,7 +219,62 @@ def test_the_interface_is_described(server):
     headers = {"Authorization": f"Bearer {KEY}"}
     description = server.get("/openapi.json", headers=headers).json()
     form = description["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]["content"]["multipart/form-data"]
-    assert {"file", "model", "language", "response_format", "stream"} <= set(form["schema"]["properties"])
+    described = set(form["schema"]["properties"])
+    assert described | {"timestamp_granularities", "include"} == set(FIELDS)
+    assert form["schema"]["required"] == ["file"]
+
+
+def test_the_model_may_be_left_out(server, spoken, wav):
+    files = {"file": ("a.wav", wav(spoken[0]))}
+    texts = [server.post(files=files, data=data).json()["text"] for data in ({}, {"model": "whisper-1"})]
+    assert texts[0] == texts[1] == transcribe(server, wav(spoken[0])).text
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "rot13", "base64", "utf-16", "no-such", 'a\\"b'])
+def test_a_form_in_an_odd_charset_is_refused(server, charset):
+    content = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n\xff\xfeabc\r\n--x--\r\n'
+    headers = {"Content-Type": f'multipart/form-data; boundary=x; charset="{charset}"'}
+    answer = server.post(content=content, headers={"Authorization": f"Bearer {KEY}"} | headers)
+    assert answer.status_code == 400
+    assert "send the form as UTF-8" in answer.json()["error"]["message"]
+
+
+def test_a_form_in_a_usual_charset_is_read(server, wav, spoken):
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    content = head + wav(spoken[0]) + b"\r\n--x--\r\n"
+    for charset in ("utf-8", "UTF8", "us-ascii", "ISO-8859-1"):
+        headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+        answer = server.post(content=content, headers={"Authorization": f"Bearer {KEY}"} | headers)
+        assert answer.status_code == 200, answer.text
+
+
+def test_the_tokens_that_a_model_never_writes(server, served_folder):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    mask = server.get(f"/token-mask?model={MODEL}", headers=headers).json()
+    recognizer = load_recognizer(str(served_folder), device="cpu", dtype=torch.float32)
+    assert mask["model"] == MODEL
+    assert mask["vocab_size"] == len(recognizer.head)
+    blocked = set(mask["blocked"])
+    assert len(blocked) == len(mask["blocked"])
+    assert {token for token in range(mask["vocab_size"]) if not recognizer.allowed_tokens[token]} == blocked
+    assert recognizer.stop_token_id not in blocked
+    assert server.get("/token-mask", headers=headers).json() == mask
+    assert server.get("/token-mask?model=other", headers=headers).status_code == 404
+    assert server.get("/token-mask").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", f"/v1/models/{MODEL}", "/"])
+def test_head_is_answered_as_get_without_a_body(server, path):
+    """Monitors and proxies ask with HEAD."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    found, expected = (getattr(httpx2, method)(server.url + path, headers=headers) for method in ("head", "get"))
+    assert found.status_code == expected.status_code == 200
+    assert found.content == b""
+    assert found.headers["Content-Length"] == str(len(expected.content))
+
+
+def test_head_needs_the_key_where_get_does(server):
+    assert httpx2.head(f"{server.url}/v1/models").status_code == 401
 
 
 def test_health_and_metrics(server, spoken, wav):
@@ -185,5 +284,22 @@ def test_health_and_metrics(server, spoken, wav):
     text = server.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     (line,) = (line for line in text.splitlines() if line.startswith('arkasr_audio_seconds_total{model="random"}'))
     assert float(line.split()[1]) > 1
-    assert 'arkasr_requests_total{status="200"}' in text
     assert 'arkasr_clips{model="random",state="waiting"} 0.0' in text
+
+
+def test_requests_are_counted_by_route_and_status(served_folder, spoken, wav):
+    files, key = {"file": ("a.wav", wav(spoken[0]))}, {"Authorization": f"Bearer {KEY}"}
+    with running(served_folder) as server:
+        statuses = [
+            server.post(files=files).status_code,
+            server.post(files=files, data={"language": "Elvish"}).status_code,
+            server.post(files=files, headers={}).status_code,
+            httpx2.post(f"{server.url}/v1/audio/translations", files=files, headers=key).status_code,
+        ]
+        assert statuses == [200, 400, 401, 404]
+        lines = server.get("/metrics", headers=key).text.splitlines()
+        route = 'route="/v1/audio/transcriptions"'
+        for status in (200, 400, 401):
+            assert f'arkasr_requests_total{{{route},status="{status}"}} 1.0' in lines
+        assert 'arkasr_requests_total{route="other",status="404"} 1.0' in lines
+        assert f"arkasr_request_seconds_count{{{route}}} 3.0" in lines

@@ -32,7 +32,14 @@ def serve(
         int, typer.Option(help="Most requests at once; others are told to come back.", min=1)
     ] = 256,
     max_upload_mib: Annotated[int, typer.Option(help="Largest upload, MiB.", min=1)] = 1024,
+    max_stored_mib: Annotated[int, typer.Option(help="Uploads of all requests at once, MiB.", min=1)] = 16 * 1024,
     max_hours: Annotated[float, typer.Option(help="Longest recording, hours.", min=0)] = 12.0,
+    stall_seconds: Annotated[
+        float, typer.Option(help="Longest wait for a client that stops sending or reading.", min=0.1)
+    ] = 30.0,
+    stop_seconds: Annotated[
+        int, typer.Option(help="Longest wait for accepted requests when the server stops.", min=0)
+    ] = 300,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the accelerator if there is one.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; default float32 on the CPU, else bfloat16.")
@@ -52,7 +59,10 @@ def serve(
         max_new_tokens=max_new_tokens,
         max_requests=max_requests,
         max_upload_bytes=max_upload_mib * MIB,
+        max_stored_bytes=max_stored_mib * MIB,
         max_hours=max_hours,
+        stall_seconds=stall_seconds,
+        stop_seconds=stop_seconds,
         device=device,
         dtype=dtype,
     )

@@ -4,15 +4,17 @@ A path may refer to a member of a tar (`slices.py`). Manifests and features are 
 """
 
 import math
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
 from arkasr.data.decoders.choose import open_decoder
-from arkasr.data.decoders.decoder import HEADER_TOLERANCE_SECONDS, read
+from arkasr.data.decoders.decoder import HEADER_TOLERANCE_SECONDS, joined_blocks
+from arkasr.data.mono import SAMPLE_RATE as SAMPLE_RATE
+from arkasr.data.mono import mono
 from arkasr.errors import InputError
 
 # A folder or a tar is searched for files with these suffixes.
@@ -22,12 +24,9 @@ AUDIO_SUFFIXES = (
     *(".weba", ".mp2", ".sph", ".spx", ".voc", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".3gp", ".3g2"),
     *(".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".ogv"),
 )
-SAMPLE_RATE = 16_000  # samples per second
 LONGEST_CLIP_SECONDS = 30.0  # limit of the audio encoders of student and teacher
 # Pieces are read with this margin on either side, so that the resampling filter has its context.
 MARGIN_SECONDS = 0.1
-# Share of the energy that the average keeps if one channel has sound and all others are silent. Less is cancelled.
-CANCELLED_SHARE = 0.8
 
 
 def decode_audio(
@@ -41,7 +40,7 @@ def decode_audio(
     """Decode a file, or a piece of it, as float32 `[samples]`, 16 kHz mono.
 
     Channels are averaged. If that makes the piece much quieter than its loudest channel, this channel is taken: one
-    channel may be inverted.
+    channel may be inverted. Memory grows with the samples that are returned, whatever the file's rate and channels.
 
     A piece equals the same piece of the whole decoded file, up to small differences from resampling. Decoders of some
     formats (AAC, AC-3) fill quiet bands with random noise, which is another one each time.
@@ -66,8 +65,15 @@ def decode_audio(
         first = round(max(begin - margin, 0.0) * rate) // step * step
         longest = begin + max_seconds + HEADER_TOLERANCE_SECONDS
         end_of_reading = min(longest + 1 if end_time is None else end_time, longest + 1) + margin
-        samples = downmix(read(file, first, None if math.isinf(end_of_reading) else round(end_of_reading * rate)))
-        found = (first + len(samples)) / rate
+        last = None if math.isinf(end_of_reading) else round(end_of_reading * rate)
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            for block in joined_blocks(file, first, last):
+                _check_finite(path, block)
+                yield block
+
+        samples, count = mono(blocks, rate)
+        found = (first + count) / rate
         end = found if end_time is None else min(end_time, found)
         if round(end * rate) <= round(begin * rate):
             seconds = file.frames / rate
@@ -77,9 +83,6 @@ def decode_audio(
             raise InputError(f"{path}: {too_long_message(end - begin)}")
         if not may_end_early:
             check_end_time(str(path), end_time, found)
-    _check_finite(path, samples)
-    if rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
     offset = first * SAMPLE_RATE // rate
     piece = samples[round(begin * SAMPLE_RATE) - offset : round(end * SAMPLE_RATE) - offset]
     if not len(piece):
@@ -127,21 +130,6 @@ def is_silent(path: str | Path, begin_time: float = 0.0, end_time: float | None 
     return silent
 
 
-def downmix(channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The average of the channels, float32 `[samples]`; the loudest channel if the average is much quieter.
-
-    Args:
-        channels: float32 `[channels, samples]`.
-    """
-    average: NDArray[np.float32] = channels.mean(axis=0)
-    if len(channels) == 1:
-        return average
-    variances = channels.var(axis=1, dtype=np.float64)
-    loudest = int(np.argmax(variances >= 0.99 * variances.max()))  # the first of channels that are equally loud
-    is_cancelled = average.var(dtype=np.float64) < CANCELLED_SHARE * variances[loudest] / len(channels) ** 2
-    return channels[loudest] if is_cancelled else average
-
-
 def too_long_message(seconds: float, longest_seconds: float = LONGEST_CLIP_SECONDS) -> str:
     """The error message for a clip longer than `longest_seconds`."""
     remedy = "cut it into pieces with `begin_time` and `end_time`"
@@ -156,8 +144,19 @@ def duration_of(path: str | Path) -> float:
     Raises:
         InputError: the file is missing or cannot be read.
     """
+    *_, seconds = duration_in_steps(path)
+    return seconds
+
+
+def duration_in_steps(path: str | Path) -> Iterator[float]:
+    """The seconds of a file found so far, after each small step of counting; the last number is its length.
+
+    Raises:
+        InputError: as `duration_of`.
+    """
     with closing(open_decoder(path)) as file:
-        return file.frames / file.rate
+        for frames in file.counted_frames():
+            yield frames / file.rate
 
 
 def _check_finite(path: str | Path, samples: NDArray[np.float32]) -> None:

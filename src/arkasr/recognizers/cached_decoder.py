@@ -21,14 +21,10 @@ class CachedDecoder:
 
     A rejected token stays in the cache, hidden by the mask, if another row's token in that column was accepted.
     `keep_rows` removes hidden columns. No method makes the host wait for the device.
-
-    Attributes:
-        clips: the clip of each row.
     """
 
     def __init__(self, recognizer: Recognizer, prompts: Prompts) -> None:
         prompts = recognizer.embed_audio(prompts)
-        self.clips = list(range(len(prompts.input_ids)))
         self._recognizer = recognizer
         self._pending = prompts.input_ids
         self._audio = prompts.audio
@@ -98,7 +94,6 @@ class CachedDecoder:
         kept = to_device(torch.tensor(rows), self._pending.device)
         self._pending = self._pending.index_select(0, kept)
         mask = self._attention_mask.index_select(0, kept)
-        self.clips = [self.clips[row] for row in rows]
         self._cached_lengths = [self._cached_lengths[row] for row in rows]
         in_cache = mask[:, :-1]
         columns = in_cache.argsort(dim=1, stable=True)[:, -max(self._cached_lengths) :]
@@ -116,4 +111,3 @@ class CachedDecoder:
         self._attention_mask = torch.cat(list(masks))
         self._pending = torch.cat((self._pending, other._pending))
         self._cached_lengths += other._cached_lengths
-        self.clips += [clip + len(self.clips) for clip in other.clips]

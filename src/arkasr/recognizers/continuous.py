@@ -51,7 +51,8 @@ class Written:
     Attributes:
         tokens: int64 `[n]` on the CPU, with the stop token if it was written.
         stopped: False if the cap was reached first.
-        log_probabilities: of the tokens among the allowed ones, float32 `[n]` on the CPU; None if not wanted.
+        log_probabilities: of each token among those that may stand at its place, at temperature 1, float32 `[n]` on the
+            CPU; None if not wanted.
         language: by name, as given or detected; None if the family's prompts name none.
     """
 
@@ -178,7 +179,11 @@ class ContinuousDecoder:
         if row.clip.scored:
             states, head = torch.stack(row.states), self._recognizer.head
             chosen = token_scores(states, head, tokens.to(states.device)[:, None], working_dtype(states))[:, 0]
-            scores = (chosen - log_normalisers(states, head, self._recognizer.allowed_tokens)).float().cpu()
+            normalisers = (
+                log_normalisers(states[:1], head, self._recognizer.allowed_first_tokens),
+                log_normalisers(states[1:], head, self._recognizer.allowed_tokens),
+            )
+            scores = (chosen - torch.cat(normalisers)).float().cpu()
         return Written(tokens, row.tokens[-1] == self._recognizer.stop_token_id, scores, row.language)
 
     def _leave(self, share: float) -> None:

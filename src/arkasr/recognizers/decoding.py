@@ -144,10 +144,10 @@ def decode(
     ]
     predictor = Predictor(recognizer, None if sampling is None else sampling.temperature)
     decoder = CachedDecoder(recognizer, prompts)
+    batch = rows
     states: list[Tensor] = []
     state_count = 0
     while not all(row.finished for row in rows):
-        batch = [rows[clip] for clip in decoder.clips]
         proposals = [row.propose() for row in batch]
         states.append(decoder.step(proposals))
         uniforms = None
@@ -166,6 +166,7 @@ def decode(
             decoder.accept(accepted, [row.tokens[-1] for row in batch])
             if len(unfinished) <= (1 - FINISHED_SHARE) * len(batch):
                 decoder.keep_rows(unfinished)
+                batch = [batch[index] for index in unfinished]
     indices = torch.tensor(list(chain.from_iterable(row.state_indices for row in rows)))
     return Transcripts(
         [torch.tensor(row.tokens) for row in rows],

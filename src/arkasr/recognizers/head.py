@@ -151,14 +151,19 @@ def sampled_tokens(
     """
     dtype = torch.float64
     mask = TokenMask.of(allowed, head)
-    log_normaliser = hidden.new_full((len(hidden),), -torch.inf, dtype=dtype)
+    # Scores are compared with the highest one before they are divided, so that no temperature is too low.
+    highest = hidden.new_full((len(hidden),), -torch.inf, dtype=dtype)
+    total = torch.zeros_like(highest)
     for _, tile in _tiles(hidden, head, mask, dtype):
-        log_normaliser = torch.logaddexp(log_normaliser, (tile / temperature).logsumexp(dim=1))
-    earlier_probability = torch.zeros_like(log_normaliser)
+        higher = torch.maximum(highest, tile.amax(dim=1))
+        total = total * ((highest - higher) / temperature).exp()
+        total = total + ((tile - higher[:, None]) / temperature).exp().sum(dim=1)
+        highest = higher
+    earlier_probability = torch.zeros_like(total)
     sampled = torch.full_like(uniforms, -1, dtype=torch.long)
     last_possible = torch.zeros_like(sampled)
     for first, tile in _tiles(hidden, head, mask, dtype):
-        probabilities = (tile / temperature - log_normaliser[:, None]).exp()
+        probabilities = ((tile - highest[:, None]) / temperature).exp() / total[:, None]
         cumulative = earlier_probability[:, None] + probabilities.cumsum(dim=1)
         # The first token whose cumulative probability exceeds the uniform number; it has a probability above 0.
         found = (cumulative <= uniforms[:, None]).sum(dim=1)

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,24 +49,32 @@ def log_probabilities(segments: Sequence[ServedSegment], tokenizer: Any) -> list
 
 def verbose_json(
     segments: Sequence[ServedSegment],
+    described: Sequence[Mapping[str, Any]],
     transcript: Transcript,
     language: str | None,
-    temperature: float,
-    tokenizer: Any,
     *,
     words: bool,
 ) -> dict[str, Any]:
-    """`response_format=verbose_json`: segments with times and confidence, and words with times if they are wanted."""
+    """`response_format=verbose_json`: segments with times and confidence, and words with times if they are wanted.
+
+    Args:
+        segments: of the recording.
+        described: `verbose_segment` of each.
+        transcript: of the segments.
+        language: by name, as the client gave it; None = it did not.
+        words: whether they are wanted.
+    """
     document: dict[str, Any] = {
         "task": "transcribe",
         "language": (language or _commonest_language(segments) or "unknown").lower(),
         "duration": round(transcript.seconds, 3),
         "text": transcript.text,
-        "segments": [verbose_segment(number, served, temperature, tokenizer) for number, served in enumerate(segments)],
+        "segments": described,
         "usage": usage(transcript),
     }
     if words:
-        document["words"] = [word for served in segments for word in _timed_words(served, tokenizer)]
+        pairs = zip(segments, described, strict=True)
+        document["words"] = [word for served, segment in pairs for word in _timed_words(served, segment)]
     return document
 
 
@@ -106,10 +114,10 @@ def _word_probabilities(served: ServedSegment, tokenizer: Any) -> list[tuple[Wor
     return word_probabilities(served.segment.text, pieces, recognized.log_probabilities[:written].tolist())
 
 
-def _timed_words(served: ServedSegment, tokenizer: Any) -> Iterator[dict[str, Any]]:
+def _timed_words(served: ServedSegment, described: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The words that have times; an aligner may give none for a segment."""
     words = served.segment.words or ()
-    probabilities = [probability for _, probability in _word_probabilities(served, tokenizer)]
+    probabilities = [word["probability"] for word in described["words"]]
     if len(probabilities) != len(words):  # the aligner divides the text into other words
         probabilities = [None] * len(words)
     for word, probability in zip(words, probabilities, strict=True):

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_starlette import EventSourceResponse
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -19,9 +19,10 @@ from arkasr.errors import InputError
 from arkasr.serve.browser_page import browser_page
 from arkasr.serve.description import TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
+from arkasr.serve.forms import check_charset, fields_of, recording_of
 from arkasr.serve.job import Job, unless_client_leaves
 from arkasr.serve.live.route import live_router
-from arkasr.serve.metrics import CLIENT_LEFT, Metrics
+from arkasr.serve.metrics import CLIENT_LEFT, TRANSCRIPTIONS, Metrics
 from arkasr.serve.options import Options, parse_options
 from arkasr.serve.speech_model import SpeechModel
 from arkasr.serve.uploads import path_of
@@ -31,12 +32,13 @@ FIRST_MODEL = "whisper-1"
 MOST_FIELDS = 64
 
 
-def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
+def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seconds: float) -> FastAPI:
     """The application.
 
     Args:
         models: by name; the first one also answers requests for `whisper-1`.
         metrics: of the server.
+        stall_seconds: longest wait for a client that does not read its stream.
     """
     # FastAPI's pages for the description load scripts from elsewhere.
     app = FastAPI(
@@ -53,9 +55,10 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
     app.include_router(browser_page())
     app.include_router(live_router(lambda name: _model(models, name or FIRST_MODEL)))
 
-    @app.post("/v1/audio/transcriptions", openapi_extra=TRANSCRIPTION)
+    @app.post(TRANSCRIPTIONS, openapi_extra=TRANSCRIPTION)
     async def transcribe(request: Request) -> Response:
         """Transcribe a recording."""
+        check_charset(request.headers.get("content-type", ""))
         async with AsyncExitStack() as stack:
             try:
                 form = await stack.enter_async_context(request.form(max_files=1, max_fields=MOST_FIELDS))
@@ -63,7 +66,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
                 return Response(status_code=CLIENT_LEFT)
             job = _job(form, stack, models, metrics)
             if job.options.stream:
-                return EventSourceResponse(job.events(stack.pop_all()))
+                return EventSourceResponse(job.events(stack.pop_all()), send_timeout=stall_seconds)
             return await unless_client_leaves(request, job.answer())
 
     @app.get("/v1/models")
@@ -75,6 +78,13 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
     async def describe_model(name: str) -> dict[str, Any]:
         """One model of this server."""
         return _description(_model(models, name))
+
+    @app.get("/token-mask")
+    async def show_token_mask(model: str = FIRST_MODEL) -> dict[str, Any]:
+        """The token ids that a model never writes, for programs that score its tokens."""
+        found = _model(models, model)
+        allowed = found.allowed_tokens
+        return {"model": found.name, "vocab_size": len(allowed), "blocked": (~allowed).nonzero()[:, 0].tolist()}
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -97,13 +107,10 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics) -> FastAPI:
 
 
 def _job(form: FormData, stack: AsyncExitStack, models: Mapping[str, SpeechModel], metrics: Metrics) -> Job:
-    fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str) and name != "file"]
-    options = parse_options(fields)
+    options = parse_options(fields_of(form))
     model = _model(models, str(form.get("model") or FIRST_MODEL))
     _check_abilities(options, model)
-    upload = form.get("file")
-    if not isinstance(upload, UploadFile):
-        raise ApiError(400, "send the recording as a file in the field `file`", param="file")
+    upload = recording_of(form)
     path = stack.enter_context(path_of(upload.file))
     return Job(model, path, upload.filename or "the recording", options, metrics)
 

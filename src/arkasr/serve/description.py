@@ -6,7 +6,7 @@ from arkasr.serve.options import GRANULARITIES, INCLUDABLE, RESPONSE_FORMATS
 
 _FIELDS: dict[str, Any] = {
     "file": {"type": "string", "format": "binary", "description": "The recording, of any format that FFmpeg reads."},
-    "model": {"type": "string", "description": "A name from /v1/models; whisper-1 is the first of them."},
+    "model": {"type": "string", "description": "A name from /v1/models; without it, or whisper-1: the first of them."},
     "language": {
         "type": "string",
         "description": "Name or ISO 639-1 code; without it, the model detects the language.",
@@ -18,6 +18,11 @@ _FIELDS: dict[str, Any] = {
         "type": "boolean",
         "default": False,
         "description": "Send text as server-sent events; with verbose_json also segments.",
+    },
+    "chunking_strategy": {
+        "type": "string",
+        "enum": ["auto"],
+        "description": "Recordings are cut at pauses in any case.",
     },
     "timestamp_granularities[]": {
         "type": "array",
@@ -50,8 +55,9 @@ _REASONS = {
     "400": "A field or the recording is not acceptable.",
     "401": "The API key is missing or wrong.",
     "404": "No such model.",
+    "408": "The request stopped arriving.",
     "413": "The upload is too large.",
-    "429": "Too many requests are in progress; Retry-After says when to come back.",
+    "429": "Too many requests, or too large ones together, are in progress; Retry-After says when to come back.",
 }
 TRANSCRIPTION: dict[str, Any] = {
     "requestBody": {
@@ -60,7 +66,7 @@ TRANSCRIPTION: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["file", "model"],
+                    "required": ["file"],
                     "properties": _FIELDS,
                     "additionalProperties": False,
                 }

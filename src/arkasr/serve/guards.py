@@ -1,4 +1,4 @@
-"""What every request passes before its body is read: the key, the number of requests, the size.
+"""What every request passes before its body is read: the key, the number of requests, the limits of its body.
 
 Pure ASGI, because FastAPI reads a whole form before it looks at anything else.
 """
@@ -6,17 +6,17 @@ Pure ASGI, because FastAPI reads a whole form before it looks at anything else.
 import hmac
 from collections.abc import Callable, Sequence
 
+from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
+from arkasr.serve.bodies import Bodies
 from arkasr.serve.browser_page import PUBLIC_PATHS
 from arkasr.serve.errors import ApiError
 from arkasr.serve.metrics import Metrics
 
 OPEN_PATHS = ("/health", "/ready", *PUBLIC_PATHS)
 RETRY_AFTER_SECONDS = 1
-UNACCEPTABLE = 1008  # WebSocket's status for a violated policy
 # Browsers cannot send headers with a WebSocket, so OpenAI's clients put the key among the subprotocols.
 KEY_PROTOCOL = "openai-insecure-api-key."
 
@@ -28,32 +28,34 @@ class Guards:
         app: what is guarded.
         api_keys: those that are let in; empty = everybody.
         max_requests: most transcription requests at once, those that wait included.
-        max_upload_bytes: of a request's body.
+        bodies: the limits of their bodies.
         metrics: count the requests and their time.
     """
 
     def __init__(
-        self, app: ASGIApp, *, api_keys: Sequence[str], max_requests: int, max_upload_bytes: int, metrics: Metrics
+        self, app: ASGIApp, *, api_keys: Sequence[str], max_requests: int, bodies: Bodies, metrics: Metrics
     ) -> None:
         self._app, self._metrics = app, metrics
         self._keys = [key.encode() for key in api_keys]
-        self._max_requests, self._max_upload_bytes = max_requests, max_upload_bytes
+        self._max_requests, self._bodies = max_requests, bodies
         self._requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer with 401, 413 or 429."""
+        """Let a request pass, or answer with 401, 408, 413 or 429."""
+        if scope.get("method") == "HEAD":  # the web server leaves out the body
+            scope = {**scope, "method": "GET"}
         if scope["type"] == "websocket":
             await self._live(scope, receive, send)
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["method"] == "POST":
-            with self._metrics.request() as noted:
+            with self._metrics.request(scope["path"]) as noted:
                 await self._limited(scope, receive, noted(send))
         else:
             await self._answered(scope, receive, send, self._check_key)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A WebSocket is refused before it is accepted."""
+        """A WebSocket is refused before it is accepted, with a response as of HTTP."""
         try:
             self._check_key(scope)
             self._requests += 1
@@ -63,27 +65,18 @@ class Guards:
             finally:
                 self._requests -= 1
         except ApiError as error:
-            await WebSocketClose(UNACCEPTABLE, error.message)(scope, receive, send)
+            await error.response()(scope, receive, send)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received = 0
-
-        async def limited_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_upload_bytes:
-                raise self._too_large()
-            return message
-
         def check(scope: Scope) -> None:
             self._check_key(scope)
-            self._check_length(scope)
+            self._bodies.check_length(scope)
             self._check_number()
 
         self._requests += 1
         try:
-            await self._answered(scope, limited_receive, send, check)
+            with self._bodies.received(receive) as limited_receive:
+                await self._answered(scope, limited_receive, send, check)
         finally:
             self._requests -= 1
 
@@ -102,6 +95,8 @@ class Guards:
             if answered:
                 raise
             await error.response()(scope, receive, send)
+        except SendTimeoutError:  # the client does not read its stream; the server closes the connection
+            return
 
     def _check_key(self, scope: Scope) -> None:
         if not self._keys or scope["path"] in OPEN_PATHS:
@@ -116,11 +111,6 @@ class Guards:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    def _check_length(self, scope: Scope) -> None:
-        length = Headers(scope=scope).get("content-length", "")
-        if length.isdigit() and int(length) > self._max_upload_bytes:
-            raise self._too_large()
-
     def _check_number(self) -> None:
         if self._requests > self._max_requests:
             raise ApiError(
@@ -129,14 +119,6 @@ class Guards:
                 code="too_many_requests",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413,
-            f"the upload is larger than {self._max_upload_bytes} bytes, the limit of this server; send a compressed "
-            "format, or parts",
-            param="file",
-        )
 
 
 def _sent_key(scope: Scope) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +51,8 @@ class Job:
             segments = [served async for served in self._segments(cut)]
         except InputError as error:
             raise self._bad_input(error) from error
-        transcript = answers.transcript_of(segments, cut.seconds)
-        response_format = self.options.response_format
-        if response_format == "text":
-            return PlainTextResponse(transcript.text + "\n")
-        if response_format in ("srt", "vtt"):
-            return PlainTextResponse(answers.subtitles(transcript, response_format))
-        return JSONResponse(self._document(segments, transcript))
+        # Of a long recording, this takes seconds, in which the server would not answer others.
+        return await asyncio.to_thread(self._response, segments, answers.transcript_of(segments, cut.seconds))
 
     async def events(self, upload: AsyncExitStack) -> AsyncIterator[ServerSentEvent]:
         """`transcript.text.delta` for every segment, then `transcript.text.done` with the whole text.
@@ -65,14 +60,15 @@ class Job:
         Args:
             upload: holds the recording; closed at the end.
         """
-        async with upload:
-            async for event in self._events():
+        async with upload, aclosing(self._events()) as events:
+            async for event in events:
                 yield event
 
-    async def _events(self) -> AsyncIterator[ServerSentEvent]:
+    async def _events(self) -> AsyncGenerator[ServerSentEvent]:
         try:
             cut = await self.model.cut(self.path, self.options)
             segments: list[ServedSegment] = []
+            described: list[dict[str, Any]] = []
             text = ""
             async with aclosing(self._segments(cut)) as served_segments:
                 async for served in served_segments:
@@ -82,26 +78,42 @@ class Job:
                         yield _event({"type": "transcript.text.delta", "delta": delta})
                     text = longer
                     if self.options.response_format == "verbose_json":
-                        segment = answers.verbose_segment(
-                            len(segments) - 1, served, self.options.temperature, self.model.tokenizer
-                        )
-                        yield _event({"type": "transcript.text.segment"} | segment)
+                        described.append(await asyncio.to_thread(self._described, len(described), served))
+                        yield _event({"type": "transcript.text.segment"} | described[-1])
         except InputError as error:
             yield _event(self._bad_input(error).document() | {"type": "error"})
             return
-        document = self._document(segments, answers.transcript_of(segments, cut.seconds))
-        yield _event({"type": "transcript.text.done"} | document)
+        transcript = answers.transcript_of(segments, cut.seconds)
+        yield await asyncio.to_thread(self._done, segments, described, transcript)
 
-    def _document(self, segments: Sequence[ServedSegment], transcript: Transcript) -> dict[str, Any]:
-        options, tokenizer = self.options, self.model.tokenizer
+    def _response(self, segments: Sequence[ServedSegment], transcript: Transcript) -> Response:
+        response_format = self.options.response_format
+        if response_format == "text":
+            return PlainTextResponse(transcript.text + "\n")
+        if response_format in ("srt", "vtt"):
+            return PlainTextResponse(answers.subtitles(transcript, response_format))
+        is_verbose = response_format == "verbose_json"
+        described = [self._described(number, served) for number, served in enumerate(segments)] if is_verbose else []
+        return JSONResponse(self._document(segments, described, transcript))
+
+    def _done(
+        self, segments: Sequence[ServedSegment], described: Sequence[Mapping[str, Any]], transcript: Transcript
+    ) -> ServerSentEvent:
+        return _event({"type": "transcript.text.done"} | self._document(segments, described, transcript))
+
+    def _described(self, number: int, served: ServedSegment) -> dict[str, Any]:
+        return answers.verbose_segment(number, served, self.options.temperature, self.model.tokenizer)
+
+    def _document(
+        self, segments: Sequence[ServedSegment], described: Sequence[Mapping[str, Any]], transcript: Transcript
+    ) -> dict[str, Any]:
+        options = self.options
         if options.response_format == "verbose_json":
-            document = answers.verbose_json(
-                segments, transcript, options.language, options.temperature, tokenizer, words=options.word_times
-            )
+            document = answers.verbose_json(segments, described, transcript, options.language, words=options.word_times)
         else:
             document = answers.plain_json(transcript)
         if options.log_probabilities:
-            document["logprobs"] = answers.log_probabilities(segments, tokenizer)
+            document["logprobs"] = answers.log_probabilities(segments, self.model.tokenizer)
         if options.subtitles:
             document["subtitles"] = {name: answers.subtitles(transcript, name) for name in ("srt", "vtt")}
         return document

@@ -10,6 +10,7 @@ from starlette.types import Message, Send
 
 from arkasr.serve.speech_model import SpeechModel
 
+TRANSCRIPTIONS = "/v1/audio/transcriptions"  # the route
 CLIENT_LEFT = 499  # the status of a request whose client did not wait for the answer
 LATENCY_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
@@ -19,17 +20,21 @@ class Metrics:
 
     Attributes:
         registry: what `/metrics` shows.
-        requests: transcription requests by HTTP status; 499 = the client left.
-        seconds: from the first byte of the request to the last of the answer.
+        requests: those that send something (POST), by route and HTTP status, refused ones included; 499 = the client
+            left.
+        seconds: from the first byte of such a request to the last of the answer, by route.
         audio_seconds: transcribed, by model.
     """
 
     def __init__(self, models: Mapping[str, SpeechModel]) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter("arkasr_requests", "Transcription requests.", ["status"], registry=self.registry)
+        self.requests = Counter(
+            "arkasr_requests", "POST requests, refused ones included.", ["route", "status"], registry=self.registry
+        )
         self.seconds = Histogram(
             "arkasr_request_seconds",
             "From the first byte of a request to the last of its answer.",
+            ["route"],
             buckets=LATENCY_SECONDS,
             registry=self.registry,
         )
@@ -42,8 +47,9 @@ class Metrics:
             clips.labels(name, "active").set_function(partial(getattr, model.engine, "active"))
 
     @contextmanager
-    def request(self) -> Iterator[Callable[[Send], Send]]:
+    def request(self, path: str) -> Iterator[Callable[[Send], Send]]:
         """Count and time a request; the function that it gives notes the status that is sent."""
+        route = path if path == TRANSCRIPTIONS else "other"  # clients may send any path
         begin, status = perf_counter(), CLIENT_LEFT
 
         def noted(send: Send) -> Send:
@@ -57,5 +63,5 @@ class Metrics:
         try:
             yield noted
         finally:
-            self.requests.labels(str(status)).inc()
-            self.seconds.observe(perf_counter() - begin)
+            self.requests.labels(route, str(status)).inc()
+            self.seconds.labels(route).observe(perf_counter() - begin)

@@ -1,5 +1,6 @@
 """Loads the models and runs the server until it is stopped; accepted requests are finished."""
 
+import errno
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -15,6 +16,7 @@ from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.precision import default_dtype, dtype_named
 from arkasr.recognizers.scoring import check_transcript_length
 from arkasr.serve.app import build_app
+from arkasr.serve.bodies import Bodies
 from arkasr.serve.engine import Engine
 from arkasr.serve.guards import Guards
 from arkasr.serve.metrics import Metrics
@@ -35,6 +37,9 @@ class ServerSettings:
         max_new_tokens: most tokens of a piece.
         max_requests: most requests at once, those that wait included.
         max_upload_bytes: most bytes of a request.
+        max_stored_bytes: most bytes of all requests at once.
+        stall_seconds: longest wait for a client that stops sending or reading.
+        stop_seconds: longest wait for accepted requests when the server stops.
         max_hours: of a recording.
         device: such as "cuda"; None = the accelerator, or the CPU.
         dtype: of the weights; None = float32 on the CPU, else bfloat16.
@@ -48,6 +53,9 @@ class ServerSettings:
     max_new_tokens: int = 256
     max_requests: int = 256
     max_upload_bytes: int = 2**30
+    max_stored_bytes: int = 2**34
+    stall_seconds: float = 30.0
+    stop_seconds: int = 300
     max_hours: float = 12.0
     device: str | None = None
     dtype: str | None = None
@@ -106,13 +114,19 @@ def serve(models: Sequence[str], settings: ServerSettings) -> None:
     named = model_names(models)
     if not settings.batch_seconds > 0:
         raise InputError(f"--batch-seconds is {settings.batch_seconds:g}; it must be more than 0")
+    if settings.max_stored_bytes < settings.max_upload_bytes:
+        raise InputError("--max-stored-mib is less than --max-upload-mib; give at least as much")
     for key in settings.api_keys:
         if not key or not key.isascii() or key != key.strip():
             raise InputError("--api-key: empty, not ASCII or with blanks around it; give another one")
     with listening(settings) as listener, open_models(named, settings) as opened:
         # A client of a live session whose audio waits cannot answer pings.
         config = uvicorn.Config(
-            guarded_app(opened, settings), log_level="warning", server_header=False, ws_ping_timeout=None
+            guarded_app(opened, settings),
+            log_level="warning",
+            server_header=False,
+            ws_ping_timeout=None,
+            timeout_graceful_shutdown=settings.stop_seconds,
         )
         AppStatus.disable_automatic_graceful_drain()  # streams, too, are finished
         host, port = listener.getsockname()[:2]
@@ -126,10 +140,14 @@ def guarded_app(models: Mapping[str, SpeechModel], settings: ServerSettings) -> 
     """The application with its limits."""
     metrics = Metrics(models)
     return Guards(
-        build_app(models, metrics),
+        build_app(models, metrics, stall_seconds=settings.stall_seconds),
         api_keys=settings.api_keys,
         max_requests=settings.max_requests,
-        max_upload_bytes=settings.max_upload_bytes,
+        bodies=Bodies(
+            max_bytes=settings.max_upload_bytes,
+            max_stored_bytes=settings.max_stored_bytes,
+            stall_seconds=settings.stall_seconds,
+        ),
         metrics=metrics,
     )
 
@@ -138,6 +156,8 @@ def listening(settings: ServerSettings) -> socket.socket:
     """A socket at the address, before models are loaded for nothing."""
     try:
         return socket.create_server((settings.host, settings.port))
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
+        is_port = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        remedy = "give another --port" if is_port else "give an IPv4 address of this machine as --host"
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot listen on {settings.host}:{settings.port} ({reason}); give another --port") from error
+        raise InputError(f"cannot listen on {settings.host}:{settings.port} ({reason}); {remedy}") from error

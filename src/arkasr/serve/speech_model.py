@@ -114,7 +114,7 @@ class SpeechModel:
         shares: list[float | None] = list(cut.speech_shares) or [None] * len(cut.pieces)
         pending: deque[tuple[SampleRange, float | None, Future[Recognized]]] = deque()
         try:
-            for piece, share in zip(cut.pieces, shares, strict=True):
+            for number, (piece, share) in enumerate(zip(cut.pieces, shares, strict=True)):
                 if len(pending) == PIECES_AHEAD:
                     yield await self._finished(recording, *pending.popleft(), options)
                 features = await _in(self._features, partial(self._features_of, recording, piece))
@@ -123,6 +123,7 @@ class SpeechModel:
                     options.language,
                     self._max_new_tokens,
                     options.temperature,
+                    seed=number,  # pieces are sampled independently, and a request again as before
                     context=context,
                     scored=scored,
                 )
@@ -137,6 +138,11 @@ class SpeechModel:
     def longest_clip_seconds(self) -> float:
         """The longest piece that the model hears at once."""
         return self._recognizer.longest_clip_seconds
+
+    @property
+    def allowed_tokens(self) -> Tensor:
+        """Which tokens the model may write, bool `[V]`."""
+        return self._recognizer.allowed_tokens
 
     def check_language(self, language: str | None) -> None:
         """Check that the model can be asked for a language.

@@ -56,14 +56,17 @@ def cut_in_steps(
 ) -> Generator[None, None, CutRecording]:
     """As `cut_recording`, with a pause after each step, so that long recordings do not hold up short ones.
 
-    The arguments are those of `cut_recording`, and `longest_seconds`: a longer recording is an error, which is found
-    before its speech is looked for.
+    The arguments are those of `cut_recording`, and `longest_seconds`: a longer recording is an error. It is counted no
+    further than that, and its speech is not looked for.
     """
     try:
-        seconds, identity = recording.seconds(), recording.identity()
-        if seconds > longest_seconds:
-            hours = f"is {seconds / 3600:.1f} h long, the limit is {longest_seconds / 3600:g} h"
-            raise InputError(f"{recording.name}: {hours}; send parts")
+        seconds = 0.0
+        for seconds in recording.seconds_in_steps():
+            if seconds > longest_seconds:
+                hours = longest_seconds / 3600
+                raise InputError(f"{recording.name}: is longer than {hours:g} h, the limit; send parts")
+            yield
+        identity = recording.identity()
         samples = round(seconds * SAMPLE_RATE)
         if not recording.find_speech and samples <= longest_clip_seconds * SAMPLE_RATE:
             return CutRecording(seconds, (SampleRange(0, samples),), identity=identity)

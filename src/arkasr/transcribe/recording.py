@@ -2,14 +2,14 @@
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arkasr.data.audio import SAMPLE_RATE, check_end_time, decode_audio, duration_of
+from arkasr.data.audio import SAMPLE_RATE, check_end_time, decode_audio, duration_in_steps
 from arkasr.data.manifests.durations import check_duration
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.slices import containing_file
@@ -45,18 +45,27 @@ class Recording:
             InputError: the file cannot be read or does not have the recording's times, or the waveform is not one
                 channel of finite floats.
         """
+        *_, seconds = self.seconds_in_steps()
+        return seconds
+
+    def seconds_in_steps(self) -> Iterator[float]:
+        """The length found so far, after each small step of counting; the last number is `seconds`.
+
+        Raises:
+            InputError: as `seconds`.
+        """
         if isinstance(self.audio, np.ndarray) and not _is_waveform(self.audio):
             raise InputError(
                 f"a waveform {self.audio.dtype}{list(self.audio.shape)}: give finite floats of one channel, 16 kHz"
             )
-        begin = self.begin_time or 0.0
-        length = len(self.audio) / SAMPLE_RATE if isinstance(self.audio, np.ndarray) else duration_of(self.audio)
+        begin, end = self.begin_time or 0.0, math.inf if self.end_time is None else self.end_time
+        length = 0.0
+        for length in self._lengths():
+            yield min(length, end) - begin
         check_end_time(self.name, self.end_time, length)
-        end = min(length, self.end_time if self.end_time is not None else math.inf)
-        if end <= begin:
+        if min(length, end) <= begin:
             raise InputError(f"{self.name}: no audio from {begin:g} s on; it is {length:g} s long")
-        check_duration(self.duration, end - begin, self.name)
-        return end - begin
+        check_duration(self.duration, min(length, end) - begin, self.name)
 
     def identity(self) -> str:
         """A string that differs between recordings, and changes when the file changes.
@@ -88,6 +97,13 @@ class Recording:
     def name(self) -> str:
         """The path, or `the waveform`; for messages."""
         return str(self.audio) if isinstance(self.audio, Path) else "the waveform"
+
+    def _lengths(self) -> Iterator[float]:
+        """The seconds of the file or waveform, as far as they are counted."""
+        if isinstance(self.audio, np.ndarray):
+            yield len(self.audio) / SAMPLE_RATE
+        else:
+            yield from duration_in_steps(self.audio)
 
 
 def recording_of(utterance: Utterance, *, find_speech: bool = False) -> Recording:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import soxr
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.serve.conftest import KEY, MODEL, running
@@ -89,6 +89,37 @@ def test_what_is_cleared_is_not_recognised(live, spoken):
     assert completed.item_id == begun[-1]
 
 
+@pytest.mark.parametrize("between", ["clear", "update", "commit"])
+def test_times_are_those_of_the_session(live, spoken, between):
+    silence = np.zeros(16_000, dtype=np.float32)
+    # The silence at the end is no pause yet, so the utterance is open.
+    parts = [at_24k(np.concatenate((silence, clip, silence[:5_000]))) for clip in spoken[:2]]
+    send_in_parts(live, parts[0])
+    if between == "clear":
+        live.input_audio_buffer.clear()
+    elif between == "commit":
+        live.input_audio_buffer.commit()
+    else:
+        live.session.update(session={"type": "transcription"})
+    send_in_parts(live, parts[1])
+    live.input_audio_buffer.commit()
+    events = until_completed(live, 1 if between == "clear" else 2)
+    begins = [event.audio_start_ms / 1000 for event in events if event.type.endswith("speech_started")]
+    assert len(begins) == 2
+    assert 0.7 < begins[0] < 1.3
+    assert 0.7 < begins[1] - len(parts[0]) / 24_000 < 1.3
+
+
+def test_many_commits_do_not_shift_the_times(live, spoken):
+    part = np.zeros(3_060, dtype=np.float32)  # the last of the detector's frames is not complete
+    for _ in range(50):
+        send_in_parts(live, part)
+        live.input_audio_buffer.commit()
+        assert live.recv().type == "error"
+    send_in_parts(live, at_24k(spoken[0]))
+    assert live.recv().audio_start_ms / 1000 == pytest.approx(50 * 3_060 / 24_000, abs=0.3)
+
+
 def test_silence_and_faint_noise_give_no_event(live):
     generator = np.random.default_rng(0)
     for waveform in (np.zeros(24_000 * 20), 0.001 * generator.normal(size=24_000 * 20)):
@@ -143,20 +174,37 @@ def test_bad_events_are_answered_and_the_session_goes_on(live, message):
     assert live.recv().type == "session.updated"
 
 
+def refused(address, **options):
+    """The status, the error and the headers with which a WebSocket is refused."""
+    with pytest.raises(InvalidStatus) as found:
+        connect(address, **options)
+    response = found.value.response
+    return response.status_code, json.loads(response.body)["error"], response.headers
+
+
 def test_who_may_connect(server):
     address = server.url.replace("http", "ws") + "/v1/realtime"
     for options in ({}, {"additional_headers": {"Authorization": "Bearer wrong"}}):
-        with pytest.raises(InvalidStatus, match="403"):
-            connect(address, **options)
+        status, error, _ = refused(address, **options)
+        assert (status, error["code"]) == (401, "invalid_api_key")
     protocols = ["realtime", f"openai-insecure-api-key.{KEY}"]
     with connect(address, subprotocols=protocols) as connection:
         assert json.loads(connection.recv())["type"] == "session.created"
         assert connection.subprotocol == "realtime"
-    with (
-        connect(f"{address}?model=other", subprotocols=protocols) as connection,
-        pytest.raises(ConnectionClosed, match="no model 'other'"),
-    ):
-        connection.recv()
+    status, error, _ = refused(f"{address}?model={'模型' * 100}", subprotocols=protocols)
+    assert (status, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert "模型" in error["message"]
+
+
+def test_too_many_sessions_are_told_when_to_come_back(served_folder):
+    with running(served_folder, max_requests=1) as server:
+        address = server.url.replace("http", "ws") + "/v1/realtime"
+        options = {"additional_headers": {"Authorization": f"Bearer {KEY}"}}
+        with connect(address, **options) as connection:
+            connection.recv()
+            status, error, headers = refused(address, **options)
+            assert (status, error["type"]) == (429, "rate_limit_error")
+            assert int(headers["Retry-After"]) >= 1
 
 
 def test_a_client_that_leaves_takes_its_work_with_it(served_folder, long_recording):

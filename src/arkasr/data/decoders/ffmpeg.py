@@ -18,7 +18,7 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from arkasr.data.decoders.decoder import HEADER_TOLERANCE_SECONDS
+from arkasr.data.decoders.decoder import BLOCK_SAMPLES, HEADER_TOLERANCE_SECONDS
 from arkasr.data.decoders.markers import has_last_page, is_joined_ogg, mpeg_frames
 from arkasr.errors import InputError
 
@@ -41,6 +41,7 @@ CONTIGUOUS_SECONDS = 0.02
 LONGEST_GAP_SECONDS = 3600.0
 JOINED_SECONDS = 1.0
 FIRST_FRAMES = 64
+PACKETS_PER_STEP = 2**12
 
 
 class Block(NamedTuple):
@@ -113,15 +114,25 @@ class FfmpegFile:
 
     @cached_property
     def frames(self) -> int:
+        *_, frames = self.counted_frames()
+        return frames
+
+    def counted_frames(self) -> Iterator[int]:
         last = 0
         if self._timestamps is not None:
             with self._open() as (container, stream):
-                pts = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
-            last = self._timestamps.position(max(pts, default=self._timestamps.origin))
-        end = 0
+                for number, packet in enumerate(container.demux(stream), 1):
+                    if packet.pts is not None:
+                        last = max(last, self._timestamps.position(packet.pts))
+                    if number % PACKETS_PER_STEP == 0:
+                        yield last
+        end = counted = 0
         for block in self._blocks(last):
             end = block.last
-        return end
+            if end - counted >= BLOCK_SAMPLES:
+                counted = end
+                yield end
+        yield end
 
     def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         end = math.inf if last is None else last
@@ -129,8 +140,9 @@ class FfmpegFile:
         for block in self._blocks(first):
             if block.last <= wanted:
                 continue
-            gap = int(min(block.first, end)) - wanted
-            if gap > 0:
+            gap_end = int(min(block.first, end))
+            while wanted < gap_end:
+                gap = min(gap_end - wanted, max(BLOCK_SAMPLES // len(block.samples), 1))
                 yield np.zeros((len(block.samples), gap), dtype=np.float32)
                 wanted += gap
             until = int(min(block.last, end))

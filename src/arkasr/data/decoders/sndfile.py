@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from arkasr.data.decoders.decoder import BLOCK_SECONDS, HEADER_TOLERANCE_SECONDS
+from arkasr.data.decoders.decoder import BLOCK_SAMPLES, HEADER_TOLERANCE_SECONDS
 from arkasr.errors import InputError
 
 # First bytes of WAV, RF64, AIFF, W64, AU, CAF, NIST SPHERE and FLAC.
@@ -59,10 +59,14 @@ class SndFile:
         """Whether the header has a length. An unfinished file has none, and one of 4 GiB or more a wrong one."""
         return 0 < self.frames < MAX_FRAMES and not (self.file.format in ("WAV", "WAVEX") and self.goes_on)
 
+    def counted_frames(self) -> Iterator[int]:
+        yield self.frames
+
     def blocks(self, first: int, last: int | None) -> Iterator[NDArray[np.float32]]:
         last = self.frames if last is None else min(last, self.frames)
-        for begin in range(first, last, BLOCK_SECONDS * self.rate):
-            yield self._block(begin, min(begin + BLOCK_SECONDS * self.rate, last))
+        length = max(BLOCK_SAMPLES // self.file.channels, 1)
+        for begin in range(first, last, length):
+            yield self._block(begin, min(begin + length, last))
 
     def _block(self, first: int, last: int) -> NDArray[np.float32]:
         try:

@@ -12,7 +12,6 @@ from arkasr.serve.live.session import LiveSession
 from arkasr.serve.live.settings import LiveSettings
 from arkasr.serve.speech_model import SpeechModel
 
-UNACCEPTABLE = 1008  # WebSocket's status for a violated policy
 SUBPROTOCOL = "realtime"
 
 
@@ -27,16 +26,18 @@ def live_router(model_named: Callable[[str | None], SpeechModel]) -> APIRouter:
     @router.websocket("/v1/realtime")
     async def realtime(websocket: WebSocket) -> None:
         """Recognise speech while it is spoken."""
-        offered = websocket.scope.get("subprotocols", [])
-        await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         settings = LiveSettings(model=websocket.query_params.get("model"))
         try:
             session = await asyncio.to_thread(
                 LiveSession, model_named, settings, partial(_text, websocket), websocket.send_text
             )
-            await session.run()
         except ApiError as error:
-            await websocket.close(UNACCEPTABLE, error.message[:120])
+            await websocket.send_denial_response(error.response())
+            return
+        offered = websocket.scope.get("subprotocols", [])
+        try:
+            await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+            await session.run()
         except WebSocketDisconnect:
             return
 
@@ -47,5 +48,5 @@ async def _text(websocket: WebSocket) -> str:
     """The next message; a message of bytes is no event and becomes an empty text."""
     message = await websocket.receive()
     if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", UNACCEPTABLE))
+        raise WebSocketDisconnect(message["code"])
     return message.get("text") or ""

@@ -74,6 +74,7 @@ class LiveSession:
         self._numbers = itertools.count(1)
         self._thread = ThreadPoolExecutor(1, "live")
         self._detector = StreamDetector()
+        self._heard_seconds = 0.0  # of the whole session
         self._open_stream()
         self._item: _Item | None = None
         self._previous_id: str | None = None
@@ -136,6 +137,7 @@ class LiveSession:
 
     async def _append(self, event: Mapping[str, Any]) -> None:
         samples = _samples_of(event.get("audio"), self._settings.rate)
+        self._heard_seconds += len(samples) / self._settings.rate
         changes = await self._in_thread(partial(self._track, samples))
         for change in changes:
             await self._note(change)
@@ -147,6 +149,7 @@ class LiveSession:
 
     async def _commit(self, event: Mapping[str, Any]) -> None:
         changes = await self._in_thread(lambda: [*self._track_rest(), *self._tracker.finish()])
+        self._open_stream()
         for change in changes:
             await self._note(change)
         if not changes:
@@ -239,11 +242,13 @@ class LiveSession:
         return await self._model.recognize(samples, self._settings.language, self._owner)
 
     def _open_stream(self) -> None:
+        """Forget the open utterance and all that may be the beginning of one; times go on."""
         self._resampler = soxr.ResampleStream(self._settings.rate, SAMPLE_RATE, 1, dtype="float32")
         self._tracker = SpeechTracker(
             self._detector.probability,
             pause_seconds=self._settings.pause_ms / 1000,
             longest_seconds=self._model.longest_clip_seconds,
+            first_sample=round(self._heard_seconds * SAMPLE_RATE),
         )
 
     def _track(self, samples: Samples) -> list[Started | Ended]:
@@ -252,7 +257,6 @@ class LiveSession:
     def _track_rest(self) -> list[Started | Ended]:
         """What the resampler still holds."""
         rest = self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
-        self._resampler.clear()
         return list(self._tracker.add(rest))
 
     async def _in_thread(self, work: Callable[[], list[Any]]) -> list[Any]:

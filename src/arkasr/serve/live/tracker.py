@@ -29,7 +29,7 @@ class Started:
     """Speech has begun.
 
     Attributes:
-        begin: its first sample, counted from the start of the stream.
+        begin: its first sample, counted as by the tracker.
     """
 
     begin: int
@@ -40,7 +40,7 @@ class Ended:
     """An utterance is complete.
 
     Attributes:
-        begin: its first sample, counted from the start of the stream.
+        begin: its first sample, counted as by the tracker.
         samples: float32 `[n]`, 16 kHz mono.
         goes_on: whether the speech goes on in the next utterance, because this one became too long.
     """
@@ -57,12 +57,18 @@ class SpeechTracker:
         probability: of speech in a frame `[FRAME_SAMPLES]`; called with every frame in order.
         pause_seconds: of silence that end an utterance.
         longest_seconds: of an utterance.
+        first_sample: the number of the stream's first sample.
     """
 
     def __init__(
-        self, probability: Callable[[Samples], float], *, pause_seconds: float, longest_seconds: float
+        self,
+        probability: Callable[[Samples], float],
+        *,
+        pause_seconds: float,
+        longest_seconds: float,
+        first_sample: int = 0,
     ) -> None:
-        self._probability = probability
+        self._probability, self._first_sample = probability, first_sample
         self._pause_frames = max(round(pause_seconds * FRAMES_PER_SECOND), 1)
         self._longest_frames = int(longest_seconds * FRAMES_PER_SECOND)
         self._rest = np.zeros(0, dtype=np.float32)
@@ -86,18 +92,10 @@ class SpeechTracker:
             yield from self._add_frame(frame)
 
     def finish(self) -> Iterator[Ended]:
-        """The utterance that is open, up to the last sample."""
+        """The utterance that is open, up to the last sample; the stream ends."""
         if self._is_speech:
             ended = self._ended(len(self._frames), keep=0)
             yield Ended(ended.begin, np.concatenate((ended.samples, self._rest)))
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget the open utterance and all that may be the beginning of one."""
-        self._rest = self._rest[:0]
-        self._frames.clear()
-        self._probabilities.clear()
-        self._is_speech, self._run = False, 0
 
     def _add_frame(self, frame: Samples) -> Iterator[Started | Ended]:
         probability = self._probability(frame)
@@ -147,4 +145,4 @@ class SpeechTracker:
         return ended
 
     def _begin(self) -> int:
-        return (self._frames_heard - len(self._frames)) * FRAME_SAMPLES
+        return self._first_sample + (self._frames_heard - len(self._frames)) * FRAME_SAMPLES
