@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test test-browser test-vllm lint bench-opd gpu
+.PHONY: install quickstart test test-browser test-schema test-vllm lint bench-opd gpu
 
 install: $(STAMP)
 
@@ -17,12 +17,18 @@ quickstart: install
 	$(BIN)/arkasr run recipes/quickstart.yaml --output runs/quickstart --resume
 
 test: install lint
-	$(BIN)/python -m pytest -m 'not slow and not vllm and not browser'
+	$(BIN)/python -m pytest -m 'not slow and not vllm and not browser and not schema'
 
 # The server's page in Debian's Chromium (apt install chromium).
 test-browser: install
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright
 	$(BIN)/python -m pytest -m browser
+
+# Random requests to the server. Schemathesis has its own environment, because it pins what others use, too.
+SCHEMA := .venv-schema
+test-schema: install
+	test -x $(SCHEMA)/bin/schemathesis || ($(PYTHON) -m venv $(SCHEMA) && $(SCHEMA)/bin/pip install --quiet schemathesis)
+	PATH=$(SCHEMA)/bin:$$PATH $(BIN)/python -m pytest -m schema
 
 # Tests that need vLLM run in their own environment, because vLLM's CPU build pins other versions. One thread each for
 # server and trainer, because they share the cores.

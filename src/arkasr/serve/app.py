@@ -12,12 +12,12 @@ from sse_starlette import EventSourceResponse
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from arkasr import __version__
 from arkasr.errors import InputError
 from arkasr.serve.browser_page import browser_page
-from arkasr.serve.description import TRANSCRIPTION
+from arkasr.serve.description import REFUSALS, TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
 from arkasr.serve.forms import check_charset, fields_of, recording_of
 from arkasr.serve.job import Job, unless_client_leaves
@@ -74,7 +74,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
         """The models of this server."""
         return {"object": "list", "data": [_description(model) for model in models.values()]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=REFUSALS)
     async def describe_model(name: str) -> dict[str, Any]:
         """One model of this server."""
         return _description(_model(models, name))
@@ -98,7 +98,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
             raise ApiError(503, "a model failed; restart the server")
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

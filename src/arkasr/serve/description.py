@@ -35,6 +35,14 @@ _FIELDS: dict[str, Any] = {
         "description": "logprobs with json, subtitles (srt and vtt) with verbose_json.",
     },
 }
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": [*(f"transcript.text.{kind}" for kind in ("delta", "segment", "done")), "error"]},
+        "data": {"type": "string", "description": "A JSON object whose `type` is the event."},
+    },
+}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -50,6 +58,9 @@ _ERROR = {
             },
         }
     },
+}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is refused.", "content": {"application/json": {"schema": _ERROR}}}
 }
 _REASONS = {
     "400": "A field or the recording is not acceptable.",
@@ -85,7 +96,7 @@ TRANSCRIPTION: dict[str, Any] = {
                     }
                 },
                 "text/plain": {"schema": {"type": "string"}},
-                "text/event-stream": {"schema": {"type": "string"}},
+                "text/event-stream": {"schema": _EVENT},
             },
         }
     }
