@@ -1,6 +1,7 @@
 """Keys, limits and clients that leave."""
 
 import asyncio
+import resource
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,19 @@ def test_too_many_requests_are_told_when_to_come_back(served_folder, long_record
         with pytest.raises(openai.RateLimitError):
             raise server.client._make_status_error_from_response(refused[0])
         assert server.post(**upload(content)).status_code == 200
+
+
+def test_an_upload_that_the_disk_does_not_take(server, spoken, wav):
+    """A limit of the process stands for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        answer = server.post(**upload(bytes(2**22)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert answer.status_code == 507
+    assert answer.json()["error"]["type"] == "server_error"
+    assert server.post(**upload(wav(spoken[0]))).status_code == 200
 
 
 def test_the_work_of_a_client_that_leaves_is_given_up(served_folder, long_recording, wav):

@@ -64,6 +64,10 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
                 form = await stack.enter_async_context(request.form(max_files=1, max_fields=MOST_FIELDS))
             except ClientDisconnect:
                 return Response(status_code=CLIENT_LEFT)
+            except OSError as error:
+                raise ApiError(
+                    507, f"the server cannot store the upload ({error.strerror}); try again later"
+                ) from error
             job = _job(form, stack, models, metrics)
             if job.options.stream:
                 return EventSourceResponse(job.events(stack.pop_all()), send_timeout=stall_seconds)

@@ -9,7 +9,7 @@ class ApiError(Exception):
     """A request that cannot be answered.
 
     Args:
-        status: HTTP status, 4xx or 503.
+        status: HTTP status, 4xx or 5xx.
         message: what is wrong and what to do.
         param: the form field; None = not one field.
         code: for programs, such as `invalid_api_key`; None = none.
