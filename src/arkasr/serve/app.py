@@ -83,7 +83,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
         """One model of this server."""
         return _description(_model(models, name))
 
-    @app.get("/token-mask")
+    @app.get("/token-mask", responses=REFUSALS)
     async def show_token_mask(model: str = FIRST_MODEL) -> dict[str, Any]:
         """The token ids that a model never writes, for programs that score its tokens."""
         found = _model(models, model)
