@@ -74,10 +74,6 @@ def _decoder(file: BinaryIO, path: str | Path) -> Decoder:
     return FfmpegFile(file, name, ignore_length=not has_length)
 
 
-def _is_whole_vorbis(file: BinaryIO) -> bool:
-    return is_vorbis(file) and has_last_page(file) and not is_joined_ogg(file)
-
-
 def _bytes_of(path: str | Path) -> BinaryIO:
     part = parse_slice(path)
     return part.open() if part else Path(path).open("rb")
