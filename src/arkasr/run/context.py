@@ -28,6 +28,7 @@ class RunContext:
         # The recorded commit of each hub name, by the key that names it. It is loaded even if the branch has moved.
         self.commits: dict[str, str] = {}
         self._sets: dict[str, Utterances] = {}
+        self._windows: dict[str, float] = {}
 
     @cached_property
     def corpus(self) -> Path:
@@ -78,10 +79,14 @@ class RunContext:
 
     def window_seconds(self, name: str) -> float:
         """Seconds to which a `pretrained` model of the recipe pads shorter utterances; 0 = it does not, or is new."""
-        model = self.model(name)
-        if model.pretrained is None:
-            return 0.0
-        return load_without_weights(model.pretrained, revision=model.revision).window_seconds
+        if name not in self._windows:
+            model = self.model(name)
+            self._windows[name] = (
+                0.0
+                if model.pretrained is None
+                else load_without_weights(model.pretrained, revision=model.revision).window_seconds
+            )
+        return self._windows[name]
 
     def recognizer(self, name: str, seed: int, device: torch.device | None = None) -> Recognizer:
         """The model called `name`: trained by a stage, or one of the recipe's `models`. `device` defaults to the run's.

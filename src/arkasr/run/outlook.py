@@ -91,11 +91,12 @@ def parts_of(
         settings = stage.optimization
         return settings.steps * settings.accumulation * max(settings.batch_seconds / utterance_seconds(name), 1.0)
 
+    work = {name: WORK[stage.kind] * size(name, stage) for name, stage in recipe.stages.items()}
     parts = []
     for seed in recipe.seeds:
         for name, stage in recipe.stages.items():
             if seed == recipe.seeds[0] or not stage.once:
-                parts.append(Part(f"{name} (seed {seed})", stage.kind, WORK[stage.kind] * size(name, stage)))
+                parts.append(Part(f"{name} (seed {seed})", stage.kind, work[name]))
         for variant, name in recipe.variants.items():
             once = name not in recipe.stages or recipe.stages[name].once
             if recipe.evaluation.sets and (seed == recipe.seeds[0] or not once):
