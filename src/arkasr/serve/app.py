@@ -19,7 +19,7 @@ from arkasr.errors import InputError
 from arkasr.serve.browser_page import browser_page
 from arkasr.serve.description import REFUSALS, TRANSCRIPTION
 from arkasr.serve.errors import ApiError, error_document, kind_of
-from arkasr.serve.forms import check_charset, fields_of, recording_of
+from arkasr.serve.forms import fields_of, read_form, recording_of
 from arkasr.serve.job import Job, unless_client_leaves
 from arkasr.serve.live.route import live_router
 from arkasr.serve.metrics import CLIENT_LEFT, TRANSCRIPTIONS, Metrics
@@ -29,7 +29,6 @@ from arkasr.serve.uploads import path_of
 
 # Clients that were written for OpenAI's service ask for its models.
 FIRST_MODEL = "whisper-1"
-MOST_FIELDS = 64
 
 
 def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seconds: float) -> FastAPI:
@@ -58,16 +57,12 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
     @app.post(TRANSCRIPTIONS, openapi_extra=TRANSCRIPTION)
     async def transcribe(request: Request) -> Response:
         """Transcribe a recording."""
-        check_charset(request.headers.get("content-type", ""))
+        try:
+            form = await read_form(request)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
         async with AsyncExitStack() as stack:
-            try:
-                form = await stack.enter_async_context(request.form(max_files=1, max_fields=MOST_FIELDS))
-            except ClientDisconnect:
-                return Response(status_code=CLIENT_LEFT)
-            except OSError as error:
-                raise ApiError(
-                    507, f"the server cannot store the upload ({error.strerror}); try again later"
-                ) from error
+            stack.push_async_callback(form.close)
             job = _job(form, stack, models, metrics)
             if job.options.stream:
                 return EventSourceResponse(job.events(stack.pop_all()), send_timeout=stall_seconds)

@@ -4,19 +4,30 @@ import codecs
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
 
 from arkasr.serve.errors import ApiError
 
 # Python knows codecs that are no charsets, or that cannot decode all bytes.
 CHARSETS = ("utf-8", "ascii", "iso8859-1")
+MOST_FIELDS = 64
 
 
-def check_charset(content_type: str) -> None:
-    """Check that the names and values of a form can be decoded.
+async def read_form(request: Request) -> FormData:
+    """The form of a request; the caller closes it.
 
     Raises:
-        ApiError: 400, the charset is another one than UTF-8, ASCII or ISO 8859-1.
+        ApiError: 400, the charset is another one than UTF-8, ASCII or ISO 8859-1; 507, there is no room for the upload.
+        ClientDisconnect: the client left before the end.
     """
+    _check_charset(request.headers.get("content-type", ""))
+    try:
+        return await request.form(max_files=1, max_fields=MOST_FIELDS)
+    except OSError as error:
+        raise ApiError(507, f"the server cannot store the upload ({error.strerror}); try again later") from error
+
+
+def _check_charset(content_type: str) -> None:
     _, parameters = parse_options_header(content_type)
     charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
     try:
