@@ -5,7 +5,8 @@ import pytest
 import soundfile
 
 from arkasr.data.manifests.manifest import read_manifest
-from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
+from arkasr.recognizers.inference import RecognitionSettings, recognize
+from arkasr.recognizers.recognition import Recognition
 from arkasr.recognizers.text import clean_transcript
 from arkasr.teacher.label import failure_of, fastest_possible_seconds, label
 

@@ -7,9 +7,9 @@ import torch
 
 from arkasr.errors import InputError
 from arkasr.recognizers.decoding import decode
-from arkasr.recognizers.inference import Recognition
+from arkasr.recognizers.journal import Journal
+from arkasr.recognizers.recognition import Recognition
 from arkasr.transcribe.cutting import cut_recording
-from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.recording import Recording
 from arkasr.transcribe.transcriber import Transcriber, TranscriptionSettings
 from arkasr.transcribe.transcript import segment_of

@@ -20,35 +20,18 @@ def label(
     batch_seconds: BatchSeconds = 120.0,
     engine: Annotated[str, typer.Option(help="own, or vllm: run the teacher in vLLM.")] = "own",
     cache_gib: Annotated[float, typer.Option(help="With vllm: memory for keys and values, GiB.")] = 4.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Label a manifest with a teacher. Obvious failures go to a second file, with reasons."""
-    from arkasr.data.manifests.manifest import read_manifest, write_manifest
-    from arkasr.data.replacing import files_of_model, reserve_outputs
-    from arkasr.progress import Progress
     from arkasr.recipe.load import parse
-    from arkasr.recognizers.device import default_device
     from arkasr.recognizers.inference import RecognitionSettings
-    from arkasr.recognizers.load import load_recognizer
-    from arkasr.run.engines import open_engine
-    from arkasr.teacher.label import label as label_utterances
+    from arkasr.run.label_command import label_manifest
     from arkasr.train.settings import EngineSettings
 
     decoding = parse(EngineSettings, {"engine": engine, "cache_gib": cache_gib}, "label")
-    utterances = read_manifest(manifest)
-    dropped = output.with_suffix(".dropped.jsonl")
-    audio = (utterance.audio for utterance in utterances)
-    with reserve_outputs([output, dropped], inputs=[manifest, *files_of_model(teacher), *audio]):
-        # vLLM needs the accelerator's memory for itself.
-        recognizer = load_recognizer(teacher, device=str(default_device()) if engine == "own" else "cpu")
-        settings = RecognitionSettings(batch_seconds, max_new_tokens)
-        with (
-            open_engine(recognizer, decoding, max_new_tokens) as decoding_engine,
-            Progress().count("label", len(utterances)) as advance,
-        ):
-            labels = label_utterances(recognizer, utterances, settings, engine=decoding_engine, on_batch=advance)
-        write_manifest(output, labels.rows)
-        write_manifest(dropped, labels.dropped)
-    print(" ".join(f"{reason}={count}" for reason, count in labels.counts.items()))
+    settings = RecognitionSettings(batch_seconds, max_new_tokens)
+    counts = label_manifest(manifest, teacher, output, settings, decoding, overwrite=overwrite)
+    print(" ".join(f"{reason}={count}" for reason, count in counts.items()))
 
 
 @app.command()

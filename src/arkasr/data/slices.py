@@ -11,6 +11,8 @@ from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from arkasr.errors import InputError
+
 _SLICE = re.compile(r"(?P<file>.+\.tar):(?P<offset>\d+):(?P<size>\d+)", re.DOTALL)
 # 30 s of stereo float32 at 48 kHz are 11.5 MB. Larger slices are read from the file as needed.
 IN_MEMORY_BYTES = 16 * 2**20
@@ -72,6 +74,19 @@ class _SliceFile(RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def version_of(path: Path) -> str:
+    """Path, size and time of the last change of a file, or of the file that contains a slice.
+
+    Raises:
+        InputError: the file does not exist.
+    """
+    try:
+        stat = containing_file(path).stat()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    return f"{path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def parse_slice(path: str | Path) -> Slice | None:

@@ -13,42 +13,17 @@ from arkasr.data.batches import DurationBatchSampler
 from arkasr.data.examples import ExampleDataset, FeatureCache
 from arkasr.data.manifests.durations import seconds_of
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.data.manifests.output_fields import LOOPING, TRUNCATED
+from arkasr.data.slices import version_of
 from arkasr.errors import InputError
 from arkasr.prefetch import prefetch
 from arkasr.recognizers.decoding import Transcripts, decode
 from arkasr.recognizers.engine import Engine
-from arkasr.recognizers.loops import is_looping
+from arkasr.recognizers.journal import Journal
+from arkasr.recognizers.recognition import Recognition
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.text import clean_transcript
 
 BATCHES_AHEAD = 2
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """The result for one clip.
-
-    Attributes:
-        raw: the text as generated, with control tokens; None if the clip failed.
-        text: the cleaned text; None if the clip failed.
-        tokens: number of generated tokens, the stop token included.
-        stopped: False if the cap on tokens was reached first.
-        error: why the clip failed.
-    """
-
-    raw: str | None = None
-    text: str | None = None
-    tokens: int = 0
-    stopped: bool = False
-    error: str | None = None
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """`looping` if the same words occur four times in a row, `truncated` if the cap was reached."""
-        if self.text is None:
-            return ()
-        return (LOOPING,) * is_looping(self.text) + (TRUNCATED,) * (not self.stopped)
 
 
 @dataclass(frozen=True)
@@ -111,6 +86,7 @@ def recognize(
     *,
     engine: Engine | None = None,
     feature_cache: FeatureCache | None = None,
+    journal: Journal | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Recognition]:
     """Transcribe every utterance of a manifest.
@@ -121,16 +97,25 @@ def recognize(
         settings: batch size and cap.
         engine: writes the transcripts; None = `decode`, in this process.
         feature_cache: features already computed.
-        on_batch: called after each batch with its number of utterances.
+        journal: stores finished utterances, so that an interrupted command can continue.
+        on_batch: called with the number of utterances that need no decoding, and then of each batch.
     """
     dataset = ExampleDataset(utterances, {recognizer.frontend: recognizer.features}, feature_cache)
     results: list[Recognition] = [Recognition()] * len(utterances)
     seconds = {}
+    keys = {}
     for index, utterance in enumerate(utterances):
         try:
+            if journal:
+                keys[index] = _key_of(utterance)
+                if finished := journal.get(keys[index]):
+                    results[index] = finished
+                    continue
             seconds[index] = seconds_of(utterance)
         except InputError as error:
             results[index] = Recognition(error=str(error))
+    if on_batch and len(seconds) < len(utterances):
+        on_batch(len(utterances) - len(seconds))
     batches = recognize_clips(
         recognizer,
         seconds,
@@ -142,9 +127,20 @@ def recognize(
     for batch in batches:
         for index, recognition in batch.items():
             results[index] = recognition
+        if journal:
+            journal.add({keys[index]: found for index, found in batch.items() if found.error is None})
         if on_batch:
             on_batch(len(batch))
     return results
+
+
+def _key_of(utterance: Utterance) -> str:
+    """A string that differs between pieces of audio, and changes when the file or the language changes.
+
+    Raises:
+        InputError: the file does not exist.
+    """
+    return f"{version_of(utterance.audio)}:{utterance.begin_time}:{utterance.end_time}:{utterance.language}"
 
 
 def _features_or_error(features: Callable[[int], Tensor], number: int) -> Tensor | InputError:

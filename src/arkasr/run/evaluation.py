@@ -23,7 +23,8 @@ from arkasr.evaluate.scoring import (
 from arkasr.evaluate.significance import bootstrap_interval
 from arkasr.progress import Progress
 from arkasr.recipe.settings import OpdStageSettings, Recipe
-from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
+from arkasr.recognizers.inference import RecognitionSettings, recognize
+from arkasr.recognizers.recognition import Recognition
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.report.results import POOLED
 from arkasr.run.context import RunContext

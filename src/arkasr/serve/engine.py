@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from arkasr.recognizers.continuous import Clip, ContinuousDecoder, Written
-from arkasr.recognizers.inference import Recognition
+from arkasr.recognizers.recognition import Recognition
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import check_transcript_length
 from arkasr.recognizers.text import clean_transcript

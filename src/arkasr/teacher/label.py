@@ -15,8 +15,10 @@ from arkasr.data.manifests.durations import segment_duration
 from arkasr.data.manifests.manifest import Utterance
 from arkasr.data.manifests.output_fields import LABEL_FIELDS, drop_fields
 from arkasr.recognizers.engine import Engine
-from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize
+from arkasr.recognizers.inference import RecognitionSettings, recognize
+from arkasr.recognizers.journal import Journal
 from arkasr.recognizers.loops import is_looping
+from arkasr.recognizers.recognition import Recognition
 from arkasr.recognizers.recognizer import Recognizer
 
 UNDECODABLE = "\ufffd"  # in place of bytes that are no character
@@ -47,6 +49,7 @@ def label(
     engine: Engine | None = None,
     drop_failures: bool = True,
     feature_cache: FeatureCache | None = None,
+    journal: Journal | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Labels:
     """Transcribe `utterances` with the teacher and drop the obvious failures.
@@ -58,11 +61,18 @@ def label(
         engine: decodes for the teacher; None = the teacher itself.
         drop_failures: False keeps every utterance with a transcript.
         feature_cache: features already computed.
+        journal: as in `recognize`.
         on_batch: called with the number of utterances in each finished batch.
     """
     rows, dropped = [], []
     recognitions = recognize(
-        teacher, utterances, settings, engine=engine, feature_cache=feature_cache, on_batch=on_batch
+        teacher,
+        utterances,
+        settings,
+        engine=engine,
+        feature_cache=feature_cache,
+        journal=journal,
+        on_batch=on_batch,
     )
     for utterance, recognition in zip(utterances, recognitions, strict=True):
         row = drop_fields(utterance.fields, LABEL_FIELDS) | {"audio": str(utterance.audio), "id": utterance.id}

@@ -10,10 +10,9 @@ from arkasr.data.manifests.output_fields import TRUNCATED
 from arkasr.data.replacing import refuse_to_replace
 from arkasr.errors import InputError, nearest_of
 from arkasr.files import hidden_beside, write_atomically
-from arkasr.recognizers.fingerprint import fingerprint
+from arkasr.recognizers.journal import Journal, settings_of
 from arkasr.transcribe.formats import FORMATS, named_text
 from arkasr.transcribe.inputs import Input, audio_files
-from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.transcriber import Transcriber
 
 FORMATS_WITH_FLAGS = ("jsonl", "json")
@@ -139,7 +138,8 @@ def transcribe_inputs(
     with ExitStack() as stack:
         journal = None
         if target.journal is not None:
-            journal = stack.enter_context(Journal(target.journal, _settings_of(transcriber, model_name)))
+            settings = settings_of(transcriber.recognizer, model_name, transcriber.settings.max_new_tokens)
+            journal = stack.enter_context(Journal(target.journal, settings | {"language": transcriber.language or ""}))
 
         def texts() -> Iterator[str]:
             recordings = [item.recording for item in inputs]
@@ -177,17 +177,3 @@ def _files(folder: Path, inputs: Sequence[Input], format_name: str) -> tuple[Pat
             raise InputError(f"{item.recording.name} and {first} would both be written to {path}; rename one")
         input_by_path[path] = item
     return tuple(input_by_path)
-
-
-def _settings_of(transcriber: Transcriber, model_name: str) -> dict[str, str | int]:
-    """Everything that the transcript of a piece depends on, besides its audio."""
-    model = transcriber.recognizer.model
-    return {
-        "model": model_name,
-        "weights": fingerprint(model),
-        "features": transcriber.recognizer.frontend,
-        "attention": model.config._attn_implementation,
-        "max_new_tokens": transcriber.settings.max_new_tokens,
-        "dtype": str(model.dtype),
-        "language": transcriber.language or "",
-    }

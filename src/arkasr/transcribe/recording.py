@@ -12,7 +12,7 @@ import numpy as np
 from arkasr.data.audio import SAMPLE_RATE, check_end_time, decode_audio, duration_in_steps
 from arkasr.data.manifests.durations import check_duration
 from arkasr.data.manifests.manifest import Utterance
-from arkasr.data.slices import containing_file
+from arkasr.data.slices import version_of
 from arkasr.errors import InputError
 
 
@@ -75,11 +75,7 @@ class Recording:
         """
         if isinstance(self.audio, np.ndarray):
             return f"waveform:{zlib.crc32(self.audio.tobytes())}:{self.begin_time}:{self.language}"
-        try:
-            stat = containing_file(self.audio).stat()
-        except OSError as error:
-            raise InputError(f"{self.audio}: {error.strerror}") from error
-        return f"{self.audio.absolute()}:{stat.st_size}:{stat.st_mtime_ns}:{self.begin_time}:{self.language}"
+        return f"{version_of(self.audio)}:{self.begin_time}:{self.language}"
 
     def read(self, first: int, last: int) -> np.ndarray:
         """The waveform between two samples of the recording, float32 `[samples]`, 16 kHz mono.

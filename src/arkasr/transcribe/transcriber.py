@@ -21,13 +21,14 @@ from arkasr.data.audio import LONGEST_CLIP_SECONDS, SAMPLE_RATE
 from arkasr.data.languages import canonical_language
 from arkasr.errors import InputError
 from arkasr.recognizers.device import device_named
-from arkasr.recognizers.inference import Recognition, RecognitionSettings, recognize_clips
+from arkasr.recognizers.inference import RecognitionSettings, recognize_clips
+from arkasr.recognizers.journal import Journal
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.precision import default_dtype
+from arkasr.recognizers.recognition import Recognition
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.transcribe.aligner import open_aligner
 from arkasr.transcribe.cutting import CutRecording, cut_recording
-from arkasr.transcribe.journal import Journal
 from arkasr.transcribe.recording import Recording
 from arkasr.transcribe.transcript import Transcript, segment_of
 

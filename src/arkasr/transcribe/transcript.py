@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from arkasr.recognizers.inference import Recognition
 from arkasr.recognizers.loops import is_unspaced
+from arkasr.recognizers.recognition import Recognition
 
 UNSPACED_PUNCTUATION = "，。？！、；："
 

@@ -1,4 +1,4 @@
-"""Finished recognitions on disk, so that an interrupted run continues where it stopped.
+"""Finished recognitions on disk, so that an interrupted command continues where it stopped.
 
 The file has one line per piece, written as soon as the piece is decoded. Reading stops at the first damaged line.
 """
@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from arkasr.errors import InputError
-from arkasr.recognizers.inference import Recognition
+from arkasr.recognizers.fingerprint import fingerprint
+from arkasr.recognizers.recognition import Recognition
+from arkasr.recognizers.recognizer import Recognizer
 
 
 class Journal:
@@ -78,6 +80,19 @@ class Journal:
 
     def _append(self, row: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+
+
+def settings_of(recognizer: Recognizer, model_name: str, max_new_tokens: int) -> dict[str, str | int]:
+    """Everything that the transcript of a piece depends on, besides its audio and language."""
+    model = recognizer.model
+    return {
+        "model": model_name,
+        "weights": fingerprint(model),
+        "features": recognizer.frontend,
+        "attention": model.config._attn_implementation,
+        "max_new_tokens": max_new_tokens,
+        "dtype": str(model.dtype),
+    }
 
 
 def _row_of(line: bytes) -> dict[str, Any] | None:
