@@ -15,7 +15,7 @@ import uvicorn
 from openai import OpenAI
 
 from arkasr.serve.guards import Guards
-from arkasr.serve.server import ServerSettings, guarded_app, listening, open_models
+from arkasr.serve.server import ServerSettings, guarded_app, listening, model_pool
 from tests.models import listening_model
 
 MODEL, KEY = "random", "a-key"
@@ -28,6 +28,10 @@ class RunningServer(NamedTuple):
     url: str
     models: Any
     guards: Guards
+
+    @property
+    def engine(self) -> Any:
+        return self.models._slots[MODEL].model.engine
 
     @property
     def client(self) -> OpenAI:
@@ -53,9 +57,9 @@ def served_folder(vocabulary, tmp_path_factory):
 
 
 @contextmanager
-def running(folder, **options) -> Iterator[RunningServer]:
+def running(folder, *, named=None, **options) -> Iterator[RunningServer]:
     settings = ServerSettings(port=0, api_keys=(KEY,), max_new_tokens=MOST_TOKENS, **options)
-    with listening(settings) as listener, open_models({MODEL: str(folder)}, settings) as models:
+    with listening(settings) as listener, model_pool(named or {MODEL: str(folder)}, settings) as models:
         guards = guarded_app(models, settings)
         server = uvicorn.Server(uvicorn.Config(guards, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -100,7 +100,7 @@ def test_an_upload_that_the_disk_does_not_take(server, spoken, wav):
 def test_the_work_of_a_client_that_leaves_is_given_up(served_folder, long_recording, wav):
     hour = np.tile(long_recording[0], 20)
     with running(served_folder) as server:
-        engine = server.models[MODEL].engine
+        engine = server.engine
         with pytest.raises(httpx2.ReadTimeout):
             server.post(**upload(wav(hour)), timeout=httpx2.Timeout(60, read=4))
         deadline = time.monotonic() + 30
@@ -148,7 +148,7 @@ def test_accepted_requests_are_finished_when_the_server_stops(served_folder, lon
     with ThreadPoolExecutor(3) as pool:
         with running(served_folder) as server:
             answers = [pool.submit(server.post, **upload(content)) for _ in range(3)]
-            engine = server.models[MODEL].engine
+            engine = server.engine
             while not engine.active:
                 time.sleep(0.01)
         texts = {answer.result().json()["text"] for answer in answers}
@@ -247,7 +247,7 @@ def test_a_client_that_does_not_read_its_stream_is_left(served_folder, long_reco
     with running(served_folder, stall_seconds=0.5) as server:
         asyncio.run(call(server.guards))
         assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
-        engine = server.models[MODEL].engine
+        engine = server.engine
         deadline = time.monotonic() + 30
         while (engine.active or engine.waiting) and time.monotonic() < deadline:
             time.sleep(0.05)

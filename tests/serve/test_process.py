@@ -97,6 +97,7 @@ def test_bad_usage_is_one_line_before_a_model_is_loaded(command, served_folder, 
             (("a=x", "a=y"), "two models are named 'a'"),
             ((served_folder, "--port", "0", "--api-key", ""), "--api-key: empty"),
             ((served_folder, "--port", "0", "--batch-seconds", "nan"), "--batch-seconds"),
+            ((served_folder, "--port", "0", "--memory-gib", "0"), "--memory-gib is 0; it must be more than 0"),
             ((tmp_path / "missing", "--port", "0"), "missing"),
             ((served_folder, "--port", "0", "--max-new-tokens", "100000"), "--max-new-tokens"),
         ):

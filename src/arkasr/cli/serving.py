@@ -1,6 +1,7 @@
 """The command that serves models over HTTP."""
 
 from importlib.util import find_spec
+from math import inf
 from typing import Annotated
 
 import typer
@@ -25,6 +26,10 @@ def serve(
     word_times: Annotated[
         str | None,
         typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner or a Whisper model."),
+    ] = None,
+    memory_gib: Annotated[
+        float | None,
+        typer.Option(help="Most GiB of weights in memory; other models are loaded when asked for. Default: no limit."),
     ] = None,
     batch_seconds: Annotated[float, typer.Option(help="Audio seconds in the batch of all requests.", min=0)] = 240.0,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a piece.", min=1)] = 256,
@@ -55,6 +60,7 @@ def serve(
         port=port,
         api_keys=tuple(api_key or ()),
         word_times=word_times,
+        memory_gib=inf if memory_gib is None else memory_gib,
         batch_seconds=batch_seconds,
         max_new_tokens=max_new_tokens,
         max_requests=max_requests,

@@ -1,6 +1,5 @@
 """The routes of the server: OpenAI's transcriptions, models, health, metrics."""
 
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -23,19 +22,17 @@ from arkasr.serve.forms import fields_of, read_form, recording_of
 from arkasr.serve.job import Job, unless_client_leaves
 from arkasr.serve.live.route import live_router
 from arkasr.serve.metrics import CLIENT_LEFT, TRANSCRIPTIONS, Metrics
+from arkasr.serve.model_pool import FIRST_MODEL, ModelPool
 from arkasr.serve.options import Options, parse_options
 from arkasr.serve.speech_model import SpeechModel
 from arkasr.serve.uploads import path_of
 
-# Clients that were written for OpenAI's service ask for its models.
-FIRST_MODEL = "whisper-1"
 
-
-def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seconds: float) -> FastAPI:
+def build_app(models: ModelPool, metrics: Metrics, *, stall_seconds: float) -> FastAPI:
     """The application.
 
     Args:
-        models: by name; the first one also answers requests for `whisper-1`.
+        models: of the server.
         metrics: of the server.
         stall_seconds: longest wait for a client that does not read its stream.
     """
@@ -52,7 +49,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
     app.add_exception_handler(RequestValidationError, _validation_error)
 
     app.include_router(browser_page())
-    app.include_router(live_router(lambda name: _model(models, name or FIRST_MODEL)))
+    app.include_router(live_router(models))
 
     @app.post(TRANSCRIPTIONS, openapi_extra=TRANSCRIPTION)
     async def transcribe(request: Request) -> Response:
@@ -63,7 +60,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
             return Response(status_code=CLIENT_LEFT)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(form.close)
-            job = _job(form, stack, models, metrics)
+            job = await _job(form, stack, models, metrics)
             if job.options.stream:
                 return EventSourceResponse(job.events(stack.pop_all()), send_timeout=stall_seconds)
             return await unless_client_leaves(request, job.answer())
@@ -71,18 +68,18 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
         """The models of this server."""
-        return {"object": "list", "data": [_description(model) for model in models.values()]}
+        return {"object": "list", "data": [_description(models, name) for name in models.names]}
 
     @app.get("/v1/models/{name:path}", responses=REFUSALS)
     async def describe_model(name: str) -> dict[str, Any]:
         """One model of this server."""
-        return _description(_model(models, name))
+        return _description(models, models.name_of(name))
 
     @app.get("/token-mask", responses=REFUSALS)
     async def show_token_mask(model: str = FIRST_MODEL) -> dict[str, Any]:
         """The token ids that a model never writes, for programs that score its tokens."""
-        found = _model(models, model)
-        allowed = found.allowed_tokens
+        async with models.lend(model) as found:
+            allowed = found.allowed_tokens
         return {"model": found.name, "vocab_size": len(allowed), "blocked": (~allowed).nonzero()[:, 0].tolist()}
 
     @app.get("/health")
@@ -93,7 +90,7 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
     @app.get("/ready")
     async def ready() -> dict[str, str]:
         """Whether the models work; nothing is answered before they are loaded."""
-        if any(model.engine.is_broken for model in models.values()):
+        if models.is_broken:
             raise ApiError(503, "a model failed; restart the server")
         return {"status": "ready"}
 
@@ -105,9 +102,9 @@ def build_app(models: Mapping[str, SpeechModel], metrics: Metrics, *, stall_seco
     return app
 
 
-def _job(form: FormData, stack: AsyncExitStack, models: Mapping[str, SpeechModel], metrics: Metrics) -> Job:
+async def _job(form: FormData, stack: AsyncExitStack, models: ModelPool, metrics: Metrics) -> Job:
     options = parse_options(fields_of(form))
-    model = _model(models, str(form.get("model") or FIRST_MODEL))
+    model = await stack.enter_async_context(models.lend(str(form.get("model") or FIRST_MODEL)))
     _check_abilities(options, model)
     upload = recording_of(form)
     path = stack.enter_context(path_of(upload.file))
@@ -132,16 +129,8 @@ def _check_abilities(options: Options, model: SpeechModel) -> None:
         )
 
 
-def _model(models: Mapping[str, SpeechModel], name: str) -> SpeechModel:
-    if name in models:
-        return models[name]
-    if name == FIRST_MODEL:
-        return next(iter(models.values()))
-    raise ApiError(404, f"no model {name!r}; known are {', '.join(models)}", param="model", code="model_not_found")
-
-
-def _description(model: SpeechModel) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "arkasr"}
+def _description(models: ModelPool, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": models.created, "owned_by": "arkasr"}
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

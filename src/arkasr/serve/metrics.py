@@ -1,6 +1,6 @@
 """Numbers for Prometheus: requests, seconds of audio, and what waits."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
@@ -8,7 +8,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import Message, Send
 
-from arkasr.serve.speech_model import SpeechModel
+from arkasr.serve.model_pool import ModelPool
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"  # the route
 CLIENT_LEFT = 499  # the status of a request whose client did not wait for the answer
@@ -26,7 +26,7 @@ class Metrics:
         audio_seconds: transcribed, by model.
     """
 
-    def __init__(self, models: Mapping[str, SpeechModel]) -> None:
+    def __init__(self, models: ModelPool) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "arkasr_requests", "POST requests, refused ones included.", ["route", "status"], registry=self.registry
@@ -42,9 +42,13 @@ class Metrics:
             "arkasr_audio_seconds", "Seconds of audio transcribed.", ["model"], registry=self.registry
         )
         clips = Gauge("arkasr_clips", "Pieces of recordings.", ["model", "state"], registry=self.registry)
-        for name, model in models.items():
-            clips.labels(name, "waiting").set_function(partial(getattr, model.engine, "waiting"))
-            clips.labels(name, "active").set_function(partial(getattr, model.engine, "active"))
+        weights = Gauge(
+            "arkasr_model_bytes", "Bytes of weights; 0 if the model is not loaded.", ["model"], registry=self.registry
+        )
+        for name in models.names:
+            weights.labels(name).set_function(partial(models.bytes_of, name))
+            for state in ("waiting", "active"):
+                clips.labels(name, state).set_function(partial(models.clips_of, name, state))
 
     @contextmanager
     def request(self, path: str) -> Iterator[Callable[[Send], Send]]:

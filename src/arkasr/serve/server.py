@@ -1,10 +1,12 @@
 """Loads the models and runs the server until it is stopped; accepted requests are finished."""
 
 import errno
+import math
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -20,6 +22,7 @@ from arkasr.serve.bodies import Bodies
 from arkasr.serve.engine import Engine
 from arkasr.serve.guards import Guards
 from arkasr.serve.metrics import Metrics
+from arkasr.serve.model_pool import GIB, ModelPool
 from arkasr.serve.speech_model import SpeechModel
 from arkasr.transcribe.aligner import open_aligner
 
@@ -33,6 +36,7 @@ class ServerSettings:
         port: to listen on.
         api_keys: of clients; empty = everybody may ask.
         word_times: folder or hub name of an aligner; None = no word times.
+        memory_gib: most GiB of the weights of all loaded models.
         batch_seconds: most seconds of audio in a batch.
         max_new_tokens: most tokens of a piece.
         max_requests: most requests at once, those that wait included.
@@ -49,6 +53,7 @@ class ServerSettings:
     port: int = 8000
     api_keys: tuple[str, ...] = ()
     word_times: str | None = None
+    memory_gib: float = math.inf
     batch_seconds: float = 240.0
     max_new_tokens: int = 256
     max_requests: int = 256
@@ -61,15 +66,15 @@ class ServerSettings:
     dtype: str | None = None
 
 
-def model_names(models: Sequence[str]) -> dict[str, str]:
+def model_names(sources: Sequence[str]) -> dict[str, str]:
     """Folder or hub name of each model, by the name that clients use: `NAME=MODEL`, or the last part of the path.
 
     Raises:
         InputError: two models have the same name.
     """
     named: dict[str, str] = {}
-    for model in models:
-        name, _, source = model.rpartition("=")
+    for argument in sources:
+        name, _, source = argument.rpartition("=")
         name = name or Path(source).name or source
         if name in named:
             raise InputError(f"two models are named {name!r}; give one of them another name: NAME={source}")
@@ -77,22 +82,22 @@ def model_names(models: Sequence[str]) -> dict[str, str]:
     return named
 
 
-@contextmanager
-def open_models(named: Mapping[str, str], settings: ServerSettings) -> Iterator[dict[str, SpeechModel]]:
-    """Load models and start their engines; at the end, finish what they have accepted.
+def model_pool(named: Mapping[str, str], settings: ServerSettings) -> ModelPool:
+    """The models, which are loaded when the pool is entered.
 
     Raises:
-        InputError: a model cannot be loaded, or cannot write so many tokens.
+        InputError: device, dtype or aligner is not there. On entering: a model cannot be loaded, cannot write so many
+            tokens, or is too large.
     """
     device = device_named(settings.device)
     dtype = dtype_named(settings.dtype) if settings.dtype else default_dtype(device)
-    with ExitStack() as stack:
-        aligner = open_aligner(settings.word_times, device=str(device), dtype=dtype) if settings.word_times else None
-        models = {}
-        for name, source in named.items():
-            recognizer = load_recognizer(source, device=str(device), dtype=dtype)
-            check_transcript_length(recognizer, settings.max_new_tokens, "--max-new-tokens")
-            engine = stack.enter_context(Engine(recognizer, batch_seconds=settings.batch_seconds))
+    aligner = open_aligner(settings.word_times, device=str(device), dtype=dtype) if settings.word_times else None
+
+    @contextmanager
+    def opened(name: str, source: str) -> Iterator[SpeechModel]:
+        recognizer = load_recognizer(source, device=str(device), dtype=dtype)
+        check_transcript_length(recognizer, settings.max_new_tokens, "--max-new-tokens")
+        with Engine(recognizer, batch_seconds=settings.batch_seconds) as engine:
             model = SpeechModel(
                 name,
                 recognizer,
@@ -101,28 +106,33 @@ def open_models(named: Mapping[str, str], settings: ServerSettings) -> Iterator[
                 longest_seconds=settings.max_hours * 3600,
                 aligner=aligner,
             )
-            models[name] = stack.enter_context(closing(model))
-        yield models
+            with closing(model):
+                yield model
+
+    openers = {name: partial(opened, name, source) for name, source in named.items()}
+    return ModelPool(openers, max_bytes=settings.memory_gib * GIB)
 
 
-def serve(models: Sequence[str], settings: ServerSettings) -> None:
+def serve(sources: Sequence[str], settings: ServerSettings) -> None:
     """Serve until a signal; then finish the accepted requests.
 
     Raises:
-        InputError: the address is in use, or as `model_names` and `open_models`.
+        InputError: the address is in use, a setting is wrong, or as `model_names` and `model_pool`.
     """
-    named = model_names(models)
+    named = model_names(sources)
     if not settings.batch_seconds > 0:
         raise InputError(f"--batch-seconds is {settings.batch_seconds:g}; it must be more than 0")
+    if not settings.memory_gib > 0:
+        raise InputError(f"--memory-gib is {settings.memory_gib:g}; it must be more than 0")
     if settings.max_stored_bytes < settings.max_upload_bytes:
         raise InputError("--max-stored-mib is less than --max-upload-mib; give at least as much")
     for key in settings.api_keys:
         if not key or not key.isascii() or key != key.strip():
             raise InputError("--api-key: empty, not ASCII or with blanks around it; give another one")
-    with listening(settings) as listener, open_models(named, settings) as opened:
+    with listening(settings) as listener, model_pool(named, settings) as models:
         # A client of a live session whose audio waits cannot answer pings.
         config = uvicorn.Config(
-            guarded_app(opened, settings),
+            guarded_app(models, settings),
             log_level="warning",
             server_header=False,
             ws_ping_timeout=None,
@@ -130,13 +140,13 @@ def serve(models: Sequence[str], settings: ServerSettings) -> None:
         )
         AppStatus.disable_automatic_graceful_drain()  # streams, too, are finished
         host, port = listener.getsockname()[:2]
-        print(f"arkasr: serving {', '.join(opened)} at http://{host}:{port}", flush=True)
+        print(f"arkasr: serving {', '.join(models.names)} at http://{host}:{port}", flush=True)
         # Uvicorn sends itself the signal again when it has finished.
         with suppress(Interrupted, KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def guarded_app(models: Mapping[str, SpeechModel], settings: ServerSettings) -> Guards:
+def guarded_app(models: ModelPool, settings: ServerSettings) -> Guards:
     """The application with its limits."""
     metrics = Metrics(models)
     return Guards(

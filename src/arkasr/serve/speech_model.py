@@ -4,7 +4,6 @@ In: the path of a recording and a client's options. Out: its segments, in order,
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,7 +73,6 @@ class SpeechModel:
         aligner: Aligner | WhisperAligner | None,
     ) -> None:
         self.name, self.engine, self.aligner = name, engine, aligner
-        self.created = int(time.time())
         self._recognizer = recognizer
         self._max_new_tokens, self._longest_seconds = max_new_tokens, longest_seconds
         self._cutting = ThreadPoolExecutor(CUTTING_THREADS, "cut")
@@ -133,6 +131,12 @@ class SpeechModel:
         finally:
             for _, _, future in pending:
                 future.cancel()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the parameters and buffers."""
+        model = self._recognizer.model
+        return sum({id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}.values())
 
     @property
     def longest_clip_seconds(self) -> float:

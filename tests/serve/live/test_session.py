@@ -213,7 +213,7 @@ def test_a_client_that_leaves_takes_its_work_with_it(served_folder, long_recordi
         with server.client.realtime.connect(model=MODEL) as connection:
             connection.recv()
             send_in_parts(connection, at_24k(long_recording[0][: 16_000 * 30]), seconds=5)
-        engine = server.models[MODEL].engine
+        engine = server.engine
         deadline = time.monotonic() + 30
         while (server.guards._requests or engine.active or engine.waiting) and time.monotonic() < deadline:
             time.sleep(0.05)

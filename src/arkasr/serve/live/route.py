@@ -1,7 +1,5 @@
 """The WebSocket route of live recognition."""
 
-import asyncio
-from collections.abc import Callable
 from functools import partial
 
 from fastapi import APIRouter, WebSocket
@@ -10,17 +8,13 @@ from starlette.websockets import WebSocketDisconnect
 from arkasr.serve.errors import ApiError
 from arkasr.serve.live.session import LiveSession
 from arkasr.serve.live.settings import LiveSettings
-from arkasr.serve.speech_model import SpeechModel
+from arkasr.serve.model_pool import ModelPool
 
 SUBPROTOCOL = "realtime"
 
 
-def live_router(model_named: Callable[[str | None], SpeechModel]) -> APIRouter:
-    """The route `/v1/realtime`.
-
-    Args:
-        model_named: a model of the server; None = the first one. Raises ApiError.
-    """
+def live_router(models: ModelPool) -> APIRouter:
+    """The route `/v1/realtime`."""
     router = APIRouter()
 
     @router.websocket("/v1/realtime")
@@ -28,9 +22,7 @@ def live_router(model_named: Callable[[str | None], SpeechModel]) -> APIRouter:
         """Recognise speech while it is spoken."""
         settings = LiveSettings(model=websocket.query_params.get("model"))
         try:
-            session = await asyncio.to_thread(
-                LiveSession, model_named, settings, partial(_text, websocket), websocket.send_text
-            )
+            session = await LiveSession.opened(models, settings, partial(_text, websocket), websocket.send_text)
         except ApiError as error:
             await websocket.send_denial_response(error.response())
             return

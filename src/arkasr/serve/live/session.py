@@ -13,9 +13,9 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import numpy as np
@@ -29,7 +29,7 @@ from arkasr.serve.live.agreement import Agreement
 from arkasr.serve.live.detector import StreamDetector
 from arkasr.serve.live.settings import LiveSettings, updated
 from arkasr.serve.live.tracker import Ended, Samples, SpeechTracker, Started
-from arkasr.serve.speech_model import SpeechModel
+from arkasr.serve.model_pool import ModelPool
 
 # A hypothesis of the open utterance is made after so much more audio, and takes at most this share of the time.
 HYPOTHESIS_SECONDS = 1.0
@@ -54,21 +54,22 @@ class LiveSession:
     """One connection.
 
     Args:
-        model_named: a model of the server by name; None = the first one. Raises ApiError.
-        settings: to begin with.
+        models: of the server. A session holds one only while it recognises, so the others find memory in pauses.
+        settings: to begin with; `model` is a name of the server.
+        longest_seconds: of an utterance, as the model can hear it.
         receive: the next message of the client; raises if it has left.
         send: a message to the client.
     """
 
     def __init__(
         self,
-        model_named: Callable[[str | None], SpeechModel],
+        models: ModelPool,
         settings: LiveSettings,
+        longest_seconds: float,
         receive: Receive,
         send: Send,
     ) -> None:
-        self._model_named, self._settings = model_named, settings
-        self._model = model_named(settings.model)
+        self._models, self._settings, self._longest_seconds = models, settings, longest_seconds
         self._receive, self._send_text = receive, send
         self._owner = object()
         self._numbers = itertools.count(1)
@@ -85,9 +86,20 @@ class LiveSession:
             WAITING_UTTERANCES
         )
 
+    @classmethod
+    async def opened(cls, models: ModelPool, settings: LiveSettings, receive: Receive, send: Send) -> Self:
+        """A session with the model that `settings` asks for; None = the first one.
+
+        Raises:
+            ApiError: there is no such model, or no memory for it.
+        """
+        async with models.lend(settings.model) as model:
+            settings = replace(settings, model=model.name)
+        return await asyncio.to_thread(cls, models, settings, model.longest_clip_seconds, receive, send)
+
     async def run(self) -> None:
         """Serve until the client leaves."""
-        await self._send("session.created", session=self._settings.description(self._model.name))
+        await self._send("session.created", session=self._settings.description())
         tasks = [asyncio.create_task(work()) for work in (self._listen, self._hypothesize, self._finish_utterances)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -124,16 +136,16 @@ class LiveSession:
 
     async def _update(self, event: Mapping[str, Any]) -> None:
         settings = updated(self._settings, event.get("session"))
-        model = self._model_named(settings.model)
-        try:
-            model.check_language(settings.language)
-        except InputError as error:
-            raise ApiError(400, str(error), param="session.audio.input.transcription.language") from error
+        async with self._models.lend(settings.model) as model:
+            try:
+                model.check_language(settings.language)
+            except InputError as error:
+                raise ApiError(400, str(error), param="session.audio.input.transcription.language") from error
         if self._item is not None:
             await self._commit(event)
-        self._settings, self._model = settings, model
+        self._settings, self._longest_seconds = replace(settings, model=model.name), model.longest_clip_seconds
         self._open_stream()
-        await self._send("session.updated", session=settings.description(model.name))
+        await self._send("session.updated", session=self._settings.description())
 
     async def _append(self, event: Mapping[str, Any]) -> None:
         samples = _samples_of(event.get("audio"), self._settings.rate)
@@ -176,7 +188,7 @@ class LiveSession:
         await self._send("input_audio_buffer.committed", item_id=item.id, previous_item_id=self._previous_id)
         self._previous_id = item.id
         # With the settings of this moment, which an update may change.
-        recognizing = asyncio.ensure_future(self._model.recognize(change.samples, self._settings.language, self._owner))
+        recognizing = asyncio.ensure_future(self._recognized(change.samples, self._settings))
         self._recognizing.add(recognizing)
         recognizing.add_done_callback(self._recognizing.discard)
         await self._utterances.put((item, change.samples, recognizing))
@@ -199,8 +211,8 @@ class LiveSession:
                 heard = item, len(samples)
                 began = time.monotonic()
                 try:
-                    recognized = await self._recognized(samples)
-                except InputError:  # the whole utterance will tell
+                    recognized = await self._recognized(samples, self._settings)
+                except (InputError, ApiError):  # the whole utterance will tell
                     recognized = None
                 if recognized is not None and item.is_open:
                     await self._show(item, item.agreement.add(recognized.recognition.text or ""))
@@ -213,13 +225,13 @@ class LiveSession:
             try:
                 text = (await recognizing).recognition.text or ""
             except Exception as error:  # one utterance that fails does not end the session
-                status = 400 if isinstance(error, InputError) else 500
-                document = ApiError(status, str(error)).document()["error"]
+                if not isinstance(error, ApiError):
+                    error = ApiError(400 if isinstance(error, InputError) else 500, str(error))
                 await self._send(
                     "conversation.item.input_audio_transcription.failed",
                     item_id=item.id,
                     content_index=0,
-                    error=document,
+                    error=error.document()["error"],
                 )
                 continue
             if text.startswith(item.agreement.shown):
@@ -238,8 +250,9 @@ class LiveSession:
                 "conversation.item.input_audio_transcription.delta", item_id=item.id, content_index=0, delta=delta
             )
 
-    async def _recognized(self, samples: Samples) -> Recognized:
-        return await self._model.recognize(samples, self._settings.language, self._owner)
+    async def _recognized(self, samples: Samples, settings: LiveSettings) -> Recognized:
+        async with self._models.lend(settings.model) as model:
+            return await model.recognize(samples, settings.language, self._owner)
 
     def _open_stream(self) -> None:
         """Forget the open utterance and all that may be the beginning of one; times go on."""
@@ -247,7 +260,7 @@ class LiveSession:
         self._tracker = SpeechTracker(
             self._detector.probability,
             pause_seconds=self._settings.pause_ms / 1000,
-            longest_seconds=self._model.longest_clip_seconds,
+            longest_seconds=self._longest_seconds,
             first_sample=round(self._heard_seconds * SAMPLE_RATE),
         )
 

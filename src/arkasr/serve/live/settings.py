@@ -28,7 +28,7 @@ class LiveSettings:
     rate: int = RATES[0]
     pause_ms: int = 500
 
-    def description(self, model: str) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """The session as OpenAI describes it."""
         return {
             "type": "transcription",
@@ -36,7 +36,7 @@ class LiveSettings:
             "audio": {
                 "input": {
                     "format": {"type": "audio/pcm", "rate": self.rate},
-                    "transcription": {"model": model, "language": self.language},
+                    "transcription": {"model": self.model, "language": self.language},
                     "turn_detection": {"type": "server_vad", "silence_duration_ms": self.pause_ms},
                 }
             },
