@@ -54,11 +54,11 @@ LISTENING_SCALE = {"student": 6, "teacher": 6, "whisper": 4}
 CROSS_ATTENTION_SCALE = 10
 
 
-def listening_model(family, vocabulary):
+def listening_model(family, vocabulary, student_sizes=SMALL_STUDENT):
     """A student, teacher or Whisper with random weights in float64, large enough for transcripts that differ."""
     torch.manual_seed(1)
     build = {
-        "student": lambda: build_ark_asr(SMALL_STUDENT, vocabulary),
+        "student": lambda: build_ark_asr(student_sizes, vocabulary),
         "teacher": lambda: build_qwen3_asr(QWEN3_ASR_PRESETS["qwen3-asr-tiny"], vocabulary),
         "whisper": lambda: build_whisper(SMALL_WHISPER, vocabulary),
     }

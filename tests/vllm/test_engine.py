@@ -116,7 +116,7 @@ def test_vllm_and_its_server_use_the_prompt_of_training(engine, student, prompts
     from arkasr.vllm.inputs import prompt_token_ids
 
     requests = requests_for(student, prompts)
-    results = engine._llm.generate(requests, use_tqdm=False)
+    results = engine._vllm.submit(lambda llm: llm.generate(requests, use_tqdm=False))()
     frames = prompts.audio["audios_mask"].sum(1).tolist()
     assert [result.prompt_token_ids for result in results] == [student.prompt_ids(count, None) for count in frames]
     assert [request["prompt_token_ids"] for request in requests] == [prompt_token_ids(student.tokenizer)] * len(

@@ -23,6 +23,8 @@ def serve(
         list[str] | None,
         typer.Option(envvar="ARKASR_API_KEY", help="Key that clients must send; may be repeated. Default: none."),
     ] = None,
+    engine: Annotated[str, typer.Option(help="own, or vllm: run the models in vLLM.")] = "own",
+    cache_gib: Annotated[float, typer.Option(help="With vllm: memory for keys and values, GiB.")] = 4.0,
     word_times: Annotated[
         str | None,
         typer.Option(metavar="ALIGNER", help="Folder or hub name of a Qwen3 forced aligner or a Whisper model."),
@@ -53,12 +55,17 @@ def serve(
     """Serve models with OpenAI's transcription interface."""
     if find_spec("uvicorn") is None or find_spec("fastapi") is None:
         raise InputError("serve needs more packages: pip install 'arkasr[serve]'")
+    from arkasr.recipe.load import parse
     from arkasr.serve.server import ServerSettings, serve
+    from arkasr.train.settings import EngineSettings
 
+    decoding = parse(EngineSettings, {"engine": engine, "cache_gib": cache_gib}, "serve")
     settings = ServerSettings(
         host=host,
         port=port,
         api_keys=tuple(api_key or ()),
+        engine=decoding.engine,
+        cache_gib=decoding.cache_gib,
         word_times=word_times,
         memory_gib=inf if memory_gib is None else memory_gib,
         batch_seconds=batch_seconds,

@@ -5,9 +5,11 @@ In: clips and their owners, from any thread. Out: a future for each. Files and p
 
 import itertools
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor
 
@@ -43,6 +45,19 @@ class _Job:
     future: "Future[Recognized]" = field(default_factory=Future)
 
 
+class Decoder(Protocol):
+    """A batch of clips, such as `ContinuousDecoder`."""
+
+    def enter(self, clips: Mapping[int, Clip]) -> dict[int, Written]:
+        """Add clips, by keys that the batch does not have; returns those that are finished at once."""
+
+    def step(self) -> dict[int, Written]:
+        """Write more of every clip; returns those that are finished now."""
+
+    def drop(self, key: int) -> None:
+        """Give up a clip."""
+
+
 class Engine:
     """Decodes with the model while it serves; a context manager, which finishes what it has accepted.
 
@@ -51,11 +66,20 @@ class Engine:
 
     Args:
         recognizer: no other thread runs its model from now on.
+        open_decoder: opens a decoder of the recogniser, anew after an error; None = `ContinuousDecoder`.
         batch_seconds: most seconds of audio in the batch, padding included; the longest clip fits in any case.
     """
 
-    def __init__(self, recognizer: Recognizer, *, batch_seconds: float) -> None:
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        open_decoder: Callable[[], AbstractContextManager[Decoder]] | None = None,
+        *,
+        batch_seconds: float,
+    ) -> None:
         self.recognizer = recognizer
+        self._open_decoder = open_decoder or (lambda: nullcontext(ContinuousDecoder(recognizer)))
+        self._opened = ExitStack()
         self._room = max(batch_seconds, recognizer.window_seconds, recognizer.longest_clip_seconds)
         self._waiting: FairQueue[_Job] = FairQueue()
         self._active: dict[int, _Job] = {}
@@ -65,6 +89,7 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def __enter__(self) -> "Engine":
+        self._decoder = self._opened.enter_context(self._open_decoder())
         self._thread.start()
         return self
 
@@ -73,6 +98,7 @@ class Engine:
             self._is_closing = True
             self._changed.notify()
         self._thread.join()
+        self._opened.close()
 
     @property
     def waiting(self) -> int:
@@ -107,18 +133,19 @@ class Engine:
         return job.future
 
     def _work(self) -> None:
-        keys, decoder = itertools.count(), ContinuousDecoder(self.recognizer)
+        keys = itertools.count()
         while self._wait_for_work():
             try:
-                self._give_up_cancelled(decoder)
+                self._give_up_cancelled()
                 if entering := {next(keys): job for job in self._admitted()}:
                     self._active |= entering
-                    self._deliver(decoder.enter({key: job.clip for key, job in entering.items()}))
-                self._deliver(decoder.step())
+                    self._deliver(self._decoder.enter({key: job.clip for key, job in entering.items()}))
+                self._deliver(self._decoder.step())
             except Exception as error:  # the server goes on; those who wait are told
                 self._fail_active(error)
                 try:
-                    decoder = ContinuousDecoder(self.recognizer)
+                    self._opened.close()
+                    self._decoder = self._opened.enter_context(self._open_decoder())
                 except Exception as fatal:  # such as after an error of the accelerator
                     self._fail_for_good(fatal)
                     return
@@ -157,9 +184,9 @@ class Engine:
                     admitted.append(job)
                     used += job.seconds
 
-    def _give_up_cancelled(self, decoder: ContinuousDecoder) -> None:
+    def _give_up_cancelled(self) -> None:
         for key in [key for key, job in self._active.items() if job.future.cancelled()]:
-            decoder.drop(key)
+            self._decoder.drop(key)
             del self._active[key]
 
     def _deliver(self, written: dict[int, Written]) -> None:

@@ -3,11 +3,12 @@
 import errno
 import math
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import uvicorn
 from sse_starlette.sse import AppStatus
@@ -16,15 +17,17 @@ from arkasr.errors import InputError, Interrupted
 from arkasr.recognizers.device import device_named
 from arkasr.recognizers.load import load_recognizer
 from arkasr.recognizers.precision import default_dtype, dtype_named
+from arkasr.recognizers.recognizer import Recognizer
 from arkasr.recognizers.scoring import check_transcript_length
 from arkasr.serve.app import build_app
 from arkasr.serve.bodies import Bodies
-from arkasr.serve.engine import Engine
+from arkasr.serve.engine import Decoder, Engine
 from arkasr.serve.guards import Guards
 from arkasr.serve.metrics import Metrics
 from arkasr.serve.model_pool import GIB, ModelPool
 from arkasr.serve.speech_model import SpeechModel
 from arkasr.transcribe.aligner import open_aligner
+from arkasr.vllm.continuous import VllmDecoder
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class ServerSettings:
         host: address to listen on.
         port: to listen on.
         api_keys: of clients; empty = everybody may ask.
+        engine: "own", or "vllm" for models that it can run.
+        cache_gib: with vLLM: memory for keys and values of each model.
         word_times: folder or hub name of an aligner; None = no word times.
         memory_gib: most GiB of the weights of all loaded models.
         batch_seconds: most seconds of audio in a batch.
@@ -52,6 +57,8 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
+    engine: Literal["own", "vllm"] = "own"
+    cache_gib: float = 4.0
     word_times: str | None = None
     memory_gib: float = math.inf
     batch_seconds: float = 240.0
@@ -93,11 +100,27 @@ def model_pool(named: Mapping[str, str], settings: ServerSettings) -> ModelPool:
     dtype = dtype_named(settings.dtype) if settings.dtype else default_dtype(device)
     aligner = open_aligner(settings.word_times, device=str(device), dtype=dtype) if settings.word_times else None
 
+    # vLLM needs the accelerator's memory for itself.
+    in_vllm = settings.engine == "vllm"
+    model_device = "cpu" if in_vllm else str(device)
+
+    def decoder_of(recognizer: Recognizer) -> Callable[[], AbstractContextManager[Decoder]] | None:
+        if not in_vllm:
+            return None
+        return lambda: closing(
+            VllmDecoder(
+                recognizer,
+                max_new_tokens=settings.max_new_tokens,
+                dtype=str(dtype).removeprefix("torch."),
+                cache_gib=settings.cache_gib,
+            )
+        )
+
     @contextmanager
     def opened(name: str, source: str) -> Iterator[SpeechModel]:
-        recognizer = load_recognizer(source, device=str(device), dtype=dtype)
+        recognizer = load_recognizer(source, device=model_device, dtype=dtype)
         check_transcript_length(recognizer, settings.max_new_tokens, "--max-new-tokens")
-        with Engine(recognizer, batch_seconds=settings.batch_seconds) as engine:
+        with Engine(recognizer, decoder_of(recognizer), batch_seconds=settings.batch_seconds) as engine:
             model = SpeechModel(
                 name,
                 recognizer,

@@ -82,3 +82,29 @@ def requests_for(recognizer: Recognizer, prompts: Prompts) -> list[dict[str, Any
         audio = family.audio(clip[:, :length].contiguous())
         requests.append({"prompt_token_ids": ids, "multi_modal_data": {"audio": audio}})
     return requests
+
+
+def sampling_parameters(
+    recognizer: Recognizer, max_new_tokens: int, temperature: float, seed: int | None, *, scored: bool = False
+) -> Any:
+    """`vllm.SamplingParams` for one transcript.
+
+    Args:
+        recognizer: whose transcript.
+        max_new_tokens: cap on its tokens, the stop token included.
+        temperature: 0 = the best tokens.
+        seed: of sampling.
+        scored: whether each token's log-probability is wanted.
+    """
+    from vllm import SamplingParams
+
+    masked_in_sampling = not family_of(recognizer).masks_tokens
+    return SamplingParams(
+        max_tokens=max_new_tokens,
+        stop_token_ids=[recognizer.stop_token_id],
+        detokenize=False,
+        temperature=temperature,
+        seed=seed,
+        logprobs=0 if scored else None,
+        allowed_token_ids=recognizer.allowed_tokens.nonzero().squeeze(1).tolist() if masked_in_sampling else None,
+    )
