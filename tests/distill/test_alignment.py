@@ -5,8 +5,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from arkasr.distill.alignment import Segment, align, align_by_bytes, byte_spans, token_bytes
+from arkasr.distill.alignment import Segment, align, align_by_bytes, byte_spans
 from arkasr.errors import InputError
+from arkasr.recognizers.token_bytes import token_bytes
 from arkasr.teacher.vocabulary_mapping import map_vocabularies
 
 STOP = "<|im_end|>"

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from arkasr.distill.alignment import token_bytes
+from arkasr.recognizers.token_bytes import token_bytes
 from tests.models import TEXTS
 from tests.train.opd import OBJECTIVE, assert_same_waits, log_probs, overfit, repeated, step_with
 

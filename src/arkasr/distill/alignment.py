@@ -7,16 +7,17 @@ left to others.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from arkasr.distill.pieces import Pieces
 from arkasr.distill.vocabularies import map_ids
-from arkasr.errors import InputError
 from arkasr.recognizers.plain_text import plain_ids
 from arkasr.recognizers.text import Prefix, no_prefix
+from arkasr.recognizers.token_bytes import token_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,16 @@ class Alignment:
         retokenised: whether the teacher's tokenizer tokenised the text, because some id has no counterpart or only one
             of the models begins the text with a blank.
         segments: what the teacher can compare besides the paired positions, in the order of the text.
+        depths: LongTensor [n], with `pieces`: how many pieces of the same teacher token come before, −1 = not paired.
+        added: with `pieces`: 1 if only the teacher writes a blank before the text, −1 if only the student does.
     """
 
     teacher_ids: Tensor
     teacher_positions: Tensor
     retokenised: bool
     segments: tuple[Segment, ...] = ()
+    depths: Tensor | None = None
+    added: int = 0
 
 
 def align(
@@ -63,6 +68,7 @@ def align(
     student_prefix: Prefix = no_prefix,
     teacher_prefix: Prefix = no_prefix,
     longest_transcript: int | None = None,
+    pieces: Pieces | None = None,
 ) -> Alignment:
     """Map every id, m⁻¹(y), if all have a counterpart; otherwise retokenise the text and pair positions by byte offset.
 
@@ -85,6 +91,8 @@ def align(
         teacher_prefix: what the teacher's family writes before a text.
         longest_transcript: the most tokens that the teacher can read; later positions are neither paired nor in a
             segment. None = no limit.
+        pieces: pair positions inside a token of the teacher, too. The text is then always retokenised, and there are no
+            segments.
 
     Raises:
         InputError: a tokenizer is not byte-level.
@@ -92,13 +100,13 @@ def align(
     mapped_ids = map_ids(student_to_teacher, ids)
     all_mapped = bool((mapped_ids >= 0).all())
     mapped = _read_up_to(longest_transcript, Alignment(mapped_ids, torch.arange(len(ids)), retokenised=False))
-    if all_mapped and student_prefix is teacher_prefix:
+    if all_mapped and student_prefix is teacher_prefix and pieces is None:
         return mapped
     student_ids = ids.tolist()
     student_bytes = b"".join(token_bytes(student_tokenizer, student_ids))
     text = student_bytes.decode("utf-8", errors="replace")
     teacher_text = _with_prefix_of_teacher(text, student_prefix, teacher_prefix)
-    if all_mapped and teacher_text == text:
+    if all_mapped and teacher_text == text and pieces is None:
         return mapped
     teacher_ids = plain_ids(teacher_tokenizer, teacher_text)
     if student_ids and student_ids[-1] == student_stop:
@@ -110,10 +118,15 @@ def align(
     student_spans = [(start + added, end + added) for start, end in byte_spans(student_tokenizer, student_ids)]
     teacher_spans = byte_spans(teacher_tokenizer, teacher_ids)
     same_until = max(added, 0) + _common_length(student_bytes[max(-added, 0) :], teacher_bytes[max(added, 0) :])
+    forced_ids = torch.tensor(teacher_ids, dtype=torch.long, device=ids.device)
+    if pieces is not None:
+        found = pieces.positions(student_ids, teacher_ids, (student_spans, teacher_spans), same_until)
+        positions, depths = (part.to(ids.device) for part in found)
+        alignment = Alignment(forced_ids, positions, retokenised=True, depths=depths, added=added)
+        return _read_up_to(longest_transcript, alignment)
     positions = align_by_bytes(student_spans, teacher_spans)
     positions[torch.tensor([end for _, end in student_spans], dtype=torch.long) > same_until] = -1
     segments = find_segments(positions.tolist(), student_spans, teacher_spans, same_until)
-    forced_ids = torch.tensor(teacher_ids, dtype=torch.long, device=ids.device)
     alignment = Alignment(forced_ids, positions.to(ids.device), retokenised=True, segments=segments)
     return _read_up_to(longest_transcript, alignment)
 
@@ -130,11 +143,11 @@ def _read_up_to(longest_transcript: int | None, alignment: Alignment) -> Alignme
     if longest_transcript is None or len(alignment.teacher_ids) <= longest_transcript:
         return alignment
     positions = alignment.teacher_positions
-    return Alignment(
-        alignment.teacher_ids[:longest_transcript],
-        positions.masked_fill(positions >= longest_transcript, -1),
-        alignment.retokenised,
-        tuple(segment for segment in alignment.segments if segment.teacher.stop <= longest_transcript),
+    return replace(
+        alignment,
+        teacher_ids=alignment.teacher_ids[:longest_transcript],
+        teacher_positions=positions.masked_fill(positions >= longest_transcript, -1),
+        segments=tuple(segment for segment in alignment.segments if segment.teacher.stop <= longest_transcript),
     )
 
 
@@ -199,32 +212,3 @@ def find_segments(
             segments.append(Segment(student, teacher))
         student_start, teacher_start = student_position + 1, teacher_position + 1
     return tuple(segments)
-
-
-def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[bytes]:
-    """The bytes that each token adds to the decoded text. A token may be part of a UTF-8 character.
-
-    Raises:
-        InputError: the tokenizer is not byte-level.
-    """
-    added = tokenizer.added_tokens_decoder
-    pieces = []
-    for token_id, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
-        if token_id in added:
-            pieces.append(b"" if added[token_id].special else added[token_id].content.encode())
-        elif token is not None and _BYTE_OF.keys() >= set(token):
-            pieces.append(bytes(_BYTE_OF[character] for character in token))
-        else:
-            raise InputError(f"token {token_id} ({token!r}) is not of a byte-level BPE; use two models that have one")
-    return pieces
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The byte of each character: printable bytes stand for themselves, the others are numbered from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    substitutes = {chr(0x100 + number): byte for number, byte in enumerate(others)}
-    return {chr(byte): byte for byte in printable} | substitutes
-
-
-_BYTE_OF = _byte_alphabet()

@@ -4,7 +4,7 @@ In: hidden states and output heads. Out: the same result as `union_topk_kl` on t
 chunk are in memory at a time; the backward pass computes them again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -23,20 +23,28 @@ CHUNK_POSITIONS = 64
 
 def divergence_in_chunks(
     student: tuple[Tensor, Tensor],
-    teacher: tuple[Tensor, Tensor],
+    teacher_logits: Callable[[slice], Tensor],
     objective: Objective,
     vocabularies: Vocabularies,
     student_support: Tensor | None,
     generated: Tensor | None,
 ) -> UnionTopkKL:
-    """The objective from hidden states [N, H] and head [V, H] of each model; the rest as in `union_topk_kl`."""
+    """The objective at N positions.
+
+    Args:
+        student: hidden states [N, H_S] and head [V_S, H_S].
+        teacher_logits: of a slice of the positions, [n, V_T].
+        objective: the options.
+        vocabularies: the map between the ids.
+        student_support: as in `union_topk_kl`.
+        generated: as in `union_topk_kl`.
+    """
     student_hidden, student_head = student
-    teacher_hidden, teacher_head = teacher
 
     def compare(rows: slice, hidden: Tensor, head: Tensor) -> UnionTopkKL:
         return divergence_from_logits(
             vocabulary_scores(hidden, head),
-            vocabulary_scores(teacher_hidden[rows], teacher_head),
+            teacher_logits(rows),
             objective,
             vocabularies,
             None if student_support is None else student_support[rows],

@@ -19,9 +19,9 @@ from arkasr.distill.result import ModelView, UnionTopkKL
 from arkasr.distill.support import NO_PROBABILITY, merge_supports
 from arkasr.distill.vocabularies import Vocabularies, check_shape, map_ids
 from arkasr.recognizers.head import TopTokens, top_tokens
-from arkasr.recognizers.head_scores import token_scores
+from arkasr.recognizers.head_scores import token_scores, vocabulary_scores
 from arkasr.recognizers.precision import working_dtype
-from arkasr.teacher.teacher import SparseScores, TeacherScores, TeacherStates
+from arkasr.teacher.teacher import DenseScores, SparseScores, TeacherScores, TeacherStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,8 @@ def divergence_from_states(
 ) -> UnionTopkKL:
     """The objective at N positions, from a teacher in process or from the scores that a server returns.
 
+    `DenseScores` are compared token by token: the vocabularies must map every token of the student to itself.
+
     With a server, loss and gradient are exact if every token of U_t has a score. A server normalises over all tokens
     instead of A_T, but p_t is renormalised on U_t. The teacher's overlap masses are slightly too small, and its tail
     mass includes the probability outside A_T. Its entropy is NaN.
@@ -153,10 +155,16 @@ def divergence_from_states(
             raise ValueError("support 'full', tail 'bucket' and upstream_scores need a teacher in this process")
         dtype = working_dtype(student.hidden, teacher.log_probs)
         return _compare(student, teacher.top, teacher.log_probs_of, dtype, objective, vocabularies)
-    if objective.needs_every_score:
+    if isinstance(teacher, DenseScores) or objective.needs_every_score:
+
+        def teacher_logits(rows: slice) -> Tensor:
+            if isinstance(teacher, DenseScores):
+                return teacher.log_probs[rows]
+            return vocabulary_scores(teacher.hidden[rows], teacher.head)
+
         support = student.top.ids if student.support is None and student.top is not None else student.support
-        states = (student.hidden, student.head), (teacher.hidden, teacher.head)
-        return divergence_in_chunks(*states, objective, vocabularies, support, student.generated)
+        states = student.hidden, student.head
+        return divergence_in_chunks(states, teacher_logits, objective, vocabularies, support, student.generated)
     dtype = working_dtype(student.hidden, teacher.hidden)
     # Step 1: l^T_t of the teacher's top-k.
     teacher_top = teacher.top

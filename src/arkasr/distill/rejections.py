@@ -14,7 +14,7 @@ from arkasr.recognizers.device import to_device
 from arkasr.recognizers.head import top_tokens
 from arkasr.recognizers.head_scores import token_scores
 from arkasr.recognizers.precision import working_dtype
-from arkasr.teacher.teacher import SparseScores, TeacherScores
+from arkasr.teacher.teacher import DenseScores, SparseScores, TeacherScores
 
 
 @torch.no_grad()
@@ -23,9 +23,11 @@ def teacher_log_probs(teacher: TeacherScores, ids: Tensor, allowed: Tensor) -> T
 
     Args:
         teacher: its scores at N positions. A served teacher's are over its whole vocabulary.
-        ids: LongTensor [N], teacher ids, on the host.
+        ids: LongTensor [N], teacher ids, on the host; with `DenseScores` student ids.
         allowed: A_T, BoolTensor [V_T], on the host. Other tokens have the log-probability −inf.
     """
+    if isinstance(teacher, DenseScores):
+        return teacher.log_probs.gather(1, to_device(ids, teacher.log_probs.device)[:, None])[:, 0]
     forbidden = ~allowed[ids]
     if isinstance(teacher, SparseScores):
         device = teacher.log_probs.device

@@ -26,7 +26,7 @@ from arkasr.distill.vocabularies import Vocabularies
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.head_scores import vocabulary_scores
 from arkasr.recognizers.precision import working_dtype
-from arkasr.teacher.teacher import SparseScores, TeacherScores
+from arkasr.teacher.teacher import SparseScores, TeacherScores, TeacherStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,5 +198,5 @@ def _teacher_log_odds(teacher: TeacherScores, tokens: SegmentTokens, vocabularie
     if isinstance(teacher, SparseScores):
         assert teacher.forced_log_probs is not None
         return log_odds_of(teacher.forced_log_probs)
-    assert teacher.forced_hidden is not None
+    assert isinstance(teacher, TeacherStates) and teacher.forced_hidden is not None
     return log_odds(teacher.forced_hidden, teacher.head, tokens.ids, vocabularies.teacher_allowed)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from arkasr.distill.alignment import token_bytes
+from arkasr.recognizers.token_bytes import token_bytes
 from arkasr.serve.confidence import word_probabilities
 from arkasr.serve.speech_model import ServedSegment
 from arkasr.transcribe.formats import srt, vtt

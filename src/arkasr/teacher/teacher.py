@@ -96,7 +96,18 @@ class SparseScores:
         return SparseScores(self.ids.to(device), self.log_probs.to(device), self.other_log_prob.to(device), top, forced)
 
 
-TeacherScores = TeacherStates | SparseScores
+@dataclass(frozen=True, slots=True)
+class DenseScores:
+    """Log-probabilities of all tokens of the student at N positions.
+
+    Attributes:
+        log_probs: float32 `[N, V_S]`.
+    """
+
+    log_probs: Tensor
+
+
+TeacherScores = TeacherStates | SparseScores | DenseScores
 # Waits for the scores. Its argument returns whether a stop is requested. Returns None if a stop ended the wait.
 PendingScores = Callable[[Callable[[], bool]], TeacherScores | None]
 

@@ -233,10 +233,11 @@ class ObjectiveSettings(Settings):
     """Lower limit of `teacher/paired_share`, the share of rollout tokens that are paired with a teacher position. Once
     there are 200 rollout tokens, the run stops if the share of all tokens so far is below this limit."""
 
-    unpaired: Literal["skip", "segments"] = "skip"
+    unpaired: Literal["skip", "segments", "pieces"] = "skip"
     """What happens to rollout tokens without a teacher position, because the teacher splits the text differently.
     `skip`: they do not count in the loss. `segments`: stretches of them are compared by the probability of their text.
-    Needs `temperature: 1`."""
+    Needs `temperature: 1`. `pieces`: the teacher's tokens are cut into the student's; for a student with shorter
+    tokens. Not with a served teacher."""
 
     looping: Literal["mask", "keep"] = "mask"
     """What happens if a rollout repeats a phrase again and again. `mask`: the repetition does not count in the loss.

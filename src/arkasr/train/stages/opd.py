@@ -19,6 +19,7 @@ from arkasr.distill.alignment import Alignment, Segment, align
 from arkasr.distill.fused import StudentStates, divergence_from_states
 from arkasr.distill.kept_rollouts import Rollout, prepare_rollouts
 from arkasr.distill.options import Objective
+from arkasr.distill.pieces import Pieces
 from arkasr.distill.rejections import after_accepted_token, teacher_log_probs
 from arkasr.distill.segments import comparable_segments, divergence_of_segments, tokens_of_segments
 from arkasr.distill.vocabularies import Vocabularies, map_ids
@@ -31,7 +32,7 @@ from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.recognizers.tokenizer_check import check_tokenizer
 from arkasr.teacher.in_process import InProcessTeacher
-from arkasr.teacher.teacher import ScoringRequest, Teacher, TeacherScores, TeacherStates
+from arkasr.teacher.teacher import DenseScores, ScoringRequest, Teacher, TeacherScores, TeacherStates
 from arkasr.teacher.vocabulary_mapping import map_vocabularies
 from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import unsharded_weights
@@ -104,6 +105,7 @@ class DistillationStage(Stage):
             student_vocab_size=student.vocab_size,
             teacher_vocab_size=self.teacher.vocab_size,
         )
+        self._pieces = self._pieces_of_teacher() if settings.unpaired == "pieces" else None
         self._unpaired: Counter[int] = Counter()
         self._on_device: tuple[torch.device, Vocabularies] | None = None
 
@@ -155,7 +157,8 @@ class DistillationStage(Stage):
             segments = self._segments(kept, alignments)
             requests = self._scoring_requests(examples, kept, alignments, segments, student_top)
             # A served teacher works while the student reads its rollouts.
-            pending_scores = self.teacher.submit(requests, None if self.objective.needs_every_score else top_k, device)
+            needs_all = self.objective.needs_every_score or self._pieces is not None
+            pending_scores = self.teacher.submit(requests, None if needs_all else top_k, device)
         with self.clock("student"):
             prompts = prompts.select([rollout.index for rollout in kept])
             hidden = forced_states(self.student, prompts, [rollout.tokens for rollout in kept])
@@ -165,6 +168,9 @@ class DistillationStage(Stage):
             return _no_loss(hidden.sum() + self.student.head.sum(), metrics, interrupted=True)
         if isinstance(teacher_scores, TeacherStates) and teacher_scores.cached is not None:
             metrics.mean("teacher/cached_share", teacher_scores.cached, len(requests))
+        if self._pieces is not None:
+            with self.clock("teacher"):
+                teacher_scores = self._scores_of_pieces(self._pieces, teacher_scores, kept, alignments)
         with self.clock("student"):
             after_accepted = self._after_accepted_token(kept, alignments, teacher_scores, metrics)
             compared = to_device(self._compared_tokens(kept, alignments), device)
@@ -272,6 +278,36 @@ class DistillationStage(Stage):
             student_prefix=self.student.transcript_prefix,
             teacher_prefix=self.teacher.recognizer.transcript_prefix,
             longest_transcript=self.teacher.recognizer.longest_transcript,
+            pieces=self._pieces,
+        )
+
+    def _pieces_of_teacher(self) -> Pieces:
+        if not self.teacher.full_vocabulary or self.objective.upstream_scores:
+            raise InputError(
+                "objective.unpaired: `pieces` needs a teacher in the training process, and no `upstream_scores`; use "
+                "`segments`"
+            )
+        return Pieces(
+            self.student.tokenizer,
+            self.teacher.tokenizer,
+            student_stop=self.student.stop_token_id,
+            teacher_stop=self.teacher.stop_token_id,
+            student_vocab_size=self.student.vocab_size,
+            teacher_vocab_size=self.teacher.vocab_size,
+        )
+
+    def _scores_of_pieces(
+        self, pieces: Pieces, scores: TeacherScores, kept: Sequence[Rollout], alignments: Sequence[Alignment]
+    ) -> DenseScores:
+        """The teacher's scores of the student's tokens."""
+        assert isinstance(scores, TeacherStates)
+        depths = [alignment.depths for alignment in alignments if alignment.depths is not None]
+        # Only the first token of a transcript can have a blank that the other model does not write.
+        added = [torch.where(found.teacher_positions == 0, found.added, 0) for found in alignments]
+        ids = torch.cat([rollout.tokens for rollout in kept]).cpu()
+        states = scores.hidden, scores.head
+        return DenseScores(
+            pieces.log_probs(states, self.teacher.allowed_tokens, ids, torch.cat(depths).cpu(), torch.cat(added).cpu())
         )
 
     def _count_unpaired(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> None:
@@ -305,7 +341,7 @@ class DistillationStage(Stage):
 
     def _segments(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> list[list[Segment]]:
         """The segments of each rollout that count in the loss."""
-        if self.settings.unpaired == "skip":
+        if self.settings.unpaired != "segments":
             return [[] for _ in kept]
         allowed = self.student.allowed_tokens, self.teacher.allowed_tokens
         return [
@@ -326,7 +362,11 @@ class DistillationStage(Stage):
         positions = torch.cat([alignment.teacher_positions for alignment in alignments])
         if self.settings.rejected_below == 0:
             return torch.ones(len(positions), dtype=torch.bool, device=self.student.device)
-        ids = torch.cat([alignment.teacher_ids[alignment.teacher_positions.clamp(min=0)] for alignment in alignments])
+        if self._pieces is not None:
+            ids = torch.cat([rollout.tokens for rollout in kept])
+        else:
+            chosen = (alignment.teacher_ids[alignment.teacher_positions.clamp(min=0)] for alignment in alignments)
+            ids = torch.cat(list(chosen))
         log_probs = teacher_log_probs(scores, ids, self.teacher.allowed_tokens)
         paired = to_device(positions >= 0, log_probs.device)
         rejected = paired & (log_probs < math.log(self.settings.rejected_below))
@@ -340,6 +380,10 @@ class DistillationStage(Stage):
     def _vocabularies_on(self, device: torch.device) -> Vocabularies:
         """The vocabularies on the device, copied once."""
         if self._on_device is None or self._on_device[0] != device:
+            if self._pieces is not None:
+                size, allowed = self.student.vocab_size, self.student.allowed_tokens.to(device)
+                self._on_device = device, Vocabularies.complete(size, size, device, student_allowed=allowed)
+                return self._on_device[1]
             vocabularies = Vocabularies(
                 self.vocabulary.teacher_to_student.to(device),
                 self.vocabulary.student_to_teacher.to(device),
