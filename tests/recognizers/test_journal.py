@@ -111,6 +111,9 @@ def test_an_interrupted_command_continues_and_writes_the_same(
     limited_to(2)
     assert run(tmp_path / "interrupted.jsonl")[0] == 130
     assert not (tmp_path / "interrupted.jsonl").exists()
+    code, _, errors = run(tmp_path / "interrupted.jsonl", "--max-new-tokens", 3)
+    assert code == 2
+    assert "another model or other settings" in errors[-1]
     limited_to(1)
     assert run(tmp_path / "interrupted.jsonl")[0] == 0
     assert (tmp_path / "interrupted.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()

@@ -96,14 +96,19 @@ def test_sampling_repeats_itself(vllm, spoken, wav):  # noqa: F811
 
 
 def test_a_client_that_leaves_takes_its_work_with_it(vllm, long_recording, wav):  # noqa: F811
+    process = vllm.engine._decoder._vllm._processes[0]
     with pytest.raises(openai.APITimeoutError):
-        vllm.client.with_options(timeout=0.2).audio.transcriptions.create(
+        vllm.client.with_options(timeout=0.4).audio.transcriptions.create(
             file=("a.wav", wav(long_recording[0])), model=MODEL
         )
     deadline = time.monotonic() + 30
     while (vllm.engine.active or vllm.engine.waiting) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert (vllm.engine.active, vllm.engine.waiting) == (0, 0)
+    unfinished = vllm.engine._decoder._vllm.submit(lambda llm: llm.llm_engine.get_num_unfinished_requests())
+    assert unfinished() == 0
+    assert vllm.engine._decoder._vllm._processes[0] is process
+    assert process.is_alive()
 
 
 def test_after_vllm_was_killed_it_is_started_again(folder, own, spoken, wav):  # noqa: F811

@@ -106,8 +106,9 @@ def transcribe(
             aligner=word_times,
             settings=TranscriptionSettings(piece_seconds, batch_seconds, batch_size, max_new_tokens, default_seconds),
         )
+        name = f"{model}@{revision}" if revision else model
         with Progress().audio("transcribe", len(inputs)) as on_progress:
-            outcome = command.transcribe_inputs(transcriber, inputs, target, f"{model}@{revision or ''}", on_progress)
+            outcome = command.transcribe_inputs(transcriber, inputs, target, name, on_progress)
     if warning := outcome.warning(target.format_name, max_new_tokens):
         print(f"arkasr: {warning}", file=sys.stderr)
     if problems := outcome.problems:

@@ -198,5 +198,6 @@ def _teacher_log_odds(teacher: TeacherScores, tokens: SegmentTokens, vocabularie
     if isinstance(teacher, SparseScores):
         assert teacher.forced_log_probs is not None
         return log_odds_of(teacher.forced_log_probs)
-    assert isinstance(teacher, TeacherStates) and teacher.forced_hidden is not None
+    assert isinstance(teacher, TeacherStates)
+    assert teacher.forced_hidden is not None
     return log_odds(teacher.forced_hidden, teacher.head, tokens.ids, vocabularies.teacher_allowed)

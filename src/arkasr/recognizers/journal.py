@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from arkasr.errors import InputError
-from arkasr.recognizers.fingerprint import fingerprint
+from arkasr.recognizers.fingerprint import digest_of, fingerprint
 from arkasr.recognizers.recognition import Recognition
 from arkasr.recognizers.recognizer import Recognizer
 
@@ -85,9 +85,11 @@ class Journal:
 def settings_of(recognizer: Recognizer, model_name: str, max_new_tokens: int) -> dict[str, str | int]:
     """Everything that the transcript of a piece depends on, besides its audio and language."""
     model = recognizer.model
+    tokenizer = recognizer.tokenizer.backend_tokenizer.to_str()
     return {
-        "model": model_name,
+        "model": str(Path(model_name).absolute()) if Path(model_name).is_dir() else model_name,
         "weights": fingerprint(model),
+        "tokens": digest_of([tokenizer, recognizer.allowed_tokens, recognizer.allowed_first_tokens]),
         "features": recognizer.frontend,
         "attention": model.config._attn_implementation,
         "max_new_tokens": max_new_tokens,

@@ -34,10 +34,13 @@ def label_manifest(
         InputError: `output` exists and `overwrite` is False, manifest or teacher does not exist, the output would
             replace an input, or other settings were interrupted.
     """
-    if output.exists() and not overwrite:
-        raise InputError(f"{output}: exists, and may hold corrections; name another output, or add --overwrite")
-    utterances = read_manifest(manifest)
     dropped = output.with_suffix(".dropped.jsonl")
+    progress = hidden_beside(output, ".partial")
+    # An interrupted command may have written the dropped rows already.
+    for path in (output,) if progress.exists() else (output, dropped):
+        if path.is_file() and not overwrite:
+            raise InputError(f"{path}: exists, and may hold corrections; name another output, or add --overwrite")
+    utterances = read_manifest(manifest)
     audio = (utterance.audio for utterance in utterances)
     with reserve_outputs([output, dropped], inputs=[manifest, *files_of_model(teacher), *audio]):
         # vLLM needs the accelerator's memory for itself.
@@ -45,12 +48,12 @@ def label_manifest(
         recognizer = load_recognizer(teacher, device=device)
         computation = settings_of(recognizer, teacher, settings.max_new_tokens) | {"engine": decoding.engine}
         with (
-            Journal(hidden_beside(output, ".partial"), computation) as journal,
+            Journal(progress, computation) as journal,
             open_engine(recognizer, decoding, settings.max_new_tokens) as engine,
             Progress().count("label", len(utterances)) as advance,
         ):
             labels = label(recognizer, utterances, settings, engine=engine, journal=journal, on_batch=advance)
-            write_manifest(output, labels.rows)
             write_manifest(dropped, labels.dropped)
+            write_manifest(output, labels.rows)
             journal.remove()
     return labels.counts

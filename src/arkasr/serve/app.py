@@ -60,10 +60,12 @@ def build_app(models: ModelPool, metrics: Metrics, *, stall_seconds: float) -> F
             return Response(status_code=CLIENT_LEFT)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(form.close)
-            job = await _job(form, stack, models, metrics)
+            job = await unless_client_leaves(request, _job(form, stack, models, metrics))
+            if job is None:
+                return Response(status_code=CLIENT_LEFT)
             if job.options.stream:
                 return EventSourceResponse(job.events(stack.pop_all()), send_timeout=stall_seconds)
-            return await unless_client_leaves(request, job.answer())
+            return await unless_client_leaves(request, job.answer()) or Response(status_code=CLIENT_LEFT)
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
@@ -104,9 +106,9 @@ def build_app(models: ModelPool, metrics: Metrics, *, stall_seconds: float) -> F
 
 async def _job(form: FormData, stack: AsyncExitStack, models: ModelPool, metrics: Metrics) -> Job:
     options = parse_options(fields_of(form))
+    upload = recording_of(form)
     model = await stack.enter_async_context(models.lend(str(form.get("model") or FIRST_MODEL)))
     _check_abilities(options, model)
-    upload = recording_of(form)
     path = stack.enter_context(path_of(upload.file))
     return Job(model, path, upload.filename or "the recording", options, metrics)
 

@@ -69,7 +69,7 @@ _REASONS = {
     "408": "The request stopped arriving.",
     "413": "The upload is too large.",
     "429": "Too many requests, or too large ones together, are in progress; Retry-After says when to come back.",
-    "503": "The model is not in memory, and those that are there are in use; Retry-After says when to come back.",
+    "503": "The model cannot be loaded now. If others hold the memory, Retry-After says when to come back.",
     "507": "The server's disk is full.",
 }
 TRANSCRIPTION: dict[str, Any] = {

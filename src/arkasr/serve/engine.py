@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,10 +63,12 @@ class Engine:
 
     Attributes:
         is_broken: whether the model failed for good, so that nothing is accepted any more.
+        cache_bytes: as given.
 
     Args:
         recognizer: no other thread runs its model from now on.
         open_decoder: opens a decoder of the recogniser, anew after an error; None = `ContinuousDecoder`.
+        cache_bytes: what the decoder reserves for keys and values.
         batch_seconds: most seconds of audio in the batch, padding included; the longest clip fits in any case.
     """
 
@@ -76,8 +78,9 @@ class Engine:
         open_decoder: Callable[[], AbstractContextManager[Decoder]] | None = None,
         *,
         batch_seconds: float,
+        cache_bytes: int = 0,
     ) -> None:
-        self.recognizer = recognizer
+        self.recognizer, self.cache_bytes = recognizer, cache_bytes
         self._open_decoder = open_decoder or (lambda: nullcontext(ContinuousDecoder(recognizer)))
         self._opened = ExitStack()
         self._room = max(batch_seconds, recognizer.window_seconds, recognizer.longest_clip_seconds)
@@ -144,7 +147,8 @@ class Engine:
             except Exception as error:  # the server goes on; those who wait are told
                 self._fail_active(error)
                 try:
-                    self._opened.close()
+                    with suppress(Exception):
+                        self._opened.close()
                     self._decoder = self._opened.enter_context(self._open_decoder())
                 except Exception as fatal:  # such as after an error of the accelerator
                     self._fail_for_good(fatal)

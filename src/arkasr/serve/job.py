@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, S
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
@@ -15,11 +15,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from arkasr.errors import InputError
 from arkasr.serve import answers
 from arkasr.serve.errors import ApiError
-from arkasr.serve.metrics import CLIENT_LEFT, Metrics
+from arkasr.serve.metrics import Metrics
 from arkasr.serve.options import Options
 from arkasr.serve.speech_model import ServedSegment, SpeechModel
 from arkasr.transcribe.cutting import CutRecording
 from arkasr.transcribe.transcript import Transcript, join_segment_texts
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -127,23 +129,21 @@ class Job:
         return ApiError(400, str(error).replace(str(self.path), self.file_name), param="file")
 
 
-async def unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
-    """The answer, which is given up if the client closes the connection.
+async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """The result of work for a request; None if the client closes the connection, and the work is given up.
 
     Args:
         request: its body has been read.
-        answer: not started yet.
+        work: not started yet.
     """
-    answering, leaving = asyncio.create_task(answer), asyncio.create_task(_disconnected(request))
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            return await answering
-        return Response(status_code=CLIENT_LEFT)
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
     finally:
-        for task in (answering, leaving):
+        for task in (working, leaving):
             task.cancel()
-        await asyncio.gather(answering, leaving, return_exceptions=True)
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

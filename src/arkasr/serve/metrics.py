@@ -43,7 +43,7 @@ class Metrics:
         )
         clips = Gauge("arkasr_clips", "Pieces of recordings.", ["model", "state"], registry=self.registry)
         weights = Gauge(
-            "arkasr_model_bytes", "Bytes of weights; 0 if the model is not loaded.", ["model"], registry=self.registry
+            "arkasr_model_bytes", "Bytes of a model; 0 if it is not loaded.", ["model"], registry=self.registry
         )
         for name in models.names:
             weights.labels(name).set_function(partial(models.bytes_of, name))

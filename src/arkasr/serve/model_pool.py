@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Self
 
 import torch
@@ -37,8 +36,10 @@ class ModelPool:
 
     Args:
         openers: loads and closes each model; the first one also answers requests without a name, or for `whisper-1`.
-        max_bytes: most bytes of the weights of all loaded models.
-        longest_wait_seconds: of a request for a model that is not loaded, while the others are in use.
+        max_bytes: most bytes of all loaded models.
+        longest_wait_seconds: of requests for a model that is not loaded, while the others are in use. Meanwhile nobody
+            else begins to use the others. If they are not free after that time, the requests are refused, and so are
+            later ones for that model for as long.
     """
 
     def __init__(
@@ -62,10 +63,13 @@ class ModelPool:
                 slot.open()
                 if slot.bytes > self._max_bytes:
                     raise InputError(
-                        f"{slot.name}: its weights take {slot.bytes / GIB:.2f} GiB; raise --memory-gib to at least that"
+                        f"{slot.name}: it takes {slot.bytes / GIB:.2f} GiB; raise --memory-gib to at least that"
                     )
-                if self._bytes_in_use() > self._max_bytes:
+                if math.isfinite(self._max_bytes):
                     slot.close()
+            for slot in self._slots.values():
+                if slot.model is None and self._bytes_in_use() + slot.bytes <= self._max_bytes:
+                    slot.open()
             self._stack = stack.pop_all()
         return self
 
@@ -79,8 +83,8 @@ class ModelPool:
 
     @property
     def is_broken(self) -> bool:
-        """Whether a model has failed for good."""
-        return any(slot.model is not None and slot.model.engine.is_broken for slot in self._slots.values())
+        """Whether a model has failed; the next request for it loads it again."""
+        return any(slot.is_broken for slot in self._slots.values())
 
     def name_of(self, asked: str | None) -> str:
         """The name of the model that a client asks for.
@@ -96,6 +100,10 @@ class ModelPool:
             404, f"no model {asked!r}; known are {', '.join(self.names)}", param="model", code="model_not_found"
         )
 
+    def is_loaded(self, name: str) -> bool:
+        """Whether a model is in memory."""
+        return self._slots[name].model is not None
+
     @asynccontextmanager
     async def lend(self, asked: str | None) -> AsyncIterator[SpeechModel]:
         """A model, which stays in memory until the block ends.
@@ -104,19 +112,15 @@ class ModelPool:
             ApiError: 404, there is no such model; 503, the others are in use, or it can no longer be loaded.
         """
         slot = self._slots[self.name_of(asked)]
-        taking = asyncio.create_task(self._take(slot))
-        try:
-            model = await asyncio.shield(taking)
-        except asyncio.CancelledError:  # a model is loaded to the end even if the client has left
-            taking.add_done_callback(partial(self._give_back_if_taken, slot))
-            raise
+        model = await self._take(slot)
+        slot.last_use = next(self._uses)
         try:
             yield model
         finally:
             self._give_back(slot)
 
     def bytes_of(self, name: str) -> int:
-        """Bytes of a model's weights; 0 if it is not loaded."""
+        """Bytes that a model takes; 0 if it is not loaded."""
         slot = self._slots[name]
         return slot.bytes if slot.model else 0
 
@@ -127,49 +131,78 @@ class ModelPool:
         return count
 
     async def _take(self, slot: "_Slot") -> SpeechModel:
-        # Those who ask for a loaded model pass those who wait for loading, but not those who wait for memory. Else a
-        # model that is always in use would never make room.
-        if slot.model is None or self._is_making_room:
-            async with self._turn:
-                if slot.model is None:
-                    await self._make_room(slot)
-                    await asyncio.to_thread(_reopen, slot)
-        assert slot.model is not None
-        slot.leases += 1
-        slot.last_use = next(self._uses)
-        return slot.model
-
-    def _give_back_if_taken(self, slot: "_Slot", taking: asyncio.Task[SpeechModel]) -> None:
-        if not taking.cancelled() and taking.exception() is None:
-            self._give_back(slot)
+        waiter: asyncio.Future[SpeechModel] = asyncio.get_running_loop().create_future()
+        slot.waiters.append(waiter)
+        self._serve_waiters()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give_back(slot)
+            raise
+        finally:
+            if waiter in slot.waiters:
+                slot.waiters.remove(waiter)
 
     def _give_back(self, slot: "_Slot") -> None:
         slot.leases -= 1
         self._changed.set()
 
-    async def _make_room(self, slot: "_Slot") -> None:
-        latest = time.monotonic() + self._longest_wait_seconds
+    def _serve_waiters(self) -> None:
+        """Give loaded models to those who wait, and load the others. Nobody begins while room is made."""
+        for slot in self._slots.values():
+            if slot.waiters and slot.loading is None and (slot.model is None or slot.is_broken):
+                # All who wait for a model share its loading. It goes on if some of them leave.
+                slot.loading = asyncio.create_task(self._load(slot))
+            elif slot.model is not None and slot.loading is None and not self._is_making_room:
+                slot.lend_to_waiters()
+
+    async def _load(self, slot: "_Slot") -> None:
+        try:
+            async with self._turn:
+                if slot.waiters:
+                    await self._loaded_in_turn(slot)
+        except ApiError as error:
+            slot.refuse_waiters(error)
+        finally:
+            slot.loading = None
+            self._serve_waiters()
+
+    async def _loaded_in_turn(self, slot: "_Slot") -> None:
         self._is_making_room = True
         try:
+            if slot.model is not None:  # broken
+                await self._wait_until(lambda: not slot.leases, slot)
+                await asyncio.to_thread(slot.close)
             while self._bytes_in_use() + slot.bytes > self._max_bytes:
-                idle = [other for other in self._slots.values() if other.model and not other.leases]
-                if idle:
-                    await asyncio.to_thread(min(idle, key=lambda other: other.last_use).close)
-                else:
-                    await self._wait_for_change(latest - time.monotonic(), slot)
+                await self._wait_until(lambda: any(other.is_idle for other in self._slots.values()), slot)
+                idle = [other for other in self._slots.values() if other.is_idle]
+                await asyncio.to_thread(min(idle, key=lambda other: other.last_use).close)
         finally:
             self._is_making_room = False
-
-    async def _wait_for_change(self, seconds: float, slot: "_Slot") -> None:
-        self._changed.clear()
+            self._serve_waiters()
         try:
-            await asyncio.wait_for(self._changed.wait(), max(seconds, 0))
-        except TimeoutError as error:
-            raise ApiError(
-                503,
-                f"{slot.name} is not in memory, and the models that are there are in use; try again",
-                headers={"Retry-After": str(math.ceil(self._longest_wait_seconds))},
-            ) from error
+            await asyncio.to_thread(slot.open)
+        except Exception as error:  # whatever happens, the other models go on
+            raise ApiError(503, f"{slot.name} cannot be loaded again: {error}") from error
+        slot.lend_to_waiters()
+
+    async def _wait_until(self, is_so: Callable[[], bool], slot: "_Slot") -> None:
+        """Wait for the work of others, but not long, and not again and again."""
+        wait = self._longest_wait_seconds if time.monotonic() >= slot.refused_until else 0.0
+        latest = time.monotonic() + wait
+        while not is_so():
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), max(latest - time.monotonic(), 0))
+            except TimeoutError as error:
+                if wait:
+                    slot.refused_until = time.monotonic() + self._longest_wait_seconds
+                raise ApiError(
+                    503,
+                    f"{slot.name} is not in memory, and the models that are there are in use; try again",
+                    headers={"Retry-After": str(math.ceil(self._longest_wait_seconds))},
+                ) from error
 
     def _bytes_in_use(self) -> int:
         return sum(slot.bytes for slot in self._slots.values() if slot.model)
@@ -185,11 +218,35 @@ class _Slot:
     bytes: int = 0
     leases: int = 0
     last_use: int = 0
+    refused_until: float = 0.0
+    loading: asyncio.Task[None] | None = None
+    waiters: list[asyncio.Future[SpeechModel]] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.model is not None and not self.leases
+
+    @property
+    def is_broken(self) -> bool:
+        model = self.model
+        return model is not None and model.engine.is_broken
+
+    def lend_to_waiters(self) -> None:
+        waiters, self.waiters = [waiter for waiter in self.waiters if not waiter.done()], []
+        for waiter in waiters:
+            assert self.model is not None
+            self.leases += 1
+            waiter.set_result(self.model)
+
+    def refuse_waiters(self, error: ApiError) -> None:
+        waiters, self.waiters = [waiter for waiter in self.waiters if not waiter.done()], []
+        for waiter in waiters:
+            waiter.set_exception(error)
 
     def open(self) -> None:
         self.model = self._stack.enter_context(self.opener())
-        self.bytes = self.model.weight_bytes
+        self.bytes = self.model.memory_bytes
 
     def close(self) -> None:
         self.model = None
@@ -197,10 +254,3 @@ class _Slot:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _reopen(slot: _Slot) -> None:
-    try:
-        slot.open()
-    except (InputError, OSError) as error:
-        raise ApiError(503, f"{slot.name} can no longer be loaded: {error}") from error

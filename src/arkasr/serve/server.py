@@ -41,7 +41,7 @@ class ServerSettings:
         engine: "own", or "vllm" for models that it can run.
         cache_gib: with vLLM: memory for keys and values of each model.
         word_times: folder or hub name of an aligner; None = no word times.
-        memory_gib: most GiB of the weights of all loaded models.
+        memory_gib: most GiB of the weights of all loaded models; with vLLM, also of their keys and values.
         batch_seconds: most seconds of audio in a batch.
         max_new_tokens: most tokens of a piece.
         max_requests: most requests at once, those that wait included.
@@ -120,7 +120,10 @@ def model_pool(named: Mapping[str, str], settings: ServerSettings) -> ModelPool:
     def opened(name: str, source: str) -> Iterator[SpeechModel]:
         recognizer = load_recognizer(source, device=model_device, dtype=dtype)
         check_transcript_length(recognizer, settings.max_new_tokens, "--max-new-tokens")
-        with Engine(recognizer, decoder_of(recognizer), batch_seconds=settings.batch_seconds) as engine:
+        cache_bytes = int(settings.cache_gib * GIB) if in_vllm else 0
+        with Engine(
+            recognizer, decoder_of(recognizer), batch_seconds=settings.batch_seconds, cache_bytes=cache_bytes
+        ) as engine:
             model = SpeechModel(
                 name,
                 recognizer,
@@ -147,6 +150,8 @@ def serve(sources: Sequence[str], settings: ServerSettings) -> None:
         raise InputError(f"--batch-seconds is {settings.batch_seconds:g}; it must be more than 0")
     if not settings.memory_gib > 0:
         raise InputError(f"--memory-gib is {settings.memory_gib:g}; it must be more than 0")
+    if settings.engine == "vllm" and settings.device is not None:
+        raise InputError("--device does not reach vLLM; leave it out, and choose a GPU with CUDA_VISIBLE_DEVICES")
     if settings.max_stored_bytes < settings.max_upload_bytes:
         raise InputError("--max-stored-mib is less than --max-upload-mib; give at least as much")
     for key in settings.api_keys:

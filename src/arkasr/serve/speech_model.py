@@ -133,10 +133,11 @@ class SpeechModel:
                 future.cancel()
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of the parameters and buffers."""
+    def memory_bytes(self) -> int:
+        """Bytes of the weights, and of what the engine keeps beside them."""
         model = self._recognizer.model
-        return sum({id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}.values())
+        weights = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+        return sum(weights.values()) + self.engine.cache_bytes
 
     @property
     def longest_clip_seconds(self) -> float:

@@ -11,7 +11,7 @@ import torch
 from arkasr.recognizers.continuous import Clip, Written
 from arkasr.recognizers.recognizer import Recognizer
 from arkasr.vllm.local import LocalVllm, VllmFailedError
-from arkasr.vllm.requests import requests_for, sampling_parameters
+from arkasr.vllm.requests import requests_for, sampling_parameters, tokens_to_allow
 
 
 class VllmDecoder:
@@ -32,6 +32,7 @@ class VllmDecoder:
     def __init__(self, recognizer: Recognizer, *, max_new_tokens: int, dtype: str, cache_gib: float) -> None:
         self._recognizer = recognizer
         self._vllm = LocalVllm(recognizer, max_new_tokens=max_new_tokens, dtype=dtype, cache_gib=cache_gib)
+        self._allowed = tokens_to_allow(recognizer)
         self._clips: dict[int, Clip] = {}
 
     def enter(self, clips: Mapping[int, Clip]) -> dict[int, Written]:
@@ -82,7 +83,7 @@ class VllmDecoder:
         (request,) = requests_for(self._recognizer, prompts)
         seed = clip.seed if clip.temperature > 0 else None
         parameters = sampling_parameters(
-            self._recognizer, clip.max_new_tokens, clip.temperature, seed, scored=clip.scored
+            self._recognizer, self._allowed, clip.max_new_tokens, clip.temperature, seed, scored=clip.scored
         )
         return str(key), request, parameters
 

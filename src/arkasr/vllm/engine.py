@@ -17,7 +17,7 @@ from arkasr.errors import InputError
 from arkasr.recognizers.decoding import Sampling, Transcripts
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.vllm.local import LocalVllm, VllmFailedError, write_weights
-from arkasr.vllm.requests import requests_for, sampling_parameters
+from arkasr.vllm.requests import requests_for, sampling_parameters, tokens_to_allow
 
 SEED_RANGE = 2**31
 REMEDY = "see vLLM's messages above, and continue with --resume"
@@ -73,7 +73,8 @@ class VllmEngine:
         else:
             seeds = (sampling.uniforms[:, 0] * SEED_RANGE).long().tolist()
             temperature = sampling.temperature
-        parameters = [sampling_parameters(recognizer, max_new_tokens, temperature, seed) for seed in seeds]
+        allowed = tokens_to_allow(recognizer)
+        parameters = [sampling_parameters(recognizer, allowed, max_new_tokens, temperature, seed) for seed in seeds]
         # Jobs run in order, so each decodes with the weights that were current when it was submitted.
         pending = self._vllm.submit(
             partial(_generate, folder=weights, requests=requests, parameters=parameters),

@@ -11,7 +11,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +31,7 @@ LONGEST_CLIP_FRAMES = MAX_SAMPLES // HOP_LENGTH
 SPARE_PROMPT_TOKENS = 16
 MIN_MEMORY_SHARE = 0.01
 LIVENESS_CHECK_SECONDS = 1.0
+STARTING = Lock()
 
 Result = TypeVar("Result")
 Job = tuple[Future[Any], Callable[[], Any]]
@@ -67,10 +68,11 @@ class LocalVllm:
         self.folder = Path(self._folder.name)
         _write_model_files(recognizer, self.folder)
         write_weights(recognizer, self.folder)
-        earlier = active_children()
         longest_prompt = len(supported.prompt_ids(LONGEST_CLIP_FRAMES, "English")) + SPARE_PROMPT_TOKENS
         try:
-            with patch_environment(**engine_environment(self.folder)):
+            # The environment and the list of children are those of the whole process.
+            with STARTING, patch_environment(**engine_environment(self.folder)):
+                earlier = active_children()
                 self._llm: Any = LLM(
                     self._folder.name,
                     dtype=dtype,
@@ -88,6 +90,7 @@ class LocalVllm:
                     disable_log_stats=True,
                     use_tqdm_on_load=False,
                 )
+                self._processes = [process for process in active_children() if process not in earlier]
         except (RuntimeError, ValueError) as error:
             self._folder.cleanup()
             raise InputError(
@@ -96,7 +99,6 @@ class LocalVllm:
             ) from error
         # vLLM has registered its own config class, with which Transformers' model class does not work.
         AutoConfig.register(Qwen3ASRConfig.model_type, Qwen3ASRConfig, exist_ok=True)
-        self._processes = [process for process in active_children() if process not in earlier]
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         # A daemon thread: vLLM's client never returns after its engine process is killed.
         self._worker = Thread(target=_run_jobs, args=(self._jobs,), name="vllm", daemon=True)

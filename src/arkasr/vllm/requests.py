@@ -84,13 +84,28 @@ def requests_for(recognizer: Recognizer, prompts: Prompts) -> list[dict[str, Any
     return requests
 
 
+def tokens_to_allow(recognizer: Recognizer) -> list[int] | None:
+    """The tokens that a transcript may hold; None if vLLM's model class masks the others itself."""
+    if family_of(recognizer).masks_tokens:
+        return None
+    allowed: list[int] = recognizer.allowed_tokens.nonzero().squeeze(1).tolist()
+    return allowed
+
+
 def sampling_parameters(
-    recognizer: Recognizer, max_new_tokens: int, temperature: float, seed: int | None, *, scored: bool = False
+    recognizer: Recognizer,
+    allowed: list[int] | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int | None,
+    *,
+    scored: bool = False,
 ) -> Any:
     """`vllm.SamplingParams` for one transcript.
 
     Args:
         recognizer: whose transcript.
+        allowed: of `tokens_to_allow`.
         max_new_tokens: cap on its tokens, the stop token included.
         temperature: 0 = the best tokens.
         seed: of sampling.
@@ -98,7 +113,6 @@ def sampling_parameters(
     """
     from vllm import SamplingParams
 
-    masked_in_sampling = not family_of(recognizer).masks_tokens
     return SamplingParams(
         max_tokens=max_new_tokens,
         stop_token_ids=[recognizer.stop_token_id],
@@ -106,5 +120,5 @@ def sampling_parameters(
         temperature=temperature,
         seed=seed,
         logprobs=0 if scored else None,
-        allowed_token_ids=recognizer.allowed_tokens.nonzero().squeeze(1).tolist() if masked_in_sampling else None,
+        allowed_token_ids=allowed,
     )

@@ -36,6 +36,7 @@ HYPOTHESIS_SECONDS = 1.0
 HYPOTHESIS_SHARE = 0.3
 WAITING_UTTERANCES = 8
 MOST_MESSAGE_SECONDS = 60.0
+ATTEMPTS = 4
 
 Send = Callable[[str], Awaitable[None]]
 Receive = Callable[[], Awaitable[str]]
@@ -94,8 +95,9 @@ class LiveSession:
             ApiError: there is no such model, or no memory for it.
         """
         async with models.lend(settings.model) as model:
-            settings = replace(settings, model=model.name)
-        return await asyncio.to_thread(cls, models, settings, model.longest_clip_seconds, receive, send)
+            settings, longest_seconds = replace(settings, model=model.name), model.longest_clip_seconds
+        del model  # it may leave memory
+        return await asyncio.to_thread(cls, models, settings, longest_seconds, receive, send)
 
     async def run(self) -> None:
         """Serve until the client leaves."""
@@ -141,9 +143,11 @@ class LiveSession:
                 model.check_language(settings.language)
             except InputError as error:
                 raise ApiError(400, str(error), param="session.audio.input.transcription.language") from error
+            settings, longest_seconds = replace(settings, model=model.name), model.longest_clip_seconds
+        del model  # it may leave memory
         if self._item is not None:
             await self._commit(event)
-        self._settings, self._longest_seconds = replace(settings, model=model.name), model.longest_clip_seconds
+        self._settings, self._longest_seconds = settings, longest_seconds
         self._open_stream()
         await self._send("session.updated", session=self._settings.description())
 
@@ -188,7 +192,7 @@ class LiveSession:
         await self._send("input_audio_buffer.committed", item_id=item.id, previous_item_id=self._previous_id)
         self._previous_id = item.id
         # With the settings of this moment, which an update may change.
-        recognizing = asyncio.ensure_future(self._recognized(change.samples, self._settings))
+        recognizing = asyncio.ensure_future(self._recognized_at_last(change.samples, self._settings))
         self._recognizing.add(recognizing)
         recognizing.add_done_callback(self._recognizing.discard)
         await self._utterances.put((item, change.samples, recognizing))
@@ -207,12 +211,14 @@ class LiveSession:
             assert self._hypothesis_samples is not None
             item, samples = self._hypothesis_samples
             already = heard[1] if heard[0] is item else 0
-            if item.is_open and len(samples) - already >= HYPOTHESIS_SECONDS * SAMPLE_RATE:
+            # Words of the open utterance are not worth loading a model for.
+            is_loaded = self._models.is_loaded(self._models.name_of(self._settings.model))
+            if is_loaded and item.is_open and len(samples) - already >= HYPOTHESIS_SECONDS * SAMPLE_RATE:
                 heard = item, len(samples)
                 began = time.monotonic()
                 try:
                     recognized = await self._recognized(samples, self._settings)
-                except (InputError, ApiError):  # the whole utterance will tell
+                except Exception:  # the whole utterance will tell
                     recognized = None
                 if recognized is not None and item.is_open:
                     await self._show(item, item.agreement.add(recognized.recognition.text or ""))
@@ -249,6 +255,15 @@ class LiveSession:
             await self._send(
                 "conversation.item.input_audio_transcription.delta", item_id=item.id, content_index=0, delta=delta
             )
+
+    async def _recognized_at_last(self, samples: Samples, settings: LiveSettings) -> Recognized:
+        """Recognise an utterance, also if other models hold the memory for a while: it cannot be sent again."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return await self._recognized(samples, settings)
+            except ApiError as error:
+                await asyncio.sleep(float((error.headers or {}).get("Retry-After", 0)))
+        return await self._recognized(samples, settings)
 
     async def _recognized(self, samples: Samples, settings: LiveSettings) -> Recognized:
         async with self._models.lend(settings.model) as model:
