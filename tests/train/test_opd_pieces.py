@@ -106,7 +106,7 @@ def assert_equals_slow_reference(student, teacher, examples, texts, **blanks):
 def test_every_piece_is_compared_with_all_tokens_that_go_on_with_it(fine, fluent, noise_examples):
     values = assert_equals_slow_reference(fine, fluent, noise_examples(fine)[:2], TEXTS[:2])
     assert values["teacher/paired_share"] == 1
-    alignment = DistillationStage(fine, fluent, PIECES)._align(fine.transcript_ids(TEXTS[0]))
+    alignment = DistillationStage(fine, fluent, PIECES).tokens.align(fine.transcript_ids(TEXTS[0]))
     assert int(alignment.depths.max()) >= 1
     assert len(alignment.teacher_ids) < len(alignment.depths)
 
@@ -157,7 +157,7 @@ def test_tokens_that_are_no_pieces_and_all_that_follow_in_the_word_do_not_count(
     halves = [fine.tokenizer.encode(chr(byte))[0] for byte in content]
     spelled = torch.tensor([*canonical[:index], *halves, *canonical[index + 1 :]])
     stage = DistillationStage(fine, fluent, PIECES)
-    alignment = stage._align(spelled)
+    alignment = stage.tokens.align(spelled)
     counted = (alignment.teacher_positions >= 0).tolist()
     assert counted[:index] == [True] * index
     assert counted[index : index + 2] == [False, False]

@@ -192,7 +192,7 @@ def half_paired(folder, least):
     student, teacher = small_student(small_vocabulary()), small_student(train_base_vocabulary(TEXTS * 3, 256))
     objective = ObjectiveSettings(top_k=8, max_new_tokens=12, min_paired_share=least)
     stage = DistillationStage(student, teacher, objective)
-    known = stage.vocabulary.student_to_teacher >= 0
+    known = stage.tokens.student_to_teacher >= 0
     student.allowed_tokens &= known if processes.is_first_rank() else ~known
     settings = OptimizationSettings(steps=4, batch_seconds=10, accumulation=2, learning_rate=1e-6)
     completed, error = [], None

@@ -252,7 +252,9 @@ class ObjectiveSettings(Settings):
     labels, and the cross-entropy of a label token is multiplied by this weight. Needs `drafts`."""
 
     @model_validator(mode="after")
-    def _segments_have_no_temperature(self) -> "ObjectiveSettings":
+    def _unpaired_fits_other_options(self) -> "ObjectiveSettings":
         if self.unpaired == "segments" and self.temperature != 1:
             raise ValueError("unpaired: `segments` compares probabilities at `temperature: 1`; set 1, or use `skip`")
+        if self.unpaired == "pieces" and self.upstream_scores:
+            raise ValueError("unpaired: `pieces` has no `upstream_scores`; remove that key, or use `skip`")
         return self

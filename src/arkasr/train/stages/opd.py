@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 
 from arkasr.data.examples import Example
-from arkasr.distill.alignment import Alignment, Segment, align
+from arkasr.distill.alignment import Alignment, Segment
 from arkasr.distill.fused import StudentStates, divergence_from_states
 from arkasr.distill.kept_rollouts import Rollout, prepare_rollouts
 from arkasr.distill.options import Objective
-from arkasr.distill.pieces import Pieces
-from arkasr.distill.rejections import after_accepted_token, teacher_log_probs
+from arkasr.distill.rejections import after_accepted_token
 from arkasr.distill.segments import comparable_segments, divergence_of_segments, tokens_of_segments
-from arkasr.distill.vocabularies import Vocabularies, map_ids
 from arkasr.errors import InputError
 from arkasr.recognizers.device import to_device
 from arkasr.recognizers.engine import Engine
@@ -32,8 +30,7 @@ from arkasr.recognizers.recognizer import Prompts, Recognizer
 from arkasr.recognizers.scoring import forced_logits, forced_states
 from arkasr.recognizers.tokenizer_check import check_tokenizer
 from arkasr.teacher.in_process import InProcessTeacher
-from arkasr.teacher.teacher import DenseScores, ScoringRequest, Teacher, TeacherScores, TeacherStates
-from arkasr.teacher.vocabulary_mapping import map_vocabularies
+from arkasr.teacher.teacher import Teacher, TeacherScores, TeacherStates
 from arkasr.train.augment import augment_features, join_utterances
 from arkasr.train.distribution import unsharded_weights
 from arkasr.train.loop_watch import LoopWatch
@@ -44,6 +41,7 @@ from arkasr.train.rollouts import MicroBatch, StudentRollouts
 from arkasr.train.settings import AugmentationSettings, ObjectiveSettings
 from arkasr.train.stage import Stage, StageLoss
 from arkasr.train.stages.label_loss import add_labels
+from arkasr.train.stages.teacher_tokens import TeacherTokens
 
 
 class DistillationStage(Stage):
@@ -97,17 +95,8 @@ class DistillationStage(Stage):
         self.rollouts = StudentRollouts(student, settings, drafts, engine)
         self.loop_watch = LoopWatch()
         self.pairing_watch = PairingWatch(settings.min_paired_share)
-        self.vocabulary = map_vocabularies(
-            student.tokenizer,
-            self.teacher.tokenizer,
-            student_stop=student.stop_token_id,
-            teacher_stop=self.teacher.stop_token_id,
-            student_vocab_size=student.vocab_size,
-            teacher_vocab_size=self.teacher.vocab_size,
-        )
-        self._pieces = self._pieces_of_teacher() if settings.unpaired == "pieces" else None
+        self.tokens = TeacherTokens(student, self.teacher, in_pieces=settings.unpaired == "pieces")
         self._unpaired: Counter[int] = Counter()
-        self._on_device: tuple[torch.device, Vocabularies] | None = None
 
     def loss(self, examples: Sequence[Example], seed: int) -> StageLoss:
         """Compare student and teacher on the student's rollouts for a micro-batch."""
@@ -151,13 +140,13 @@ class DistillationStage(Stage):
         device, top_k = self.student.device, self.objective.top_k
         student_top, top_states = top_and_states
         with self.clock("teacher"):
-            alignments = [self._align(rollout.tokens) for rollout in kept]
-            add_alignments(metrics, kept, alignments, self.vocabulary.student_to_teacher)
+            alignments = [self.tokens.align(rollout.tokens) for rollout in kept]
+            add_alignments(metrics, kept, alignments, self.tokens.student_to_teacher)
             self._count_unpaired(kept, alignments)
             segments = self._segments(kept, alignments)
-            requests = self._scoring_requests(examples, kept, alignments, segments, student_top)
+            requests = self.tokens.requests(examples, kept, alignments, segments, student_top)
             # A served teacher works while the student reads its rollouts.
-            needs_all = self.objective.needs_every_score or self._pieces is not None
+            needs_all = self.objective.needs_every_score or self.tokens.pieces is not None
             pending_scores = self.teacher.submit(requests, None if needs_all else top_k, device)
         with self.clock("student"):
             prompts = prompts.select([rollout.index for rollout in kept])
@@ -168,9 +157,8 @@ class DistillationStage(Stage):
             return _no_loss(hidden.sum() + self.student.head.sum(), metrics, interrupted=True)
         if isinstance(teacher_scores, TeacherStates) and teacher_scores.cached is not None:
             metrics.mean("teacher/cached_share", teacher_scores.cached, len(requests))
-        if self._pieces is not None:
-            with self.clock("teacher"):
-                teacher_scores = self._scores_of_pieces(self._pieces, teacher_scores, kept, alignments)
+        with self.clock("teacher"):
+            teacher_scores = self.tokens.scores(teacher_scores, kept, alignments)
         with self.clock("student"):
             after_accepted = self._after_accepted_token(kept, alignments, teacher_scores, metrics)
             compared = to_device(self._compared_tokens(kept, alignments), device)
@@ -182,13 +170,18 @@ class DistillationStage(Stage):
                 top_hidden=top_states,
                 sparse_head_gradient=self.student.head is self.student.model.get_input_embeddings().weight,
             )
-            result = divergence_from_states(student, teacher_scores, self.objective, self._vocabularies_on(device))
+            vocabularies = self.tokens.vocabularies_on(device)
+            result = divergence_from_states(student, teacher_scores, self.objective, vocabularies)
             add_positions(metrics, result, top_k)
             total, count = result.per_position.sum(), result.valid.sum()
             if self.settings.unpaired == "segments":
                 tokens = tokens_of_segments([rollout.tokens for rollout in kept], alignments, segments)
                 divergences = divergence_of_segments(
-                    (hidden, self.student.head), teacher_scores, tokens, self.objective, self._vocabularies_on(device)
+                    (hidden, self.student.head),
+                    teacher_scores,
+                    tokens,
+                    self.objective,
+                    vocabularies,
                 )
                 counted = after_accepted[to_device(tokens[0].first_positions, device)]
                 divergences = divergences.masked_fill(~counted, 0.0)
@@ -267,77 +260,9 @@ class DistillationStage(Stage):
         joined = join_utterances(examples, self.augmentation, seed, recognizers)
         return augment_features(joined, self.augmentation, seed, recognizers)
 
-    def _align(self, transcript: Tensor) -> Alignment:
-        return align(
-            transcript,
-            self.vocabulary.student_to_teacher,
-            self.student.tokenizer,
-            self.teacher.tokenizer,
-            student_stop=self.student.stop_token_id,
-            teacher_stop=self.teacher.stop_token_id,
-            student_prefix=self.student.transcript_prefix,
-            teacher_prefix=self.teacher.recognizer.transcript_prefix,
-            longest_transcript=self.teacher.recognizer.longest_transcript,
-            pieces=self._pieces,
-        )
-
-    def _pieces_of_teacher(self) -> Pieces:
-        if not self.teacher.full_vocabulary or self.objective.upstream_scores:
-            raise InputError(
-                "objective.unpaired: `pieces` needs a teacher in the training process, and no `upstream_scores`; use "
-                "`segments`"
-            )
-        return Pieces(
-            self.student.tokenizer,
-            self.teacher.tokenizer,
-            student_stop=self.student.stop_token_id,
-            teacher_stop=self.teacher.stop_token_id,
-            student_vocab_size=self.student.vocab_size,
-            teacher_vocab_size=self.teacher.vocab_size,
-        )
-
-    def _scores_of_pieces(
-        self, pieces: Pieces, scores: TeacherScores, kept: Sequence[Rollout], alignments: Sequence[Alignment]
-    ) -> DenseScores:
-        """The teacher's scores of the student's tokens."""
-        assert isinstance(scores, TeacherStates)
-        depths = [alignment.depths for alignment in alignments if alignment.depths is not None]
-        # Only the first token of a transcript can have a blank that the other model does not write.
-        added = [torch.where(found.teacher_positions == 0, found.added, 0) for found in alignments]
-        ids = torch.cat([rollout.tokens for rollout in kept]).cpu()
-        states = scores.hidden, scores.head
-        return DenseScores(
-            pieces.log_probs(states, self.teacher.allowed_tokens, ids, torch.cat(depths).cpu(), torch.cat(added).cpu())
-        )
-
     def _count_unpaired(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> None:
         for rollout, alignment in zip(kept, alignments, strict=True):
             self._unpaired.update(rollout.tokens[alignment.teacher_positions.cpu() < 0].tolist())
-
-    def _scoring_requests(
-        self,
-        examples: Sequence[Example],
-        kept: Sequence[Rollout],
-        alignments: Sequence[Alignment],
-        segments: Sequence[Sequence[Segment]],
-        student_top: TopTokens,
-    ) -> list[ScoringRequest]:
-        """One request for each rollout. With `scores: named`, a served teacher is asked for K^S_t and y_t by id."""
-        # A teacher that gives every score needs no list of ids, so the top-k are not copied from the device.
-        no_ids = torch.empty((len(student_top.ids), 0), dtype=torch.long)
-        top_ids = no_ids if self.teacher.full_vocabulary else student_top.ids.cpu()
-        split = top_ids.split([len(rollout.tokens) for rollout in kept])
-        return [
-            ScoringRequest(
-                examples[rollout.index].features[self.teacher.frontend],
-                examples[rollout.index].utterance.language,
-                alignment.teacher_ids,
-                alignment.teacher_positions,
-                map_ids(self.vocabulary.student_to_teacher, torch.cat((ids, rollout.tokens.cpu()[:, None]), dim=1)),
-                torch.tensor([position for segment in found for position in segment.teacher], dtype=torch.long),
-            )
-            for rollout, alignment, found, ids in zip(kept, alignments, segments, split, strict=True)
-        ]
 
     def _segments(self, kept: Sequence[Rollout], alignments: Sequence[Alignment]) -> list[list[Segment]]:
         """The segments of each rollout that count in the loss."""
@@ -362,12 +287,7 @@ class DistillationStage(Stage):
         positions = torch.cat([alignment.teacher_positions for alignment in alignments])
         if self.settings.rejected_below == 0:
             return torch.ones(len(positions), dtype=torch.bool, device=self.student.device)
-        if self._pieces is not None:
-            ids = torch.cat([rollout.tokens for rollout in kept])
-        else:
-            chosen = (alignment.teacher_ids[alignment.teacher_positions.clamp(min=0)] for alignment in alignments)
-            ids = torch.cat(list(chosen))
-        log_probs = teacher_log_probs(scores, ids, self.teacher.allowed_tokens)
+        log_probs = self.tokens.log_probs_of_rollouts(scores, kept, alignments)
         paired = to_device(positions >= 0, log_probs.device)
         rejected = paired & (log_probs < math.log(self.settings.rejected_below))
         metrics.mean("teacher/rejected_share", rejected.sum(), paired.sum())
@@ -376,22 +296,6 @@ class DistillationStage(Stage):
     def _included(self, rollout: Rollout) -> Tensor:
         """The positions of a rollout that are in no masked loop, bool `[n]`."""
         return rollout.outside_loop() if self.settings.looping == "mask" else torch.ones(len(rollout.tokens)).bool()
-
-    def _vocabularies_on(self, device: torch.device) -> Vocabularies:
-        """The vocabularies on the device, copied once."""
-        if self._on_device is None or self._on_device[0] != device:
-            if self._pieces is not None:
-                size, allowed = self.student.vocab_size, self.student.allowed_tokens.to(device)
-                self._on_device = device, Vocabularies.complete(size, size, device, student_allowed=allowed)
-                return self._on_device[1]
-            vocabularies = Vocabularies(
-                self.vocabulary.teacher_to_student.to(device),
-                self.vocabulary.student_to_teacher.to(device),
-                self.student.allowed_tokens.to(device),
-                self.teacher.allowed_tokens.to(device),
-            )
-            self._on_device = device, vocabularies
-        return self._on_device[1]
 
     @torch.no_grad()
     def _top_at_rollout(self, kept: Sequence[Rollout], prompts: Prompts) -> tuple[TopTokens, Tensor | None]:
