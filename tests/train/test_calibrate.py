@@ -59,7 +59,7 @@ def test_a_close_student_gets_no_warning():
     assert "cap" in reasons(rollout__truncated=0.4)[0]
     [reason] = reasons(teacher__paired_share=0.82)
     assert reason.startswith("only 82% of the rollout tokens have a teacher position")
-    assert reason.endswith("most often without one: ' the' (120), 'ly' (3)")
+    assert reason.endswith("set objective.unpaired to pieces. Most often without one: ' the' (120), 'ly' (3)")
 
 
 def test_calibration_remembers_no_rollouts(student, teacher, noise_examples):

@@ -98,8 +98,9 @@ def reasons_against_opd(metrics: dict[str, float], unpaired_tokens: Counter[str]
     if (share := metrics["teacher/paired_share"]) < LOWEST_PAIRED_SHARE:
         commonest = ", ".join(f"{text!r} ({count})" for text, count in unpaired_tokens.most_common(NAMED_TOKENS))
         warnings.append(
-            f"only {share:.0%} of the rollout tokens have a teacher position (want {LOWEST_PAIRED_SHARE:.0%}); most "
-            f"often without one: {commonest}"
+            f"only {share:.0%} of the rollout tokens have a teacher position (want {LOWEST_PAIRED_SHARE:.0%}). If "
+            "the student's tokens are shorter than the teacher's, set objective.unpaired to pieces. Most often without "
+            f"one: {commonest}"
         )
     if (share := metrics.get("teacher/rejected_share", 0.0)) > HIGHEST_REJECTED_SHARE:
         warnings.append(
