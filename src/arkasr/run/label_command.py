@@ -36,13 +36,13 @@ def label_manifest(
     """
     dropped = output.with_suffix(".dropped.jsonl")
     progress = hidden_beside(output, ".partial")
-    # An interrupted command may have written the dropped rows already.
-    for path in (output,) if progress.exists() else (output, dropped):
-        if path.is_file() and not overwrite:
-            raise InputError(f"{path}: exists, and may hold corrections; name another output, or add --overwrite")
     utterances = read_manifest(manifest)
     audio = (utterance.audio for utterance in utterances)
     with reserve_outputs([output, dropped], inputs=[manifest, *files_of_model(teacher), *audio]):
+        # An interrupted command may have written the dropped rows already.
+        for path in (output,) if progress.exists() else (output, dropped):
+            if path.is_file() and not overwrite:
+                raise InputError(f"{path}: exists, and may hold corrections; name another output, or add --overwrite")
         # vLLM needs the accelerator's memory for itself.
         device = str(default_device()) if decoding.engine == "own" else "cpu"
         recognizer = load_recognizer(teacher, device=device)
