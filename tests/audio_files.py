@@ -125,3 +125,13 @@ def remux(source, destination):
             if packet.dts is not None:
                 packet.stream = copy
                 written.mux(packet)
+
+
+def noise_rows(folder):
+    """Manifest rows of three recordings of noise, which are written to a folder."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for index, seconds in enumerate((0.5, 2.0, 1.1)):
+        soundfile.write(folder / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
+        rows.append({"audio": f"{index}.wav", "language": "English", "text": "truth", "id": str(index), "extra": index})
+    return rows

@@ -9,6 +9,7 @@ from arkasr.errors import InputError
 from arkasr.recognizers import inference
 from arkasr.recognizers.journal import Journal
 from arkasr.recognizers.recognition import Recognition
+from tests.audio_files import noise_rows
 
 FIRST = Recognition("raw 今天", "今天", 3, True)
 SECOND = Recognition(error="could not be heard")
@@ -65,13 +66,8 @@ def test_remove_deletes_the_file(tmp_path):
 
 @pytest.fixture
 def manifest(tmp_path):
-    generator = np.random.default_rng(0)
-    rows = []
-    for index, seconds in enumerate((0.5, 2.0, 1.1)):
-        soundfile.write(tmp_path / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-        rows.append({"audio": f"{index}.wav", "language": "English", "text": "truth", "id": str(index)})
     path = tmp_path / "set.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path.write_text("\n".join(map(json.dumps, noise_rows(tmp_path))))
     return path
 
 

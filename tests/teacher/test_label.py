@@ -9,15 +9,12 @@ from arkasr.recognizers.inference import RecognitionSettings, recognize
 from arkasr.recognizers.recognition import Recognition
 from arkasr.recognizers.text import clean_transcript
 from arkasr.teacher.label import failure_of, fastest_possible_seconds, label
+from tests.audio_files import noise_rows
 
 
 @pytest.fixture
 def manifest(tmp_path):
-    generator = np.random.default_rng(0)
-    rows = []
-    for index, seconds in enumerate((0.5, 2.0, 1.1)):
-        soundfile.write(tmp_path / f"{index}.wav", generator.normal(size=int(seconds * 16_000)) * 0.1, 16_000)
-        rows.append({"audio": f"{index}.wav", "language": "English", "text": "truth", "id": str(index), "extra": index})
+    rows = noise_rows(tmp_path)
     (tmp_path / "3.wav").write_text("not audio")
     rows.insert(1, {"audio": "3.wav", "language": "English", "id": "broken"})
     path = tmp_path / "set.jsonl"

@@ -19,7 +19,7 @@ from arkasr.distill.result import ModelView, UnionTopkKL
 from arkasr.distill.support import NO_PROBABILITY, merge_supports
 from arkasr.distill.vocabularies import Vocabularies, check_shape, map_ids
 from arkasr.recognizers.head import TopTokens, top_tokens
-from arkasr.recognizers.head_scores import token_scores, vocabulary_scores
+from arkasr.recognizers.head_scores import token_scores
 from arkasr.recognizers.precision import working_dtype
 from arkasr.teacher.teacher import DenseScores, SparseScores, TeacherScores, TeacherStates
 
@@ -156,15 +156,9 @@ def divergence_from_states(
         dtype = working_dtype(student.hidden, teacher.log_probs)
         return _compare(student, teacher.top, teacher.log_probs_of, dtype, objective, vocabularies)
     if isinstance(teacher, DenseScores) or objective.needs_every_score:
-
-        def teacher_logits(rows: slice) -> Tensor:
-            if isinstance(teacher, DenseScores):
-                return teacher.log_probs[rows]
-            return vocabulary_scores(teacher.hidden[rows], teacher.head)
-
         support = student.top.ids if student.support is None and student.top is not None else student.support
         states = student.hidden, student.head
-        return divergence_in_chunks(states, teacher_logits, objective, vocabularies, support, student.generated)
+        return divergence_in_chunks(states, teacher.logits, objective, vocabularies, support, student.generated)
     dtype = working_dtype(student.hidden, teacher.hidden)
     # Step 1: l^T_t of the teacher's top-k.
     teacher_top = teacher.top

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from arkasr.distill.chunked import CHUNK_POSITIONS
 from arkasr.distill.support import NO_PROBABILITY, log_probabilities, mask_disallowed
 from arkasr.model.allowed import tokens_within
+from arkasr.recognizers.device import to_device
 from arkasr.recognizers.head_scores import vocabulary_scores
 from arkasr.recognizers.plain_text import plain_tokenizer
 from arkasr.recognizers.token_bytes import SYMBOL_OF, token_bytes
@@ -61,7 +63,7 @@ class Pieces:
         self._tables: dict[int, Tensor] = {}
 
     def table(self, added: int) -> Tensor:
-        """The pieces of every token, int32 `[V_T, D]`, −1 = no further piece.
+        """The pieces of every token, int32 `[V_T, D]`, −1 = no further piece; the last column is −1.
 
         A token without pieces is special, or its text would be changed by the student's tokenizer.
 
@@ -76,7 +78,7 @@ class Pieces:
                 pieces[token] = torch.tensor(found, dtype=torch.int32)
             student_stop, teacher_stop = self._stops
             pieces[teacher_stop] = torch.tensor([student_stop], dtype=torch.int32)
-            self._tables[added] = pad_sequence(pieces, batch_first=True, padding_value=-1)
+            self._tables[added] = F.pad(pad_sequence(pieces, batch_first=True, padding_value=-1), (0, 1), value=-1)
         return self._tables[added]
 
     def positions(
@@ -108,6 +110,7 @@ class Pieces:
                 continue
             index = starting_at.get(added if is_first else start, len(student_ids))
             pieces = self.table(added if is_first else 0)[token].tolist()
+            # No token is −1, so the loop ends after the last piece.
             for depth, piece in enumerate(pieces[: len(student_ids) - index]):
                 if student_ids[index + depth] != piece or student_spans[index + depth][1] > same_until:
                     break
@@ -133,6 +136,7 @@ class Pieces:
             added: as for `table`, LongTensor [N]; 0 but at the first tokens of the teacher.
         """
         hidden, head = states
+        allowed = to_device(allowed, hidden.device)
         depths = depths.clamp_min(0)
         result = torch.empty(len(hidden), self._student_vocab_size, device=hidden.device)
         steps = torch.arange(int(depths.max()) if len(depths) else 0)
@@ -140,10 +144,10 @@ class Pieces:
         before = (torch.arange(len(depths)) - depths)[:, None] + steps
         prefixes = torch.where(steps < depths[:, None], student_ids[before.clamp(max=len(depths) - 1)], -1)
         for which in added.unique().tolist():
-            table = self.table(which).to(hidden.device)
+            table = to_device(self.table(which), hidden.device)
             for rows in (added == which).nonzero()[:, 0].split(CHUNK_POSITIONS):
                 here = rows.to(hidden.device)
-                scores = mask_disallowed(vocabulary_scores(hidden[here], head), allowed.to(head.device), torch.float32)
+                scores = mask_disallowed(vocabulary_scores(hidden[here], head), allowed, torch.float32)
                 prefix, depth = prefixes[rows].to(hidden.device), depths[rows].to(hidden.device)
                 result[here] = next_piece_log_probs(
                     log_probabilities(scores), table, prefix, depth, self._student_vocab_size
@@ -163,9 +167,9 @@ def next_piece_log_probs(
         depths: how many they are, LongTensor [R].
         student_vocab_size: V_S.
     """
-    next_pieces = torch.cat((table, table.new_full((len(table), 1), -1)), dim=1).T[depths].long()
+    next_pieces = table.T[depths].long()
     goes_on = next_pieces >= 0
-    for step, piece in enumerate(prefixes.T[: table.shape[1]]):
+    for step, piece in enumerate(prefixes.T):
         goes_on &= (table[:, step] == piece[:, None]) | (depths <= step)[:, None]
     scores = teacher_log_probs.masked_fill(~goes_on, NO_PROBABILITY)
     highest = scores.amax(dim=1, keepdim=True)

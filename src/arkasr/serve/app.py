@@ -93,7 +93,7 @@ def build_app(models: ModelPool, metrics: Metrics, *, stall_seconds: float) -> F
     async def ready() -> dict[str, str]:
         """Whether the models work; nothing is answered before they are loaded."""
         if models.is_broken:
-            raise ApiError(503, "a model failed; restart the server")
+            raise ApiError(503, "a model failed; its next request loads it again, or restart the server")
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse)

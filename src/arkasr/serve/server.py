@@ -3,7 +3,7 @@
 import errno
 import math
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from arkasr.serve.model_pool import GIB, ModelPool
 from arkasr.serve.speech_model import SpeechModel
 from arkasr.transcribe.aligner import open_aligner
 from arkasr.vllm.continuous import VllmDecoder
+from arkasr.vllm.local import LocalVllm
 
 
 @dataclass(frozen=True)
@@ -104,17 +105,14 @@ def model_pool(named: Mapping[str, str], settings: ServerSettings) -> ModelPool:
     in_vllm = settings.engine == "vllm"
     model_device = "cpu" if in_vllm else str(device)
 
-    def decoder_of(recognizer: Recognizer) -> Callable[[], AbstractContextManager[Decoder]] | None:
-        if not in_vllm:
-            return None
-        return lambda: closing(
-            VllmDecoder(
-                recognizer,
-                max_new_tokens=settings.max_new_tokens,
-                dtype=str(dtype).removeprefix("torch."),
-                cache_gib=settings.cache_gib,
-            )
+    def vllm_decoder(recognizer: Recognizer) -> AbstractContextManager[Decoder]:
+        vllm = LocalVllm(
+            recognizer,
+            max_new_tokens=settings.max_new_tokens,
+            dtype=str(dtype).removeprefix("torch."),
+            cache_gib=settings.cache_gib,
         )
+        return closing(VllmDecoder(recognizer, vllm))
 
     @contextmanager
     def opened(name: str, source: str) -> Iterator[SpeechModel]:
@@ -122,7 +120,10 @@ def model_pool(named: Mapping[str, str], settings: ServerSettings) -> ModelPool:
         check_transcript_length(recognizer, settings.max_new_tokens, "--max-new-tokens")
         cache_bytes = int(settings.cache_gib * GIB) if in_vllm else 0
         with Engine(
-            recognizer, decoder_of(recognizer), batch_seconds=settings.batch_seconds, cache_bytes=cache_bytes
+            recognizer,
+            partial(vllm_decoder, recognizer) if in_vllm else None,
+            batch_seconds=settings.batch_seconds,
+            cache_bytes=cache_bytes,
         ) as engine:
             model = SpeechModel(
                 name,

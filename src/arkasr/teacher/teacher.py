@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from arkasr.recognizers.head import TopTokens
+from arkasr.recognizers.head_scores import vocabulary_scores
 from arkasr.recognizers.recognizer import Prompts, Recognizer
 
 
@@ -63,6 +64,10 @@ class TeacherStates:
     forced_hidden: Tensor | None = None
     cached: int | None = None
 
+    def logits(self, rows: slice) -> Tensor:
+        """Scores of all tokens at some positions, `[n, V_T]`."""
+        return vocabulary_scores(self.hidden[rows], self.head)
+
 
 @dataclass(frozen=True, slots=True)
 class SparseScores:
@@ -105,6 +110,10 @@ class DenseScores:
     """
 
     log_probs: Tensor
+
+    def logits(self, rows: slice) -> Tensor:
+        """Scores of all tokens at some positions, `[n, V_S]`."""
+        return self.log_probs[rows]
 
 
 TeacherScores = TeacherStates | SparseScores | DenseScores

@@ -20,18 +20,12 @@ class VllmDecoder:
     Log-probabilities of a family that is masked in sampling (Qwen3-ASR) are normalised over all tokens.
 
     Args:
-        recognizer: of a family in `arkasr.vllm.requests`; prepares features and prompts, and its model is not run.
-        max_new_tokens: upper bound of the clips' `max_new_tokens`.
-        dtype: of weights and computation: `float32`, `bfloat16` or `float16`.
-        cache_gib: memory for the key-value cache, GiB.
-
-    Raises:
-        InputError: vLLM is not installed, cannot run this model, or cannot start with these settings.
+        recognizer: prepares features and prompts; its model is not run.
+        vllm: runs the recogniser's model, and is closed with the decoder.
     """
 
-    def __init__(self, recognizer: Recognizer, *, max_new_tokens: int, dtype: str, cache_gib: float) -> None:
-        self._recognizer = recognizer
-        self._vllm = LocalVllm(recognizer, max_new_tokens=max_new_tokens, dtype=dtype, cache_gib=cache_gib)
+    def __init__(self, recognizer: Recognizer, vllm: LocalVllm) -> None:
+        self._recognizer, self._vllm = recognizer, vllm
         self._allowed = tokens_to_allow(recognizer)
         self._clips: dict[int, Clip] = {}
 
